@@ -1,0 +1,112 @@
+#!/usr/bin/env bash
+# Sets up what the pipeline needs, then runs its stages one after another. ./run.sh --help explains.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
+
+usage() {
+    cat <<'TEXT'
+usage: ./run.sh [--config FILE] [--fold K] [--fresh] [--here] [key.sub=value ...]
+       ./run.sh test [pytest arguments]
+
+Makes .venv with the pinned packages of requirements.txt (once), then goes from data/train.csv to
+submissions/submission.csv. Without data/train.csv it makes and uses a demo competition in data/demo.
+A stage whose inputs, code and settings have not changed is skipped; what was cut off goes on where it was.
+
+  --config FILE   settings that differ from the defaults, for example configs/mobilenet_gru_128.yaml
+  --fold K        train and predict one fold only
+  --fresh         start over: make every stage's output again
+  --here          use the active Python environment instead of .venv, after a look at its versions
+  key.sub=value   one setting, for example train.epochs=30; python -m src.train --help lists them all
+  test            set up, then run the tests
+TEXT
+}
+
+fail() {
+    echo "error: $*" >&2
+    exit 1
+}
+
+find_python() {
+    for candidate in python3 python3.13 python3.12 python3.11 python3.14 python; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    return 1
+}
+
+set_up() {
+    local base marker wanted
+    base=$(find_python) || fail "no Python 3.11 or newer found; install one and run this again"
+    marker=.venv/installed
+    wanted=$("$base" -c 'import hashlib, sys; print(sys.version, hashlib.sha256(open("requirements.txt", "rb").read()).hexdigest())')
+    PYTHON=.venv/bin/python
+    [ "$(cat "$marker" 2>/dev/null)" = "$wanted" ] && return
+    echo "setting up .venv (once; several GB are downloaded)"
+    "$base" -m venv --clear .venv || fail "$base cannot make a virtual environment; install its venv package (Debian: apt install python3-venv)"
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check -r requirements.txt ||
+        fail "the packages of requirements.txt could not be installed: see above; run this again when that is mended"
+    echo "$wanted" >"$marker"
+}
+
+look_here() {
+    PYTHON=$(find_python) || fail "no Python 3.11 or newer found in this environment"
+    "$PYTHON" - <<'CODE'
+import importlib.metadata, re, sys
+
+missing, other = [], []
+for line in open("requirements.txt", encoding="utf-8"):
+    name, pinned, version = line.strip().partition("==")
+    if not pinned:
+        continue
+    try:
+        found = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        missing.append(line.strip())
+        continue
+    if found.split("+")[0] != version:
+        other.append(f"{name} {found} (pinned: {version})")
+if other:
+    print("--here: other versions than pinned, so numbers may differ in their last digits:", ", ".join(other))
+if missing:
+    sys.exit(f"error: --here: this environment lacks packages; pip install {' '.join(missing)}")
+CODE
+}
+
+child=
+run() {
+    "$PYTHON" "$@" &
+    child=$!
+    local code
+    while :; do
+        wait "$child"
+        code=$?
+        kill -0 "$child" 2>/dev/null || break # a signal to this script ends wait early
+    done
+    child=
+    [ "$code" -eq 0 ] || exit "$code"
+}
+trap '[ -n "$child" ] && kill -TERM "$child"' TERM
+trap ':' INT # the terminal sends Ctrl-C to the stage as well; wait for it to stop cleanly
+
+here= tests= arguments=()
+[ "${1:-}" = test ] && tests=yes && shift
+while [ $# -gt 0 ]; do
+    case $1 in
+    -h | --help) usage && exit 0 ;;
+    --here) here=yes ;;
+    *) arguments+=("$1") ;;
+    esac
+    shift
+done
+if [ -n "$here" ]; then look_here || exit 1; else set_up; fi
+if [ -n "$tests" ]; then
+    run -m pytest ${arguments[@]+"${arguments[@]}"}
+    exit 0
+fi
+
+export STAGES_END_WITH_PARENT=$$ # no stage outlives this script, even where the script is killed
+for stage in preprocess split train predict evaluate submit; do
+    run -m "src.$stage" ${arguments[@]+"${arguments[@]}"}
+done

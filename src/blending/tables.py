@@ -1,0 +1,83 @@
+"""The prediction tables of a run: one row per photo, every member's MOS, the chosen one and a caption."""
+
+import numpy as np
+import pandas as pd
+
+from src.blending.members import mos_members
+from src.blending.stacking import TEST
+from src.settings import Settings
+from src.training.predicting import Prediction
+
+Found = dict[int, dict[int, Prediction]]
+
+
+def folds_of_rows(table: pd.DataFrame, number: np.ndarray) -> np.ndarray:
+    """The fold of each row of the table [N]: TEST for test photos, -1 for what is always or never in training.
+
+    number: the folds of the training photos, in the table's order.
+    """
+    fold = np.full(len(table), -1)
+    fold[(table["part"] == "test").to_numpy()] = TEST
+    fold[(table["part"] == "train").to_numpy()] = number
+    return fold
+
+
+def _network_mos(found: Found, fold: np.ndarray) -> np.ndarray | None:
+    """Out-of-fold MOS of validation photos, mean over folds of test photos, NaN elsewhere; None without a network."""
+    total, count = np.zeros(len(fold)), np.zeros(len(fold))
+    for predictions in found.values():
+        for row, prediction in predictions.items():
+            if prediction.mos is None:
+                return None
+            total[row] += prediction.mos
+            count[row] += 1
+    return np.divide(total, count, out=np.full(len(fold), np.nan), where=count > 0)
+
+
+def _captions(found: Found, fold: np.ndarray, best: int) -> list[str | None]:
+    """A validation photo's caption is its own fold's; a test photo's that of the fold `best`."""
+    captions: list[str | None] = [None] * len(fold)
+    for number, predictions in found.items():
+        for row, prediction in predictions.items():
+            if fold[row] == number or number == best:
+                captions[row] = prediction.caption
+    return captions
+
+
+def prediction_tables(
+    settings: Settings,
+    table: pd.DataFrame,
+    fold: np.ndarray,
+    handmade: np.ndarray,
+    found: Found,
+    best: int,
+    sentence: str,
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, float]]:
+    """Out-of-fold and test tables, and the weights of the blend.
+
+    found: each fold's predictions by row. best: the fold whose captions the test photos get. sentence: the caption
+    where there is none. A test photo that no network could read gets the labels' mean and that sentence.
+    """
+    members, weights = mos_members(_network_mos(found, fold), handmade, table["mos"].to_numpy(float), fold, list(found))
+    readable = np.isin(np.arange(len(table)), [row for rows in found.values() for row in rows])
+    unreadable = ~readable & (fold == TEST)
+    for predicted in members.values():
+        predicted[unreadable] = table["mos"].mean()
+    mos = members.get(settings.predict.mos, members.get("blend", np.zeros(len(table))))
+    captions = [text or sentence for text in _captions(found, fold, best)]
+    columns = {"photo_id": table["photo_id"], "fold": fold, "mos": mos, **members, "caption": captions}
+    whole = pd.DataFrame(columns)
+    whole["fallback"] = np.where(unreadable, "unreadable photo", "")
+    out_of_fold = whole[np.isin(fold, list(found))].drop(columns="fallback")
+    return out_of_fold, whole[fold == TEST].drop(columns="fold"), weights
+
+
+def fold_table(table: pd.DataFrame, fold: np.ndarray, found: Found) -> pd.DataFrame:
+    """Each fold's own predictions of the test photos, for whoever blends them otherwise."""
+    rows = [
+        (table["photo_id"].iloc[row], number, prediction.mos, prediction.caption)
+        for number, predictions in found.items()
+        for row, prediction in sorted(predictions.items())
+        if fold[row] == TEST
+    ]
+    return pd.DataFrame(rows, columns=["photo_id", "fold", "mos", "caption"])

@@ -1,0 +1,36 @@
+"""Random changes to training photos, each a function of (seed, epoch, photo)."""
+
+import os
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would otherwise ask the network at import
+
+import albumentations as A
+import cv2
+import numpy as np
+
+from src.randomness import fold_in
+from src.settings import Augment
+
+cv2.setNumThreads(0)
+
+
+class Augmenter:
+    """Flip and shift, which leave quality alone, and photometric changes where they are switched on."""
+
+    def __init__(self, settings: Augment, size: int):
+        border = round(settings.crop * size)
+        steps = [A.HorizontalFlip(p=settings.flip)] if settings.flip else []
+        if border:
+            side = size + 2 * border
+            steps += [A.PadIfNeeded(side, side, border_mode=cv2.BORDER_REFLECT_101), A.RandomCrop(size, size)]
+        if settings.photometric:
+            steps.append(A.RandomBrightnessContrast(0.2, 0.2, p=settings.photometric))
+            steps.append(A.GaussianBlur(sigma_limit=(0.3, 1.5), p=settings.photometric))
+        self.steps = A.Compose(steps) if steps else None
+
+    def __call__(self, photo: np.ndarray, seed: int, epoch: int, row: int) -> np.ndarray:
+        """uint8 [H, W, C] → uint8 [H, W, C]; the same for equal (seed, epoch, row), whatever came before."""
+        if self.steps is None:
+            return photo
+        self.steps.set_random_seed(fold_in(seed, "augment", epoch, row))
+        return self.steps(image=photo)["image"].reshape(photo.shape)

@@ -1,0 +1,140 @@
+"""From the cached pixels and the table to batches of tensors, in an order that is a function of (seed, epoch)."""
+
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from src.data.augment import Augmenter
+from src.data.vocabulary import PAD, Vocabulary
+from src.randomness import fold_in
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What is known of each photo, as arrays only, so that loader processes share it without copying.
+
+    mos: float32 [N], NaN where unknown. tokens: int32, all captions one after another, each ending with <end>;
+    caption c is tokens[starts[c]:starts[c + 1]] and photo n has the captions firsts[n] to firsts[n + 1] - 1.
+    """
+
+    pixels: Path
+    mos: np.ndarray
+    tokens: np.ndarray
+    starts: np.ndarray
+    firsts: np.ndarray
+
+    def captions(self, row: int) -> list[np.ndarray]:
+        """All captions of a photo as token ids."""
+        first, last = self.firsts[row], self.firsts[row + 1]
+        return [self.tokens[self.starts[c] : self.starts[c + 1]] for c in range(first, last)]
+
+
+def encode_labels(table: pd.DataFrame, pixels: Path, vocabulary: Vocabulary, maximum_words: int) -> Labels:
+    """The labels of the table of photos, captions encoded. `pixels`: the array of the same rows."""
+    tokens, starts, firsts = array("i"), array("q", [0]), array("q", [0])
+    for captions in table["captions"]:
+        for caption in captions:
+            ids = vocabulary.encode(caption, maximum_words)
+            if len(ids) > 1:  # a caption without a word has nothing to teach
+                tokens.extend(ids)
+                starts.append(len(tokens))
+        firsts.append(len(starts) - 1)
+    return Labels(
+        pixels,
+        table["mos"].to_numpy(np.float32),
+        np.asarray(tokens, np.int32),
+        np.asarray(starts, np.int64),
+        np.asarray(firsts, np.int64),
+    )
+
+
+@dataclass(frozen=True)
+class Share:
+    """Photos that one process loads at a time. blank: their labels are hidden (they stand in for an empty share)."""
+
+    epoch: int
+    rows: np.ndarray
+    blank: bool = False
+
+
+def steps_of_epoch(rows: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """The shuffled rows of an epoch in batches; the last one may be smaller."""
+    order = np.random.default_rng(fold_in(seed, "order", epoch)).permutation(np.sort(rows))
+    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+
+
+def share_of(rows: np.ndarray, part: int, parts: int, epoch: int) -> Share:
+    """The `part`-th of `parts` nearly equal pieces of a batch; where there are too few photos, a blank stand-in."""
+    piece = np.array_split(rows, parts)[part]
+    return Share(epoch, piece) if len(piece) else Share(epoch, rows[:1], blank=True)
+
+
+class Batches(Dataset):
+    """Loads the batch of a `Share`. epoch < 0 means: as it is, without augmentation.
+
+    A batch is a dict of tensors: row int64 [B], pixels uint8 [B, H, W, C], mos float32 [B] (NaN: unknown) and
+    captions int64 [B, S, T], padded, a row of padding where a photo has fewer than S.
+    """
+
+    def __init__(self, labels: Labels, augmenter: Augmenter | None, seed: int, captions_per_photo: int):
+        self.labels = labels
+        self.augmenter = augmenter
+        self.seed = seed
+        self.captions_per_photo = captions_per_photo
+        self._pixels: np.ndarray | None = None
+
+    def __getitem__(self, share: Share) -> dict[str, torch.Tensor]:
+        if self._pixels is None:  # opened in the process that reads, never sent to it
+            self._pixels = np.load(self.labels.pixels, mmap_mode="r")
+        mos = self.labels.mos[share.rows]
+        return {
+            "row": torch.from_numpy(np.asarray(share.rows, np.int64)),
+            "pixels": torch.from_numpy(self._photos(share)),
+            "mos": torch.from_numpy(np.full_like(mos, np.nan) if share.blank else mos),
+            "captions": torch.from_numpy(self._captions(share)),
+        }
+
+    def _photos(self, share: Share) -> np.ndarray:
+        photos = np.empty((len(share.rows), *self._pixels.shape[1:]), np.uint8)
+        for i, row in enumerate(share.rows):
+            photo = self._pixels[row]
+            augment = self.augmenter is not None and share.epoch >= 0
+            photos[i] = self.augmenter(np.asarray(photo), self.seed, share.epoch, int(row)) if augment else photo
+        return photos
+
+    def _captions(self, share: Share) -> np.ndarray:
+        chosen = [[] if share.blank else self._choose(int(row), share.epoch) for row in share.rows]
+        longest = max((len(c) for captions in chosen for c in captions), default=1)
+        out = np.full((len(chosen), self.captions_per_photo, longest), PAD, np.int64)
+        for i, captions in enumerate(chosen):
+            for j, caption in enumerate(captions):
+                out[i, j, : len(caption)] = caption
+        return out
+
+    def _choose(self, row: int, epoch: int) -> list[np.ndarray]:
+        captions = self.labels.captions(row)
+        if len(captions) <= self.captions_per_photo:
+            return captions
+        generator = np.random.default_rng(fold_in(self.seed, "captions", epoch, row))
+        return [captions[i] for i in generator.permutation(len(captions))[: self.captions_per_photo]]
+
+
+def loader(batches: Batches, shares: Iterable[Share], workers: int, pin: bool) -> Iterator[dict[str, torch.Tensor]]:
+    """The batches of the shares, in order, prefetched by `workers` processes where there are any."""
+    return iter(
+        DataLoader(
+            batches,
+            batch_size=None,
+            sampler=shares,
+            num_workers=workers,
+            pin_memory=pin,
+            multiprocessing_context="forkserver" if workers else None,
+            prefetch_factor=4 if workers else None,
+        )
+    )

@@ -1,0 +1,153 @@
+"""Brushes for the drawn scenes of the demo competition: gradients, textures, masks, shading.
+
+A canvas is a float32 RGB array [H, W, 3] within 0..1, display-referred. Points are (x, y) in pixels. A mask is a
+float32 array [H, W] within 0..1 with smooth edges. Functions that paint change the canvas in place.
+"""
+
+import colorsys
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+Colour = Sequence[float] | np.ndarray
+Point = tuple[float, float]
+_SUBPIXEL = 4
+
+
+def hsv(hue: float, saturation: float, value: float) -> np.ndarray:
+    """RGB of a hue in turns (0 red, 1/3 green, 2/3 blue; wraps), saturation and value, which are clipped to 0..1."""
+    clipped = (min(max(saturation, 0.0), 1.0), min(max(value, 0.0), 1.0))
+    return np.array(colorsys.hsv_to_rgb(hue % 1.0, *clipped), np.float32)
+
+
+def mix(first: Colour, second: Colour, share: float) -> np.ndarray:
+    """`share` of the second colour, the rest of the first."""
+    return np.asarray(first, np.float32) * np.float32(1 - share) + np.asarray(second, np.float32) * np.float32(share)
+
+
+def backdrop(height: int, width: int, colours: Sequence[Colour], stops: Sequence[float]) -> np.ndarray:
+    """A canvas with a vertical gradient: `colours` at `stops`, fractions of the height."""
+    rows = (np.arange(height) + 0.5) / height
+    columns = np.stack([np.interp(rows, stops, [colour[c] for colour in colours]) for c in range(3)], axis=1)
+    return np.repeat(columns[:, None].astype(np.float32), width, axis=1)
+
+
+def fractal(
+    rng: np.random.Generator, height: int, width: int, cells: float = 4, octaves: int = 4, stretch: float = 1.0
+) -> np.ndarray:
+    """Fractal noise [H, W] within 0..1.
+
+    cells: blobs along the width in the coarsest octave; stretch: how many times wider than high a blob is.
+    """
+    total = np.zeros((height, width), np.float32)
+    for octave in range(octaves):
+        across = max(2, round(cells * 2**octave))
+        down = max(2, round(cells * 2**octave * stretch * height / width))
+        grid = rng.random((down + 1, across + 1), np.float32)
+        total += cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC) * np.float32(0.55**octave)
+    low, high = total.min(), total.max()
+    return (total - low) / (high - low)
+
+
+def around(centre: Point, size: float, *offsets: Point) -> list[Point]:
+    """The points that lie `size` times each offset away from `centre`."""
+    return [(centre[0] + size * x, centre[1] + size * y) for x, y in offsets]
+
+
+def polygon(height: int, width: int, points: Sequence[Point]) -> np.ndarray:
+    """Mask of a filled polygon."""
+    mask = np.zeros((height, width), np.uint8)
+    fixed = np.round(np.asarray(points, np.float64) * 2**_SUBPIXEL).astype(np.int32)
+    cv2.fillPoly(mask, [fixed], 255, cv2.LINE_AA, _SUBPIXEL)
+    return mask.astype(np.float32) / 255
+
+
+def ellipse(height: int, width: int, centre: Point, axes: Point, angle: float = 0.0) -> np.ndarray:
+    """Mask of a filled ellipse with half-axes `axes`, turned by `angle` degrees."""
+    turn = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+    x, y = axes[0] * np.cos(turn), axes[1] * np.sin(turn)
+    c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+    return polygon(height, width, np.stack([centre[0] + c * x - s * y, centre[1] + s * x + c * y], axis=1))
+
+
+def box(height: int, width: int, left: float, top: float, right: float, bottom: float) -> np.ndarray:
+    """Mask of a rectangle along the axes."""
+    return polygon(height, width, [(left, top), (right, top), (right, bottom), (left, bottom)])
+
+
+def below(heights: np.ndarray, height: int) -> np.ndarray:
+    """Mask of everything under a skyline: `heights` [W] is the row of its edge in each column."""
+    rows = np.arange(height, dtype=np.float32)[:, None]
+    return np.clip(rows - heights[None].astype(np.float32) + 0.5, 0, 1)
+
+
+def ridge(rng: np.random.Generator, width: int, base: float, swing: float, cells: float, octaves: int) -> np.ndarray:
+    """A skyline [W] around row `base`, `swing` rows up and down, with `cells` hills across."""
+    return base + swing * (2 * fractal(rng, 2, width, cells, octaves)[0] - 1)
+
+
+def soften(mask: np.ndarray, sigma: float) -> np.ndarray:
+    """The mask with edges blurred by `sigma` pixels."""
+    return cv2.GaussianBlur(mask, (0, 0), sigma)
+
+
+def _window(mask: np.ndarray) -> tuple[slice, slice]:
+    """The rows and columns outside of which the mask is zero: most masks are small, and time is spent by the pixel."""
+    left, top, width, height = cv2.boundingRect((mask > 0).view(np.uint8))
+    return slice(top, top + height), slice(left, left + width)
+
+
+def paint(canvas: np.ndarray, mask: np.ndarray, colour: Colour | np.ndarray) -> None:
+    """Lay a colour, or a picture of the canvas' size, over the canvas where the mask is."""
+    window, colour = _window(mask), np.asarray(colour, np.float32)
+    patch = canvas[window]
+    patch += mask[window][..., None] * ((colour[window] if colour.ndim == 3 else colour) - patch)
+
+
+def scale(canvas: np.ndarray, mask: np.ndarray, factor: float | np.ndarray) -> None:
+    """Multiply the light by `factor`, a number or an array [H, W], where the mask is."""
+    window, factor = _window(mask), np.asarray(factor, np.float32)
+    patch = canvas[window]
+    patch *= (1 + mask[window] * ((factor[window] if factor.ndim == 2 else factor) - 1))[..., None]
+
+
+def rub(canvas: np.ndarray, mask: np.ndarray | None, noise: np.ndarray, amount: float) -> None:
+    """Give a surface, or the whole canvas, texture: brightness varies by plus or minus `amount` with noise in 0..1."""
+    scale(canvas, np.ones_like(canvas[..., 0]) if mask is None else mask, 1 + amount * (2 * noise - 1))
+
+
+def glow(canvas: np.ndarray, centre: Point, radius: float, colour: Colour, amount: float) -> None:
+    """Add light that falls off around `centre` as a Gaussian of `radius` pixels."""
+    rows, columns = np.ogrid[: canvas.shape[0], : canvas.shape[1]]
+    squared = (columns - centre[0]) ** 2 + (rows - centre[1]) ** 2
+    light = np.exp(-squared / np.float32(2 * radius**2)).astype(np.float32)
+    canvas += np.float32(amount) * light[..., None] * np.asarray(colour, np.float32)
+
+
+def shadow(canvas: np.ndarray, centre: Point, axes: Point, amount: float) -> None:
+    """Darken a soft ellipse by the share `amount`."""
+    mask = soften(ellipse(*canvas.shape[:2], centre, axes), max(1.0, 0.3 * min(axes)))
+    scale(canvas, mask, 1 - amount)
+
+
+def ball(canvas: np.ndarray, centre: Point, radius: float, colour: Colour, light: Point = (-0.5, -0.6)) -> None:
+    """A glossy sphere: Lambert shading and a highlight. light: x and y of the direction the light comes from."""
+    top, left = (max(0, int(middle - radius) - 2) for middle in (centre[1], centre[0]))
+    patch = canvas[top : int(centre[1] + radius) + 3, left : int(centre[0] + radius) + 3]
+    rows, columns = np.ogrid[top : top + patch.shape[0], left : left + patch.shape[1]]
+    x, y = (columns - centre[0]) / np.float32(radius), (rows - centre[1]) / np.float32(radius)
+    distance = np.sqrt(x**2 + y**2)
+    z = np.sqrt(np.clip(1 - distance**2, 0, 1))
+    facing = np.clip(x * light[0] + y * light[1] + z * np.sqrt(max(0.0, 1 - light[0] ** 2 - light[1] ** 2)), 0, 1)
+    shaded = (0.25 + 0.8 * facing)[..., None] * np.asarray(colour, np.float32) + 0.5 * (facing**24)[..., None]
+    cover = np.clip((1 - distance) * np.float32(radius) + 0.5, 0, 1).astype(np.float32)
+    patch += cover[..., None] * (shaded - patch)
+
+
+def strokes(canvas: np.ndarray, lines: Sequence[tuple[Point, Point]], colour: Colour, thickness: float) -> None:
+    """Straight smooth lines of one colour."""
+    mask = np.zeros(canvas.shape[:2], np.uint8)
+    fixed = [np.round(np.asarray(line, np.float64) * 2**_SUBPIXEL).astype(np.int32) for line in lines]
+    cv2.polylines(mask, fixed, False, 255, max(1, round(thickness)), cv2.LINE_AA, _SUBPIXEL)
+    paint(canvas, mask.astype(np.float32) / 255, colour)

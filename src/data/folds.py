@@ -1,0 +1,207 @@
+"""Folds: which photos validate which model. A photo, its near-duplicates and its group stay together."""
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from src.data.comma_separated import read_rows
+from src.errors import InputError
+from src.files import write_text
+from src.randomness import fold_in
+
+MOS_BINS = 10
+LARGEST_DISTANCE = 7
+_BANDS, _BAND_BITS = 4, 16
+_PAIRS_AT_ONCE = 2_000_000
+
+
+class Leak(ValueError):
+    """Photos that belong together stand in two folds: scores would be too good. A fault of the program."""
+
+
+def _smallest_member(labels: np.ndarray) -> np.ndarray:
+    """Rename groups to the index of their first member."""
+    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
+    return first[inverse].astype(np.int64)
+
+
+def union(*labelings: Sequence) -> np.ndarray:
+    """Groups that join whatever any labeling joins, directly or through others: int64 [N], first member's index.
+
+    labelings: each [N], numbers or strings.
+    """
+    rows = len(labelings[0])
+    edges = [_smallest_member(np.asarray(labels)) for labels in labelings]
+    starts, ends = np.tile(np.arange(rows), len(edges)), np.concatenate(edges)
+    graph = coo_array((np.ones(len(ends), np.int8), (starts, ends)), shape=(rows, rows))
+    return _smallest_member(connected_components(graph, directed=False)[1])
+
+
+def _matches(keys: np.ndarray, wanted: np.ndarray, order: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pairs (i, j) with wanted[i] == keys[j], in blocks of bounded size. order: sorts `keys`."""
+    ranked = keys[order]
+    first = np.searchsorted(ranked, wanted, "left")
+    counts = np.searchsorted(ranked, wanted, "right") - first
+    ends = np.cumsum(counts)
+    begin = 0
+    while begin < len(wanted):
+        done = ends[begin - 1] if begin else 0
+        stop = max(begin + 1, int(np.searchsorted(ends, done + _PAIRS_AT_ONCE, "right")))
+        some = counts[begin:stop]
+        left = np.repeat(np.arange(begin, stop), some)
+        offset = np.arange(len(left)) - np.repeat(ends[begin:stop] - some - done, some)
+        yield left, order[np.repeat(first[begin:stop], some) + offset]
+        begin = stop
+
+
+def near_duplicates(phash: np.ndarray, distance: int) -> np.ndarray:
+    """Groups of photos linked by pairs whose hashes differ in at most `distance` bits: int64 [N], first member's index.
+
+    phash: uint64 [N]. distance: 0 to 7, or -1 to leave every photo by itself.
+    Of four 16-bit bands, one must be equal but for a bit where at most seven bits differ (multi-index hashing:
+    Norouzi et al., Fast Search in Hamming Space, CVPR 2012), so only photos that share such a band are compared;
+    equal hashes count once. Raises InputError for another distance.
+    """
+    if not -1 <= distance <= LARGEST_DISTANCE:
+        raise InputError(f"split.duplicate_distance={distance} is not between -1 and {LARGEST_DISTANCE}")
+    if distance == -1 or len(phash) == 0:
+        return np.arange(len(phash), dtype=np.int64)
+    hashes, inverse = np.unique(np.asarray(phash, np.uint64), return_inverse=True)
+    flips = [0] if distance < _BANDS else [0, *(1 << bit for bit in range(_BAND_BITS))]
+    links = [(np.arange(len(hashes)), np.arange(len(hashes)))]
+    for band in range(_BANDS):
+        keys = ((hashes >> np.uint64(band * _BAND_BITS)) & np.uint64(0xFFFF)).astype(np.int64)
+        order = np.argsort(keys, kind="stable")
+        for flip in flips:
+            for left, right in _matches(keys, keys ^ flip, order):
+                near = (left < right) & (np.bitwise_count(hashes[left] ^ hashes[right]) <= distance)
+                links.append((left[near], right[near]))
+    starts, ends = (np.concatenate(side) for side in zip(*links, strict=True))
+    graph = coo_array((np.ones(len(starts), np.int8), (starts, ends)), shape=(len(hashes), len(hashes)))
+    return _smallest_member(connected_components(graph, directed=False)[1][inverse])
+
+
+def _balance(mos: np.ndarray, has_caption: np.ndarray) -> np.ndarray:
+    """What is to be spread evenly, float64 [N, columns]: photos, MOS bins (none is one too), captions, MOS itself.
+
+    Each column is scaled by the root of its sum of squares, so that a rare kind weighs as much as a common one.
+    """
+    known = np.isfinite(mos)
+    bins = np.full(len(mos), MOS_BINS)
+    centred = np.zeros(len(mos))
+    if known.any():
+        edges = np.quantile(mos[known], np.linspace(0, 1, MOS_BINS + 1)[1:-1])
+        bins[known] = np.searchsorted(edges, mos[known], "right")
+        centred[known] = mos[known] - mos[known].mean()
+    one_hot = np.eye(MOS_BINS + 1)[bins]
+    columns = np.column_stack([np.ones(len(mos)), one_hot, has_caption.astype(float), centred])
+    scale = np.sqrt((columns**2).sum(0))
+    return columns / np.where(scale > 0, scale, 1.0)
+
+
+def _deal(loads: np.ndarray, shares: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Give each group, in `order`, to the fold where it worsens the squared imbalance least: int64 [groups].
+
+    loads: [groups, columns]. shares: [folds], which sum to 1.
+    """
+    answer = np.empty(len(loads), np.int64)
+    excess = -shares[:, None] * loads.sum(0)
+    for group in order:
+        load = loads[group]
+        cost = (2 * excess @ load + load @ load) / shares
+        answer[group] = best = int(np.argmin(cost))
+        excess[best] += load
+    return answer
+
+
+def assign(
+    mos: np.ndarray,
+    groups: np.ndarray,
+    folds: int,
+    holdout: float | None,
+    seed: int,
+    has_caption: np.ndarray,
+) -> np.ndarray:
+    """The fold of each photo, int64 [N]: 0 … folds-1; with `holdout` 0 for that share of photos and -1 for the rest.
+
+    mos: float [N], NaN where missing. groups: int [N], photos of one group share a fold. has_caption: bool [N].
+    Folds are alike in size, MOS distribution and captions: largest groups first, equal ones in an order drawn from
+    `seed`, each to where it fits best. Raises InputError where there are too few groups.
+    """
+    if holdout is None and folds < 2:
+        raise InputError(f"split.folds={folds}: at least 2 are needed; for a single validation part use split.holdout")
+    if holdout is not None and not 0 < holdout < 1:
+        raise InputError(f"split.holdout={holdout} is not a share between 0 and 1")
+    labels, inverse, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    parts = folds if holdout is None else 2
+    if len(labels) < parts:
+        raise InputError(
+            f"{len(mos)} photos form {len(labels)} groups, too few for {parts} folds; give more photos, fewer "
+            "split.folds or a smaller split.duplicate_distance"
+        )
+    shares = np.full(folds, 1 / folds) if holdout is None else np.array([holdout, 1 - holdout])
+    columns = _balance(np.asarray(mos, float), np.asarray(has_caption, bool))
+    loads = np.zeros((len(labels), columns.shape[1]))
+    np.add.at(loads, inverse, columns)
+    drawn = np.random.default_rng(fold_in(seed, "folds")).random(len(labels))
+    answer = _deal(loads, shares, np.lexsort((drawn, -sizes)))
+    if len(np.unique(answer)) < parts:
+        raise InputError(f"a fold would be empty: {len(labels)} groups of photos are too uneven for {parts} folds")
+    return (answer if holdout is None else -answer)[inverse]
+
+
+def check(folds: np.ndarray, *labelings: Sequence) -> None:
+    """Raise Leak where photos with one label stand in two folds. labelings: each [N], such as groups or names."""
+    folds = np.asarray(folds)
+    for labels in labelings:
+        first = _smallest_member(np.asarray(labels))
+        split = np.flatnonzero(folds != folds[first])
+        if len(split):
+            row = int(split[0])
+            raise Leak(
+                f"{len(split)} photos stand in another fold than photos of their group, for example row {row} "
+                f"(fold {folds[row]}) and row {first[row]} (fold {folds[first[row]]})"
+            )
+
+
+def table(frame: pd.DataFrame, folds: np.ndarray) -> pd.DataFrame:
+    """One row a fold: photos, those with a MOS, its mean and sd, captioned photos, captions."""
+    facts = pd.DataFrame({"fold": folds, "mos": frame["mos"].to_numpy(), "n": frame["captions"].map(len).to_numpy()})
+    by_fold = facts.groupby("fold", sort=True)
+    return pd.DataFrame(
+        {
+            "photos": by_fold.size(),
+            "with_mos": by_fold["mos"].count(),
+            "mean_mos": by_fold["mos"].mean(),
+            "sd_mos": by_fold["mos"].std(ddof=0),
+            "captioned": by_fold["n"].agg(lambda n: int((n > 0).sum())),
+            "captions": by_fold["n"].sum(),
+        }
+    ).reset_index()
+
+
+def save_folds(path: Path, photo_ids: Sequence[str], folds: np.ndarray) -> None:
+    """Write folds.csv with the columns photo_id, fold."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("photo_id", "fold"))
+    writer.writerows((name, int(fold)) for name, fold in zip(photo_ids, folds, strict=True))
+    write_text(path, text.getvalue())
+
+
+def load_folds(path: Path, photo_ids: Sequence[str]) -> np.ndarray:
+    """The folds of these photos, int64 [N]. Raises InputError where the file is of other photos."""
+    try:
+        found = {row.cells["photo_id"]: int(row.cells["fold"]) for row in read_rows(path, ("photo_id", "fold"))}
+        folds = np.array([found[name] for name in photo_ids], np.int64)
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path} does not fit the photos ({error}); remove it and run split again") from None
+    if len(found) != len(folds):
+        raise InputError(f"{path} lists {len(found)} photos, there are {len(folds)}; remove it and run split again")
+    return folds

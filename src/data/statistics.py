@@ -1,0 +1,81 @@
+"""What a dataset looks like, in numbers that fit in a JSON file."""
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from src.data.handmade import NAMES
+from src.data.vocabulary import tokenize
+
+MOS_HISTOGRAM_BINS = 30
+
+
+def channel_statistics(pixels: np.ndarray, rows: np.ndarray) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel on the scale 0 to 1, over the photos in `rows`.
+
+    pixels: uint8 [N, H, W, C], read one photo at a time. Counted in whole numbers, so the result has no order.
+    """
+    channels = pixels.shape[3]
+    counts = np.zeros((channels, 256), np.int64)
+    for row in rows:
+        photo = np.ascontiguousarray(pixels[row])
+        for channel in range(channels):
+            counts[channel] += cv2.calcHist([photo], [channel], None, [256], [0, 256]).ravel().astype(np.int64)
+    total = np.maximum(counts.sum(1), 1)
+    levels = np.arange(256)
+    mean = (counts * levels).sum(1) / total
+    square = (counts * levels**2).sum(1) / total
+    sd = np.sqrt(np.maximum(square - mean**2, 0))
+    return [float(value) / 255 for value in mean], [float(value) / 255 for value in sd]
+
+
+def _mos(values: np.ndarray) -> dict | None:
+    if len(values) == 0:
+        return None
+    counts, edges = np.histogram(values, bins=MOS_HISTOGRAM_BINS)
+    return {
+        "count": len(values),
+        "mean": float(values.mean()),
+        "sd": float(values.std()),
+        "min": float(values.min()),
+        "max": float(values.max()),
+        "histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
+    }
+
+
+def _counted(values: list[int]) -> dict[str, int]:
+    """Histogram of small whole numbers, in rising order."""
+    numbers, counts = np.unique(np.array(values, np.int64), return_counts=True)
+    return {str(number): int(count) for number, count in zip(numbers, counts, strict=True)}
+
+
+def describe(frame: pd.DataFrame, pixels: np.ndarray, handmade: np.ndarray, rows: np.ndarray | None = None) -> dict:
+    """Statistics of the training photos: counts, channels, MOS, captions, hand-made features.
+
+    frame: the table. pixels: uint8 [N, H, W, C]. handmade: float32 [N, F]. rows: int [len(frame)], the row of each
+    photo in both arrays; without it they are in the table's order.
+    """
+    rows = np.arange(len(frame)) if rows is None else np.asarray(rows)
+    train = frame["part"].to_numpy() == "train"
+    photos = frame[train]
+    mean, sd = channel_statistics(pixels, rows[train])
+    captions = [caption for several in photos["captions"] for caption in several]
+    lengths = [len(tokenize(caption)) for caption in captions]
+    features = np.asarray(handmade[rows[train]], np.float64)
+    return {
+        "photos": {part: int((frame["part"] == part).sum()) for part in ("train", "test")},
+        "groups": int(photos["group"].nunique()),
+        "channels": {"mean": mean, "sd": sd},
+        "mos": _mos(photos["mos"].dropna().to_numpy()),
+        "captions": {
+            "count": len(captions),
+            "distinct": len(set(captions)),
+            "words": {"median": float(np.median(lengths)), "p95": float(np.quantile(lengths, 0.95)),
+                      "max": max(lengths), "histogram": _counted(lengths)} if lengths else None,
+            "per_photo": _counted([len(several) for several in photos["captions"]]),
+        },
+        "handmade": {
+            name: {"mean": float(column.mean()), "sd": float(column.std())}
+            for name, column in zip(NAMES, features.T, strict=True)
+        } if len(features) else None,
+    }  # fmt: skip

@@ -1,0 +1,75 @@
+"""The one table: whatever a dataset looks like, it becomes one row per photo."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from src.errors import InputError
+from src.files import write_text
+
+COLUMNS = ("photo_id", "path", "mos", "captions", "group", "part")
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A row or photo that cannot be used: where it stands ("train.csv, line 7"), which one, and why."""
+
+    where: str
+    photo_id: str
+    path: str
+    reason: str
+
+
+def make_table(rows: Iterable[tuple]) -> pd.DataFrame:
+    """The table from rows in the order of COLUMNS.
+
+    photo_id, path (relative to the data root), group: str. mos: float64, NaN where missing. captions: tuple of str,
+    empty where missing. part: "train" or "test".
+    """
+    columns = list(zip(*rows, strict=True)) or [()] * len(COLUMNS)
+    by_name = zip(COLUMNS, columns, strict=True)
+    frame = pd.DataFrame({name: pd.Series(list(values), dtype=object) for name, values in by_name})
+    frame["mos"] = frame["mos"].astype("float64")
+    for name in ("photo_id", "path", "group", "part"):
+        frame[name] = frame[name].astype("str")
+    return frame
+
+
+def save_table(frame: pd.DataFrame, path: Path) -> None:
+    """Write the table as JSON lines, one photo a line; `load_table` gives back an equal one."""
+    lines = []
+    for row in frame[list(COLUMNS)].itertuples(index=False, name=None):
+        photo_id, place, mos, captions, group, part = row
+        values = (photo_id, place, None if math.isnan(mos) else float(mos), list(captions), group, part)
+        lines.append(json.dumps(dict(zip(COLUMNS, values, strict=True)), ensure_ascii=False) + "\n")
+    write_text(path, "".join(lines))
+
+
+def load_table(path: Path) -> pd.DataFrame:
+    """Read what `save_table` wrote. Raises InputError where the file is something else."""
+    try:
+        # Not splitlines: U+2028 and its like stand unescaped inside JSON strings.
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
+        rows = [json.loads(line) for line in lines if line]
+        return make_table(
+            (r["photo_id"], r["path"], math.nan if r["mos"] is None else r["mos"], tuple(r["captions"]), r["group"],
+             r["part"])
+            for r in rows
+        )  # fmt: skip
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is not a table of photos ({error}); remove it and run again") from None
+
+
+def write_rejections(rejections: Sequence[Rejection], path: Path) -> None:
+    """Write the list as CSV with the columns where, photo_id, path, reason."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("where", "photo_id", "path", "reason"))
+    writer.writerows(astuple(rejection) for rejection in rejections)
+    write_text(path, text.getvalue())

@@ -1,0 +1,103 @@
+"""Words: how a caption is cut into tokens, and which tokens the captioner knows."""
+
+import json
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from nltk.tokenize import NLTKWordTokenizer
+
+from src.errors import InputError
+from src.files import read_json, write_text
+
+PAD, START, END, UNK = 0, 1, 2, 3
+SPECIAL = ("<pad>", "<start>", "<end>", "<unk>")
+
+_TOKENIZER = NLTKWordTokenizer()
+_APOSTROPHES = str.maketrans({"’": "'", "‘": "'", "`": "'", "´": "'", "“": '"', "”": '"'})
+# Comments often lack the space after a full stop ("my eye.on the trees"); numbers such as 3.5 stay whole.
+_PUNCTUATION = re.compile(r"(?<!\d)[.,;:!?…]+|[.,;:!?…]+(?!\d)")
+
+
+def tokenize(text: str) -> list[str]:
+    """Lower-cased Penn Treebank tokens that hold a letter or digit ("don't" → "do", "n't").
+
+    Punctuation is dropped because the scorer drops it: a captioner need not learn it. Needs no download.
+    """
+    text = unicodedata.normalize("NFC", text).lower().translate(_APOSTROPHES)
+    text = " ".join(_PUNCTUATION.sub(" ", text).split())
+    return [token for token in _TOKENIZER.tokenize(text) if any(character.isalnum() for character in token)]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The known tokens; a token's id is its place in `words`.
+
+    words: the four special tokens, then by falling count, equal counts alphabetically.
+    counts: how often each stands in the training captions; for <start> and <end> the number of captions, for <unk>
+    the tokens that are not known.
+    """
+
+    words: tuple[str, ...]
+    counts: tuple[int, ...]
+
+    @classmethod
+    def build(cls, captions: Iterable[str], minimum_count: int = 1, maximum_size: int | None = None) -> "Vocabulary":
+        """From training captions. maximum_size: keep only that many most frequent words, special ones not counted."""
+        counter: Counter[str] = Counter()
+        total = 0
+        for caption in captions:
+            counter.update(tokenize(caption))
+            total += 1
+        ranked = sorted(counter.items(), key=lambda item: (-item[1], item[0]))
+        kept = [(word, count) for word, count in ranked if count >= minimum_count][:maximum_size]
+        unknown = sum(counter.values()) - sum(count for _, count in kept)
+        words, counts = zip(*kept, strict=True) if kept else ((), ())
+        return cls(SPECIAL + words, (0, total, total, unknown, *counts))
+
+    @cached_property
+    def ids(self) -> dict[str, int]:
+        """Token → id."""
+        return {word: index for index, word in enumerate(self.words)}
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def encode(self, text: str, maximum_words: int) -> list[int]:
+        """Ids of at most `maximum_words` tokens, then END; tokens that are not known become UNK."""
+        return [self.ids.get(token, UNK) for token in tokenize(text)[:maximum_words]] + [END]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The sentence up to END, without PAD and START; contractions are joined again ("do n't" → "don't")."""
+        words: list[str] = []
+        for index in ids:
+            if index == END:
+                break
+            if index in (PAD, START):
+                continue
+            word = self.words[index]
+            if words and (word == "n't" or word.startswith("'")):
+                words[-1] += word
+            else:
+                words.append(word)
+        return " ".join(words)
+
+    def save(self, path: Path) -> None:
+        """Write as JSON."""
+        write_text(path, json.dumps({"words": self.words, "counts": self.counts}, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> "Vocabulary":
+        """Read what `save` wrote. Raises InputError where the file is something else."""
+        content = read_json(path)
+        try:
+            words, counts = tuple(content["words"]), tuple(content["counts"])
+        except (KeyError, TypeError):
+            words, counts = (), ()
+        if words[: len(SPECIAL)] != SPECIAL or len(words) != len(counts) or len(set(words)) != len(words):
+            raise InputError(f"{path} is not a vocabulary; remove it and run again")
+        return cls(words, counts)

@@ -1,0 +1,82 @@
+"""Errors that a user can mend, and how a stage reports them: one line, no traceback, a non-zero exit."""
+
+import ctypes
+import errno
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+
+class InputError(Exception):
+    """Something the user gave cannot be used. The message says what, where and what to do, in one line."""
+
+
+class Stopped(BaseException):
+    """The user or the system asked the program to stop, and it did so cleanly.
+
+    `signal` is the number of that signal; the process ends with 128 + signal, as shells expect.
+    """
+
+    def __init__(self, message: str, signal: int):
+        super().__init__(message)
+        self.signal = signal
+
+
+_HINTS = {
+    errno.ENOSPC: "the disk is full: make room and run the same command again",
+    errno.EDQUOT: "the disk quota is used up: make room and run the same command again",
+    errno.EROFS: "the folder is read-only: choose another with run.root=FOLDER",
+    errno.EACCES: "permission denied: check who owns it, or choose another place with run.root=FOLDER",
+    errno.EMFILE: "too many open files: raise the limit with ulimit -n",
+}
+
+
+def _line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{_HINTS.get(error.errno, error.strerror)}"
+    return " ".join(str(error).split())
+
+
+def _end_with_parent() -> None:
+    """Where run.sh asks for it, have the kernel end this process when its parent dies, so that no lock outlives it."""
+    if "STAGES_END_WITH_PARENT" in os.environ and sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+        if os.getppid() != int(os.environ["STAGES_END_WITH_PARENT"]):  # it died before the line above
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _stop(number: int, _) -> NoReturn:
+    raise Stopped("run the same command again to go on", number)
+
+
+def guarded(main: Callable[[], None]) -> None:
+    """Run a stage's `main` as a program: errors that a user can mend become one line on stderr.
+
+    Exit codes: 0 done, 1 an error, 2 a wrong argument or setting, 128 + n stopped by signal n. Anything else is
+    a fault of this program and keeps its traceback.
+    """
+    _end_with_parent()
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)  # a shell script's background processes would else ignore Ctrl-C
+    try:
+        main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except Stopped as stop:
+        print(f"stopped: {_line(stop)}", file=sys.stderr)
+        sys.exit(128 + stop.signal)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("src"):
+            raise
+        setup = "./run.sh sets up .venv (then: .venv/bin/python -m src.…), or pip install -r requirements.txt"
+        print(f"error: the package {error.name} is not installed for {sys.executable}; {setup}", file=sys.stderr)
+        sys.exit(1)
+    except (InputError, OSError) as error:
+        print(f"error: {_line(error)}", file=sys.stderr)
+        sys.exit(1)

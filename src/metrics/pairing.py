@@ -1,0 +1,226 @@
+"""Predictions and references of the stand-alone evaluation: read from CSV, checked, and laid side by side."""
+
+import contextlib
+import csv
+import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from src.errors import InputError
+from src.metrics.captions import Meteor, collapse, scores, tokenize
+from src.metrics.competition import caption_block, caption_score, quality_block, report
+from src.metrics.floors import constant_sentence
+from src.metrics.health import alarms, caption_health, mos_health
+from src.metrics.spice import spice
+from src.settings import Metric
+
+NAME, MOS, COMMENT = "img_name", "mos", "comments"
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a file says about photos, in file order."""
+
+    path: str
+    """The file, for messages."""
+    mos: dict[str, float | None]
+    """By photo; None where the cell is blank or the column absent."""
+    captions: dict[str, tuple[str, ...]]
+    """By photo, in file order; empty where every cell is blank or the column absent."""
+    has_mos: bool
+    """Whether the file has a column of scores."""
+    has_captions: bool
+    """Whether the file has a column of captions."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What can be scored: labelled photos with predictions, in the order of the references."""
+
+    mos_pred: np.ndarray
+    """Predicted scores [photos with a MOS]."""
+    mos_truth: np.ndarray
+    """True scores [photos with a MOS]."""
+    candidates: list[str]
+    """Predicted captions [photos with a caption]."""
+    references: list[list[str]]
+    """True captions [photos with a caption], one or more each."""
+    notes: list[str]
+    """What was left out, in plain sentences."""
+
+
+def read_predictions(path: str | Path) -> Labels:
+    """Read predictions: `img_name` with `mos`, `comments` or both, one row per photo.
+
+    Raises InputError for a file that is unreadable, lacks columns, holds a MOS that is no number, or a photo twice.
+    """
+    labels, rows = _read(path)
+    first: dict[str, int] = {}
+    for number, name in rows:
+        if name in first:
+            raise InputError(f"{path}, row {number}: photo {name} stands in row {first[name]} already; keep one")
+        first[name] = number
+    return labels
+
+
+def read_references(path: str | Path) -> Labels:
+    """Read references: `img_name` with `mos`, `comments` or both, one or more rows per photo, other columns ignored.
+
+    Raises InputError as `read_predictions` does, and for a photo with two different MOS.
+    """
+    return _read(path)[0]
+
+
+def pair(predictions: Labels, references: Labels) -> Pairs:
+    """Lay both side by side. A blank cell, label or prediction, is not scored; blank predictions are told of.
+
+    Raises InputError where a photo is in one of the files only, with the number and the first five names.
+    """
+    _same_photos(predictions, references)
+    labelled = [name for name, mos in references.mos.items() if mos is not None] if predictions.has_mos else []
+    described = [name for name, texts in references.captions.items() if texts] if predictions.has_captions else []
+    scored = [name for name in labelled if predictions.mos[name] is not None]
+    told = [name for name in described if predictions.captions[name]]
+    notes = [
+        f"{len(wanted) - len(given)} of {len(wanted)} photos with a label have no predicted {what} and are not scored"
+        for what, wanted, given in ((MOS, labelled, scored), ("comment", described, told))
+        if len(given) < len(wanted)
+    ]
+    return Pairs(
+        mos_pred=np.array([predictions.mos[name] for name in scored], dtype=np.float64),
+        mos_truth=np.array([references.mos[name] for name in scored], dtype=np.float64),
+        candidates=[predictions.captions[name][0] for name in told],
+        references=[list(references.captions[name]) for name in told],
+        notes=notes,
+    )
+
+
+def _same_photos(predictions: Labels, references: Labels) -> None:
+    for here, there in ((predictions, references), (references, predictions)):
+        lonely = [name for name in here.mos if name not in there.mos]
+        if lonely:
+            names = ", ".join(lonely[:5]) + (", ..." if len(lonely) > 5 else "")
+            raise InputError(
+                f"{len(lonely)} {'photo' if len(lonely) == 1 else 'photos'} of {here.path} not in {there.path}: "
+                f"{names}; both files must hold the same photos"
+            )
+
+
+def _read(path: str | Path) -> tuple[Labels, list[tuple[int, str]]]:
+    """The labels of a CSV file, and (row number, photo) of each row; the header is row 1."""
+    rows = _rows(path)
+    if not rows:
+        raise InputError(f"{path} is empty; it needs a header and one row per photo")
+    columns = _columns(path, rows[0][1])
+    mos: dict[str, float | None] = {}
+    captions: dict[str, tuple[str, ...]] = {}
+    seen = []
+    for number, cells in rows[1:]:
+        if len(cells) != len(rows[0][1]):
+            expected = len(rows[0][1])
+            raise InputError(f"{path}, row {number}: {len(cells)} cells, the header has {expected}; mend the row")
+        name = cells[columns[NAME]].strip()
+        if not name:
+            raise InputError(f"{path}, row {number}: {NAME} is blank; fill it in")
+        value = _number(path, number, cells[columns[MOS]]) if MOS in columns else None
+        known = mos.setdefault(name, value)
+        if value is not None and known is not None and value != known:
+            both = f"{known:g} and {value:g}"
+            raise InputError(f"{path}, row {number}: photo {name} has two different mos, {both}; keep one")
+        mos[name] = known if value is None else value
+        text = collapse(cells[columns[COMMENT]]) if COMMENT in columns else ""
+        captions[name] = captions.get(name, ()) + ((text,) if text else ())
+        seen.append((number, name))
+    if not mos:
+        raise InputError(f"{path} has a header but no rows; it needs one row per photo")
+    return Labels(str(path), mos, captions, MOS in columns, COMMENT in columns), seen
+
+
+def _rows(path: str | Path) -> list[tuple[int, list[str]]]:
+    """Rows that are not blank, with their numbers."""
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            rows = enumerate(csv.reader(file, strict=True), start=1)
+            return [(number, cells) for number, cells in rows if any(cell.strip() for cell in cells)]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    except csv.Error as error:
+        raise InputError(f"{path} is not readable as CSV ({error}); check its quotes") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); check the path") from None
+
+
+def _columns(path: str | Path, header: list[str]) -> dict[str, int]:
+    names = [name.strip() for name in header]
+    doubled = sorted({name for name in names if name and names.count(name) > 1})
+    if doubled:
+        raise InputError(f"{path} has column {doubled[0]} more than once; keep one")
+    if NAME not in names:
+        raise InputError(f"{path} has no column {NAME}; its columns are {', '.join(names)}")
+    if MOS not in names and COMMENT not in names:
+        raise InputError(f"{path} has neither column {MOS} nor {COMMENT}; its columns are {', '.join(names)}")
+    return {name: names.index(name) for name in (NAME, MOS, COMMENT) if name in names}
+
+
+def _number(path: str | Path, row: int, cell: str) -> float | None:
+    cell = cell.strip()
+    if not cell:
+        return None
+    try:
+        value = float(cell.replace("_", "?"))
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise InputError(f"{path}, row {row}: mos is {cell[:40]!r}, not a number; correct it or leave it blank")
+    return value
+
+
+def evaluate_files(
+    predictions: str | Path,
+    references: str | Path,
+    train: str | Path | None,
+    metric: Metric,
+    seed: int,
+    meteor: Meteor | None = None,
+) -> dict:
+    """The report of a file of predictions against a file of references (see `competition.report`).
+
+    train: training captions, among which the constant sentence is searched; without it the floors are None. There
+    are no photos here, and so no floor of the MOS. meteor: a running process; not given, one is started if needed.
+    Raises InputError for files that cannot be read or do not fit each other.
+    """
+    pairs = pair(read_predictions(predictions), read_references(references))
+    training = [list(texts) for texts in read_references(train).captions.values() if texts] if train else []
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        waiting = beside.submit(quality_block, pairs.mos_pred, pairs.mos_truth, metric.bootstrap, seed)
+        caption, floor, sentence = _caption_part(pairs, training, metric, seed, meteor)
+        quality = waiting.result()
+    health = {
+        "captions": caption_health(pairs.candidates) if caption else None,
+        "mos": mos_health(pairs.mos_pred, pairs.mos_truth) if quality else None,
+    }
+    return report(quality, caption, None, floor, sentence, [*pairs.notes, *alarms(**health)])
+
+
+def _caption_part(
+    pairs: Pairs, training: list[list[str]], metric: Metric, seed: int, meteor: Meteor | None
+) -> tuple[dict | None, float | None, str | None]:
+    """The caption block, and the score and words of the constant sentence of the training captions."""
+    if not pairs.candidates:
+        return None, None, None
+    with contextlib.nullcontext(meteor) if meteor else contextlib.closing(Meteor()) as running:
+        *tokens, candidates = tokenize([*training, *pairs.references, pairs.candidates])
+        training, truth = tokens[: len(training)], tokens[len(training) :]
+        block = caption_block(
+            scores(truth, candidates, running, tokenized=True), metric.weights, metric.bootstrap, seed
+        )
+        if metric.spice:
+            block["spice"] = spice(truth, candidates)
+        if not training:
+            return block, None, None
+        sentence = constant_sentence(training, metric.weights, running, seed, tokenized=True).sentence
+        constant = scores(truth, [sentence] * len(truth), running, tokenized=True)
+        return block, caption_score(constant.totals(), metric.weights), sentence

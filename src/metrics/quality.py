@@ -1,0 +1,84 @@
+"""Agreement of predicted and true mean opinion scores: PLCC, SRCC and the competition's mean of the two."""
+
+import numpy as np
+from scipy.stats import rankdata
+
+from src.metrics.bootstrap import interval, resample_counts
+
+
+def plcc(x, y) -> float:
+    """Pearson's linear correlation of two vectors [photos]; nan below 3 photos or where one of them is constant."""
+    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if x.shape != y.shape or x.ndim != 1:
+        raise ValueError(f"two vectors of one length are needed, not {x.shape} and {y.shape}")
+    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return float("nan")
+    x, y = _unit(x), _unit(y)
+    return float(np.clip(x @ y, -1.0, 1.0))
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    x = x / np.abs(x).max()
+    x = x - x.mean()
+    return x / np.linalg.norm(x)
+
+
+def srcc(x, y) -> float:
+    """Spearman's rank correlation of two vectors [photos], ties at their mean rank; nan as for plcc."""
+    return plcc(rankdata(x), rankdata(y))
+
+
+def quality_score(pred, truth) -> dict[str, float]:
+    """plcc, srcc and score, the mean of the two after each is clipped at 0 (nan counts as 0)."""
+    linear, rank = plcc(pred, truth), srcc(pred, truth)
+    return {"plcc": linear, "srcc": rank, "score": float(_score(np.array(linear), np.array(rank)))}
+
+
+def _score(linear: np.ndarray, rank: np.ndarray) -> np.ndarray:
+    return (np.nan_to_num(linear).clip(0) + np.nan_to_num(rank).clip(0)) / 2
+
+
+def bootstrap_quality(pred, truth, resamples: int, seed: int) -> tuple[float, float]:
+    """95% percentile interval of the quality score over resampled photos; ranks are formed anew in each resample.
+
+    (nan, nan) below 3 photos. Equal seeds draw equal photos, so that two systems can be compared in pairs.
+    """
+    pred, truth = np.asarray(pred, dtype=np.float64), np.asarray(truth, dtype=np.float64)
+    if len(pred) < 3:
+        return float("nan"), float("nan")
+    ranks = _Ranks(pred), _Ranks(truth)
+    values = [
+        _score(_correlation(counts, pred, truth), _correlation(counts, ranks[0](counts), ranks[1](counts)))
+        for counts in resample_counts(len(pred), resamples, seed)
+    ]
+    return interval(np.concatenate(values))
+
+
+class _Ranks:
+    """Mean ranks of `values` [photos] in samples that hold photo i `counts[:, i]` times."""
+
+    def __init__(self, values: np.ndarray):
+        self.order = np.argsort(values, kind="stable")
+        ordered = values[self.order]
+        self.starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+        self.group = np.empty(len(values), dtype=np.int64)
+        self.group[self.order] = np.repeat(
+            np.arange(len(self.starts)), np.diff(self.starts, append=len(values))
+        )
+
+    def __call__(self, counts: np.ndarray) -> np.ndarray:
+        """counts [samples, photos] → ranks [samples, photos]."""
+        sizes = np.add.reduceat(counts[:, self.order], self.starts, axis=1, dtype=np.float64)
+        return (np.cumsum(sizes, axis=1) - (sizes - 1) / 2)[:, self.group]
+
+
+def _correlation(counts: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Pearson's correlation in each sample: counts [samples, photos], x and y [photos] or [samples, photos]."""
+    total = counts.sum(axis=1, dtype=np.float64)
+    x, y = np.atleast_2d(x), np.atleast_2d(y)
+    x = x - (np.einsum("sp,sp->s", counts, np.broadcast_to(x, counts.shape)) / total)[:, None]
+    y = y - (np.einsum("sp,sp->s", counts, np.broadcast_to(y, counts.shape)) / total)[:, None]
+    covariance = np.einsum("sp,sp,sp->s", counts, x, y)
+    spread = np.einsum("sp,sp,sp->s", counts, x, x) * np.einsum("sp,sp,sp->s", counts, y, y)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return covariance / np.sqrt(spread)

@@ -1,0 +1,52 @@
+"""SPICE (Anderson et al. 2016) on request, through pycocoevalcap's jar; its models are a download of 384 MB."""
+
+import json
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from src.errors import InputError
+from src.metrics.java import scorer_file, start
+
+
+def spice(references: list[list[str]], candidates: list[str]) -> float:
+    """Mean SPICE of one tokenised caption per photo against that photo's references.
+
+    The first call downloads Stanford's models into pycocoevalcap's own folder.
+    Raises InputError where that fails, or where the jar does.
+    """
+    _fetch_models()
+    photos = [
+        {"image_id": number, "test": candidate, "refs": group}
+        for number, (group, candidate) in enumerate(zip(references, candidates, strict=True))
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        given, made = Path(folder, "captions.json"), Path(folder, "scores.json")
+        given.write_text(json.dumps(photos), encoding="utf-8")
+        jar = str(scorer_file("spice", "spice-1.0.jar"))
+        process = start(
+            ["-Xmx8G", "-jar", jar, str(given), "-out", str(made), "-subset", "-silent"],
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        errors = process.communicate()[1].decode("utf-8", "replace")
+        if process.returncode != 0 or not made.exists():
+            raise InputError(f"SPICE failed ({' '.join(errors.split())[-200:]}); leave it out with metric.spice=false")
+        results = json.loads(made.read_text(encoding="utf-8"))
+    values = [result["scores"]["All"]["f"] for result in results]
+    return float(np.mean([np.nan if value is None else float(value) for value in values]))
+
+
+def _fetch_models() -> None:
+    from pycocoevalcap.spice.get_stanford_models import get_stanford_models
+
+    try:
+        get_stanford_models()
+    except Exception as error:
+        raise InputError(
+            f"SPICE's models (384 MB) cannot be fetched ({type(error).__name__}: {error}); "
+            "check the network, or leave it out with metric.spice=false"
+        ) from None

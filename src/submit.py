@@ -1,0 +1,61 @@
+"""Write submissions/submission.csv after checking it, or check any file: --check FILE.
+
+Writes submissions/submission.csv and the same as submissions/RUN.csv, submissions/RUN.manifest.json (all that is needed
+to rebuild it) and a line in submissions/log.csv, whose last column is yours: the leaderboard's score.
+"""
+
+import argparse
+from pathlib import Path
+
+from src.config import load
+from src.errors import InputError, guarded
+from src.pipeline import SUBMISSIONS, data_root, making, predictions, require, submission
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--check", metavar="FILE", help="check this submission file and write nothing")
+
+
+def check(file: Path, form, name: str) -> None:
+    """Raise InputError with every fault where the file is not a valid submission."""
+    from src.data.submission import faults
+
+    found = faults(file, form)
+    if found:
+        raise InputError(f"{name} is not a valid submission: {'; '.join(found)}")
+
+
+def main(argv=None) -> None:
+    settings, chosen = load(argv, "submit", __doc__, add_options)
+    from src.data.submission import read_form, write_submission
+    from src.files import lock, replacing, write_bytes
+
+    if chosen.check:
+        check(Path(chosen.check), read_form(data_root(settings)), chosen.check)
+        print(f"{chosen.check}: a valid submission for {data_root(settings)}")
+        return
+    require(settings, "submit")
+    with making(submission(settings), chosen.fresh) as work:
+        if not work:
+            return
+        import pandas as pd
+
+        from src.blending.manifest import log_submission, write_manifest
+
+        form = read_form(data_root(settings))
+        table = pd.read_csv(predictions(settings).folder / "test.csv", dtype={"photo_id": str}, keep_default_na=False)
+        table = table.set_index("photo_id")
+        own = SUBMISSIONS / f"{settings.run.name}.csv"
+        with replacing(own) as temporary:
+            write_submission(temporary, form, table["mos"].to_dict(), table["caption"].to_dict())
+            check(temporary, form, str(own))
+        write_manifest(own.with_suffix(".manifest.json"), own, settings)
+        write_bytes(SUBMISSIONS / "submission.csv", own.read_bytes())
+        with lock(SUBMISSIONS / "log.csv", "submit", wait=True):
+            log_submission(SUBMISSIONS / "log.csv", own, settings)
+        work.outputs += ["submission.csv", own.name, own.with_suffix(".manifest.json").name]
+    print(f"submit: {SUBMISSIONS / 'submission.csv'} is valid and ready to upload", flush=True)
+
+
+if __name__ == "__main__":
+    guarded(main)

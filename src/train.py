@@ -1,0 +1,72 @@
+"""Train the network on each fold, or on one with --fold K.
+
+Writes runs/NAME/fold-K/: best-mos.pt, best-caption.pt, last.pt, metrics.csv, timing.csv, curves.png, tensorboard/ and
+settings.yaml. A run that was cut off goes on at the same step. Several processes: torchrun --nproc-per-node=N -m
+src.train --fold K.
+"""
+
+import contextlib
+import os
+from importlib.metadata import version
+
+from src.config import load, save
+from src.errors import guarded
+from src.files import provenance, write_json
+from src.pipeline import artefacts, fold, folds, folds_of, making, outdated, photos, require, vocabulary
+
+PACKAGES = ["torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn", "albumentations", "pycocoevalcap"]
+
+
+def train_fold(settings, number: int, folder, ranks, meteor) -> list[str]:
+    """Train one fold in its folder; the names of the files that count."""
+    from src.training.fit import Fit
+    from src.training.fold_data import read_fold
+    from src.visual.curves import draw_curves
+
+    data = read_fold(
+        photos(settings).folder,
+        vocabulary(settings).folder,
+        folds(settings).folder,
+        number,
+        settings.vocabulary.maximum_words,
+    )
+    if ranks.main:
+        save(settings, folder / "settings.yaml")
+        write_json(folder / "provenance.json", provenance(version, PACKAGES))
+    Fit(settings, data, number, folder, ranks, meteor).run()
+    if ranks.main:
+        draw_curves(folder / "metrics.csv", folder / "curves.png")
+    kept = {"both": ["best-mos.pt", "best-caption.pt"], "mos": ["best-mos.pt"], "caption": ["best-caption.pt"]}
+    return [*kept[settings.task], "last.pt", "metrics.csv"]
+
+
+def main(argv=None) -> None:
+    settings, chosen = load(argv, "train", __doc__)
+    if os.environ.get("RANK", "0") == "0":
+        require(settings, "train")
+    if "RANK" not in os.environ and not chosen.fresh and not any(map(outdated, artefacts("train", settings))):
+        for artefact in artefacts("train", settings):
+            print(f"train: {artefact.folder}: up to date", flush=True)
+        return
+    from src.metrics.captions import Meteor
+    from src.randomness import make_deterministic
+    from src.training.parallel import join, leave, notice
+
+    make_deterministic(settings.run.threads)
+    ranks = join()
+    if ranks.main and notice(settings, ranks):
+        print(f"train: {notice(settings, ranks)}", flush=True)
+    meteor = Meteor() if ranks.main and settings.task != "mos" else None
+    for number in folds_of(settings):
+        with contextlib.ExitStack() as stack:
+            work = stack.enter_context(making(fold(settings, number), chosen.fresh)) if ranks.main else None
+            folder = ranks.share(work.folder if work else None)
+            if folder is not None:
+                outputs = train_fold(settings, number, folder, ranks, meteor)
+                if work:
+                    work.outputs += outputs
+    leave()
+
+
+if __name__ == "__main__":
+    guarded(main)

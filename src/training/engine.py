@@ -1,0 +1,200 @@
+"""The loops: one epoch of training, one pass of validation. `fit` builds what they work on."""
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+
+from src.data.batches import Batches, Labels, Share, loader
+from src.errors import InputError, Stopped
+from src.randomness import fold_in, seed_torch
+from src.settings import Settings
+from src.training.ema import Ema
+from src.training.journal import progress
+from src.training.optim import build_optimizer, clip_gradient, learning_rate, set_learning_rate
+from src.training.parallel import Ranks, wrap
+from src.training.task import Task
+
+_PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_LOOK_EVERY = 20  # steps between two reads of the loss, each of which waits for the GPU
+
+
+class Interrupt:
+    """Remembers a request to stop (Ctrl-C, SIGTERM), for the loop to obey between two steps."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+
+    def __enter__(self) -> "Interrupt":
+        self.previous = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.previous[number] = signal.signal(number, self._remember)
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def _remember(self, number: int, _) -> None:
+        if self.signal:  # asked twice: at once
+            raise Stopped("the last checkpoint stands; the same command goes on from there", number)
+        self.signal = number
+
+
+def autocast(settings: Settings, device: torch.device):
+    """The arithmetic that train.precision names. Raises InputError for fp16 without a GPU."""
+    if settings.train.precision == "fp32":
+        return contextlib.nullcontext()
+    if settings.train.precision == "fp16" and device.type != "cuda":
+        raise InputError("train.precision=fp16 needs a GPU, and there is none here; use bf16 or fp32")
+    return torch.autocast(device.type, _PRECISION[settings.train.precision])
+
+
+def to_device(batch: dict, device: torch.device) -> dict:
+    """The batch's tensors on the device."""
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+
+
+class Engine:
+    """A task with what trains it. `steps` counts optimiser steps, `drops` those of the plateau schedule."""
+
+    def __init__(self, task: Task, settings: Settings, ranks: Ranks):
+        self.settings = settings
+        self.ranks = ranks
+        self.task = task.to(ranks.device)
+        if settings.train.channels_last:
+            self.task.model.encoder.to(memory_format=torch.channels_last)
+        self.ema = Ema(self.task, settings.train.ema)
+        self.optimizer = build_optimizer(self.task, settings.optim)
+        self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=settings.train.precision == "fp16")
+        self.autocast = autocast(settings, ranks.device)
+        compiled = torch.compile(self.task) if settings.train.compile else self.task
+        self.forward = wrap(compiled, settings, ranks)
+        self.steps = 0
+        self.drops = 0
+        self.sums = torch.zeros(4, dtype=torch.float64, device=ranks.device)
+
+    def state(self) -> dict:
+        """All that a checkpoint must hold for training to go on at the same bit. Call it in every process."""
+        return {
+            "model": self.task.state_dict(),
+            "ema": self.ema.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "steps": self.steps,
+            "drops": self.drops,
+            "sums": self.ranks.add(self.sums.clone()),
+        }
+
+    def load_state(self, state: dict) -> None:
+        """Go on from what `state` returned."""
+        self.task.load_state_dict(state["model"])
+        self.ema.module.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.steps, self.drops = state["steps"], state["drops"]
+        self.sums = state["sums"].to(self.ranks.device) * self.ranks.main  # they are those of all processes
+
+    def train_one_epoch(
+        self,
+        batches: Iterator[dict],
+        epoch: int,
+        first: int,
+        steps: int,
+        after_step: Callable[[int], None],
+        shown: bool = True,
+    ) -> dict[str, float]:
+        """Train from step `first` of `steps` to the epoch's end; returns the epoch's mean losses.
+
+        `after_step(steps done)` is called after each step. Raises InputError where the loss is not finite.
+        """
+        self.forward.train()
+        if first == 0:
+            self.sums.zero_()
+        began, photos = time.perf_counter(), 0
+        size = self.settings.train.batch_size
+        with progress(steps * size, first * size, f"epoch {epoch + 1}", shown and self.ranks.main) as bar:
+            for step in range(first, steps):
+                batch = next(batches)
+                set_learning_rate(self.optimizer, self._learning_rate(epoch + step / steps))
+                self._step(to_device(batch, self.ranks.device))
+                photos += len(batch["row"])
+                bar.update(size)
+                if step % _LOOK_EVERY == 0 or step == steps - 1:
+                    bar.set_postfix({k: f"{v:.3f}" for k, v in self.means(epoch, step).items()}, refresh=False)
+                after_step(step + 1)
+        rate = photos * self.ranks.count / max(time.perf_counter() - began, 1e-9)
+        lr = self._learning_rate(epoch + (steps - 1) / steps)
+        return {"lr": lr, **self.means(epoch, steps - 1), "photos_per_second": rate}
+
+    def _learning_rate(self, epoch: float) -> float:
+        factor = learning_rate(self.settings.optim, epoch, self.settings.train.epochs, self.drops)
+        return self.settings.optim.lr * factor
+
+    def means(self, epoch: int, step: int) -> dict[str, float]:
+        """The mean losses since the epoch began, over all processes. Raises InputError where one is not finite."""
+        quality, caption, labels, tokens = self.ranks.add(self.sums.clone()).tolist()
+        if not torch.isfinite(torch.tensor([quality, caption])).all():
+            raise InputError(
+                f"the loss is not finite in epoch {epoch + 1}, by step {step + 1}: lower optim.lr, set optim.clip, "
+                "or use train.precision=fp32"
+            )
+        out = {"mos_loss": quality / labels} if labels else {}
+        return out | ({"caption_loss": caption / tokens} if tokens else {})
+
+    def _step(self, batch: dict) -> None:
+        parts = self.settings.train.accumulate
+        counts = self.ranks.add(self.task.counts(batch["mos"], batch["captions"]).sum(0))
+        for part in range(parts):
+            seed_torch(fold_in(self.settings.run.seed, "dropout", self.steps, part, self.ranks.rank))
+            piece = {k: batch[k].tensor_split(parts)[part] for k in ("pixels", "mos", "captions")}
+            if len(piece["mos"]) == 0:  # fewer photos than parts: the gradient's exchange still needs this process
+                piece = {"pixels": batch["pixels"][:1], "mos": batch["mos"][:1] * torch.nan}
+                piece["captions"] = torch.zeros_like(batch["captions"][:1])
+            waits = part < parts - 1 and self.ranks.count > 1
+            with self.forward.no_sync() if waits else contextlib.nullcontext():
+                self._descend(piece, counts, parts)
+        self.scaler.unscale_(self.optimizer)
+        clip_gradient(self.task, self.settings.optim.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.ema.update(self.task, self.steps)
+        self.steps += 1
+
+    def _descend(self, piece: dict, counts: torch.Tensor, parts: int) -> None:
+        with self.autocast:
+            out = self.forward(**piece)
+        sums = torch.stack([out["mos_loss"].sum(), out["caption_loss"].sum()])
+        loss = self.task.total(sums, counts) + self.task.penalty() / (parts * self.ranks.count)
+        # DDP averages gradients over processes, while the counts are already those of all: hence the factor
+        self.scaler.scale(loss * self.ranks.count).backward()
+        seen = [out["mos_count"].sum(), out["caption_tokens"].sum()]
+        self.sums += torch.stack([*sums.detach(), *seen]).double()
+
+
+def infer(
+    module: torch.nn.Module, labels: Labels, rows: list[int], settings: Settings, ranks: Ranks, shown: bool = False
+) -> dict[int, tuple[float, list[int]]]:
+    """Predicted MOS and greedy tokens of each row, by row, computed by all processes and complete on each.
+
+    module: a Task, or its DataParallel wrapper, in eval mode.
+    """
+    size = settings.train.batch_size
+    mine = rows[ranks.rank :: ranks.count]
+    shares = [Share(-1, mine[i : i + size]) for i in range(0, len(mine), size)]
+    batches = Batches(labels, None, 0, 1)
+    found: dict[int, tuple[float, list[int]]] = {}
+    with torch.inference_mode(), progress(len(mine), 0, "validation", shown and ranks.main) as bar:
+        for batch in loader(batches, shares, 0, False):
+            batch = to_device(batch, ranks.device)
+            with autocast(settings, ranks.device):
+                out = module(batch["pixels"], batch["mos"], batch["captions"], mode="decode")
+            mos, tokens = out["mos"].float().tolist(), out["tokens"].tolist()
+            found.update(zip(batch["row"].tolist(), zip(mos, tokens, strict=True), strict=True))
+            bar.update(len(mos))
+    return {row: value for part in ranks.gather(found) for row, value in part.items()}

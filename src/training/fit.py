@@ -1,0 +1,205 @@
+"""Training one fold from start to end, resumed where it was cut off. The stages train and tune call it."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from src.data.augment import Augmenter
+from src.data.batches import Batches, Share, loader, share_of, steps_of_epoch
+from src.errors import InputError, Stopped
+from src.metrics.captions import Meteor, scores
+from src.metrics.competition import caption_score
+from src.metrics.quality import quality_score
+from src.models.captioner import build
+from src.randomness import fold_in, seed_torch
+from src.settings import Settings
+from src.training import checkpoint
+from src.training.engine import Engine, Interrupt, infer
+from src.training.fold_data import FoldData
+from src.training.journal import append_timing, epoch_line, tensorboard, write_metrics
+from src.training.parallel import Ranks, replicate
+from src.training.task import Task
+
+
+@dataclass
+class Standing:
+    """How far a fold has come: epochs and steps done, one row of metrics per epoch, the best scores so far."""
+
+    epoch: int = 0
+    step: int = 0
+    stale: int = 0
+    rows: list[dict] = field(default_factory=list)
+    best: dict[str, float] = field(default_factory=dict)
+
+
+def build_task(settings: Settings, data: FoldData, fold: int) -> Task:
+    """The fold's task with weights drawn from (run.seed, fold)."""
+    seed_torch(fold_in(settings.run.seed, "weights", fold))
+    scale = data.scale(settings.task)
+    network = build(
+        settings,
+        len(data.channel_mean),
+        len(data.vocabulary),
+        (scale.low, scale.high, scale.mean),
+        data.channel_mean,
+        data.channel_std,
+    )
+    return Task(network, settings.loss, scale, settings.vocabulary.maximum_words)
+
+
+class Fit:
+    """Trains a fold in `folder`. meteor: the scorer of captions, needed in the main process only."""
+
+    def __init__(
+        self, settings: Settings, data: FoldData, fold: int, folder: Path, ranks: Ranks, meteor: Meteor | None
+    ):
+        self.settings, self.data, self.fold, self.folder, self.ranks = settings, data, fold, folder, ranks
+        self.engine = Engine(build_task(settings, data, fold), settings, ranks)
+        self.validator = replicate(self.engine.ema.module, settings, ranks)
+        self.standing = Standing()
+        self.meteor = meteor
+        last = folder / "last.pt"
+        if last.is_file():
+            self._resume(last)
+        elif settings.train.start_from:
+            self._start_from(Path(settings.run.root) / settings.train.start_from / f"fold-{fold}")
+
+    def run(self, report: Callable[[dict], None] = lambda row: None) -> Standing:
+        """Train to the end. `report(row)` is called after each epoch and may end the training by raising.
+
+        Raises Stopped where the process was asked to stop; the same call then goes on.
+        """
+        settings, standing = self.settings, self.standing
+        steps = -(-len(self.data.train_rows) // settings.train.batch_size)
+        augmenter = Augmenter(settings.augment, settings.view.size)
+        batches = Batches(self.data.labels, augmenter, settings.run.seed, settings.train.captions_per_photo)
+        pin = self.ranks.device.type == "cuda"
+        stream = loader(batches, self._shares(steps), settings.run.workers, pin)
+        writer = tensorboard(self.folder / "tensorboard", standing.epoch) if self.ranks.main else None
+        with Interrupt() as interrupt:
+            while standing.epoch < settings.train.epochs and not self._worn_out():
+                began = time.perf_counter()
+                trained = self.engine.train_one_epoch(
+                    stream,
+                    standing.epoch,
+                    standing.step,
+                    steps,
+                    lambda done: self._after_step(done, steps, interrupt),
+                )
+                rate = trained.pop("photos_per_second")
+                row = {"epoch": standing.epoch + 1, **trained, **self.validate()}
+                self._finish_epoch(row, writer, time.perf_counter() - began, rate)
+                report(row)
+        return standing
+
+    def validate(self) -> dict[str, float]:
+        """Scores of the averaged weights on the validation photos, captions decoded freely; equal in all processes."""
+        rows = self.data.validation_rows.tolist()
+        found = infer(self.validator, self.data.labels, rows, self.settings, self.ranks)
+        return self.ranks.share(self._scores(rows, found) if self.ranks.main else None)
+
+    def _scores(self, rows: list[int], found: dict) -> dict[str, float]:
+        out = {}
+        mos = self.data.labels.mos[rows]
+        known = ~np.isnan(mos)
+        if self.settings.task != "caption" and known.any():
+            quality = quality_score(np.array([found[r][0] for r in rows])[known], mos[known])
+            out |= {f"val_{name}": float(np.nan_to_num(value)) for name, value in quality.items() if name != "score"}
+            out["val_mos_score"] = quality["score"]
+        captioned = [i for i, references in enumerate(self.data.references) if references]
+        if self.settings.task != "mos" and captioned:
+            texts = [self.data.vocabulary.decode(found[rows[i]][1]) for i in captioned]
+            caption = scores([list(self.data.references[i]) for i in captioned], texts, self.meteor).totals()
+            out |= {f"val_{name}": caption[name] for name in ("bleu4", "meteor", "rouge_l", "cider_d")}
+            out["val_caption_score"] = caption_score(caption, self.settings.metric.weights)
+        return out
+
+    def _shares(self, steps: int) -> Iterator[Share]:
+        """This process's share of every step that is left."""
+        train = self.settings.train
+        for epoch in range(self.standing.epoch, train.epochs):
+            first = self.standing.step if epoch == self.standing.epoch else 0
+            plan = steps_of_epoch(self.data.train_rows, train.batch_size, self.settings.run.seed, epoch)
+            for rows in islice(plan, first, steps):
+                yield share_of(rows, self.ranks.rank, self.ranks.count, epoch)
+
+    def _worn_out(self) -> bool:
+        return 0 < self.settings.train.patience <= self.standing.stale
+
+    def _after_step(self, done: int, steps: int, interrupt: Interrupt) -> None:
+        asked = max(self.ranks.gather(interrupt.signal)) if self.ranks.count > 1 else interrupt.signal
+        due = self.engine.steps % self.settings.train.checkpoint_steps == 0 and done < steps
+        if asked or due:
+            self.standing.step = done
+            self._save()
+        if asked:
+            where = f"epoch {self.standing.epoch + 1} of {self.settings.train.epochs}, step {done} of {steps}"
+            raise Stopped(f"fold {self.fold}, {where}, is saved; the same command goes on from there", asked)
+
+    def _finish_epoch(self, row: dict, writer, seconds: float, rate: float) -> None:
+        standing, optim = self.standing, self.settings.optim
+        improved = self._keep_best(row)
+        standing.stale = 0 if improved else standing.stale + 1
+        if optim.schedule == "plateau" and standing.stale and standing.stale % optim.step_epochs == 0:
+            self.engine.drops += 1
+        standing.rows.append(row)
+        standing.epoch, standing.step = standing.epoch + 1, 0
+        self._save()
+        if self.ranks.main:
+            write_metrics(self.folder / "metrics.csv", standing.rows)
+            append_timing(self.folder / "timing.csv", row["epoch"], seconds, rate)
+            for name in row.keys() - {"epoch"}:
+                writer.add_scalar(name, row[name], row["epoch"])
+            writer.flush()
+            print(epoch_line(row, self.settings.train.epochs, seconds), flush=True)
+
+    def _keep_best(self, row: dict) -> bool:
+        """Write best-mos.pt and best-caption.pt where this epoch is better; without labels the last epoch is."""
+        improved = False
+        for name, task in (("mos", "caption"), ("caption", "mos")):
+            score = row.get(f"val_{name}_score")
+            if self.settings.task == task:
+                continue
+            if score is None or score > self.standing.best.get(name, -1.0):
+                self.standing.best[name] = -1.0 if score is None else score
+                improved = improved or score is not None
+                if self.ranks.main:
+                    checkpoint.save(self.folder / f"best-{name}.pt", self._portrait(row))
+        return improved
+
+    def _portrait(self, row: dict) -> dict:
+        """Weights with all that is needed to use them apart from the run."""
+        return {
+            "model": self.engine.ema.module.model.state_dict(),
+            "settings": dataclasses.asdict(self.settings),
+            "words": list(self.data.vocabulary.words),
+            "scale": dataclasses.asdict(self.engine.task.scale),
+            "fold": self.fold,
+            "scores": dict(row),
+        }
+
+    def _save(self) -> None:
+        state = {"engine": self.engine.state(), "standing": dataclasses.asdict(self.standing)}
+        if self.ranks.main:
+            checkpoint.save(self.folder / "last.pt", state)
+
+    def _resume(self, last: Path) -> None:
+        state = checkpoint.load(last)
+        self.engine.load_state(state["engine"])
+        self.standing = Standing(**state["standing"])
+        if self.ranks.main and self.standing.epoch < self.settings.train.epochs:
+            print(f"fold {self.fold}: going on from epoch {self.standing.epoch + 1}, step {self.standing.step}")
+
+    def _start_from(self, folder: Path) -> None:
+        """Take the weights of another run's best captioner (or MOS network, where that is the task)."""
+        path = folder / ("best-mos.pt" if self.settings.task == "mos" else "best-caption.pt")
+        start = checkpoint.load(path)
+        if self.settings.task != "mos" and start["words"] != list(self.data.vocabulary.words):
+            raise InputError(f"{path} has another vocabulary; train.start_from needs a run on the same captions")
+        for module in (self.engine.task, self.engine.ema.module):
+            checkpoint.load_into(module.model, start["model"], path)

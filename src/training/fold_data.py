@@ -1,0 +1,64 @@
+"""What one fold is trained and validated on, read from the cache."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from src.data.batches import Labels, encode_labels
+from src.data.folds import load_folds
+from src.data.table import load_table
+from src.data.vocabulary import Vocabulary
+from src.errors import InputError
+from src.files import read_json
+from src.training.task import Scale
+
+
+@dataclass(frozen=True)
+class FoldData:
+    """rows: int64 indices into `labels`, whose order is the table's. references: captions of validation_rows."""
+
+    labels: Labels
+    vocabulary: Vocabulary
+    train_rows: np.ndarray
+    validation_rows: np.ndarray
+    references: list[tuple[str, ...]]
+    channel_mean: tuple[float, ...]
+    channel_std: tuple[float, ...]
+
+    def scale(self, task: str) -> Scale:
+        """Range, mean and spread of the training labels. Raises InputError where the task has nothing to learn."""
+        mos = self.labels.mos[self.train_rows].astype(np.float64)
+        mos = mos[~np.isnan(mos)]
+        captioned = np.diff(self.labels.firsts)[self.train_rows].sum()
+        if task != "caption" and (len(mos) < 2 or mos.min() == mos.max()):
+            raise InputError(f"task={task}: the training photos hold no two different MOS; use task=caption")
+        if task != "mos" and not captioned:
+            raise InputError(f"task={task}: the training photos hold no caption; use task=mos")
+        if task == "caption":
+            return Scale(0.0, 1.0, 0.5, 1.0)
+        return Scale(float(mos.min()), float(mos.max()), float(mos.mean()), float(mos.std()))
+
+
+def read_fold(photos: Path, vocabulary: Path, folds: Path, fold: int, maximum_words: int) -> FoldData:
+    """The data of one fold from the folders of preprocess and split.
+
+    Raises InputError where the fold has no photo to train or to validate on.
+    """
+    table = load_table(photos / "photos.jsonl")
+    words = Vocabulary.load(vocabulary / "vocabulary.json")
+    train = np.flatnonzero(table["part"].to_numpy() == "train")
+    number = load_folds(folds / "folds.csv", table["photo_id"].iloc[train].tolist())
+    validation_rows, train_rows = train[number == fold], train[number != fold]
+    if not len(validation_rows) or not len(train_rows):
+        raise InputError(f"fold {fold} has {len(train_rows)} photos to train on and {len(validation_rows)} to validate")
+    channels = read_json(photos / "statistics.json")["channels"]
+    return FoldData(
+        encode_labels(table, photos / "pixels.npy", words, maximum_words),
+        words,
+        train_rows,
+        validation_rows,
+        table["captions"].iloc[validation_rows].tolist(),
+        tuple(channels["mean"]),
+        tuple(max(value, 1e-3) for value in channels["sd"]),  # a data set of one colour has no spread
+    )

@@ -1,0 +1,45 @@
+"""What a fold's training tells: metrics.csv, TensorBoard, the progress bar and one line an epoch."""
+
+import csv
+import io
+from pathlib import Path
+
+from tqdm import tqdm
+
+from src.files import write_text
+
+
+def write_metrics(path: Path, rows: list[dict]) -> None:
+    """Write metrics.csv, one row per epoch. It holds no times, so that equal runs give equal files."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def append_timing(path: Path, epoch: int, seconds: float, photos_per_second: float) -> None:
+    """Add an epoch's times to timing.csv, which a resumed run continues."""
+    new = not path.exists()
+    with open(path, "a", encoding="utf-8") as file:
+        if new:
+            file.write("epoch,seconds,photos_per_second\n")
+        file.write(f"{epoch},{seconds:.3f},{photos_per_second:.2f}\n")
+
+
+def tensorboard(folder: Path, epochs_done: int):
+    """A TensorBoard log; a resumed run hides what an interrupted one had logged past `epochs_done`."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder), purge_step=epochs_done + 1)
+
+
+def epoch_line(row: dict, epochs: int, seconds: float) -> str:
+    """One line an epoch: what was lost, what was scored."""
+    shown = [f"{name} {value:.4f}" for name, value in row.items() if isinstance(value, float) and name != "lr"]
+    return f"epoch {row['epoch']}/{epochs}  {'  '.join(shown)}  {seconds:.1f} s"
+
+
+def progress(total: int, done: int, label: str, shown: bool) -> tqdm:
+    """A bar over an epoch's photos, with photos per second and the time left."""
+    return tqdm(total=total, initial=done, desc=label, unit="photo", leave=False, disable=not shown, mininterval=0.5)

@@ -1,0 +1,261 @@
+"""Losses, schedules, checkpoints, and training that can be cut anywhere."""
+
+import dataclasses
+import math
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from src import pipeline, preprocess, split
+from src.config import load
+from src.data import vocabulary as words
+from src.data.batches import Batches, share_of, steps_of_epoch
+from src.errors import InputError, Stopped
+from src.models import decoder as tokens
+from src.randomness import fold_in, make_deterministic
+from src.settings import Optim
+from src.training import checkpoint
+from src.training.ema import Ema
+from src.training.engine import Engine
+from src.training.fit import Fit, build_task
+from src.training.fold_data import read_fold
+from src.training.losses import caption_loss, quality_loss
+from src.training.optim import learning_rate, parameter_groups
+from src.training.parallel import Ranks
+from tests.conftest import TINY
+
+ONE = Ranks(0, 1, torch.device("cpu"))
+# no batch statistics and no dropout: then a batch and its parts must agree
+EXACT = ["encoder.name=test_convnext", "decoder.dropout=0", "quality.dropout=0", "train.ema=0", "task=both"]
+
+
+@pytest.fixture(scope="module")
+def prepared(competition, tmp_path_factory):
+    """Preprocessed and split; returns a function from settings to (settings, data of fold 0)."""
+    folder = tmp_path_factory.mktemp("training")
+
+    def data_of(*arguments):
+        settings, _ = load([f"data.root={competition}", *TINY, f"run.root={folder}/runs", *arguments], "train")
+        preprocess.main([f"data.root={competition}", *TINY, f"run.root={folder}/runs", *arguments])
+        split.main([f"data.root={competition}", *TINY, f"run.root={folder}/runs", *arguments])
+        places = [make(settings).folder for make in (pipeline.photos, pipeline.vocabulary, pipeline.folds)]
+        return settings, read_fold(*places, 0, settings.vocabulary.maximum_words)
+
+    make_deterministic(1)
+    return data_of
+
+
+def test_special_tokens_are_the_same_in_both_rooms():
+    assert (words.PAD, words.START, words.END, words.UNK) == (tokens.PAD, tokens.START, tokens.END, tokens.UNK)
+
+
+def test_quality_loss_by_hand():
+    predicted, mos = torch.tensor([5.0, 9.0, 1.0]), torch.tensor([4.0, 5.0, math.nan])
+    assert quality_loss(predicted, mos, 2.0, "squared").tolist() == [0.125, 2.0, 0.0]
+    assert quality_loss(predicted, mos, 2.0, "huber").tolist() == [0.125, 1.5, 0.0]
+
+
+def test_caption_loss_is_torch_s_cross_entropy_summed_over_the_words_of_a_photo():
+    generator = torch.Generator().manual_seed(0)
+    log_probs = torch.randn(3, 2, 5, 11, generator=generator).log_softmax(-1)
+    captions = torch.randint(1, 11, (3, 2, 5), generator=generator)
+    captions[0, 1] = 0
+    captions[1, 0, 3:] = 0
+    for smoothing in (0.0, 0.1):
+        expected = F.cross_entropy(
+            log_probs.flatten(0, 2), captions.flatten(), ignore_index=0, reduction="none", label_smoothing=smoothing
+        )
+        found = caption_loss(log_probs, captions, smoothing)
+        assert torch.allclose(found, expected.view(3, 10).sum(1), atol=1e-5)
+    own = log_probs.gather(-1, captions.unsqueeze(-1)).squeeze(-1)
+    assert torch.allclose(caption_loss(own, captions, 0.0), caption_loss(log_probs, captions, 0.0))
+
+
+def test_learning_rate_is_a_function_of_the_fractional_epoch():
+    cosine = Optim(warmup_epochs=1.0, schedule="cosine")
+    assert [learning_rate(cosine, e, 11) for e in (0, 0.5, 1, 6, 11)] == pytest.approx([0, 0.5, 1, 0.5, 0])
+    step = Optim(warmup_epochs=0, schedule="step", step_epochs=2, step_factor=0.1)
+    assert [learning_rate(step, e, 9) for e in (0, 1.9, 2, 4.5)] == pytest.approx([1, 1, 0.1, 0.01])
+    plateau = Optim(warmup_epochs=0, schedule="plateau", step_factor=0.5)
+    assert learning_rate(plateau, 3, 9, drops=2) == 0.25
+
+
+def test_an_epoch_is_every_photo_once_in_an_order_of_its_own():
+    rows = np.array([9, 3, 5, 7, 1])
+    steps = steps_of_epoch(rows, 2, 0, 4)
+    assert sorted(np.concatenate(steps)) == [1, 3, 5, 7, 9] and [len(s) for s in steps] == [2, 2, 1]
+    again = np.concatenate(steps_of_epoch(rows[::-1], 2, 0, 4))
+    assert (np.concatenate(steps) == again).all(), "the order in which rows are given does not matter"
+    orders = {tuple(np.concatenate(steps_of_epoch(rows, 2, 0, e))) for e in range(30)}
+    assert len(orders) > 10
+    shares = [share_of(rows[:3], part, 4, 0) for part in range(4)]
+    assert [len(s.rows) for s in shares if not s.blank] == [1, 1, 1] and shares[3].blank
+
+
+def test_fold_in_separates_uses():
+    assert fold_in(0, "a", 1) == fold_in(0, "a", 1)
+    seeds = {fold_in(s, *k) for s in range(20) for k in [("a", 1), ("a", 2), ("b", 1), ("a1",), (1, "a"), ("1",), (1,)]}
+    assert len(seeds) == 140 and all(0 <= s < 2**63 for s in seeds)
+
+
+def test_captions_of_a_batch_are_those_of_the_table(prepared):
+    _, data = prepared()
+    batch = Batches(data.labels, None, 0, 50)[share_of(data.validation_rows, 0, 1, -1)]
+    for i, references in enumerate(data.references):
+        found = [data.vocabulary.decode(row) for row in batch["captions"][i].tolist() if any(row)]
+        expected = [data.vocabulary.decode(data.vocabulary.encode(text, 40)) for text in references]
+        assert found == expected
+
+
+def test_layers_learn_at_falling_rates(prepared):
+    settings, data = prepared("optim.encoder_factor=0.5", "optim.layer_decay=0.5", "encoder.name=test_convnext")
+    task = build_task(settings, data, 0)
+    groups = parameter_groups(task, settings.optim)
+    everything = [p for group in groups for p in group["params"]]
+    assert len({id(p) for p in everything}) == len(everything) == len([p for p in task.parameters() if p.requires_grad])
+    factor = {id(p): group["factor"] for group in groups for p in group["params"]}
+    depths = [{factor[id(p)] for p in layer} for layer in task.model.encoder.layers() if layer]
+    flat = [next(iter(values)) for values in depths]
+    assert all(len(values) == 1 for values in depths) and flat == sorted(flat) and flat[-1] == 0.5 and flat[0] < 0.5
+    assert {group["factor"] for group in groups for p in group["params"] if any(p is q for q in task.model.decoder.parameters())} == {1.0}  # fmt: skip
+
+
+def test_ema_is_the_weighted_sum_of_the_past():
+    module = torch.nn.Linear(1, 1, bias=False)
+    values, ema = [0.0, 1.0, 4.0, 2.0], None
+    for step, value in enumerate(values):
+        torch.nn.init.constant_(module.weight, value)
+        if ema is None:
+            ema, expected = Ema(module, 0.9), value
+            continue
+        ema.update(module, step)
+        keep = min(0.9, (1 + step) / (10 + step))
+        expected = keep * expected + (1 - keep) * value
+    assert ema.module.weight.item() == pytest.approx(expected)
+
+
+def losses_of(settings, data, steps):
+    engine = Engine(build_task(settings, data, 0), settings, ONE)
+    plan = steps_of_epoch(data.train_rows, settings.train.batch_size, 0, 0)[:steps]
+    batches = Batches(data.labels, None, 0, 2)
+    seen = []
+    stream = (batches[share_of(rows, 0, 1, 0)] for rows in plan)
+    engine.train_one_epoch(stream, 0, 0, len(plan), lambda _: seen.append(engine.sums.tolist()), shown=False)
+    return np.array(seen), engine
+
+
+def test_a_batch_and_its_parts_give_the_same_gradient(prepared):
+    whole, one = losses_of(*prepared(*EXACT), steps=2)
+    parts, two = losses_of(*prepared(*EXACT, "train.accumulate=4"), steps=2)
+    assert np.abs(whole - parts).max() < 1e-3 * np.abs(whole).max()
+    assert np.allclose(whole, parts, rtol=1e-5)
+    for a, b in zip(one.task.parameters(), two.task.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("balance", ["fixed", "uncertainty"])
+def test_training_learns(prepared, balance):
+    settings, data = prepared("train.epochs=40", "optim.lr=0.01", f"loss.balance={balance}", "train.ema=0")
+    engine = Engine(build_task(settings, data, 0), settings, ONE)
+    batches = Batches(data.labels, None, 0, 2)
+    first = last = None
+    for epoch in range(30):
+        plan = steps_of_epoch(data.train_rows, 16, 0, epoch)
+        stream = (batches[share_of(rows, 0, 1, epoch)] for rows in plan)
+        last = engine.train_one_epoch(stream, epoch, 0, len(plan), lambda _: None, shown=False)
+        first = first or last
+    assert last["caption_loss"] < 0.7 * first["caption_loss"]
+
+
+def equal(a, b) -> bool:
+    """Whether two checkpoints hold the same numbers, bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b) and a.dtype == b.dtype
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b
+
+
+class AtStep:
+    """Sends this process SIGTERM after a number of optimiser steps."""
+
+    def __init__(self, fit, steps):
+        original = fit.engine.ema.update
+
+        def update(module, step):
+            original(module, step)
+            if step + 1 == steps:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        fit.engine.ema.update = update
+
+
+@pytest.mark.parametrize("cut", [1, 3])
+def test_training_cut_at_any_step_goes_on_at_the_same_bit(prepared, tmp_path, cut):
+    settings, data = prepared("task=mos", "augment.crop=0.1")
+    whole, pieces = tmp_path / "whole", tmp_path / "pieces"
+    whole.mkdir(), pieces.mkdir()
+    Fit(settings, data, 0, whole, ONE, None).run()
+    fit = Fit(settings, data, 0, pieces, ONE, None)
+    AtStep(fit, cut)
+    with pytest.raises(Stopped, match="the same command goes on from there"):
+        fit.run()
+    assert not (pieces / "metrics.csv").exists() or cut > 2
+    Fit(settings, data, 0, pieces, ONE, None).run()
+    assert (pieces / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    assert (pieces / "best-mos.pt").read_bytes() == (whole / "best-mos.pt").read_bytes()
+    assert equal(checkpoint.load(pieces / "last.pt"), checkpoint.load(whole / "last.pt"))
+
+
+def test_a_loss_that_is_not_finite_stops_with_a_reason(prepared, tmp_path):
+    settings, data = prepared("task=mos")
+    fit = Fit(settings, data, 0, tmp_path, ONE, None)
+    with torch.no_grad():
+        next(fit.engine.task.model.quality.parameters()).fill_(math.nan)
+    with pytest.raises(InputError, match="not finite in epoch 1.*lower optim.lr"):
+        fit.run()
+    assert not (tmp_path / "last.pt").exists()
+
+
+def test_training_starts_from_another_run(prepared, tmp_path):
+    settings, data = prepared("task=mos", "train.epochs=1")
+    settings = dataclasses.replace(settings, run=dataclasses.replace(settings.run, root=str(tmp_path)))
+    first = tmp_path / "first" / "fold-0"
+    first.mkdir(parents=True)
+    Fit(settings, data, 0, first, ONE, None).run()
+    settings = dataclasses.replace(settings, train=dataclasses.replace(settings.train, start_from="first"))
+    second = Fit(settings, data, 0, tmp_path / "second", ONE, None)
+    kept = checkpoint.load(first / "best-mos.pt")["model"]
+    assert all(torch.equal(kept[k], v) for k, v in second.engine.task.model.state_dict().items())
+
+
+def test_checkpoints_that_were_touched_are_refused(tmp_path):
+    path = tmp_path / "a.pt"
+    checkpoint.save(path, {"model": {"w": torch.arange(3.0)}, "epoch": 2, "rows": [{"x": None}]})
+    assert checkpoint.load(path)["model"]["w"].tolist() == [0, 1, 2]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-10])
+    with pytest.raises(InputError, match="truncated or was changed"):
+        checkpoint.load(path)
+    path.write_bytes(whole[:-10] + bytes(10))
+    with pytest.raises(InputError, match="truncated or was changed"):
+        checkpoint.load(path)
+    torch.save({"w": torch.zeros(1)}, path)
+    with pytest.raises(InputError, match="not a checkpoint of this program"):
+        checkpoint.load(path)
+
+
+def test_nothing_to_learn_is_said(prepared):
+    settings, data = prepared()
+    blank = dataclasses.replace(data.labels, mos=np.full_like(data.labels.mos, np.nan))
+    with pytest.raises(InputError, match="no two different MOS"):
+        dataclasses.replace(data, labels=blank).scale("both")
+    silent = dataclasses.replace(data.labels, firsts=np.zeros_like(data.labels.firsts))
+    with pytest.raises(InputError, match="no caption"):
+        dataclasses.replace(data, labels=silent).scale("caption")
