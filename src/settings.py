@@ -69,7 +69,7 @@ class Split:
     """Seed of the assignment, apart from run.seed, so that runs with other seeds share folds."""
     holdout: float | None = number(None, low=0.001, high=0.9)
     """Share of photos of one single validation part, for example 0.1, instead of folds."""
-    duplicate_distance: int = number(4, low=-1, high=7)
+    duplicate_distance: int = number(6, low=-1, high=7)
     """Photos whose 64-bit perceptual hashes differ in at most that many bits (0 to 7) share a fold; -1 to not look."""
 
 

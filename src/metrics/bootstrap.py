@@ -6,7 +6,7 @@ import numpy as np
 
 from src.randomness import fold_in
 
-_CELLS = 2_000_000
+_CELLS = 200_000
 
 
 def resample_counts(photos: int, resamples: int, seed: int) -> Iterator[np.ndarray]:

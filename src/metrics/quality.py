@@ -74,11 +74,14 @@ class _Ranks:
 
 def _correlation(counts: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Pearson's correlation in each sample: counts [samples, photos], x and y [photos] or [samples, photos]."""
-    total = counts.sum(axis=1, dtype=np.float64)
-    x, y = np.atleast_2d(x), np.atleast_2d(y)
-    x = x - (np.einsum("sp,sp->s", counts, np.broadcast_to(x, counts.shape)) / total)[:, None]
-    y = y - (np.einsum("sp,sp->s", counts, np.broadcast_to(y, counts.shape)) / total)[:, None]
-    covariance = np.einsum("sp,sp,sp->s", counts, x, y)
-    spread = np.einsum("sp,sp,sp->s", counts, x, x) * np.einsum("sp,sp,sp->s", counts, y, y)
+    x, y = _centred(counts, x), _centred(counts, y)
+    weighted = counts * x
+    spread = np.einsum("sp,sp->s", weighted, x) * np.einsum("sp,sp->s", counts * y, y)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return covariance / np.sqrt(spread)
+        return np.einsum("sp,sp->s", weighted, y) / np.sqrt(spread)
+
+
+def _centred(counts: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """x less its mean in each sample [samples, photos]."""
+    x = np.broadcast_to(x, counts.shape)
+    return x - (np.einsum("sp,sp->s", counts, x) / counts.sum(axis=1))[:, None]
