@@ -9,7 +9,6 @@ captions of the other folds (stand-alone: of --train). The floor of the MOS is r
 """
 
 import argparse
-import contextlib
 from pathlib import Path
 
 from src import pipeline
@@ -32,9 +31,7 @@ def evaluate_alone(settings, chosen) -> None:
 
     if not (chosen.predictions and chosen.references):
         raise InputError("--predictions and --references go together; give both files")
-    report = evaluate_files(
-        chosen.predictions, chosen.references, chosen.train, settings.metric, settings.run.seed
-    )
+    report = evaluate_files(chosen.predictions, chosen.references, chosen.train, settings.metric, settings.run.seed)
     print(summary(f"{chosen.predictions} against {chosen.references}", report))
     if chosen.json:
         write_json(Path(chosen.json), report)
@@ -88,15 +85,15 @@ def score_run(settings) -> dict:
     """The reports `oof` and `test` of a run, printed too."""
     from src.blending.scoring import score_out_of_fold, score_test
     from src.data.table import load_table
-    from src.metrics.captions import Meteor
+    from src.metrics.meteor import shared_meteor
     from src.metrics.summary import summary
 
     table = load_table(pipeline.photos(settings).folder / "photos.jsonl").set_index("photo_id")
     folder, labels = pipeline.predictions(settings).folder, pipeline.data_root(settings) / "test_labels.csv"
-    with contextlib.closing(Meteor()) as meteor:
-        scores = {"oof": score_out_of_fold(settings, table, read_predictions(folder / "oof.csv"), meteor), "test": None}
-        if labels.is_file():
-            scores["test"] = score_test(settings, table, read_predictions(folder / "test.csv"), labels, meteor)
+    meteor = shared_meteor()
+    scores = {"oof": score_out_of_fold(settings, table, read_predictions(folder / "oof.csv"), meteor), "test": None}
+    if labels.is_file():
+        scores["test"] = score_test(settings, table, read_predictions(folder / "test.csv"), labels, meteor)
     for name, report in scores.items():
         if report:
             print(summary(f"{settings.run.name}, {'out of fold' if name == 'oof' else 'test'}", report), flush=True)

@@ -52,8 +52,8 @@ def write_tables(settings, table, found: dict, folder) -> list[str]:
     from src.blending.tables import fold_table, folds_of_rows, prediction_tables
     from src.data.folds import load_folds
     from src.files import write_json, write_text
-    from src.metrics.captions import Meteor
     from src.metrics.floors import constant_sentence
+    from src.metrics.meteor import shared_meteor
 
     source, train = pipeline.photos(settings).folder, table[table["part"] == "train"]
     number = load_folds(pipeline.folds(settings).folder / "folds.csv", train["photo_id"].tolist())
@@ -62,8 +62,7 @@ def write_tables(settings, table, found: dict, folder) -> list[str]:
     unanswered = settings.task == "mos" or len(next(iter(found.values()))) < (table["part"] == "test").sum()
     sentence = "no comment"
     if captions and unanswered:
-        with contextlib.closing(Meteor()) as meteor:
-            sentence = constant_sentence(captions, settings.metric.weights, meteor).sentence
+        sentence = constant_sentence(captions, settings.metric.weights, shared_meteor()).sentence
     handmade = np.load(source / "handmade.npy")
     tables = prediction_tables(settings, table, fold, handmade, found, best_fold(settings), sentence)
     write_json(folder / "blend.json", tables[2])

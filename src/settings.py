@@ -77,7 +77,7 @@ class Split:
 class Encoder:
     """The network that sees the photo."""
 
-    name: str = "resnet10t"
+    name: str = "test_resnet"
     """A timm model by name, or googlenet (torchvision)."""
     pretrained: bool = False
     """Start from the weights of the model hub; needs a network the first time."""
@@ -105,9 +105,9 @@ class Decoder:
     """Kind of decoder."""
     cell: Literal["lstm", "gru"] = "gru"
     """Recurrent cell."""
-    embedding: int = number(256, low=1)
+    embedding: int = number(128, low=1)
     """Width of the word embedding."""
-    hidden: int = number(512, low=1)
+    hidden: int = number(256, low=1)
     """Width of the recurrent state."""
     layers: int = number(1, low=1)
     """Recurrent layers."""
@@ -155,7 +155,7 @@ class Augment:
 
     flip: float = number(0.5, low=0, high=1)
     """Probability of a horizontal flip."""
-    crop: float = number(0.06, low=0, high=0.9)
+    crop: float = number(0.03, low=0, high=0.9)
     """Largest shift as a share of the side: borders are mirrored and the view's size cut out; nothing is resized."""
     photometric: float = number(0.0, low=0, high=1)
     """Probability of other brightness, contrast, blur. CHANGES THE LABEL: people would score that photo otherwise."""
@@ -167,7 +167,7 @@ class Optim:
 
     name: Literal["adamw", "adam", "sgd"] = "adamw"
     """Optimiser."""
-    lr: float = number(2e-3, low=0)
+    lr: float = number(3e-3, low=0)
     """Peak learning rate, reached after the warm-up."""
     encoder_factor: float = number(1.0, low=0)
     """The encoder's learning rate as a multiple of lr."""
@@ -201,7 +201,7 @@ class Train:
     """Photos per optimiser step, over all GPUs and processes."""
     accumulate: int = number(1, low=1)
     """Micro-batches that a step is divided into, to save memory."""
-    captions_per_photo: int = number(2, low=1)
+    captions_per_photo: int = number(1, low=1)
     """Captions of a photo in one step, drawn anew each epoch from those it has."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of forward and backward; weights stay fp32. fp16 needs a GPU."""

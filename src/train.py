@@ -48,7 +48,7 @@ def main(argv=None) -> None:
         for artefact in artefacts("train", settings):
             print(f"train: {artefact.folder}: up to date", flush=True)
         return
-    from src.metrics.captions import Meteor
+    from src.metrics.meteor import shared_meteor
     from src.randomness import make_deterministic
     from src.training.parallel import join, leave, notice
 
@@ -56,7 +56,7 @@ def main(argv=None) -> None:
     ranks = join()
     if ranks.main and notice(settings, ranks):
         print(f"train: {notice(settings, ranks)}", flush=True)
-    meteor = Meteor() if ranks.main and settings.task != "mos" else None
+    meteor = shared_meteor() if ranks.main and settings.task != "mos" else None
     for number in folds_of(settings):
         with contextlib.ExitStack() as stack:
             work = stack.enter_context(making(fold(settings, number), chosen.fresh)) if ranks.main else None

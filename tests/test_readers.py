@@ -3,8 +3,6 @@
 import csv
 import math
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +10,6 @@ import pandas as pd
 import pytest
 
 from src.data.readers import clean_caption, read
-from src.data.signature import signature
 from src.data.table import COLUMNS, Rejection, load_table, make_table, save_table, write_rejections
 from src.errors import InputError
 
@@ -192,24 +189,6 @@ def test_rejections_are_written_as_csv(tmp_path):
             ["where", "photo_id", "path", "reason"],
             ["train.csv, line 7", "a", "x, y.jpg", 'says "no"'],
         ]
-
-
-def test_signature_sees_labels_and_photos_and_nothing_else(folder):
-    first = signature(folder, "dacon")
-    (folder / "readme.txt").write_text("x")
-    assert signature(folder, "dacon") == first
-    os.utime(folder / "train/a.jpg", ns=(0, 5))
-    second = signature(folder, "dacon")
-    train(folder, "a,./train/a.jpg,5.5,nicer\n")
-    third = signature(folder, "dacon")
-    (folder / "train/a.jpg").unlink()
-    assert len({first, second, third, signature(folder, "dacon")}) == 4
-
-
-def test_signature_needs_no_heavy_import():
-    code = "import sys, src.data.signature; print([m for m in ('numpy', 'pandas', 'torch', 'cv2') if m in sys.modules])"
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
-    assert answer.stdout.strip() == "[]", answer.stderr
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="the real photos are not here")

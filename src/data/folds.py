@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from src.data.comma_separated import read_rows
+from src.comma_separated import read_rows
 from src.errors import InputError
 from src.files import write_text
 from src.randomness import fold_in

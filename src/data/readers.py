@@ -10,8 +10,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import pandas as pd
 
-from src.data.comma_separated import Row, read_rows
-from src.data.signature import dacon_files
+from src.comma_separated import Row, read_rows
 from src.data.table import Rejection, make_table
 from src.errors import InputError
 
@@ -144,6 +143,17 @@ def _test_row(root: Path, photo_id: str, rows: list[Row], rejections: list[Rejec
         path = ""
     group = next((text for row in rows if (text := row.cells.get("group", "").strip())), photo_id)
     return (photo_id, path, math.nan, (), group, "test")
+
+
+def dacon_files(root: Path) -> tuple[Path, Path]:
+    """train.csv and test.csv of the competition's layout. Raises InputError where one is absent."""
+    if not root.is_dir():
+        raise InputError(f"data.root={root} is not a folder; give the folder that holds train.csv and test.csv")
+    files = (root / "train.csv", root / "test.csv")
+    for file in files:
+        if not file.exists():
+            raise InputError(f"{file} is absent; put it there (data/README.md shows the layout) or set data.root")
+    return files
 
 
 def read_dacon(root: Path) -> tuple[pd.DataFrame, list[Rejection]]:

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.data.comma_separated import read_rows
+from src.comma_separated import read_rows
 from src.errors import InputError
 from src.files import write_text
 

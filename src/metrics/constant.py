@@ -95,8 +95,7 @@ class ReferenceTables:
             bigrams = np.maximum(self.lengths - 1, 0) - max(length - 1, 0)
             penalty = np.exp(-(bigrams**2) / (2 * SIGMA**2))
             products = [
-                np.stack([_products(table, penalty, times) for times in range(1, REPEATS + 1)])
-                for table in self.orders
+                np.stack([_products(table, penalty, times) for times in range(1, REPEATS + 1)]) for table in self.orders
             ]
             self._by_length[length] = float(self.lengths[first].sum()), products
         return self._by_length[length]

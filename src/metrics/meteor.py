@@ -12,6 +12,7 @@ import tempfile
 import threading
 import weakref
 import zipfile
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,12 @@ def meteor_score(stats: np.ndarray) -> np.ndarray:
         mean = 1.0 / ((1.0 - ALPHA) / precision + ALPHA / recall)
         score = mean * (1.0 - GAMMA * (chunks / words.mean(axis=-1)) ** BETA)
     return np.where(np.isnan(score), 0.0, np.maximum(score, 0.0))
+
+
+@cache
+def shared_meteor() -> "Meteor":
+    """The program's one METEOR process, starting in the background since the first call."""
+    return Meteor()
 
 
 def function_words() -> frozenset[str]:

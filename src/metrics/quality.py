@@ -62,9 +62,7 @@ class _Ranks:
         ordered = values[self.order]
         self.starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
         self.group = np.empty(len(values), dtype=np.int64)
-        self.group[self.order] = np.repeat(
-            np.arange(len(self.starts)), np.diff(self.starts, append=len(values))
-        )
+        self.group[self.order] = np.repeat(np.arange(len(self.starts)), np.diff(self.starts, append=len(values)))
 
     def __call__(self, counts: np.ndarray) -> np.ndarray:
         """counts [samples, photos] → ranks [samples, photos]."""
