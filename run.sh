@@ -43,11 +43,14 @@ set_up() {
     wanted=$("$base" -c 'import hashlib, sys; print(sys.version, hashlib.sha256(open("requirements.txt", "rb").read()).hexdigest())')
     PYTHON=.venv/bin/python
     [ "$(cat "$marker" 2>/dev/null)" = "$wanted" ] && return
+    command -v flock >/dev/null && exec 9>.setup.lock && flock 9 # a second start waits for the first
+    [ "$(cat "$marker" 2>/dev/null)" = "$wanted" ] && exec 9>&- && return
     echo "setting up .venv (once; several GB are downloaded)"
     "$base" -m venv --clear .venv || fail "$base cannot make a virtual environment; install its venv package (Debian: apt install python3-venv)"
     "$PYTHON" -m pip install --quiet --disable-pip-version-check -r requirements.txt ||
         fail "the packages of requirements.txt could not be installed: see above; run this again when that is mended"
     echo "$wanted" >"$marker"
+    exec 9>&-
 }
 
 look_here() {
@@ -74,8 +77,9 @@ if missing:
 CODE
 }
 
-child=
+child= stopped=
 run() {
+    [ -n "$stopped" ] && exit "$stopped"
     "$PYTHON" "$@" &
     child=$!
     local code
@@ -86,9 +90,10 @@ run() {
     done
     child=
     [ "$code" -eq 0 ] || exit "$code"
+    [ -z "$stopped" ] || exit "$stopped"
 }
-trap '[ -n "$child" ] && kill -TERM "$child"' TERM
-trap ':' INT # the terminal sends Ctrl-C to the stage as well; wait for it to stop cleanly
+trap 'stopped=143; [ -n "$child" ] && kill -TERM "$child"' TERM
+trap 'stopped=130' INT # the terminal sends Ctrl-C to the stage as well; wait for it to stop cleanly
 
 here= tests= arguments=()
 [ "${1:-}" = test ] && tests=yes && shift

@@ -206,10 +206,8 @@ def _typed(parser: Any, pairs: list[tuple[str, str, str]]) -> Settings:
         except Exception:  # whatever the type's parser raises means the same to the user
             _refuse(f"{origin}: {key}={text}: expected {_expected(fields[key])}")
         low, high = fields[key].metadata.get("low"), fields[key].metadata.get("high")
-        outside = isinstance(value, (int, float)) and not (
-            (low is None or value >= low) and (high is None or value <= high)
-        )
-        if outside:
+        low, high = (-sys.float_info.max if low is None else low), (sys.float_info.max if high is None else high)
+        if isinstance(value, (int, float)) and not low <= value <= high:
             _refuse(f"{origin}: {key}={text}: expected {_expected(fields[key])}")
     try:
         parsed = parser.parse_args([f"--{key}={text}" for key, text, _ in pairs])

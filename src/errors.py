@@ -33,6 +33,13 @@ _HINTS = {
 }
 
 
+_RUNTIME_HINTS = {
+    "out of memory": "the GPU's memory is full: lower train.batch_size, or raise train.accumulate",
+    "DataLoader worker": "a process that loads photos ended, often because shared memory is full (docker: --shm-size): "
+    "set run.workers=0, or give it more memory",
+}
+
+
 def _line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
@@ -50,7 +57,7 @@ def _end_with_parent() -> None:
 
 
 def _stop(number: int, _) -> NoReturn:
-    raise Stopped("run the same command again to go on", number)
+    raise Stopped("the same command, without --fresh, goes on", number)
 
 
 def guarded(main: Callable[[], None]) -> None:
@@ -76,6 +83,12 @@ def guarded(main: Callable[[], None]) -> None:
             raise
         setup = "./run.sh sets up .venv (then: .venv/bin/python -m src.…), or pip install -r requirements.txt"
         print(f"error: the package {error.name} is not installed for {sys.executable}; {setup}", file=sys.stderr)
+        sys.exit(1)
+    except RuntimeError as error:
+        hint = _RUNTIME_HINTS.get(next((words for words in _RUNTIME_HINTS if words in str(error)), ""))
+        if hint is None:
+            raise
+        print(f"error: {hint}", file=sys.stderr)
         sys.exit(1)
     except (InputError, OSError) as error:
         print(f"error: {_line(error)}", file=sys.stderr)

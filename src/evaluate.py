@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 
 from src import pipeline
+from src.artefacts import making
 from src.config import load
 from src.errors import InputError, guarded
 
@@ -51,7 +52,7 @@ def main(argv=None) -> None:
         evaluate_alone(settings, chosen)
         return
     pipeline.require(settings, "evaluate")
-    with pipeline.making(pipeline.score(settings), chosen.fresh) as work:
+    with making(pipeline.score(settings), chosen.fresh) as work:
         if work:
             from src.files import write_json
 

@@ -58,9 +58,11 @@ def read_json(path: Path) -> Any:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files of processes that were killed. Call with the folder's lock held."""
-    for leftover in Path(folder).rglob(".*.tmp"):
-        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+    """Remove the temporary files in `folder` whose processes were killed."""
+    for leftover in Path(folder).glob(".*.tmp"):
+        process = leftover.name.split(".")[-2]
+        if leftover.is_file() and process.isdecimal() and not Path("/proc", process).exists():
+            leftover.unlink(missing_ok=True)
 
 
 def digest(content: bytes | str) -> str:

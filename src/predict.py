@@ -8,7 +8,7 @@ read gets the mean MOS and the constant sentence, and is marked in the column `f
 import contextlib
 import os
 
-from src import pipeline
+from src import artefacts, pipeline
 from src.config import load
 from src.errors import guarded
 
@@ -49,6 +49,7 @@ def write_tables(settings, table, found: dict, folder) -> list[str]:
     """Write what the run predicts; the names of the files."""
     import numpy as np
 
+    from src.blending.stacking import TEST
     from src.blending.tables import fold_table, folds_of_rows, prediction_tables
     from src.data.folds import load_folds
     from src.files import write_json, write_text
@@ -59,7 +60,7 @@ def write_tables(settings, table, found: dict, folder) -> list[str]:
     number = load_folds(pipeline.folds(settings).folder / "folds.csv", train["photo_id"].tolist())
     fold = folds_of_rows(table, number)
     captions = [list(several) for several in train["captions"] if several]
-    unanswered = settings.task == "mos" or len(next(iter(found.values()))) < (table["part"] == "test").sum()
+    unanswered = settings.task == "mos" or not set(np.flatnonzero(fold == TEST)) <= set(found[min(found)])
     sentence = "no comment"
     if captions and unanswered:
         sentence = constant_sentence(captions, settings.metric.weights, shared_meteor()).sentence
@@ -76,7 +77,7 @@ def main(argv=None) -> None:
     settings, chosen = load(argv, "predict", __doc__)
     if os.environ.get("RANK", "0") == "0":
         pipeline.require(settings, "predict")
-    if "RANK" not in os.environ and not chosen.fresh and not pipeline.outdated(pipeline.predictions(settings)):
+    if "RANK" not in os.environ and not chosen.fresh and not artefacts.outdated(pipeline.predictions(settings)):
         print(f"predict: {pipeline.predictions(settings).folder}: up to date", flush=True)
         return
     from src.data.table import load_table
@@ -86,7 +87,7 @@ def main(argv=None) -> None:
     make_deterministic(settings.run.threads)
     ranks = join()
     with contextlib.ExitStack() as stack:
-        making = pipeline.making(pipeline.predictions(settings), chosen.fresh)
+        making = artefacts.making(pipeline.predictions(settings), chosen.fresh)
         work = stack.enter_context(making) if ranks.main else None
         if ranks.share(work is not None):
             table = load_table(pipeline.photos(settings).folder / "photos.jsonl")

@@ -6,10 +6,14 @@ data.root is not given and data/train.csv is absent.
 """
 
 import os
+from pathlib import Path
 
+from src.artefacts import Making, making, tree_signature
+from src.comma_separated import read_rows
 from src.config import load
 from src.errors import InputError, guarded
-from src.pipeline import DEMO, Making, data_root, demo, making, photos, run_folder, tree_signature, vocabulary
+from src.files import write_bytes
+from src.pipeline import DEMO, data_root, demo, photos, run_folder, vocabulary
 
 
 def make_demo(fresh: bool) -> None:
@@ -24,29 +28,32 @@ def make_demo(fresh: bool) -> None:
 
 
 def make_photos(settings, work: Making) -> None:
-    """The table, the pixels and what is computed from them."""
+    """The table, the pixels, what is computed from them, and the list of what cannot be used."""
     import numpy as np
 
     from src.data.pixels import build
     from src.data.readers import read
     from src.data.statistics import describe
-    from src.data.table import Rejection, save_table
+    from src.data.table import Rejection, save_table, write_rejections
     from src.files import write_json
     from src.visual.statistics import draw_statistics
 
     root = data_root(settings)
     table, rejections = read(root, settings.data.format)
-    problems = build(work.folder, root, table["path"].tolist(), settings.view, os.cpu_count() or 1, progress=True)
-    known = {rejection.photo_id for rejection in rejections}
+    processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    problems = build(work.folder, root, table["path"].tolist(), settings.view, processes, progress=True)
+    known = {(rejection.photo_id, rejection.path) for rejection in rejections}
     rejections += [
         Rejection(f"{row.part}.csv", row.photo_id, row.path, problem)
         for row, problem in zip(table.itertuples(), problems, strict=True)
-        if problem and row.photo_id not in known
+        if problem and (row.photo_id, row.path) not in known
     ]
-    report(settings, rejections, work)
+    write_rejections(rejections, work.folder / "rejected.csv")
     # an unusable photo keeps its row, so that the rows of table and arrays agree, but belongs to no part
     unusable = np.array([problem is not None for problem in problems]) & (table["part"] == "train").to_numpy()
     table.loc[unusable, "part"] = "rejected"
+    table.loc[unusable, "mos"] = np.nan
+    table["captions"] = [() if bad else several for bad, several in zip(unusable, table["captions"], strict=True)]
     save_table(table, work.folder / "photos.jsonl")
     pixels, handmade = np.load(work.folder / "pixels.npy", mmap_mode="r"), np.load(work.folder / "handmade.npy")
     statistics = describe(table, pixels, handmade)
@@ -54,19 +61,17 @@ def make_photos(settings, work: Making) -> None:
     draw_statistics(statistics, work.folder / "statistics.png")
 
 
-def report(settings, rejections: list, work: Making) -> None:
-    """Write rejected.csv into the cache and the run's folder; stop with one line unless rows may be skipped."""
-    from src.data.table import write_rejections
-
+def report(settings, source: Path) -> None:
+    """Copy rejected.csv into the run's folder; stop with one line unless its rows may be skipped."""
     rejected = run_folder(settings) / "rejected.csv"
-    for path in (work.folder / "rejected.csv", rejected):
-        write_rejections(rejections, path)
-    if not rejections:
+    write_bytes(rejected, source.read_bytes())
+    rows = read_rows(rejected, ("where", "photo_id", "path", "reason"))
+    if not rows:
         return
-    first = rejections[0]
+    first = rows[0].cells
     line = (
-        f"{len(rejections)} rows or photos cannot be used (first: {first.where}: {first.photo_id} {first.path}: "
-        f"{first.reason}); all are listed in {rejected}"
+        f"{len(rows)} rows or photos cannot be used (first: {first['where']}: {first['photo_id']} {first['path']}: "
+        f"{first['reason']}); all are listed in {rejected}"
     )
     if settings.data.on_bad_photo == "stop":
         raise InputError(
@@ -85,6 +90,7 @@ def main(argv=None) -> None:
             make_photos(settings, work)
             work.outputs += ["photos.jsonl", "pixels.npy", "handmade.npy", "phash.npy", "digests.npy"]
             work.outputs += ["statistics.json", "rejected.csv"]
+    report(settings, photos(settings).folder / "rejected.csv")
     with making(vocabulary(settings), chosen.fresh) as work:
         if work:
             from src.data.table import load_table

@@ -31,7 +31,7 @@ class Data:
     """Folder with train.csv and test.csv. Not given: data, or the demo in data/demo where data/train.csv is absent."""
     format: Literal["dacon"] = "dacon"
     """Layout of that folder, see data/README.md."""
-    on_bad_photo: Literal["stop", "skip"] = "stop"
+    on_bad_photo: Literal["stop", "skip"] = aside("stop")
     """A row or photo that cannot be used: stop with one line, or leave it out. Either way it is in rejected.csv."""
 
 
@@ -326,3 +326,5 @@ class Settings:
             raise ValueError(f"--fold {self.train.fold}: there are folds 0 to {fold_count - 1} (split.folds)")
         if self.run.name is not None and (not self.run.name.strip(". ") or set(self.run.name) & set("/\\\0")):
             raise ValueError(f"run.name={self.run.name!r}: expected the plain name of a folder")
+        if self.run.name in ("cache", "log", "submission"):
+            raise ValueError(f"run.name={self.run.name}: that name is taken by the pipeline's own files")

@@ -4,9 +4,10 @@ Folds are balanced by MOS, and photos of one group or that look alike share one.
 (photo_id, fold; -1: always in training) and prints each fold's size, mean MOS and captions.
 """
 
+from src.artefacts import making
 from src.config import load
 from src.errors import guarded
-from src.pipeline import folds, making, photos, require
+from src.pipeline import folds, photos, require
 
 
 def main(argv=None) -> None:

@@ -7,9 +7,10 @@ to rebuild it) and a line in submissions/log.csv, whose last column is yours: th
 import argparse
 from pathlib import Path
 
+from src.artefacts import making
 from src.config import load
 from src.errors import InputError, guarded
-from src.pipeline import SUBMISSIONS, data_root, making, predictions, require, submission
+from src.pipeline import SUBMISSIONS, data_root, predictions, require, submission
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +29,7 @@ def check(file: Path, form, name: str) -> None:
 def main(argv=None) -> None:
     settings, chosen = load(argv, "submit", __doc__, add_options)
     from src.data.submission import read_form, write_submission
-    from src.files import lock, replacing, write_bytes
+    from src.files import replacing, write_bytes
 
     if chosen.check:
         check(Path(chosen.check), read_form(data_root(settings)), chosen.check)
@@ -51,8 +52,7 @@ def main(argv=None) -> None:
             check(temporary, form, str(own))
         write_manifest(own.with_suffix(".manifest.json"), own, settings)
         write_bytes(SUBMISSIONS / "submission.csv", own.read_bytes())
-        with lock(SUBMISSIONS / "log.csv", "submit", wait=True):
-            log_submission(SUBMISSIONS / "log.csv", own, settings)
+        log_submission(SUBMISSIONS / "log.csv", own, settings)
         work.outputs += ["submission.csv", own.name, own.with_suffix(".manifest.json").name]
     print(f"submit: {SUBMISSIONS / 'submission.csv'} is valid and ready to upload", flush=True)
 

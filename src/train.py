@@ -9,10 +9,11 @@ import contextlib
 import os
 from importlib.metadata import version
 
+from src.artefacts import making, outdated
 from src.config import load, save
 from src.errors import guarded
 from src.files import provenance, write_json
-from src.pipeline import artefacts, fold, folds, folds_of, making, outdated, photos, require, vocabulary
+from src.pipeline import fold, folds, folds_of, made_by, photos, require, vocabulary
 
 PACKAGES = ["torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn", "albumentations", "pycocoevalcap"]
 
@@ -44,8 +45,8 @@ def main(argv=None) -> None:
     settings, chosen = load(argv, "train", __doc__)
     if os.environ.get("RANK", "0") == "0":
         require(settings, "train")
-    if "RANK" not in os.environ and not chosen.fresh and not any(map(outdated, artefacts("train", settings))):
-        for artefact in artefacts("train", settings):
+    if "RANK" not in os.environ and not chosen.fresh and not any(map(outdated, made_by("train", settings))):
+        for artefact in made_by("train", settings):
             print(f"train: {artefact.folder}: up to date", flush=True)
         return
     from src.metrics.meteor import shared_meteor

@@ -10,9 +10,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from src import evaluate, predict, preprocess, split, submit, train
+from src import evaluate, pipeline, predict, preprocess, split, submit, train
 from src.errors import InputError
+from src.training import checkpoint
 from tests.conftest import TINY
+from tests.test_training import equal
 
 STAGES = (preprocess, split, train, predict, evaluate, submit)
 REPOSITORY = Path(__file__).parents[1]
@@ -97,6 +99,8 @@ def test_the_same_in_another_folder_with_two_workers_is_the_same_file(finished, 
         here, there = (f / "runs" / n / "fold-1" / name for f, n in ((workplace, "other"), (finished, "demo")))
         if name == "metrics.csv":
             assert here.read_bytes() == there.read_bytes()
+        else:  # the settings in it differ by run.name
+            assert equal(checkpoint.load(here)["model"], checkpoint.load(there)["model"])
 
 
 def test_finished_stages_are_skipped_and_say_so(finished, competition, monkeypatch, capsys):
@@ -203,4 +207,61 @@ def test_unusable_photos_stop_the_run_or_are_left_out(competition, workplace):
     assert len(predicted) == len(tests)
     marked = [row for row in predicted if row["fallback"]]
     assert [row["photo_id"] for row in marked] == [tests[0]["img_name"]]
-    assert marked[0]["caption"] and 0 < float(marked[0]["mos"]) < 10
+    means = {row["img_name"]: float(row["mos"]) for row in rows if row["img_name"] not in listed}
+    assert float(marked[0]["mos"]) == pytest.approx(sum(means.values()) / len(means))
+    assert marked[0]["caption"] not in ("", "no comment"), "the constant sentence of the training captions"
+    with pytest.raises(InputError, match="3 rows or photos"):
+        preprocess.main(arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments, blank, quality, caption",
+    [
+        (["task=mos", "view.color=gray", "split.holdout=0.3"], "comments", True, False),
+        (["task=caption", "--fold=1", "decoder.cell=lstm", "decoder.image=first"], "mos", False, True),
+    ],
+    ids=["no captions", "no MOS"],
+)
+def test_a_missing_label_costs_nothing_else(arguments, blank, quality, caption, competition, workplace):
+    root = shutil.copytree(competition, workplace / "data1")
+    for name in ("train.csv", "test_labels.csv"):
+        table = pd.read_csv(root / name, dtype=str, keep_default_na=False)
+        table[blank] = ""
+        table.to_csv(root / name, index=False)
+    run_all(root, *arguments)
+    score = json.loads((workplace / "runs" / "demo" / "score.json").read_text())
+    for part in ("oof", "test"):
+        assert (score[part]["quality"] is not None, score[part]["caption"] is not None) == (quality, caption)
+    submitted = rows_of(workplace / "submissions" / "submission.csv")
+    assert len(submitted) == 20 and all(row["mos"] and row["comments"] for row in submitted)
+
+
+def test_a_stage_makes_the_demo_first_where_nothing_is_there(workplace, monkeypatch):
+    """Without data.root and data/train.csv every stage begins with preprocess, which makes the demo."""
+    begun = []
+
+    def begin(stage, settings):
+        begun.append(stage)
+        raise InputError("far enough")
+
+    monkeypatch.setattr(pipeline, "_run_stage", begin)
+    for stage in (split, train, predict, evaluate, submit):
+        with pytest.raises(InputError, match="far enough"):
+            stage.main(["--fold", "0"])
+    assert begun == ["preprocess"] * 5
+
+
+def test_a_damaged_fold_is_not_passed_off_as_whole(finished, competition, workplace):
+    copy = shutil.copytree(finished / "runs", workplace / "runs")
+    path = copy / "demo" / "fold-0" / "best-mos.pt"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(InputError, match="best-mos.pt was changed after training had finished; --fresh"):
+        train.main([f"data.root={competition}", *TINY])
+
+
+def test_starting_from_a_run_that_was_split_otherwise_is_refused(finished, competition, monkeypatch):
+    monkeypatch.chdir(finished)
+    arguments = [f"data.root={competition}", *TINY, "run.name=next", "train.start_from=demo", "--fold=0"]
+    train.main([*arguments, "train.epochs=1"])
+    with pytest.raises(InputError, match="was split otherwise"):
+        train.main([*arguments, "split.seed=1", "run.name=leak"])

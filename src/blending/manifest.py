@@ -8,6 +8,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 from src import pipeline
+from src.artefacts import Artefact, code_digest
 from src.files import file_digest, provenance, read_json, write_json, write_text
 from src.settings import Settings
 
@@ -24,7 +25,7 @@ def write_manifest(path: Path, submitted: Path, settings: Settings) -> None:
     installed = sorted({d.name: d.version for d in distributions()}.items(), key=lambda item: item[0].lower())
     quality, caption = _scores(settings)
 
-    def hashes(artefact: pipeline.Artefact) -> dict[str, str]:
+    def hashes(artefact: Artefact) -> dict[str, str]:
         return {name: output["sha256"] for name, output in artefact.record()["outputs"].items()}
 
     write_json(
@@ -34,7 +35,7 @@ def write_manifest(path: Path, submitted: Path, settings: Settings) -> None:
             "local_score": {"quality": quality, "caption": caption},
             "settings": dataclasses.asdict(settings),
             "made_with": provenance(dict(installed).get, [name for name, _ in installed]),
-            "code": {stage: pipeline.code_digest(stage) for stage in pipeline.STAGES},
+            "code": {stage: code_digest(stage) for stage in pipeline.STAGES},
             "data": hashes(pipeline.photos(settings)),
             "vocabulary": hashes(pipeline.vocabulary(settings)),
             "folds": hashes(pipeline.folds(settings)),

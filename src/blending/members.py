@@ -19,9 +19,13 @@ def mos_members(
     known = ~np.isnan(mos)
     if not known.any():
         return {}, {}
+    fewest = min((known & (fold != number)).sum() for number in folds)
     low, high = mos[known].min(), mos[known].max()
     members = {} if network is None else {"network": network}
-    members |= {name: out_of_fold(fit, handmade, mos, fold, folds) for name, fit in REGRESSORS.items()}
+    if fewest > 1:
+        members |= {name: out_of_fold(fit, handmade, mos, fold, folds) for name, fit in REGRESSORS.items()}
+    if not members:
+        return {}, {}
     members = {name: predicted.clip(low, high) for name, predicted in members.items()}
     blended, weights = blend(np.column_stack(list(members.values())), mos, fold)
     members["blend"] = blended.clip(low, high)

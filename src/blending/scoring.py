@@ -29,7 +29,9 @@ def score_out_of_fold(settings: Settings, table: pd.DataFrame, predictions: pd.D
     train = table[table["part"] == "train"]
     own = predictions.set_index("photo_id")["fold"]
     everywhere = own.reindex(train.index).fillna(-1).astype(int).to_numpy()
-    sentences = constant_of_folds(train["captions"].tolist(), everywhere, settings.metric.weights, meteor)
+    sentences = {}
+    if candidates is not None:
+        sentences = constant_of_folds(train["captions"].tolist(), everywhere, settings.metric.weights, meteor)
     labels = train.loc[predictions["photo_id"]]
     fold = predictions["fold"].to_numpy()
     return run_report(
@@ -56,7 +58,9 @@ def score_test(
     mos, members, candidates = _predicted(settings, predictions)
     truth, names = read_references(labels), predictions["photo_id"].tolist()
     captions = [list(several) for several in table["captions"] if several]
-    sentence = constant_sentence(captions, settings.metric.weights, meteor).sentence if captions else None
+    sentence = None
+    if candidates is not None and captions:
+        sentence = constant_sentence(captions, settings.metric.weights, meteor).sentence
     known = [truth.mos.get(name) for name in names]
     return run_report(
         mos,

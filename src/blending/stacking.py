@@ -7,6 +7,7 @@ from scipy.optimize import nnls
 from sklearn.model_selection import KFold
 
 TEST = -2  # stands where a test photo has its fold number
+_FEWEST = 10
 Regressor = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -47,14 +48,17 @@ def blend(members: np.ndarray, mos: np.ndarray, fold: np.ndarray) -> tuple[np.nd
 
     members: [N, M], NaN rows where nothing was predicted. fold: [N], TEST for test photos. A photo's weights come from
     the labelled photos of the other folds only, so that the blend's out-of-fold score is honest; with one fold alone,
-    that fold is cut in five.
+    that fold is cut in five. With fewer than 10 labelled photos all weights are equal.
     """
     usable = (fold != TEST) & ~np.isnan(mos) & ~np.isnan(members).any(1)
+    if usable.sum() < _FEWEST:
+        equal = np.full(members.shape[1], 1 / members.shape[1])
+        return members @ equal, equal
     final = blend_weights(members[usable], mos[usable])
     predicted = members @ final
     part = fold.copy()
     if len(np.unique(fold[usable])) < 2:
-        for number, (_, held) in enumerate(KFold(min(5, usable.sum())).split(np.flatnonzero(usable))):
+        for number, (_, held) in enumerate(KFold(5).split(np.flatnonzero(usable))):
             part[np.flatnonzero(usable)[held]] = number
     for number in np.unique(part[usable]):
         own = (part == number) & (fold != TEST)

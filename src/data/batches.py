@@ -1,5 +1,6 @@
 """From the cached pixels and the table to batches of tensors, in an order that is a function of (seed, epoch)."""
 
+import signal
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from src.randomness import fold_in
 
 @dataclass(frozen=True)
 class Labels:
-    """What is known of each photo, as arrays only, so that loader processes share it without copying.
+    """What is known of each photo, as arrays only, which loader processes get cheaply.
 
     mos: float32 [N], NaN where unknown. tokens: int32, all captions one after another, each ending with <end>;
     caption c is tokens[starts[c]:starts[c + 1]] and photo n has the captions firsts[n] to firsts[n + 1] - 1.
@@ -64,8 +65,13 @@ class Share:
 
 
 def steps_of_epoch(rows: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """The shuffled rows of an epoch in batches; the last one may be smaller."""
+    """The shuffled rows of an epoch in batches; the last one may be smaller, but never one photo alone.
+
+    BatchNorm has no statistics of a single photo: where one would be left over, batches are of nearly equal size.
+    """
     order = np.random.default_rng(fold_in(seed, "order", epoch)).permutation(np.sort(rows))
+    if len(order) % batch_size == 1 and len(order) > 1 and batch_size > 1:
+        return np.array_split(order, len(order) // batch_size + 1)
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
 
@@ -125,6 +131,10 @@ class Batches(Dataset):
         return [captions[i] for i in generator.permutation(len(captions))[: self.captions_per_photo]]
 
 
+def _leave_signals_to_the_main_process(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def loader(batches: Batches, shares: Iterable[Share], workers: int, pin: bool) -> Iterator[dict[str, torch.Tensor]]:
     """The batches of the shares, in order, prefetched by `workers` processes where there are any."""
     return iter(
@@ -136,5 +146,6 @@ def loader(batches: Batches, shares: Iterable[Share], workers: int, pin: bool) -
             pin_memory=pin,
             multiprocessing_context="forkserver" if workers else None,
             prefetch_factor=4 if workers else None,
+            worker_init_fn=_leave_signals_to_the_main_process,
         )
     )

@@ -100,8 +100,9 @@ def faults(path: Path, form: Form) -> list[str]:
     if len(names) != len(form.names):
         found.append(f"{len(names)} rows, not {len(form.names)}")
     found += _listed("photos twice", [name for name, n in Counter(names).items() if n > 1])
-    found += _listed("photos missing", [name for name in form.names if name not in set(names)])
-    found += _listed("photos that are not in the test set", [name for name in names if name not in set(form.names)])
+    given, wanted = set(names), set(form.names)
+    found += _listed("photos missing", [name for name in form.names if name not in given])
+    found += _listed("photos that are not in the test set", [name for name in names if name not in wanted])
     if not found and tuple(names) != form.names:
         found.append("the rows are in another order than sample_submission.csv")
     wrong = [(row.cells["img_name"], _wrong_mos(row.cells["mos"], form)) for row in rows]

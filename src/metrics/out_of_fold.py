@@ -2,11 +2,12 @@
 
 import numpy as np
 
-from src.metrics.captions import CaptionScores, Meteor, scores
+from src.metrics.captions import CaptionScores, Meteor, scores, tokenize
 from src.metrics.competition import caption_block, caption_score, quality_block, report
 from src.metrics.floors import constant_sentence
 from src.metrics.health import alarms, caption_health, mos_health
 from src.metrics.quality import quality_score
+from src.metrics.spice import spice
 from src.settings import Metric
 
 FLOOR = "ridge"
@@ -62,6 +63,10 @@ def run_report(
     if candidates is not None:
         caption = caption_scores(candidates, references, meteor)
     block = caption_block(caption, metric.weights, metric.bootstrap, seed)
+    if block and metric.spice:
+        pairs = [(c, list(r)) for c, r in zip(candidates, references, strict=True) if r]
+        *truth, said = tokenize([*(r for _, r in pairs), [c for c, _ in pairs]])
+        block["spice"] = spice(truth, said)
     if caption is not None and all(constants):
         floor = caption_score(caption_scores(constants, references, meteor).totals(), metric.weights)
     health = {

@@ -37,7 +37,7 @@ def spice(references: list[list[str]], candidates: list[str]) -> float:
             raise InputError(f"SPICE failed ({' '.join(errors.split())[-200:]}); leave it out with metric.spice=false")
         results = json.loads(made.read_text(encoding="utf-8"))
     values = [result["scores"]["All"]["f"] for result in results]
-    return float(np.mean([np.nan if value is None else float(value) for value in values]))
+    return float(np.nanmean([np.nan if value is None else float(value) for value in values]))
 
 
 def _fetch_models() -> None:

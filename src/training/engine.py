@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 
@@ -27,6 +28,7 @@ class Interrupt:
 
     def __init__(self) -> None:
         self.signal = 0
+        self.since = 0.0
 
     def __enter__(self) -> "Interrupt":
         self.previous = {}
@@ -40,9 +42,10 @@ class Interrupt:
             signal.signal(number, handler)
 
     def _remember(self, number: int, _) -> None:
-        if self.signal:  # asked twice: at once
+        # torchrun passes on what the terminal has sent already; a second request in earnest comes later
+        if self.signal and time.monotonic() - self.since > 2:
             raise Stopped("the last checkpoint stands; the same command goes on from there", number)
-        self.signal = number
+        self.signal, self.since = number, time.monotonic()
 
 
 def autocast(settings: Settings, device: torch.device):
@@ -66,8 +69,6 @@ class Engine:
         self.settings = settings
         self.ranks = ranks
         self.task = task.to(ranks.device)
-        if settings.train.channels_last:
-            self.task.model.encoder.to(memory_format=torch.channels_last)
         self.ema = Ema(self.task, settings.train.ema)
         self.optimizer = build_optimizer(self.task, settings.optim)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=settings.train.precision == "fp16")
@@ -76,6 +77,8 @@ class Engine:
         self.forward = wrap(compiled, settings, ranks)
         self.steps = 0
         self.drops = 0
+        self.interrupt = Interrupt()
+        self.asked = torch.zeros(1, device=ranks.device)
         self.sums = torch.zeros(4, dtype=torch.float64, device=ranks.device)
 
     def state(self) -> dict:
@@ -105,6 +108,7 @@ class Engine:
         epoch: int,
         first: int,
         steps: int,
+        interrupt: Interrupt,
         after_step: Callable[[int], None],
         shown: bool = True,
     ) -> dict[str, float]:
@@ -113,6 +117,7 @@ class Engine:
         `after_step(steps done)` is called after each step. Raises InputError where the loss is not finite.
         """
         self.forward.train()
+        self.interrupt = interrupt
         if first == 0:
             self.sums.zero_()
         began, photos = time.perf_counter(), 0
@@ -135,6 +140,13 @@ class Engine:
         factor = learning_rate(self.settings.optim, epoch, self.settings.train.epochs, self.drops)
         return self.settings.optim.lr * factor
 
+    def asked_to_stop(self) -> int:
+        """The signal that some process got, by the last step's exchange; several processes look now and then only."""
+        if self.ranks.count == 1:
+            return self.interrupt.signal
+        waits_for_gpu = self.steps % _LOOK_EVERY == 0
+        return signal.SIGTERM if waits_for_gpu and self.asked.item() else 0
+
     def means(self, epoch: int, step: int) -> dict[str, float]:
         """The mean losses since the epoch began, over all processes. Raises InputError where one is not finite."""
         quality, caption, labels, tokens = self.ranks.add(self.sums.clone()).tolist()
@@ -148,7 +160,9 @@ class Engine:
 
     def _step(self, batch: dict) -> None:
         parts = self.settings.train.accumulate
-        counts = self.ranks.add(self.task.counts(batch["mos"], batch["captions"]).sum(0))
+        counts = self.task.counts(batch["mos"], batch["captions"]).sum(0)
+        asked = counts.new_tensor([float(self.interrupt.signal)])
+        counts, self.asked = self.ranks.add(torch.cat([counts, asked])).split([2, 1])
         for part in range(parts):
             seed_torch(fold_in(self.settings.run.seed, "dropout", self.steps, part, self.ranks.rank))
             piece = {k: batch[k].tensor_split(parts)[part] for k in ("pixels", "mos", "captions")}
@@ -178,23 +192,21 @@ class Engine:
 
 
 def infer(
-    module: torch.nn.Module, labels: Labels, rows: list[int], settings: Settings, ranks: Ranks, shown: bool = False
-) -> dict[int, tuple[float, list[int]]]:
-    """Predicted MOS and greedy tokens of each row, by row, computed by all processes and complete on each.
+    read: Callable[[dict], list], labels: Labels, rows: list[int], settings: Settings, ranks: Ranks, label: str
+) -> dict[int, Any]:
+    """What `read` makes of each photo, by row, computed by all processes and complete on each.
 
-    module: a Task, or its DataParallel wrapper, in eval mode.
+    read: takes a batch on the device, gives one value a photo. No photo is read twice.
     """
     size = settings.train.batch_size
     mine = rows[ranks.rank :: ranks.count]
     shares = [Share(-1, mine[i : i + size]) for i in range(0, len(mine), size)]
-    batches = Batches(labels, None, 0, 1)
-    found: dict[int, tuple[float, list[int]]] = {}
-    with torch.inference_mode(), progress(len(mine), 0, "validation", shown and ranks.main) as bar:
-        for batch in loader(batches, shares, 0, False):
+    found: dict[int, Any] = {}
+    with torch.inference_mode(), progress(len(mine), 0, label, ranks.main) as bar:
+        for batch in loader(Batches(labels, None, 0, 1), shares, 0, False):
             batch = to_device(batch, ranks.device)
             with autocast(settings, ranks.device):
-                out = module(batch["pixels"], batch["mos"], batch["captions"], mode="decode")
-            mos, tokens = out["mos"].float().tolist(), out["tokens"].tolist()
-            found.update(zip(batch["row"].tolist(), zip(mos, tokens, strict=True), strict=True))
-            bar.update(len(mos))
+                values = read(batch)
+            found.update(zip(batch["row"].tolist(), values, strict=True))
+            bar.update(len(values))
     return {row: value for part in ranks.gather(found) for row, value in part.items()}

@@ -1,11 +1,13 @@
 """Training one fold from start to end, resumed where it was cut off. The stages train and tune call it."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -81,7 +83,7 @@ class Fit:
         pin = self.ranks.device.type == "cuda"
         stream = loader(batches, self._shares(steps), settings.run.workers, pin)
         writer = tensorboard(self.folder / "tensorboard", standing.epoch) if self.ranks.main else None
-        with Interrupt() as interrupt:
+        with Interrupt() as interrupt, contextlib.closing(writer) if writer else contextlib.nullcontext():
             while standing.epoch < settings.train.epochs and not self._worn_out():
                 began = time.perf_counter()
                 trained = self.engine.train_one_epoch(
@@ -89,25 +91,34 @@ class Fit:
                     standing.epoch,
                     standing.step,
                     steps,
-                    lambda done: self._after_step(done, steps, interrupt),
+                    interrupt,
+                    lambda done: self._after_step(done, steps),
                 )
                 rate = trained.pop("photos_per_second")
                 row = {"epoch": standing.epoch + 1, **trained, **self.validate()}
                 self._finish_epoch(row, writer, time.perf_counter() - began, rate)
+                if asked := self.ranks.any_of(interrupt.signal):
+                    self._stop(asked, steps)
                 report(row)
         return standing
 
     def validate(self) -> dict[str, float]:
         """Scores of the averaged weights on the validation photos, captions decoded freely; equal in all processes."""
         rows = self.data.validation_rows.tolist()
-        found = infer(self.validator, self.data.labels, rows, self.settings, self.ranks)
+        # batch statistics are each process's own; what is scored and kept is the main process's
+        self.ranks.copy_from_main(self.engine.ema.module.buffers())
+        found = infer(self._read, self.data.labels, rows, self.settings, self.ranks, "validation")
         return self.ranks.share(self._scores(rows, found) if self.ranks.main else None)
+
+    def _read(self, batch: dict) -> list:
+        out = self.validator(batch["pixels"], batch["mos"], batch["captions"], mode="decode")
+        return list(zip(out["mos"].float().tolist(), out["tokens"].tolist(), strict=True))
 
     def _scores(self, rows: list[int], found: dict) -> dict[str, float]:
         out = {}
         mos = self.data.labels.mos[rows]
         known = ~np.isnan(mos)
-        if self.settings.task != "caption" and known.any():
+        if self.settings.task != "caption" and len(np.unique(mos[known])) > 1 and known.sum() > 2:
             quality = quality_score(np.array([found[r][0] for r in rows])[known], mos[known])
             out |= {f"val_{name}": float(np.nan_to_num(value)) for name, value in quality.items() if name != "score"}
             out["val_mos_score"] = quality["score"]
@@ -131,25 +142,29 @@ class Fit:
     def _worn_out(self) -> bool:
         return 0 < self.settings.train.patience <= self.standing.stale
 
-    def _after_step(self, done: int, steps: int, interrupt: Interrupt) -> None:
-        asked = max(self.ranks.gather(interrupt.signal)) if self.ranks.count > 1 else interrupt.signal
-        due = self.engine.steps % self.settings.train.checkpoint_steps == 0 and done < steps
-        if asked or due:
+    def _after_step(self, done: int, steps: int) -> None:
+        asked = self.engine.asked_to_stop() if done < steps else 0  # an epoch's end has its own look
+        if asked or (self.engine.steps % self.settings.train.checkpoint_steps == 0 and done < steps):
             self.standing.step = done
             self._save()
         if asked:
-            where = f"epoch {self.standing.epoch + 1} of {self.settings.train.epochs}, step {done} of {steps}"
-            raise Stopped(f"fold {self.fold}, {where}, is saved; the same command goes on from there", asked)
+            self._stop(asked, steps)
+
+    def _stop(self, asked: int, steps: int) -> NoReturn:
+        epoch, step = self.standing.epoch + 1, self.standing.step
+        where = f"epoch {epoch} of {self.settings.train.epochs}, step {step} of {steps}"
+        if epoch > self.settings.train.epochs:
+            where = "its last epoch"
+        raise Stopped(f"fold {self.fold}, {where}, is saved; the same command, without --fresh, goes on", asked)
 
     def _finish_epoch(self, row: dict, writer, seconds: float, rate: float) -> None:
         standing, optim = self.standing, self.settings.optim
-        improved = self._keep_best(row)
-        standing.stale = 0 if improved else standing.stale + 1
+        improved, scored = self._keep_best(row), any(name.endswith("_score") for name in row)
+        standing.stale = 0 if improved or not scored else standing.stale + 1
         if optim.schedule == "plateau" and standing.stale and standing.stale % optim.step_epochs == 0:
             self.engine.drops += 1
         standing.rows.append(row)
         standing.epoch, standing.step = standing.epoch + 1, 0
-        self._save()
         if self.ranks.main:
             write_metrics(self.folder / "metrics.csv", standing.rows)
             append_timing(self.folder / "timing.csv", row["epoch"], seconds, rate)
@@ -157,6 +172,7 @@ class Fit:
                 writer.add_scalar(name, row[name], row["epoch"])
             writer.flush()
             print(epoch_line(row, self.settings.train.epochs, seconds), flush=True)
+        self._save()  # last: what comes before it is written again where the process dies in between
 
     def _keep_best(self, row: dict) -> bool:
         """Write best-mos.pt and best-caption.pt where this epoch is better; without labels the last epoch is."""
@@ -202,4 +218,5 @@ class Fit:
         if self.settings.task != "mos" and start["words"] != list(self.data.vocabulary.words):
             raise InputError(f"{path} has another vocabulary; train.start_from needs a run on the same captions")
         for module in (self.engine.task, self.engine.ema.module):
-            checkpoint.load_into(module.model, start["model"], path)
+            own = {k: v for k, v in module.model.state_dict().items() if k in ("quality.low", "quality.high")}
+            checkpoint.load_into(module.model, {**start["model"], **own}, path)

@@ -2,6 +2,7 @@
 
 import datetime
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,16 @@ class Ranks:
         values = [value]
         dist.broadcast_object_list(values, src=0)
         return values[0]
+
+    def any_of(self, number: int) -> int:
+        """The greatest of the processes' numbers."""
+        return max(self.gather(number))
+
+    def copy_from_main(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Overwrite the tensors with those of the main process."""
+        if self.count > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
 
     def add(self, tensor: torch.Tensor) -> torch.Tensor:
         """The sum of the tensor over all processes."""

@@ -6,15 +6,14 @@ from pathlib import Path
 
 import torch
 
-from src.data.batches import Batches, Labels, Share, loader
+from src.data.batches import Labels
 from src.data.vocabulary import Vocabulary
 from src.decoding.constraints import Constraints
 from src.decoding.search import beam
 from src.models.captioner import Captioner, build
 from src.settings import Settings
 from src.training import checkpoint
-from src.training.engine import autocast, to_device
-from src.training.journal import progress
+from src.training.engine import infer
 from src.training.parallel import Ranks, replicate
 
 
@@ -90,26 +89,13 @@ def predict_fold(
     if settings.task != "caption":
         network, _ = open_network(folder / "best-mos.pt", settings)
         scorer = replicate(_Scorer(network, settings.predict.flips).to(ranks.device), settings, ranks)
-        mos = _run(scorer, settings, labels, rows, ranks, f"{label} MOS")
+        mos = infer(lambda batch: scorer(batch["pixels"]).tolist(), labels, rows, settings, ranks, f"{label} MOS")
     if settings.task != "mos":
         network, portrait = open_network(folder / "best-caption.pt", settings)
         writer = replicate(_Writer(network, settings).to(ranks.device), settings, ranks)
-        tokens = _run(writer, settings, labels, rows, ranks, f"{label} captions")
+        tokens = infer(
+            lambda batch: writer(batch["pixels"]).tolist(), labels, rows, settings, ranks, f"{label} captions"
+        )
         words = Vocabulary(tuple(portrait["words"]), (0,) * len(portrait["words"]))
         captions = {row: words.decode(ids) for row, ids in tokens.items()}
     return {row: Prediction(mos.get(row), captions.get(row)) for row in rows}
-
-
-def _run(module, settings: Settings, labels: Labels, rows: list[int], ranks: Ranks, label: str) -> dict:
-    size = settings.train.batch_size
-    mine = rows[ranks.rank :: ranks.count]
-    shares = [Share(-1, mine[i : i + size]) for i in range(0, len(mine), size)]
-    found = {}
-    with torch.inference_mode(), progress(len(mine), 0, label, ranks.main) as bar:
-        for batch in loader(Batches(labels, None, 0, 1), shares, 0, False):
-            batch = to_device(batch, ranks.device)
-            with autocast(settings, ranks.device):
-                out = module(batch["pixels"])
-            found.update(zip(batch["row"].tolist(), out.tolist(), strict=True))
-            bar.update(len(batch["row"]))
-    return {row: value for part in ranks.gather(found) for row, value in part.items()}

@@ -72,11 +72,14 @@ class Task(nn.Module):
         means = sums / counts.clamp(min=1)
         if self.log_variance is None:
             return means @ means.new_tensor([self.loss.quality_weight, self.loss.caption_weight])
-        return (torch.exp(-self.log_variance) * means).sum()
+        return (torch.exp(-self.log_variance) * means * self._learned()).sum()
 
     def penalty(self) -> torch.Tensor | float:
         """The part of the loss that belongs to the step, not to any photo."""
-        return 0.0 if self.log_variance is None else self.log_variance.sum() / 2
+        return 0.0 if self.log_variance is None else (self.log_variance * self._learned()).sum() / 2
+
+    def _learned(self) -> torch.Tensor:
+        return self.log_variance.new_tensor([self.model.quality is not None, self.model.decoder is not None])
 
     def _caption_loss(self, features, captions: torch.Tensor) -> torch.Tensor:
         if self.loss.label_smoothing:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from src import pipeline
+from src import artefacts
+from src.artefacts import Artefact, making, outdated, tree_signature
 from src.errors import InputError
 from src.files import lock, replacing, write_text
-from src.pipeline import Artefact, making, outdated, tree_signature
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -51,7 +51,7 @@ def test_an_artefact_is_made_once_until_something_changes(artefact, capsys):
 
 def test_other_code_counts_only_where_asked(artefact, monkeypatch):
     make(artefact)
-    monkeypatch.setattr(pipeline, "code_digest", lambda stage: "other")
+    monkeypatch.setattr(artefacts, "code_digest", lambda stage: "other")
     assert outdated(artefact) == "the code changed" and not outdated(artefact, code=False)
 
 
@@ -72,11 +72,11 @@ def test_code_digest_ignores_comments_and_sees_what_is_imported(tmp_path, monkey
     (source / "split.py").write_text("def main():\n    from src.room import inner\n")
     (source / "room" / "inner.py").write_text("x = 1\n")
     (source / "other.py").write_text("y = 1\n")
-    monkeypatch.setattr(pipeline, "__file__", str(source / "pipeline.py"))
+    monkeypatch.setattr(artefacts, "__file__", str(source / "artefacts.py"))
 
     def digest():
-        pipeline.code_digest.cache_clear()
-        return pipeline.code_digest("split")
+        artefacts.code_digest.cache_clear()
+        return artefacts.code_digest("split")
 
     first = digest()
     (source / "room" / "inner.py").write_text("# why\nx  =  1\n")
@@ -84,7 +84,7 @@ def test_code_digest_ignores_comments_and_sees_what_is_imported(tmp_path, monkey
     assert digest() == first
     (source / "room" / "inner.py").write_text("x = 2\n")
     assert digest() != first
-    pipeline.code_digest.cache_clear()
+    artefacts.code_digest.cache_clear()
 
 
 def test_tree_signature_sees_every_file_through_links_and_survives_a_loop(tmp_path):
@@ -97,7 +97,7 @@ def test_tree_signature_sees_every_file_through_links_and_survives_a_loop(tmp_pa
 
     def note():
         tree_signature.cache_clear()
-        seen.append(tree_signature(root))
+        seen.append(tree_signature(root, root / "demo"))
 
     note()
     (elsewhere / "a.jpg").write_bytes(b"22")
@@ -105,6 +105,8 @@ def test_tree_signature_sees_every_file_through_links_and_survives_a_loop(tmp_pa
     os.utime(elsewhere / "a.jpg", ns=(0, 5))
     note()
     (elsewhere / "b.jpg").symlink_to("nowhere")
+    (root / "demo").mkdir()
+    (root / "demo" / "x").write_text("x")
     note()
     assert len(set(seen)) == 3 and seen[2] == seen[3]
 
