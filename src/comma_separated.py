@@ -29,6 +29,8 @@ def read_text(path: Path) -> str:
         content = path.read_bytes()
     except IsADirectoryError:
         raise InputError(f"{path} is a folder, expected a CSV file") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); check the path") from None
     if b"\0" in content:
         line = content[: content.index(b"\0")].count(b"\n") + 1
         raise InputError(f"{path}, line {line}: a NUL byte; damaged, or not UTF-8 (UTF-16?): save it as UTF-8")

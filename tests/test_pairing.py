@@ -60,18 +60,18 @@ def test_a_byte_order_mark_and_blanks_in_the_header_are_tolerated(write):
 BAD = {
     "empty": ("", "is empty"),
     "header only": ("img_name,mos\n", "no rows"),
-    "no name column": ("name,mos\na,1\n", "no column img_name; its columns are name, mos"),
+    "no name column": ("name,mos\na,1\n", "column img_name is missing; found: name, mos"),
     "no label column": ("img_name,score\na,1\n", "neither column mos nor comments"),
-    "doubled column": ("img_name,mos,mos\na,1,2\n", "column mos more than once"),
-    "text for a number": ("img_name,mos\na,1\nb,good\n", "row 3: mos is 'good', not a number"),
-    "infinite": ("img_name,mos\na,inf\n", "row 2: mos is 'inf'"),
-    "nan": ("img_name,mos\na,nan\n", "row 2: mos is 'nan'"),
-    "blank name": ("img_name,mos\n ,1\n", "row 2: img_name is blank"),
-    "too many cells": ("img_name,mos\na,1,2\n", "row 2: 3 cells, the header has 2"),
-    "open quote": ('img_name,comments\na,"never closed\n', "not readable as CSV"),
-    "huge field": ("img_name,comments\na," + "x" * 200_000 + "\n", "field larger than"),
+    "doubled column": ("img_name,mos,mos\na,1,2\n", "column 'mos' is there twice"),
+    "text for a number": ("img_name,mos\na,1\nb,good\n", "line 3: mos is 'good', not a number"),
+    "infinite": ("img_name,mos\na,inf\n", "line 2: mos is 'inf'"),
+    "nan": ("img_name,mos\na,nan\n", "line 2: mos is 'nan'"),
+    "blank name": ("img_name,mos\n ,1\n", "line 2: img_name is blank"),
+    "too many cells": ("img_name,mos\na,1,2\n", "line 2: 3 cells where the header has 2"),
+    "open quote": ('img_name,comments\na,"never closed\n', "quotation mark that is not closed"),
+    "huge field": ("img_name,comments\na," + "x" * 1_200_000 + "\n", "more than 1048576 characters"),
     "latin-1": ("img_name,comments\na,caf\xe9\n".encode("latin-1"), "not UTF-8"),
-    "utf-16": ("img_name,comments\na,b\n".encode("utf-16"), "not UTF-8"),
+    "utf-16": ("img_name,comments\na,b\n".encode("utf-16"), "UTF-8"),
 }
 
 
@@ -84,9 +84,9 @@ def test_unusable_files_are_one_clear_line(write, kind):
 
 
 def test_doubled_predictions_and_two_mos_are_named(write):
-    with pytest.raises(InputError, match="row 4: photo a stands in row 2 already"):
+    with pytest.raises(InputError, match="line 4: photo a stands on line 2 already"):
         read_predictions(write("P.csv", "img_name,mos\na,1\nb,2\na,1\n"))
-    with pytest.raises(InputError, match="row 3: photo a has two different mos, 1 and 2"):
+    with pytest.raises(InputError, match="line 3: photo a has two different mos, 1 and 2"):
         read_references(write("R.csv", "img_name,mos\na,1\na,2\n"))
     with pytest.raises(InputError, match="cannot be read"):
         read_references("nowhere.csv")

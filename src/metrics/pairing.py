@@ -1,7 +1,6 @@
 """Predictions and references of the stand-alone evaluation: read from CSV, checked, and laid side by side."""
 
 import contextlib
-import csv
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from src.comma_separated import read_rows
 from src.errors import InputError
 from src.metrics.captions import Meteor, collapse, scores, tokenize
 from src.metrics.competition import caption_block, caption_score, quality_block, report
@@ -61,7 +61,7 @@ def read_predictions(path: str | Path) -> Labels:
     first: dict[str, int] = {}
     for number, name in rows:
         if name in first:
-            raise InputError(f"{path}, row {number}: photo {name} stands in row {first[name]} already; keep one")
+            raise InputError(f"{path}, line {number}: photo {name} stands on line {first[name]} already; keep one")
         first[name] = number
     return labels
 
@@ -110,62 +110,33 @@ def _same_photos(predictions: Labels, references: Labels) -> None:
 
 
 def _read(path: str | Path) -> tuple[Labels, list[tuple[int, str]]]:
-    """The labels of a CSV file, and (row number, photo) of each row; the header is row 1."""
-    rows = _rows(path)
+    """The labels of a CSV file, and (line, photo) of each row."""
+    rows = [row for row in read_rows(Path(path), (NAME,)) if any(cell.strip() for cell in row.cells.values())]
     if not rows:
-        raise InputError(f"{path} is empty; it needs a header and one row per photo")
-    columns = _columns(path, rows[0][1])
+        raise InputError(f"{path} has a header but no rows; it needs one row per photo")
+    columns = tuple(rows[0].cells)
+    if MOS not in columns and COMMENT not in columns:
+        raise InputError(f"{path} has neither column {MOS} nor {COMMENT}; its columns are {', '.join(columns)}")
     mos: dict[str, float | None] = {}
     captions: dict[str, tuple[str, ...]] = {}
     seen = []
-    for number, cells in rows[1:]:
-        if len(cells) != len(rows[0][1]):
-            expected = len(rows[0][1])
-            raise InputError(f"{path}, row {number}: {len(cells)} cells, the header has {expected}; mend the row")
-        name = cells[columns[NAME]].strip()
+    for row in rows:
+        name = row.cells[NAME].strip()
         if not name:
-            raise InputError(f"{path}, row {number}: {NAME} is blank; fill it in")
-        value = _number(path, number, cells[columns[MOS]]) if MOS in columns else None
+            raise InputError(f"{path}, line {row.line}: {NAME} is blank; fill it in")
+        value = _number(path, row.line, row.cells.get(MOS, ""))
         known = mos.setdefault(name, value)
         if value is not None and known is not None and value != known:
-            both = f"{known:g} and {value:g}"
-            raise InputError(f"{path}, row {number}: photo {name} has two different mos, {both}; keep one")
+            two = f"{known:g} and {value:g}"
+            raise InputError(f"{path}, line {row.line}: photo {name} has two different mos, {two}; keep one")
         mos[name] = known if value is None else value
-        text = collapse(cells[columns[COMMENT]]) if COMMENT in columns else ""
+        text = collapse(row.cells.get(COMMENT, ""))
         captions[name] = captions.get(name, ()) + ((text,) if text else ())
-        seen.append((number, name))
-    if not mos:
-        raise InputError(f"{path} has a header but no rows; it needs one row per photo")
+        seen.append((row.line, name))
     return Labels(str(path), mos, captions, MOS in columns, COMMENT in columns), seen
 
 
-def _rows(path: str | Path) -> list[tuple[int, list[str]]]:
-    """Rows that are not blank, with their numbers."""
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = enumerate(csv.reader(file, strict=True), start=1)
-            return [(number, cells) for number, cells in rows if any(cell.strip() for cell in cells)]
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
-    except csv.Error as error:
-        raise InputError(f"{path} is not readable as CSV ({error}); check its quotes") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); check the path") from None
-
-
-def _columns(path: str | Path, header: list[str]) -> dict[str, int]:
-    names = [name.strip() for name in header]
-    doubled = sorted({name for name in names if name and names.count(name) > 1})
-    if doubled:
-        raise InputError(f"{path} has column {doubled[0]} more than once; keep one")
-    if NAME not in names:
-        raise InputError(f"{path} has no column {NAME}; its columns are {', '.join(names)}")
-    if MOS not in names and COMMENT not in names:
-        raise InputError(f"{path} has neither column {MOS} nor {COMMENT}; its columns are {', '.join(names)}")
-    return {name: names.index(name) for name in (NAME, MOS, COMMENT) if name in names}
-
-
-def _number(path: str | Path, row: int, cell: str) -> float | None:
+def _number(path: str | Path, line: int, cell: str) -> float | None:
     cell = cell.strip()
     if not cell:
         return None
@@ -174,7 +145,7 @@ def _number(path: str | Path, row: int, cell: str) -> float | None:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise InputError(f"{path}, row {row}: mos is {cell[:40]!r}, not a number; correct it or leave it blank")
+        raise InputError(f"{path}, line {line}: mos is {cell[:40]!r}, not a number; correct it or leave it blank")
     return value
 
 
