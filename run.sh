@@ -36,20 +36,22 @@ find_python() {
     return 1
 }
 
+is_set_up() {
+    [ "$(cat .venv/installed 2>/dev/null)" = "$(cksum <requirements.txt)" ] && "$PYTHON" -c '' 2>/dev/null
+}
+
 set_up() {
-    local base marker wanted
-    base=$(find_python) || fail "no Python 3.11 or newer found; install one and run this again"
-    marker=.venv/installed
-    wanted=$("$base" -c 'import hashlib, sys; print(sys.version, hashlib.sha256(open("requirements.txt", "rb").read()).hexdigest())')
+    local base
     PYTHON=.venv/bin/python
-    [ "$(cat "$marker" 2>/dev/null)" = "$wanted" ] && return
+    is_set_up && return
+    base=$(find_python) || fail "no Python 3.11 or newer found; install one and run this again"
     command -v flock >/dev/null && exec 9>.setup.lock && flock 9 # a second start waits for the first
-    [ "$(cat "$marker" 2>/dev/null)" = "$wanted" ] && exec 9>&- && return
+    is_set_up && exec 9>&- && return
     echo "setting up .venv (once; several GB are downloaded)"
     "$base" -m venv --clear .venv || fail "$base cannot make a virtual environment; install its venv package (Debian: apt install python3-venv)"
     "$PYTHON" -m pip install --quiet --disable-pip-version-check -r requirements.txt ||
         fail "the packages of requirements.txt could not be installed: see above; run this again when that is mended"
-    echo "$wanted" >"$marker"
+    cksum <requirements.txt >.venv/installed
     exec 9>&-
 }
 

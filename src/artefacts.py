@@ -208,7 +208,7 @@ def _growing(artefact: Artefact, fresh: bool) -> Path:
 def _make_way_for_fold(artefact: Artefact, fresh: bool) -> None:
     """Start a fold, go on with it, or refuse: what was trained with other settings or data is never overwritten."""
     started, now = artefact.folder / "started.json", _identity(artefact)
-    if fresh:
+    if fresh or not any(artefact.folder.glob("*.pt")):  # nothing in it is worth keeping
         shutil.rmtree(artefact.folder, ignore_errors=True)
     if started.is_file():
         was = read_json(started)

@@ -38,7 +38,7 @@ def train_fold(settings, number: int, folder, ranks, meteor) -> list[str]:
     if ranks.main:
         draw_curves(folder / "metrics.csv", folder / "curves.png")
     kept = {"both": ["best-mos.pt", "best-caption.pt"], "mos": ["best-mos.pt"], "caption": ["best-caption.pt"]}
-    return [*kept[settings.task], "last.pt", "metrics.csv"]
+    return [*kept[settings.task], "metrics.csv"]
 
 
 def main(argv=None) -> None:

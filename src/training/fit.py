@@ -145,6 +145,7 @@ class Fit:
     def _after_step(self, done: int, steps: int) -> None:
         asked = self.engine.asked_to_stop() if done < steps else 0  # an epoch's end has its own look
         if asked or (self.engine.steps % self.settings.train.checkpoint_steps == 0 and done < steps):
+            self.engine.means(self.standing.epoch, done - 1)  # no checkpoint of a loss that is not finite
             self.standing.step = done
             self._save()
         if asked:

@@ -1,0 +1,70 @@
+"""An epoch of the engine, loader included, against bare forward, backward and step on tensors in memory."""
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from src.data.augment import Augmenter
+from src.data.batches import Batches, loader, share_of, steps_of_epoch
+from src.data.vocabulary import Vocabulary
+from src.randomness import make_deterministic
+from src.settings import Settings
+from src.training.engine import Engine, Interrupt
+from src.training.fit import build_task
+from src.training.fold_data import FoldData
+from src.training.parallel import Ranks
+
+PHOTOS, WORDS = 640, 200
+
+
+def _data(folder: Path, size: int) -> FoldData:
+    from src.data.batches import Labels
+
+    rng = np.random.default_rng(0)
+    np.save(folder / "pixels.npy", rng.integers(0, 256, (PHOTOS, size, size, 3), dtype=np.uint8))
+    tokens = np.concatenate([np.append(rng.integers(4, WORDS, 12), 2) for _ in range(PHOTOS)]).astype(np.int32)
+    starts, firsts = np.arange(PHOTOS + 1) * 13, np.arange(PHOTOS + 1)
+    labels = Labels(folder / "pixels.npy", rng.normal(5, 1, PHOTOS).astype(np.float32), tokens, starts, firsts)
+    words = Vocabulary(("<pad>", "<start>", "<end>", "<unk>", *(f"w{i}" for i in range(WORDS - 4))), (0,) * WORDS)
+    rows = np.arange(PHOTOS)
+    return FoldData(labels, words, rows, rows[:1], [()], (0.5,) * 3, (0.25,) * 3)
+
+
+def _bare(settings: Settings, data: FoldData, batches: list[dict]) -> float:
+    engine = Engine(build_task(settings, data, 0), settings, Ranks(0, 1, torch.device("cpu")))
+    engine.task.train()
+    began = 0.0
+    for number, batch in enumerate([*batches[:2], *batches]):
+        if number == 2:
+            began = time.perf_counter()
+        out = engine.task(batch["pixels"], batch["mos"], batch["captions"])
+        (out["mos_loss"].mean() + out["caption_loss"].sum() / out["caption_tokens"].sum()).backward()
+        engine.optimizer.step()
+        engine.optimizer.zero_grad(set_to_none=True)
+    return time.perf_counter() - began
+
+
+def run() -> Iterator[tuple[str, float, float, str]]:
+    """Seconds for one epoch of the demo's network."""
+    settings = Settings()
+    settings = dataclasses.replace(settings, train=dataclasses.replace(settings.train, epochs=2))
+    make_deterministic(settings.run.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        data = _data(Path(folder), settings.view.size)
+        plan = steps_of_epoch(data.train_rows, settings.train.batch_size, 0, 0)
+        loaded = Batches(data.labels, Augmenter(settings.augment, settings.view.size), 0, 1)
+        shares = [share_of(rows, 0, 1, 0) for rows in plan]
+        memory = [loaded[share] for share in shares]
+        engine = Engine(build_task(settings, data, 0), settings, Ranks(0, 1, torch.device("cpu")))
+        ours = []
+        for epoch in range(2):
+            stream = loader(loaded, shares, settings.run.workers, False)
+            began = time.perf_counter()
+            engine.train_one_epoch(stream, epoch, 0, len(plan), Interrupt(), lambda _: None, shown=False)
+            ours.append(time.perf_counter() - began)
+        yield f"train {PHOTOS} photos, demo network, one epoch", ours[-1], _bare(settings, data, memory), "bare loop"
