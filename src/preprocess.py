@@ -64,7 +64,8 @@ def make_photos(settings, work: Making) -> None:
 def report(settings, source: Path) -> None:
     """Copy rejected.csv into the run's folder; stop with one line unless its rows may be skipped."""
     rejected = run_folder(settings) / "rejected.csv"
-    write_bytes(rejected, source.read_bytes())
+    if not rejected.is_file() or rejected.read_bytes() != source.read_bytes():
+        write_bytes(rejected, source.read_bytes())
     rows = read_rows(rejected, ("where", "photo_id", "path", "reason"))
     if not rows:
         return

@@ -7,6 +7,9 @@ import pytest
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
+REPOSITORY = Path(__file__).parents[1]
+os.environ["PYTHONPATH"] = str(REPOSITORY)  # stages that tests start elsewhere find src
+
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 TINY = [

@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).parents[1]
 @pytest.fixture
 def artefact(tmp_path):
     folder = tmp_path / "cache" / "thing"
-    return Artefact("split", folder, folder / "done.json", {"a": 1}, {"x": "1"})
+    return Artefact("split", folder, folder / "done.json", {"a": 1}, {"x": "1"}, shared=True)
 
 
 def make(artefact, fresh=False, text="hello"):

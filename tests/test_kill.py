@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.conftest import TINY
 
 REPOSITORY = Path(__file__).parents[1]
-KILLS = 4
+KILLS = 3
 
 
 def start(folder: Path, root: Path, stage: str) -> subprocess.Popen:

@@ -116,7 +116,7 @@ def test_finished_stages_are_skipped_and_say_so(finished, competition, monkeypat
 def test_a_fold_trained_otherwise_is_never_overwritten(finished, competition, monkeypatch):
     monkeypatch.chdir(finished)
     kept = (finished / "runs" / "demo" / "fold-0" / "best-mos.pt").read_bytes()
-    with pytest.raises(InputError, match=r"optim.lr was 0.002, is 0.1.*run.name=NAME.*--fresh"):
+    with pytest.raises(InputError, match=r"optim.lr was 0.003, is 0.1.*run.name=NAME.*--fresh"):
         train.main([f"data.root={competition}", *TINY, "optim.lr=0.1"])
     assert (finished / "runs" / "demo" / "fold-0" / "best-mos.pt").read_bytes() == kept
 
