@@ -89,7 +89,7 @@ class Decoding:
     groups: int = number(3, low=1)
     """diverse: groups that beam is divided into."""
     diversity: float = number(0.5, low=0)
-    """diverse: what a word costs for each earlier group that chose it at the same place."""
+    """diverse: what a word costs for each caption of an earlier group that has it at the same place."""
     samples: int = number(5, low=1)
     """sample: random captions per photo."""
     temperature: float = number(1.0, low=0.01, high=100)

@@ -76,10 +76,14 @@ def folds(settings: Settings) -> Artefact:
 def features(settings: Settings) -> Artefact:
     """A frozen encoder's features of all photos, made by train where encoder.cache asks for them."""
     part = _part(settings, "encoder") | {"run.seed": settings.run.seed, "run.threads": settings.run.threads}
-    inputs = {"photos": outputs_digest(photos(settings))}
-    if settings.encoder.weights and Path(settings.encoder.weights).is_file():
-        inputs["weights"] = file_digest(Path(settings.encoder.weights))
+    inputs = {"photos": outputs_digest(photos(settings)), **_weights(settings)}
     return _cached(settings, "train", "features", part, inputs)
+
+
+def _weights(settings: Settings) -> dict[str, str]:
+    """Hash of the weights file that the encoder starts from, where there is one."""
+    file = Path(settings.encoder.weights or "")
+    return {"weights": file_digest(file)} if file.is_file() else {}
 
 
 def fold(settings: Settings, number: int) -> Artefact:
@@ -88,6 +92,7 @@ def fold(settings: Settings, number: int) -> Artefact:
     free = ("predict", "decoding", "metric.bootstrap", "metric.spice")
     part = {k: v for k, v in changing(settings).items() if not k.startswith(free)}
     inputs = {made.__name__: outputs_digest(made(settings)) for made in (photos, vocabulary, folds)}
+    inputs |= _weights(settings)
     if settings.train.start_from:
         inputs["start_from"] = _start_digest(settings, number, inputs)
     return Artefact("train", folder, folder / "done.json", part, inputs)

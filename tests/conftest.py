@@ -39,6 +39,48 @@ def competition(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
+def one_thread():
+    """Torch computes with one thread."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def seeded(one_thread):
+    """Torch computes with one thread and draws the same numbers in each test."""
+    import torch
+
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def drawn(monkeypatch) -> list:
+    """The matplotlib figures that are saved, in order, still saved as ever."""
+    from matplotlib.figure import Figure
+
+    figures, savefig = [], Figure.savefig
+
+    def recorded(figure, *arguments, **named):
+        figures.append(figure)
+        return savefig(figure, *arguments, **named)
+
+    monkeypatch.setattr(Figure, "savefig", recorded)
+    return figures
+
+
+@pytest.fixture(scope="module")
+def preprocessed(tmp_path_factory) -> Path:
+    """A folder with a competition of nine photos that has gone through preprocess."""
+    from tests.bad_input import preprocessed_competition
+
+    return preprocessed_competition(tmp_path_factory.mktemp("preprocessed"))
+
+
+@pytest.fixture
 def workplace(tmp_path, monkeypatch) -> Path:
     """An empty folder to work in; stages leave their files there."""
     monkeypatch.chdir(tmp_path)

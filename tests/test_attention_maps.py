@@ -5,26 +5,12 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import torch
-from matplotlib.figure import Figure
 from PIL import Image
 
 from src.visual.attention_maps import BLUR, BOXES, draw_attention, heat, lay_over
 
 RNG = np.random.default_rng(0)
 WORDS = ("a", "dog", "by", "the", "quiet", "harbour", "한국")
-
-
-@pytest.fixture
-def drawn(monkeypatch) -> list[Figure]:
-    """The figures that are saved, still saved as ever."""
-    figures, savefig = [], Figure.savefig
-
-    def recorded(figure, *arguments, **named):
-        figures.append(figure)
-        return savefig(figure, *arguments, **named)
-
-    monkeypatch.setattr(Figure, "savefig", recorded)
-    return figures
 
 
 def reference(cells: np.ndarray, height: int, width: int) -> np.ndarray:

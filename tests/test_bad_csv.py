@@ -7,15 +7,10 @@ from pathlib import Path
 import pytest
 
 from src import preprocess
-from tests.bad_input import SMALL, exit_code, hurry, preprocessed_competition, refused
+from tests.bad_input import SMALL, exit_code, hurry, refused
 
 HEADER = b"img_name,img_path,mos,comments\n"
 ROWS = b"a,train/a.jpg,5,nice\nb,train/b.jpg,4,dark\n"
-
-
-@pytest.fixture(scope="module")
-def preprocessed(tmp_path_factory):
-    return preprocessed_competition(tmp_path_factory.mktemp("preprocessed"))
 
 
 @pytest.fixture

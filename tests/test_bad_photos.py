@@ -12,13 +12,8 @@ import pytest
 from PIL import Image
 
 from src import preprocess
-from tests.bad_input import SMALL, exit_code, hurry, preprocessed_competition, refused
+from tests.bad_input import SMALL, exit_code, hurry, refused
 from tests.test_pixels import drawing, encoded
-
-
-@pytest.fixture(scope="module")
-def preprocessed(tmp_path_factory):
-    return preprocessed_competition(tmp_path_factory.mktemp("preprocessed"))
 
 
 @pytest.fixture

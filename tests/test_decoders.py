@@ -15,6 +15,8 @@ from src.models.features import Features
 from src.models.transformer import boxes, sinusoids
 from src.settings import Decoder as DecoderSettings
 
+pytestmark = pytest.mark.usefixtures("seeded")
+
 VOCABULARY, WIDTH, GRID = 15, 6, (2, 3)
 SMALL = {"hidden": 16, "embedding": 8, "attention": 7, "heads": 4, "feedforward": 24}
 ATTENTION = [
@@ -31,15 +33,6 @@ ALL = ATTENTION + UPDOWN + TRANSFORMER
 every_decoder = pytest.mark.parametrize(
     "settings", ALL, ids=lambda s: f"{s.name}-{s.cell}-{s.project}-{s.gate}-{s.layers}"
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(before)
 
 
 def features(count: int = 4) -> Features:

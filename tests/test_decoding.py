@@ -18,17 +18,11 @@ from src.settings import Decoding
 from tests import plain_decoding as plain
 from tests.plain_decoding import CAUSAL, VOCABULARY, Scrambled, allowed_tokens, as_list, following, photos
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FREE = Constraints(minimum_words=0, maximum_words=7)
 STRICT = Constraints(minimum_words=2, maximum_words=7, no_repeat=2, bad_endings=(4, 5, 6))
 RULES = pytest.mark.parametrize("rules", [FREE, STRICT], ids=["free", "constrained"])
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

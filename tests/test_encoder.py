@@ -10,14 +10,7 @@ from src.errors import InputError
 from src.models.encoder import build_encoder
 from src.settings import Encoder as EncoderSettings
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def encoder(name: str, channels: int = 3, size: int = 64, **settings):

@@ -14,6 +14,8 @@ from src.errors import InputError
 from tests import plain_decoding as plain
 from tests.plain_decoding import CAUSAL, VOCABULARY, Scrambled, as_list, following, photos
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 STRICT = Constraints(minimum_words=2, maximum_words=6, no_repeat=2, bad_endings=(4, 5, 6))
 MEANS = pytest.mark.parametrize("mean", ["probabilities", "log_probabilities"])
 SEARCHES = {
@@ -22,14 +24,6 @@ SEARCHES = {
     "diverse": lambda decoder, features: diverse_beam(decoder, features, STRICT, 4, 0.7, 2, 0.8),
     "sample": lambda decoder, features: sample(decoder, features, STRICT, uniforms_for(5, range(4), 3, 7), 0.9, 6, 0.9),
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def plain_mean(members: list[list[float]], mean: str) -> list[float]:

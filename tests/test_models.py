@@ -13,6 +13,8 @@ from src.settings import Decoder as DecoderSettings
 from src.settings import Encoder as EncoderSettings
 from src.settings import Settings, View
 
+pytestmark = pytest.mark.usefixtures("seeded")
+
 VOCABULARY = 15
 RECURRENT = [
     DecoderSettings(cell=cell, image=image, layers=layers, hidden=16, embedding=8)
@@ -20,15 +22,6 @@ RECURRENT = [
     for image in ("first", "every")
     for layers in (1, 2)
 ]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(before)
 
 
 def pixels(count: int = 2, size: int = 64, channels: int = 3) -> torch.Tensor:

@@ -13,16 +13,10 @@ from src.models.decoder import END, UNK
 from tests import plain_decoding as plain
 from tests.plain_decoding import Scrambled, allowed_tokens, as_list, following, photos
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 STRICT = Constraints(minimum_words=2, maximum_words=6, no_repeat=2, bad_endings=(4, 5, 6))
 FILTERS = [(1.0, 0, 1.0), (0.6, 0, 1.0), (1.5, 3, 1.0), (1.0, 0, 0.7), (2.0, 4, 0.8), (0.05, 0, 1.0)]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("filters", FILTERS, ids=str)

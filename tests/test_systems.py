@@ -67,7 +67,8 @@ def test_its_own_network_sees_a_photo(path):
         assert network.decoder.log_prob(seen, caption)[0, :3].lt(0).all()
         assert network.mos(seen).shape == (1,)
     cells = {"show_attend_tell": 14 * 14, "attention_gru": 8 * 8, "transformer": 7 * 7, "updown": 36}
-    assert seen.grid.shape[1] == cells.get(path.stem, seen.grid.shape[1])
+    if path.stem in cells:
+        assert seen.grid.shape[1] == cells[path.stem]
 
 
 # of the parallel ones one is enough: the other is the same but for its encoder, as the test above shows

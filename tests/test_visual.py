@@ -29,19 +29,6 @@ STATISTICS = {
 }
 
 
-@pytest.fixture
-def drawn(monkeypatch) -> list[Figure]:
-    """The figures that are saved, in order, still saved as ever."""
-    figures, savefig = [], Figure.savefig
-
-    def recorded(figure, *arguments, **named):
-        figures.append(figure)
-        return savefig(figure, *arguments, **named)
-
-    monkeypatch.setattr(Figure, "savefig", recorded)
-    return figures
-
-
 def metrics(path: Path, columns: list[str], epochs: int = 4, seed: int = 0, **given) -> Path:
     """Write a metrics.csv of random numbers; `given` columns replace or add to them."""
     rng = np.random.default_rng(seed)

@@ -112,8 +112,10 @@ class Batches(Dataset):
         return self._open[path.stem]
 
     def _features(self, share: Share) -> dict[str, torch.Tensor]:
-        files = sorted(self.labels.features.glob("*.npy"))
-        return {path.stem: torch.from_numpy(self._file(path)[share.rows]) for path in files}
+        if not self._open:
+            for path in sorted(self.labels.features.glob("*.npy")):
+                self._file(path)
+        return {name: torch.from_numpy(array[share.rows]) for name, array in self._open.items()}
 
     def _photos(self, share: Share) -> np.ndarray:
         pixels = self._file(self.labels.pixels)

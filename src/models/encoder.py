@@ -13,8 +13,9 @@ from timm.models import group_parameters
 from torch import nn
 
 from src.errors import InputError
+from src.models.extractor import Extractor, learning
 from src.models.features import Features
-from src.models.regions import DETECTORS, RegionEncoder, build_regions
+from src.models.regions import DETECTORS, build_regions
 from src.models.weights import fit_weights, read_weights
 from src.settings import Encoder as EncoderSettings
 
@@ -23,16 +24,13 @@ _GOOGLENET = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "first_conv": "conv1.conv",
               "classifier": ("fc", "aux1", "aux2"), "num_classes": 1000}  # fmt: skip
 
 
-class Encoder(nn.Module):
+class Encoder(Extractor):
     """A backbone, the normalisation of its input, and its output in one form.
 
-    `width` is D of the features, `layout` the (height, width) of their grid at the size it was built for. `pooled`
-    is the pooling that the backbone was made for (mean, class token, a norm after the mean) where that keeps the
-    width, else the mean over the grid. Parts of the backbone that features do not depend on are removed, so that
-    every parameter gets a gradient. `notice`: a sentence that whoever trains it should read, or "".
+    `layout` is that of the grid at the size it was built for, `pooled` the pooling that the backbone was made for
+    (mean, class token, a norm after the mean) where that keeps the width, else the mean over the grid. Parts of the
+    backbone that features do not depend on are removed, so that every parameter gets a gradient.
     """
-
-    notice = ""
 
     def __init__(
         self,
@@ -44,26 +42,17 @@ class Encoder(nn.Module):
         frozen: bool = False,
         channels_last: bool = False,
     ):
-        super().__init__()
+        super().__init__(channels, mean, std, channels_last and not _breaks_channels_last(backbone))
         self.backbone = backbone
-        self.frozen = frozen
-        channels_last = channels_last and not _breaks_channels_last(backbone)
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, channels, 1, 1) * 255)
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, channels, 1, 1) * 255)
         self._tokens_skipped = getattr(backbone, "num_prefix_tokens", 0)
         self._channels_at_end = getattr(backbone, "output_fmt", "NCHW") == "NHWC"
         self._head_pools = False
-        self.removed: set[str] = set()
         self._probe(channels, size)
         self.backbone.to(memory_format=self.memory_format)
-        self._trainable = [parameter for parameter in self.backbone.parameters() if parameter.requires_grad]
-        self.freeze(frozen)
+        self.may_freeze(self.backbone, frozen)
 
     def forward(self, pixels: torch.Tensor) -> Features:
-        """Features of uint8 pixels [B, H, W, C] (or float on the scale 0 to 255)."""
-        images = (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std
-        images = images.contiguous(memory_format=self.memory_format)
+        images = self.normalised(pixels).contiguous(memory_format=self.memory_format)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             raw = self._raw(images).float()
             grid, layout = self._grid(raw)
@@ -78,13 +67,6 @@ class Encoder(nn.Module):
             self.backbone.eval()
         return self
 
-    def freeze(self, frozen: bool) -> None:
-        """Keep the backbone as it is from now on, or let it learn."""
-        self.frozen = frozen
-        for parameter in self._trainable:
-            parameter.requires_grad_(not frozen)
-        self.train(self.training)
-
     def layers(self) -> list[list[nn.Parameter]]:
         """The trainable parameters, layer by layer from the input on, for learning rates that fall by layer."""
         named = dict(self.backbone.named_parameters())
@@ -93,8 +75,7 @@ class Encoder(nn.Module):
             groups = [[named[name] for name in names[layer] if name in named] for layer in sorted(names)]
         else:
             groups = [list(child.parameters()) for child in self.backbone.children()]
-        groups = [[parameter for parameter in group if parameter.requires_grad] for group in groups]
-        return [group for group in groups if group]
+        return learning(groups)
 
     def _raw(self, images: torch.Tensor) -> torch.Tensor:
         forward = getattr(self.backbone, "forward_features", self.backbone)
@@ -175,7 +156,7 @@ def build_encoder(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     channels_last: bool = False,
-) -> Encoder | RegionEncoder:
+) -> Extractor:
     """The encoder that `settings` name, for square photos of `size` pixels and 1 or 3 `channels`.
 
     Its input is normalised with the backbone's own statistics where it starts from weights, else with `mean` and

@@ -8,6 +8,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import batched_nms
 
 from src.errors import InputError
+from src.models.extractor import Extractor, learning
 from src.models.features import Features
 from src.models.weights import fit_weights
 from src.settings import Encoder as EncoderSettings
@@ -19,7 +20,7 @@ _STRIDE = 32  # photos are padded to its multiples, as the scale of the feature 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class RegionEncoder(nn.Module):
+class RegionEncoder(Extractor):
     """Features of the regions that a detector finds, as in "Bottom-Up and Top-Down Attention" (Anderson et al. 2018).
 
     As in the authors' program a region is a box of the region proposal network, without the classifier's correction,
@@ -31,7 +32,7 @@ class RegionEncoder(nn.Module):
     and box head learn through the features. Norms keep the statistics of given weights, as torchvision has it; those
     of random weights start from random photos and learn.
 
-    `width` is D of the features, `layout` (1, `regions`), as regions form no grid; `removed` is empty. `detects`
+    `layout` is (1, `regions`), as regions form no grid; `removed` is empty. `detects`
     tells, with the weights and in every checkpoint, whether weights were given. Regions of nearly equal probability
     may change places where sums are rounded otherwise: in a batch of another size, on another machine.
     """
@@ -46,15 +47,11 @@ class RegionEncoder(nn.Module):
         frozen: bool = False,
         channels_last: bool = False,
     ):
-        super().__init__()
+        super().__init__(3, _MEAN, _STD, channels_last)
         self.detector = detector
         self.name = name
         self.regions = regions
         self.layout = (1, regions)
-        self.removed: set[str] = set()
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.register_buffer("mean", torch.tensor(_MEAN).view(1, 3, 1, 1) * 255)
-        self.register_buffer("std", torch.tensor(_STD).view(1, 3, 1, 1) * 255)
         self.register_buffer("detects", torch.tensor(detects))
         if not detects:
             _settle_norms(detector)
@@ -63,8 +60,7 @@ class RegionEncoder(nn.Module):
             for norm in _norms(detector):
                 norm.requires_grad_(False)
         self.detector.to(memory_format=self.memory_format)
-        self._trainable = [parameter for parameter in detector.parameters() if parameter.requires_grad]
-        self.freeze(frozen)
+        self.may_freeze(detector, frozen)
 
     @property
     def label(self) -> str:
@@ -85,7 +81,7 @@ class RegionEncoder(nn.Module):
         """
         learns = torch.is_grad_enabled() and not self.frozen
         with torch.autocast(pixels.device.type, enabled=False), torch.set_grad_enabled(learns):
-            images = (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std
+            images = self.normalised(pixels)
             height, width = images.shape[2:]
             images = nn.functional.pad(images, (0, -width % _STRIDE, 0, -height % _STRIDE))
             images = ImageList(images.contiguous(memory_format=self.memory_format), [(height, width)] * len(images))
@@ -107,19 +103,11 @@ class RegionEncoder(nn.Module):
                 norm.eval()
         return self
 
-    def freeze(self, frozen: bool) -> None:
-        """Keep the detector as it is from now on, or let it learn."""
-        self.frozen = frozen
-        for parameter in self._trainable:
-            parameter.requires_grad_(not frozen)
-        self.train(self.training)
-
     def layers(self) -> list[list[nn.Parameter]]:
         """The trainable parameters, layer by layer from the input on, for learning rates that fall by layer."""
         maps, head = self.detector.backbone, self.detector.roi_heads.box_head
         groups = [list(module.parameters()) for module in (*maps.body.children(), maps.fpn, head)]
-        groups = [[parameter for parameter in group if parameter.requires_grad] for group in groups]
-        return [group for group in groups if group]
+        return learning(groups)
 
     def _choose(self, maps: dict[str, torch.Tensor], images: ImageList) -> tuple[list[torch.Tensor], torch.Tensor]:
         """The boxes of each photo in pixels, at most `regions`, the surest first, and the features of all of them."""

@@ -30,7 +30,8 @@ class Task(nn.Module):
     """A captioner with the losses of its one or two tasks.
 
     `terms` names the losses: "mos", "caption", and "attention" where that is weighed. `forward` returns tensors of one
-    row per photo, so that what DataParallel gathers from its replicas is what one device would have returned.
+    row per photo, so that what DataParallel gathers from its replicas is what one device would have returned: losses
+    and counts are columns of one tensor each, not named tensors, so that a loss more is no change to the engine.
     `own_words` is the probability with which a word fed to the captioner is its own (scheduled sampling).
     """
 

@@ -194,8 +194,7 @@ def _draw(folds: list[Series], title: str, out: Path) -> None:
 def draw_curves(metrics_csv: Path, out: Path) -> None:
     """Draw the course of one fold's training as a PNG, 1600 pixels wide.
 
-    metrics_csv: one row per epoch; columns epoch, lr, mos_loss, caption_loss, val_plcc, val_srcc, val_mos_score,
-    val_bleu4, val_meteor, val_rouge_l, val_cider_d, val_caption_score. A panel without a column is left out.
+    metrics_csv: one row per epoch; the columns drawn are those of PANELS. A panel without a column is left out.
     Raises InputError where the file is absent, empty or not made of numbers.
     """
     series = read_metrics(metrics_csv)

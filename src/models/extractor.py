@@ -1,0 +1,57 @@
+"""What every encoder is: a network that makes features of photos, and that can be kept as it is."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import nn
+
+from src.models.features import Features
+
+
+class Extractor(nn.Module, ABC):
+    """An encoder of photos.
+
+    `width` is D of the features, `layout` the (height, width) of their grid. `frozen`: it does not learn. `removed`:
+    the parts of the published network that features do not depend on and that were left out. `notice`: a sentence
+    that whoever trains it should read, or "".
+    """
+
+    width: int
+    layout: tuple[int, int]
+    frozen: bool
+    removed: set[str]
+    notice: str = ""
+
+    def __init__(self, channels: int, mean: tuple[float, ...], std: tuple[float, ...], channels_last: bool):
+        super().__init__()
+        self.removed = set()
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, channels, 1, 1) * 255)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, channels, 1, 1) * 255)
+        self._trainable: list[nn.Parameter] = []
+
+    @abstractmethod
+    def forward(self, pixels: torch.Tensor) -> Features:
+        """Features of uint8 pixels [B, H, W, C] (or float on the scale 0 to 255)."""
+
+    def normalised(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pixels [B, H, W, C] as float32 [B, C, H, W] with the mean 0 and the spread 1 of what the network expects."""
+        return (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std
+
+    def may_freeze(self, network: nn.Module, frozen: bool) -> None:
+        """Take what is trainable in `network` now for what `freeze` is about, and freeze it where asked."""
+        self._trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self.freeze(frozen)
+
+    def freeze(self, frozen: bool) -> None:
+        """Keep the network as it is from now on, or let it learn."""
+        self.frozen = frozen
+        for parameter in self._trainable:
+            parameter.requires_grad_(not frozen)
+        self.train(self.training)
+
+
+def learning(groups: list[list[nn.Parameter]]) -> list[list[nn.Parameter]]:
+    """Groups of parameters without those that do not learn, and without empty groups."""
+    groups = [[parameter for parameter in group if parameter.requires_grad] for group in groups]
+    return [group for group in groups if group]
