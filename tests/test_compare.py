@@ -116,9 +116,13 @@ def test_the_table_holds_what_the_runs_files_hold(found, compared):
         assert float(row["training_seconds"]) == pytest.approx(sum(map(sum, times)))
         assert float(row["seconds_per_epoch"]) == pytest.approx(np.median(times)) and float(row["epochs"]) == 1
     report = score_of(compared, "two")
-    for key in ("cider_d", "meteor", "bleu3", "bleu4", "rouge_l"):
+    for key in ("cider_d", "meteor", "bleu3", "bleu4", "rouge_l", "wer"):
         assert float(rows[1][key]) == report["caption"][key] and rows[3][key] == ""
-    assert float(rows[1]["mean_words"]) == report["health"]["captions"]["mean_words"]
+    for key in ("mean_words", "adjacent_repeats", "repeated_pairs", "dangling"):
+        assert float(rows[1][key]) == report["health"]["captions"][key] and rows[3][key] == ""
+    lines = printed.split("Captions out of fold", 1)[1].split("\n\n")[0].splitlines()
+    assert [line.split()[0] for line in lines[2:]] == ["one", "two", "part"], "mos wrote none"
+    assert f"{float(rows[0]['adjacent_repeats']):.1%}" in lines[2] and "a word twice running" in lines[1]
     assert [row["decoder"] for row in rows] == ["recurrent"] * 3 + [""]
     assert "mos is not tested against one: it has other folds" in printed
     assert max(map(len, printed.splitlines())) <= 160

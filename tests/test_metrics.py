@@ -217,7 +217,7 @@ def test_scores_resample_and_subset_exactly(meteor):
     sample = scores([references[i] for i in chosen], [candidates[i] for i in chosen], meteor)
     counts = np.bincount(chosen, minlength=25)[None]
     ours, fresh = found.resampled(counts), sample.totals()
-    for name in ("bleu1", "bleu2", "bleu3", "bleu4", "meteor", "rouge_l"):
+    for name in ("bleu1", "bleu2", "bleu3", "bleu4", "meteor", "rouge_l", "wer"):
         assert ours[name][0] == pytest.approx(fresh[name], abs=1e-12)
     assert ours["cider_d"][0] == pytest.approx(found.cider[chosen].mean())
     assert found.subset(chosen).totals()["cider_d"] == pytest.approx(found.cider[chosen].mean())
@@ -250,6 +250,19 @@ def test_health_tells_of_a_collapse():
     assert "same predicted MOS" in alarms(None, mos_health([5.0, 5.0], [1.0, 2.0]))[0]
     healthy = caption_health([f"a photo of number {i}" for i in range(9)])
     assert alarms(healthy, mos_health([1.0, 2.0, 3.0], [1.0, 3.0, 2.0])) == []
+
+
+def test_health_tells_of_repeats_and_endings():
+    fine = [f"a photo of number {i}" for i in range(34)]
+    broken = ["Giraffes giraffes, in a grassy area near and", "in a hat in a car.", "very, VERY nice", "a sea with."]
+    health = caption_health(broken + [""])
+    found = {name: round(5 * health[name]) for name in ("adjacent_repeats", "repeated_pairs", "dangling")}
+    assert found == {"adjacent_repeats": 2, "repeated_pairs": 1, "dangling": 2}
+    said = " / ".join(alarms(health))
+    assert "40.0% of the captions say a word twice running / 20.0% of the captions say a pair" in said
+    assert "40.0% of the captions break off" in said
+    assert alarms(caption_health(fine + broken[2:3])) == [], "one in 35 is what people write, too"
+    assert caption_health([])["dangling"] == 0.0
 
 
 def test_spice_without_its_models_is_one_clear_line(monkeypatch):

@@ -107,7 +107,7 @@ def test_report_of_two_files_with_floor(write, meteor):
     json.dumps(out, allow_nan=False)
     assert set(out) == {"quality", "caption", "floor", "alarms"}
     assert set(out["quality"]) == {"plcc", "srcc", "score", "interval", "photos"} and out["quality"]["photos"] == 4
-    names = {"bleu1", "bleu2", "bleu3", "bleu4", "meteor", "rouge_l", "cider_d", "score", "interval", "photos"}
+    names = {"bleu1", "bleu2", "bleu3", "bleu4", "meteor", "rouge_l", "cider_d", "wer", "score", "interval", "photos"}
     assert set(out["caption"]) == names and out["caption"]["photos"] == 3
     assert out["floor"]["quality"] is None and out["floor"]["caption"] > 0 and out["floor"]["sentence"]
     assert "not scored" in out["alarms"][0]

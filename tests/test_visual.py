@@ -17,6 +17,7 @@ from src.visual.examples import _CAPTION, draw_examples, wrap
 from src.visual.statistics import draw_statistics
 
 MOS = ["mos_loss", "val_plcc", "val_srcc", "val_mos_score"]
+ONE_SHOT = ["length_loss", "loss", "val_wer", "val_wer_visible"]
 CAPTION = ["caption_loss", "val_bleu4", "val_meteor", "val_rouge_l", "val_cider_d", "val_caption_score"]
 WORDS = {"median": 6.0, "p95": 9.0, "max": 11, "histogram": {"5": 700, "6": 900, "9": 300, "11": 100}}
 HISTOGRAM = {"edges": [1.0, 4.0, 7.0, 10.0], "counts": [300, 900, 300]}
@@ -80,7 +81,9 @@ def test_curves_show_every_number_and_mark_the_first_best_epoch(tmp_path, drawn)
 
 
 FULL = "Learning rate; Caption loss, training; Caption measures, validation; Caption score, validation"
-PANELS = [(MOS, "MOS loss, training; MOS, validation; Learning rate", 555), (CAPTION, FULL, 1027)]
+LOSSES = "Learning rate; Length loss, training; Loss, training; Word error rate, validation"
+JUDGED = "MOS loss, training; MOS, validation; Learning rate"
+PANELS = [(MOS, JUDGED, 555), (CAPTION, FULL, 1027), (ONE_SHOT, LOSSES, 1027)]
 
 
 @pytest.mark.parametrize(("columns", "expected", "height"), [*PANELS, ([], "Learning rate", 555)])

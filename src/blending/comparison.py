@@ -17,7 +17,7 @@ from src.files import read_json
 from src.settings import Weights
 
 _WEIGHTS = "metric.weights."
-_PARTS = ("bleu1", "bleu2", "bleu3", "bleu4", "meteor", "rouge_l", "cider_d")
+_PARTS = ("bleu1", "bleu2", "bleu3", "bleu4", "meteor", "rouge_l", "cider_d", "wer")
 
 
 @dataclass(frozen=True)
@@ -126,12 +126,14 @@ def _score(name: str, block: dict | None, floor: float | None, parts: tuple[str,
 def _remarks(settings: dict) -> list[str]:
     """What one must know of a run to read its figures."""
     encoder, start = settings.get("encoder.name", ""), settings.get("train.start_from")
+    teacher = settings.get("decoder.distill_from")
     own_weights = settings.get("encoder.pretrained") or settings.get("encoder.weights") or start
     remarks = {
         "self-critical": settings.get("self_critical.from_epoch") is not None,
         "random regions": encoder.startswith("fasterrcnn") and not own_weights,
         "cached features": settings.get("encoder.cache", "none") != "none",
         f"from {start}": start,
+        f"taught by {teacher}": teacher,
     }
     return [remark for remark, true in remarks.items() if true]
 

@@ -34,31 +34,48 @@ def _flat(name: str, test: Paired | None) -> dict:
 
 
 def as_text(rows: list[dict], pairs: list[Pair], resamples: int) -> str:
-    """Three tables with the runs as rows: scores beside their floors, the networks and their times, the tests."""
-    blocks = [_scores(rows), _networks(rows)]
+    """Tables with the runs as rows: scores beside their floors, captions, networks and their times, the tests."""
+    captioned = [row for row in rows if row["caption_score"] is not None]
+    blocks = [_scores(rows), *([_captions(captioned)] if captioned else []), _networks(rows)]
     if pairs:
         blocks.append(_tests(rows, pairs, resamples))
     return "\n\n".join(blocks)
 
 
 def _scores(rows: list[dict]) -> str:
-    def figure(key: str, form: str = ".3f") -> Show:
-        return lambda row: _number(row.get(key), form)
-
     columns = [
         ("run", lambda row: _short(row["run"])),
         ("MOS score [95%]", lambda row: _interval(row, "mos", ".3f")),
         ("ridge floor", lambda row: _floor(row, "mos", ".3f")),
-        ("network", figure("mos_network")),
+        ("network", _figure("mos_network", ".3f")),
         ("caption score [95%]", lambda row: _interval(row, "caption", ".2f")),
         ("constant floor", lambda row: _floor(row, "caption", ".2f")),
-        ("CIDEr-D", figure("cider_d")),
-        ("METEOR", figure("meteor")),
-        ("BLEU-4", figure("bleu4")),
-        ("ROUGE-L", figure("rouge_l")),
-        ("words", figure("mean_words", ".1f")),
+        ("CIDEr-D", _figure("cider_d", ".3f")),
+        ("METEOR", _figure("meteor", ".3f")),
+        ("BLEU-4", _figure("bleu4", ".3f")),
+        ("ROUGE-L", _figure("rouge_l", ".3f")),
+        ("WER", _figure("wer", ".3f")),
     ]
     return _table("Scores out of fold", columns, rows)
+
+
+def _captions(rows: list[dict]) -> str:
+    columns = [
+        ("run", lambda row: _short(row["run"])),
+        ("words", _figure("mean_words", ".1f")),
+        ("distinct", _figure("distinct", "d")),
+        ("most frequent", _figure("most_frequent_share", ".1%")),
+        ("a word twice running", _figure("adjacent_repeats", ".1%")),
+        ("a pair of words twice", _figure("repeated_pairs", ".1%")),
+        ("broken off", _figure("dangling", ".1%")),
+        ("with <unk>", _figure("unk_share", ".1%")),
+        ("empty", _figure("empty", "d")),
+    ]
+    return _table("Captions out of fold: words on average, how many are distinct, and shares of them", columns, rows)
+
+
+def _figure(key: str, form: str) -> Show:
+    return lambda row: _number(row.get(key), form)
 
 
 def _networks(rows: list[dict]) -> str:

@@ -1,4 +1,4 @@
-"""Captions against references: BLEU, METEOR, ROUGE-L and CIDEr-D as pycocoevalcap computes them, and faster.
+"""Captions against references: BLEU, METEOR, ROUGE-L and CIDEr-D as pycocoevalcap computes them, and faster; and WER.
 
 Tokens come from pycocoevalcap's PTB tokenizer and METEOR's word matches from its jar. What pycocoevalcap counts
 in Python (BLEU, ROUGE-L, CIDEr-D) is counted with numpy here, and equal to it.
@@ -15,6 +15,7 @@ from src.errors import InputError
 from src.metrics.java import scorer_file, start
 from src.metrics.meteor import Meteor, meteor_score
 from src.metrics.ngrams import bleu_counts, bleu_scores, cider_d, compare, rouge_l
+from src.metrics.word_errors import error_rate, word_errors
 
 _BLANKS = re.compile(r"\s+")
 
@@ -80,18 +81,21 @@ class CaptionScores:
     """ROUGE-L [photos]."""
     cider: np.ndarray
     """CIDEr-D [photos], with the document frequencies of all evaluated references."""
+    errors: np.ndarray
+    """Edits from the nearest reference, and its words [photos, 2]."""
 
     @property
     def photos(self) -> int:
         return len(self.rouge)
 
     def totals(self) -> dict[str, float]:
-        """Corpus scores bleu1, bleu2, bleu3, bleu4, meteor, rouge_l, cider_d."""
+        """Corpus scores bleu1, bleu2, bleu3, bleu4, meteor, rouge_l, cider_d, and wer, of which less is better."""
         return {name: float(value[0]) for name, value in self.resampled(np.ones((1, self.photos))).items()}
 
     def subset(self, rows) -> "CaptionScores":
         """The same for some photos (indices or mask); CIDEr-D keeps the document frequencies of all."""
-        return CaptionScores(self.bleu[rows], self.meteor_stats[rows], self.rouge[rows], self.cider[rows])
+        parts = (self.bleu, self.meteor_stats, self.rouge, self.cider, self.errors)
+        return CaptionScores(*(part[rows] for part in parts))
 
     def resampled(self, counts: np.ndarray) -> dict[str, np.ndarray]:
         """Corpus scores [samples] of samples in which photo i stands counts[:, i] times; counts [samples, photos]."""
@@ -103,6 +107,7 @@ class CaptionScores:
             "meteor": meteor_score(counts @ self.meteor_stats),
             "rouge_l": counts @ self.rouge / size,
             "cider_d": counts @ self.cider / size,
+            "wer": error_rate(counts @ self.errors),
         }
 
 
@@ -122,4 +127,5 @@ def scores(
         stats = beside.submit(meteor.stats, references, candidates)
         both = compare(references, candidates)
         bleu, cider, rouge = bleu_counts(both), cider_d(both), rouge_l(references, candidates)
-        return CaptionScores(bleu, stats.result(), rouge, cider)
+        errors = word_errors(references, candidates)
+        return CaptionScores(bleu, stats.result(), rouge, cider, errors)

@@ -45,7 +45,7 @@ def quality_block(pred, truth, resamples: int, seed: int) -> dict | None:
 
 
 def caption_block(scores: CaptionScores | None, weights, resamples: int, seed: int) -> dict | None:
-    """bleu1..4, meteor, rouge_l, cider_d, score, interval, photos; None without photos."""
+    """bleu1..4, meteor, rouge_l, cider_d, wer, score, interval, photos; None without photos."""
     if scores is None:
         return None
     totals = scores.totals()

@@ -22,7 +22,8 @@ def summary(title: str, report: dict) -> str:
     lines += _line(
         "MOS score", report["quality"], {"plcc": "PLCC", "srcc": "SRCC"}, floor["quality"], "ridge floor"
     )  # fmt: skip
-    parts = {"cider_d": "CIDEr-D", "meteor": "METEOR", "bleu3": "BLEU-3", "bleu4": "BLEU-4", "rouge_l": "ROUGE-L"}
+    parts = {"cider_d": "CIDEr-D", "meteor": "METEOR", "bleu3": "BLEU-3", "bleu4": "BLEU-4", "rouge_l": "ROUGE-L",
+             "wer": "WER"}  # fmt: skip
     lines += _line("caption score", report["caption"], parts, floor["caption"], "constant sentence")
     if floor["sentence"]:
         lines.append(f"  {'':<14} constant: {floor['sentence']}")
@@ -38,5 +39,9 @@ def summary(title: str, report: dict) -> str:
             f"  {'captions':<14} {captions['distinct']} distinct of {captions['photos']}, "
             f"{captions['mean_words']:.1f} words on average, most frequent on {captions['most_frequent_share']:.1%}: "
             f"{captions['most_frequent']}"
+        )
+        lines.append(
+            f"  {'':<14} a word twice running in {captions['adjacent_repeats']:.1%}, a pair of words twice in "
+            f"{captions['repeated_pairs']:.1%}, broken off in {captions['dangling']:.1%}"
         )
     return "\n".join(lines + [f"  ALARM: {alarm}" for alarm in report["alarms"]])

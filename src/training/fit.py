@@ -136,7 +136,7 @@ class Fit:
         if self.settings.task != "mos" and captioned:
             texts = [self.data.vocabulary.decode(found[rows[i]][1]) for i in captioned]
             caption = scores([list(self.data.references[i]) for i in captioned], texts, self.meteor).totals()
-            out |= {f"val_{name}": caption[name] for name in ("bleu4", "meteor", "rouge_l", "cider_d")}
+            out |= {f"val_{name}": caption[name] for name in ("bleu4", "meteor", "rouge_l", "cider_d", "wer")}
             out["val_caption_score"] = caption_score(caption, self.settings.metric.weights)
         return out
 

@@ -39,6 +39,8 @@ PANELS = (
     ),
     Panel("Learning rate", {"lr": ("learning rate", VERMILION)}, below="at the end of each epoch"),
     Panel("Caption loss, training", {"caption_loss": ("caption loss", GREEN)}, below="mean over words"),
+    Panel("Length loss, training", {"length_loss": ("length loss", ORANGE)}, below="mean over captions"),
+    Panel("Loss, training", {"loss": ("loss", INK)}, below="weighted sum of the losses"),
     Panel("Attention loss, training", {"attention_loss": ("attention loss", PURPLE)}, below="mean over captions"),
     Panel(
         "Rewards of samples, training",
@@ -62,6 +64,10 @@ PANELS = (
         {"val_caption_score": ("score", INK)},
         best="val_caption_score",
         below="weighted sum of the measures",
+    ),
+    Panel(
+        "Word error rate, validation",
+        {"val_wer": ("free-running", BLUE), "val_wer_visible": ("gold words visible", ORANGE)},
     ),
 )
 
