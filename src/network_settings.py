@@ -66,6 +66,8 @@ class Decoder:
     """transformer: attention heads."""
     feedforward: int = number(1024, low=1, high=10**8)
     """transformer: width of the feed-forward layers."""
+    distill_from: str | None = None
+    """Train on the captions that this finished run (a name under run.root) writes of the training photos."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 from src.artefacts import Artefact, outdated, outputs_digest, tree_signature
 from src.config import as_arguments, changing
+from src.config_files import read_yaml
 from src.errors import InputError, Stopped
 from src.files import digest_of, file_digest, read_json
 from src.settings import Settings
@@ -80,6 +81,19 @@ def features(settings: Settings) -> Artefact:
     return _cached(settings, "train", "features", part, inputs)
 
 
+def teacher_captions(settings: Settings, number: int) -> Artefact:
+    """What the fold `number` of decoder.distill_from writes of its training photos, made by train.
+
+    Raises InputError where there is no such fold, or it has seen photos that this run validates on.
+    """
+    name = settings.decoder.distill_from
+    teacher = Path(settings.run.root) / name / f"fold-{number}"
+    inputs = {made.__name__: outputs_digest(made(settings)) for made in (photos, folds)}
+    inputs["teacher"] = _start_digest(f"decoder.distill_from={name}", teacher, inputs, other_photos=False)
+    decoding = {k: v for k, v in read_yaml(str(teacher / "settings.yaml")) if k.startswith("decoding.")}
+    return _cached(settings, "train", "captions", decoding, inputs)
+
+
 def _weights(settings: Settings) -> dict[str, str]:
     """Hash of the weights file that the encoder starts from, where there is one."""
     file = Path(settings.encoder.weights or "")
@@ -94,22 +108,31 @@ def fold(settings: Settings, number: int) -> Artefact:
     inputs = {made.__name__: outputs_digest(made(settings)) for made in (photos, vocabulary, folds)}
     inputs |= _weights(settings)
     if settings.train.start_from:
-        inputs["start_from"] = _start_digest(settings, number, inputs)
+        name = settings.train.start_from
+        start = Path(settings.run.root) / name / f"fold-{number}"
+        inputs["start_from"] = _start_digest(f"train.start_from={name}", start, inputs, other_photos=True)
+    if settings.decoder.distill_from:
+        taught = teacher_captions(settings, number)
+        inputs["distill_from"] = digest_of([taught.settings, taught.inputs])
     return Artefact("train", folder, folder / "done.json", part, inputs)
 
 
-def _start_digest(settings: Settings, number: int, inputs: dict[str, str]) -> str:
-    """Hash of the fold that training starts from. Raises InputError where it has seen photos of this fold."""
-    start = Path(settings.run.root) / settings.train.start_from / f"fold-{number}" / "done.json"
-    if not start.is_file():
-        raise InputError(f"train.start_from={settings.train.start_from}: {start.parent} is not a finished fold")
-    its = read_json(start)["inputs"]
-    if its["photos"] == inputs["photos"] and its["folds"] != inputs["folds"]:
+def _start_digest(setting: str, start: Path, inputs: dict[str, str], other_photos: bool) -> str:
+    """Hash of the fold in the folder `start`, of another run, which a setting names.
+
+    Raises InputError where it is not finished, or was split otherwise and so has seen photos of this fold.
+    other_photos: a run on other photos, whose folds mean nothing here, will do.
+    """
+    marker = start / "done.json"
+    if not marker.is_file():
+        raise InputError(f"{setting}: {start} is not a finished fold")
+    its = read_json(marker)["inputs"]
+    if its["folds"] != inputs["folds"] and (its["photos"] == inputs["photos"] or not other_photos):
         raise InputError(
-            f"train.start_from={settings.train.start_from} was split otherwise, so it has learned photos that this run "
-            "validates on; give the same split.* settings"
+            f"{setting} was split otherwise, so it has learned photos that this run validates on; "
+            "give the same split.* settings"
         )
-    return file_digest(start)
+    return file_digest(marker)
 
 
 def predictions(settings: Settings) -> Artefact:

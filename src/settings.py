@@ -172,6 +172,10 @@ class Settings:
             raise ValueError("decoding.minimum_words is greater than decoding.maximum_words")
         self._check_encoder()
         self._check_self_critical()
+        if self.decoder.distill_from is not None and self.task == "mos":
+            raise ValueError("decoder.distill_from: task=mos has no captions; leave it out")
+        if self.decoder.distill_from is not None and self.decoder.distill_from == self.run.name:
+            raise ValueError(f"decoder.distill_from={self.run.name} is this run itself; name another one")
         if self.split.official and self.split.holdout:
             raise ValueError("split.official and split.holdout exclude each other; keep one")
         fold_count = 1 if self.split.holdout or self.split.official else self.split.folds

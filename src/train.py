@@ -20,6 +20,7 @@ PACKAGES = ["torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn", "
 
 def train_fold(settings, number: int, folder, ranks, meteor, features) -> list[str]:
     """Train one fold in its folder; the names of the files that count."""
+    from src.training.distillation import captions_of_teacher
     from src.training.fit import Fit
     from src.training.fold_data import read_fold
     from src.training.journal import write_parameters
@@ -32,6 +33,7 @@ def train_fold(settings, number: int, folder, ranks, meteor, features) -> list[s
         number,
         settings.vocabulary.maximum_words,
         features,
+        captions_of_teacher(settings, number, ranks),
     )
     if ranks.main:
         save(settings, folder / "settings.yaml")

@@ -88,7 +88,7 @@ class Fit:
         settings, standing = self.settings, self.standing
         steps = -(-len(self.data.train_rows) // settings.train.batch_size)
         augmenter = Augmenter(settings.augment, settings.view.size)
-        batches = Batches(self.data.labels, augmenter, settings.run.seed, settings.train.captions_per_photo)
+        batches = Batches(self.data.targets, augmenter, settings.run.seed, settings.train.captions_per_photo)
         pin = self.ranks.device.type == "cuda"
         stream = loader(batches, self._shares(steps), settings.run.workers, pin)
         writer = tensorboard(self.folder / "tensorboard", standing.epoch) if self.ranks.main else None

@@ -16,9 +16,13 @@ from src.training.task import Scale
 
 @dataclass(frozen=True)
 class FoldData:
-    """rows: int64 indices into `labels`, whose order is the table's. references: captions of validation_rows."""
+    """rows: int64 indices into `labels`, whose order is the table's. references: captions of validation_rows.
+
+    targets: `labels` with the captions to train on, a teacher's where there is one.
+    """
 
     labels: Labels
+    targets: Labels
     vocabulary: Vocabulary
     train_rows: np.ndarray
     validation_rows: np.ndarray
@@ -41,9 +45,17 @@ class FoldData:
 
 
 def read_fold(
-    photos: Path, vocabulary: Path, folds: Path, fold: int, maximum_words: int, features: Path | None = None
+    photos: Path,
+    vocabulary: Path,
+    folds: Path,
+    fold: int,
+    maximum_words: int,
+    features: Path | None = None,
+    taught: dict[str, str] | None = None,
 ) -> FoldData:
     """The data of one fold from the folders of preprocess and split, and of cached features where these are used.
+
+    taught: a teacher's caption of each training photo that has captions, by photo_id; to be trained on instead.
 
     Raises InputError where the fold has no photo to train or to validate on.
     """
@@ -55,8 +67,16 @@ def read_fold(
     if not len(validation_rows) or not len(train_rows):
         raise InputError(f"fold {fold} has {len(train_rows)} photos to train on and {len(validation_rows)} to validate")
     channels = read_json(photos / "statistics.json")["channels"]
+    labels = replace(encode_labels(table, photos / "pixels.npy", words, maximum_words), features=features)
+    targets = labels
+    if taught is not None:
+        spoken = zip(table["photo_id"], np.diff(labels.firsts), strict=True)
+        said = [(taught[name],) if several and name in taught else () for name, several in spoken]
+        encoded = encode_labels(table.assign(captions=said), labels.pixels, words, maximum_words)
+        targets = replace(encoded, features=features)
     return FoldData(
-        replace(encode_labels(table, photos / "pixels.npy", words, maximum_words), features=features),
+        labels,
+        targets,
         words,
         train_rows,
         validation_rows,

@@ -34,7 +34,7 @@ def made_up(folder: Path, size: int) -> FoldData:
     labels = Labels(folder / "pixels.npy", rng.normal(5, 1, PHOTOS).astype(np.float32), tokens, starts, firsts)
     words = Vocabulary(("<pad>", "<start>", "<end>", "<unk>", *(f"w{i}" for i in range(WORDS - 4))), (0,) * WORDS)
     rows = np.arange(PHOTOS)
-    return FoldData(labels, words, rows, rows[:1], [()], (0.5,) * 3, (0.25,) * 3)
+    return FoldData(labels, labels, words, rows, rows[:1], [()], (0.5,) * 3, (0.25,) * 3)
 
 
 def _bare(engine: Engine, batches: list[dict]) -> float:
