@@ -17,7 +17,7 @@ from src.errors import Stopped
 from src.models.decoder import END, PAD, START
 from src.randomness import fold_in, make_deterministic
 from src.training import checkpoint, feature_cache
-from src.training.engine import Engine
+from src.training.engine import Engine, Interrupt
 from src.training.fit import Fit, build_task
 from src.training.fold_data import read_fold
 from src.training.parallel import Ranks
@@ -61,11 +61,17 @@ def batch_of(data, rows) -> dict:
     return Batches(data.labels, None, 0, 5)[share_of(rows, 0, 1, 0)]
 
 
-@pytest.mark.parametrize("baseline", ["greedy", "others"])
-def test_a_step_is_the_policy_gradient(prepared, baseline):
-    """REINFORCE by hand: each sample by itself, its log-probability from the step-by-step decoder."""
-    settings, data = prepared(*EXACT, *REWARDED, f"self_critical.baseline={baseline}", "optim.clip=0", "optim.name=sgd",
-                              "optim.momentum=0", "optim.weight_decay=0")  # fmt: skip
+@pytest.mark.parametrize(
+    ("baseline", "network"),
+    [("greedy", EXACT), ("others", EXACT), ("greedy", [*EXACT, "encoder.name=test_resnet", "decoder.dropout=0.5",
+                                                       "decoder.layers=2"])],
+    ids=["greedy", "others", "with-dropout-and-batchnorm"],
+)  # fmt: skip
+def test_a_step_is_the_policy_gradient(prepared, baseline, network):
+    """REINFORCE by hand: each sample by itself, its log-probability from the step-by-step decoder that drew it."""
+    settings, data = prepared(*network, *REWARDED, f"self_critical.baseline={baseline}", "optim.clip=0",
+                              "optim.name=sgd", "optim.momentum=0", "optim.weight_decay=0",
+                              "train.batch_size=6")  # fmt: skip
     engine, rows = engine_of(settings, data), data.train_rows[:6]
     task, critic = build_task(settings, data, 0).eval(), engine.self_critical
     seen = task.model.features(batch_of(data, rows)["images"])
@@ -86,10 +92,7 @@ def test_a_step_is_the_policy_gradient(prepared, baseline):
                 tokens, fed = tokens + 1, token
     (loss / tokens).backward()
     expected = {name: p - 0.05 * p.grad for name, p in task.named_parameters() if p.grad is not None}
-    for group in engine.optimizer.param_groups:
-        group["lr"] = 0.05
-    engine.task.train()
-    engine._step(batch_of(data, rows), rewards=True)
+    engine.train_one_epoch(iter([batch_of(data, rows)]), 0, 0, 1, Interrupt(), lambda done: None, shown=False)
     found = dict(engine.task.named_parameters())
     moved = max((found[name] - p).abs().max().item() for name, p in build_task(settings, data, 0).named_parameters())
     assert moved > 1e-5, "the comparison below means something"

@@ -41,11 +41,17 @@ class Recurrent(CausalDecoder):
             settings.hidden,
             num_layers=settings.layers,
             batch_first=True,
-            dropout=settings.dropout if settings.layers > 1 else 0.0,
         )
         self.dropout = nn.Dropout(settings.dropout)
         self.output = nn.Linear(settings.hidden, vocabulary_size)
         self._initialise()
+        self.train()
+
+    def train(self, mode: bool = True) -> "Recurrent":
+        super().train(mode)
+        self.cell.train()  # cuDNN differentiates a cell in training mode only, and rewards need it in evaluation mode
+        self.cell.dropout = self.dropout.p if mode and self.layers > 1 else 0.0
+        return self
 
     def _initialise(self) -> None:
         """Glorot for inputs, orthogonal for recurrence, gate by gate; the LSTM's forget gate starts open."""

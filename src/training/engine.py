@@ -147,7 +147,9 @@ class Engine:
         `after_step(steps done)` is called after each step. Raises InputError where the loss is not finite.
         """
         self.begin_epoch(epoch)
-        self.forward.train()
+        # a reward's gradient must be that of the captioner which drew the samples: no dropout, no batch statistics;
+        # otherwise advantages that are mostly negative drive the two apart
+        self.forward.train(not self.rewards(epoch))
         self.interrupt = interrupt
         if first == 0:
             self.sums.zero_()
