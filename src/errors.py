@@ -42,11 +42,16 @@ _HINTS = {
     errno.EMFILE: "too many open files: raise the limit with ulimit -n",
 }
 
+_GO_ON = "The same command, without --fresh, goes on from the last checkpoint"
+
 _RUNTIME_HINTS = {
     "can't allocate memory": "the memory is too small: lower train.batch_size, view.size or the widths of decoder.*",
     "Storage size calculation overflowed": "no memory is large enough: lower view.size or the widths of decoder.*",
     "loading state_dict": "a checkpoint in the run's folder is of another network: remove it, or train with --fresh",
     "out of memory": "the GPU's memory is full: lower train.batch_size, or raise train.accumulate",
+    "Connection closed by peer": "another process of this training ended; what it printed says why. " + _GO_ON,
+    "remote process exiting": "another process of this training ended; what it printed says why. " + _GO_ON,
+    "Timed out waiting": "another process of this training did not answer for 10 minutes. " + _GO_ON,
     "DataLoader worker": "a process that loads photos ended, often because shared memory is full (docker: --shm-size): "
     "set run.workers=0, or give it more memory",
 }
@@ -70,11 +75,12 @@ def _line(error: BaseException) -> str:
 
 
 def _end_with_parent() -> None:
-    """Where run.sh asks for it, have the kernel end this process when its parent dies, so that no lock outlives it."""
-    if "STAGES_END_WITH_PARENT" in os.environ and sys.platform == "linux":
+    """Where run.sh or torchrun is the parent, have the kernel end this process with it, so that no lock outlives it."""
+    parent = os.environ.get("STAGES_END_WITH_PARENT")
+    if sys.platform == "linux" and (parent or "TORCHELASTIC_RUN_ID" in os.environ):
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
-        if os.getppid() != int(os.environ["STAGES_END_WITH_PARENT"]):  # it died before the line above
+        if parent and os.getppid() != int(parent):  # it died before the line above
             os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -6,6 +6,7 @@ What runs share lies in runs/cache under a name made from settings and inputs; t
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -188,11 +189,19 @@ def require(settings: Settings, stage: str) -> None:
             tree_signature.cache_clear()
 
 
+def start_stage(
+    stage: str, settings: Settings, *options: str, environment: Mapping[str, str] | None = None, **popen: Any
+) -> subprocess.Popen:
+    """Start a stage as a process that does not outlive this one. popen: what subprocess.Popen takes."""
+    outside = {k: v for k, v in os.environ.items() if k not in _TORCHRUN}
+    outside |= {"STAGES_END_WITH_PARENT": str(os.getpid()), **(environment or {})}
+    command = [sys.executable, "-m", f"src.{stage}", *as_arguments(settings), *options]
+    return subprocess.Popen(command, env=outside, **popen)
+
+
 def _run_stage(stage: str, settings: Settings) -> None:
     """Run a stage as a process that is asked to stop when this one is. Ends as it does where it fails: it said why."""
-    outside = {k: v for k, v in os.environ.items() if k not in _TORCHRUN}
-    outside |= {"STAGES_END_WITH_PARENT": str(os.getpid())}
-    process = subprocess.Popen([sys.executable, "-m", f"src.{stage}", *as_arguments(settings)], env=outside)
+    process = start_stage(stage, settings)
     try:
         code = process.wait()
     except Stopped:

@@ -15,8 +15,16 @@ from src.config import load
 from src.errors import guarded
 
 
-def predict_networks(settings, table, ranks) -> tuple:
+def sources(settings) -> list:
+    """The folders of photos, vocabulary and folds, then that of each fold's checkpoints."""
+    shared = [make(settings).folder for make in (pipeline.photos, pipeline.vocabulary, pipeline.folds)]
+    return [*shared, *(pipeline.fold(settings, number).folder for number in pipeline.folds_of(settings))]
+
+
+def predict_networks(settings, places, table, ranks) -> tuple:
     """Each fold's predictions of its validation photos and of the readable test photos, by fold, then by row.
+
+    places: what `sources` returns.
 
     Besides, the captions that test photos get, by row, and how many photos each fold's networks predicted in how many
     seconds.
@@ -28,21 +36,18 @@ def predict_networks(settings, table, ranks) -> tuple:
     from src.training.fold_data import read_fold
     from src.training.predicting import best_fold, predict_fold, write_together
 
-    source = pipeline.photos(settings).folder
+    source, words, assigned, *folders = places
     rejected = pd.read_csv(source / "rejected.csv", dtype=str, keep_default_na=False)["photo_id"]
     tested = np.flatnonzero((table["part"] == "test") & ~table["photo_id"].isin(rejected)).tolist()
-    places = source, pipeline.vocabulary(settings).folder, pipeline.folds(settings).folder
     features = cached_features(settings, ranks)
     found, times = {}, []
-    for number in pipeline.folds_of(settings):
-        data = read_fold(*places, number, settings.vocabulary.maximum_words, features)
+    for number, folder in zip(pipeline.folds_of(settings), folders, strict=True):
+        data = read_fold(source, words, assigned, number, settings.vocabulary.maximum_words, features)
         rows = data.validation_rows.tolist() + tested
-        folder = pipeline.run_folder(settings) / f"fold-{number}"
         began = time.perf_counter()
         found[number] = predict_fold(folder, settings, data.labels, rows, ranks, f"fold {number}")
         times.append({"fold": number, "photos": len(rows), "seconds": round(time.perf_counter() - began, 3)})
     if settings.decoding.ensemble != "none" and settings.task != "mos":
-        folders = [pipeline.run_folder(settings) / f"fold-{number}" for number in found]
         captions = write_together(folders, settings, data.labels, tested, ranks, "all folds")
     else:
         best = best_fold(pipeline.run_folder(settings), list(found))
@@ -94,15 +99,16 @@ def main(argv=None) -> None:
     make_deterministic(settings.run.threads)
     ranks = join()
     with contextlib.ExitStack() as stack:
-        making = artefacts.making(pipeline.predictions(settings), chosen.fresh)
-        work = stack.enter_context(making) if ranks.main else None
-        if ranks.share(work is not None):
-            table = load_table(pipeline.photos(settings).folder / "photos.jsonl")
-            found, captions, times = predict_networks(settings, table, ranks)
+        work = None
+        if ranks.main:
+            work = stack.enter_context(artefacts.making(pipeline.predictions(settings), chosen.fresh))
+        if places := ranks.places(lambda: sources(settings) if work else []):
+            table = load_table(places[0] / "photos.jsonl")
+            found, captions, times = predict_networks(settings, places, table, ranks)
             if work:
                 work.outputs += write_tables(settings, table, found, captions, work.folder)
                 write_text(work.folder / "timing.csv", times.to_csv(index=False, lineterminator="\n"))
-    leave()
+    leave(ranks)
 
 
 if __name__ == "__main__":

@@ -114,6 +114,8 @@ class Run:
     """Threads of torch; another number rounds otherwise."""
     workers: int = number(0, low=0, high=1024, aside=True)
     """Processes that load training photos; preprocessing uses as many as there are cores."""
+    jobs: int | None = number(None, low=1, high=1024, aside=True)
+    """Folds that are trained side by side, each in a process of its own; not given: as many as there are GPUs, or 1."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,12 @@ class Settings:
             )
         if self.decoding.minimum_words > self.decoding.maximum_words:
             raise ValueError("decoding.minimum_words is greater than decoding.maximum_words")
+        if self.run.jobs not in (None, 1) and self.parallel != "none":
+            raise ValueError(
+                f"run.jobs={self.run.jobs} gives each fold one GPU, parallel={self.parallel} all; keep one"
+            )
+        if self.train.sync_batchnorm and self.parallel == "dp":
+            raise ValueError("train.sync_batchnorm works over the processes of torchrun: parallel=ddp, not dp")
         self._check_encoder()
         self._check_self_critical()
         if self.decoder.distill_from is not None and self.task == "mos":

@@ -1,8 +1,9 @@
 """Train the network on each fold, or on one with --fold K.
 
 Writes runs/NAME/fold-K/: best-mos.pt, best-caption.pt, last.pt, metrics.csv, timing.csv, curves.png, tensorboard/,
-parameters.json and settings.yaml. A run that was cut off goes on at the same step. Several processes: torchrun
---nproc-per-node=N -m src.train --fold K.
+parameters.json and settings.yaml. A run that was cut off goes on at the same step. Where there are several GPUs each
+fold has one, and several are trained side by side (run.jobs); what they print is in runs/NAME/fold-K.log. Several
+processes for one fold: torchrun --nproc-per-node=N -m src.train --fold K.
 """
 
 import contextlib
@@ -13,28 +14,21 @@ from src.artefacts import making, outdated
 from src.config import load, save
 from src.errors import guarded
 from src.files import provenance, write_json
-from src.pipeline import fold, folds, folds_of, made_by, photos, require, vocabulary
+from src.pipeline import fold, folds, folds_of, photos, require, vocabulary
 
 PACKAGES = ["torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn", "albumentations", "pycocoevalcap"]
 
 
-def train_fold(settings, number: int, folder, ranks, meteor, features) -> list[str]:
-    """Train one fold in its folder; the names of the files that count."""
+def train_fold(settings, number: int, folder, places, ranks, meteor, features) -> list[str]:
+    """Train one fold in its folder, from the data in `places`; the names of the files that count."""
     from src.training.distillation import captions_of_teacher
     from src.training.fit import Fit
     from src.training.fold_data import read_fold
     from src.training.journal import write_parameters
     from src.visual.curves import draw_curves
 
-    data = read_fold(
-        photos(settings).folder,
-        vocabulary(settings).folder,
-        folds(settings).folder,
-        number,
-        settings.vocabulary.maximum_words,
-        features,
-        captions_of_teacher(settings, number, ranks),
-    )
+    teacher = captions_of_teacher(settings, number, ranks)
+    data = read_fold(*places, number, settings.vocabulary.maximum_words, features, teacher)
     if ranks.main:
         save(settings, folder / "settings.yaml")
         write_json(folder / "provenance.json", provenance(version, PACKAGES))
@@ -47,14 +41,31 @@ def train_fold(settings, number: int, folder, ranks, meteor, features) -> list[s
     return [*kept[settings.task], "metrics.csv"]
 
 
+def start_jobs(settings, numbers: list[int], fresh: bool) -> bool:
+    """Train the folds side by side, where there is more than one and the machine or the settings give the means."""
+    if len(numbers) < 2 or settings.run.jobs == 1 or settings.parallel != "none":
+        return False
+    import torch
+
+    from src.side_by_side import train_side_by_side
+
+    gpus = torch.cuda.device_count()
+    jobs = min(settings.run.jobs or gpus, len(numbers))
+    if jobs > 1:
+        train_side_by_side(settings, numbers, jobs, gpus, fresh)
+    return jobs > 1
+
+
 def main(argv=None) -> None:
     settings, chosen = load(argv, "train", __doc__)
     if os.environ.get("RANK", "0") == "0":
         require(settings, "train")
-    if "RANK" not in os.environ and not chosen.fresh and not any(map(outdated, made_by("train", settings))):
-        for artefact in made_by("train", settings):
-            print(f"train: {artefact.folder}: up to date", flush=True)
-        return
+    if "RANK" not in os.environ:
+        missing = [number for number in folds_of(settings) if chosen.fresh or outdated(fold(settings, number))]
+        for number in set(folds_of(settings)).difference(missing):
+            print(f"train: {fold(settings, number).folder}: up to date", flush=True)
+        if not missing or start_jobs(settings, missing, chosen.fresh):
+            return
     from src.metrics.meteor import shared_meteor
     from src.randomness import make_deterministic
     from src.training.feature_cache import cached_features
@@ -66,15 +77,15 @@ def main(argv=None) -> None:
         print(f"train: {notice(settings, ranks)}", flush=True)
     meteor = shared_meteor() if ranks.main and settings.task != "mos" else None
     features = cached_features(settings, ranks)
+    places = ranks.places(lambda: [made(settings).folder for made in (photos, vocabulary, folds)])
     for number in folds_of(settings):
         with contextlib.ExitStack() as stack:
             work = stack.enter_context(making(fold(settings, number), chosen.fresh)) if ranks.main else None
-            folder = ranks.share(work.folder if work else None)
-            if folder is not None:
-                outputs = train_fold(settings, number, folder, ranks, meteor, features)
+            for folder in ranks.places(lambda work=work: [work.folder] if work else []):
+                outputs = train_fold(settings, number, folder, places, ranks, meteor, features)
                 if work:
                     work.outputs += outputs
-    leave()
+    leave(ranks)
 
 
 if __name__ == "__main__":

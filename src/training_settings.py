@@ -120,6 +120,8 @@ class Train:
     """Memory order of the pixels; faster for convolutions on most machines."""
     compile: bool = False
     """torch.compile: faster after a slow start, and outside the promise of equal bits."""
+    sync_batchnorm: bool = False
+    """BatchNorm over the whole batch of all processes, not each process's part of it. Needs GPUs and torchrun."""
     ema: float = number(0.98, low=0, high=0.99999)
     """Decay per step of the averaged weights that are validated and kept; 0 uses the weights themselves."""
     patience: int = number(0, low=0)

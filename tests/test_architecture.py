@@ -22,7 +22,7 @@ FLOORS = [
         "artefacts",
     },
     {"pipeline", "data", "models", "metrics", "visual"},
-    {"decoding"},
+    {"decoding", "side_by_side"},
     {"training"},
     {"blending"},
     {"preprocess", "split", "train", "predict", "evaluate", "submit", "compare", "caption"},

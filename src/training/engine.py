@@ -17,7 +17,7 @@ from src.settings import Settings
 from src.training.ema import Ema
 from src.training.journal import progress
 from src.training.optim import build_optimizer, clip_gradient, learning_rate, set_learning_rate
-from src.training.parallel import Ranks, replicate, wrap
+from src.training.parallel import Ranks, replicate, synchronise, wrap
 from src.training.self_critical import STATISTICS, SelfCritical
 from src.training.task import Task
 
@@ -80,6 +80,7 @@ class Engine:
         self.ranks = ranks
         self.task = task.to(ranks.device)
         self.ema = Ema(self.task, settings.train.ema)
+        self.task = synchronise(self.task, settings, ranks)  # after the copy, which has no batches of its own
         self.optimizer = build_optimizer(self.task, settings.optim)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=settings.train.precision == "fp16")
         self.autocast = autocast(settings, ranks.device)
@@ -189,11 +190,12 @@ class Engine:
         return self.settings.optim.lr * factor
 
     def asked_to_stop(self) -> int:
-        """The signal that some process got, by the last step's exchange; several processes look now and then only."""
+        """The signal that some process got, by the last step's exchange; several GPUs look now and then only."""
         if self.ranks.count == 1:
             return self.interrupt.signal
-        waits_for_gpu = self.steps % _LOOK_EVERY == 0
-        return signal.SIGTERM if waits_for_gpu and self.asked.item() else 0
+        if self.ranks.device.type == "cuda" and self.steps % _LOOK_EVERY:
+            return 0  # a look would wait for the GPU
+        return signal.SIGTERM if self.asked.item() else 0
 
     def means(self, epoch: int, step: int) -> dict[str, float]:
         """The mean losses since the epoch began, over all processes. Raises InputError where one is not finite.
@@ -218,6 +220,7 @@ class Engine:
     def _step(self, batch: dict, rewards: bool = False) -> None:
         parts = self.settings.train.accumulate
         if rewards:
+            self.ranks.copy_from_main(self.task.buffers())  # all draw with the batch statistics that a checkpoint keeps
             with self.autocast:
                 batch, drawn = self.self_critical(self.sampler, batch, self.steps)
             self.sums[-len(drawn) :] += drawn
@@ -260,19 +263,20 @@ def _piece(batch: dict, part: int, parts: int) -> dict:
 def infer(
     read: Callable[[dict], list], labels: Labels, rows: list[int], settings: Settings, ranks: Ranks, label: str
 ) -> dict[int, Any]:
-    """What `read` makes of each photo, by row, computed by all processes and complete on each.
+    """What `read` makes of each photo, by row, computed by all processes and complete on each, in the order of `rows`.
 
-    read: takes a batch on the device, gives one value a photo. No photo is read twice.
+    read: takes a batch on the device, gives one value a photo. No photo is read twice. The processes share whole
+    batches, not photos, since a photo's value is rounded by the batch it is in: equal for any number of processes.
     """
     size = settings.train.batch_size
-    mine = rows[ranks.rank :: ranks.count]
-    shares = [Share(-1, mine[i : i + size]) for i in range(0, len(mine), size)]
+    shares = [Share(-1, rows[i : i + size]) for i in range(0, len(rows), size)][ranks.rank :: ranks.count]
     found: dict[int, Any] = {}
-    with torch.inference_mode(), progress(len(mine), 0, label, ranks.main) as bar:
+    with torch.inference_mode(), progress(sum(len(s.rows) for s in shares), 0, label, ranks.main) as bar:
         for batch in loader(Batches(labels, None, 0, 1), shares, 0, False):
             batch = to_device(batch, ranks.device)
             with autocast(settings, ranks.device):
                 values = read(batch)
             found.update(zip(batch["row"].tolist(), values, strict=True))
             bar.update(len(values))
-    return {row: value for part in ranks.gather(found) for row, value in part.items()}
+    everywhere = {row: value for part in ranks.gather(found) for row, value in part.items()}
+    return {row: everywhere[row] for row in rows}

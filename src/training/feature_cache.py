@@ -36,13 +36,15 @@ def cached_features(settings: Settings, ranks: Ranks) -> Path | None:
     """
     if settings.encoder.cache == "none":
         return None
-    artefact = pipeline.features(settings)
-    if ranks.main:
+
+    def made() -> list[Path]:
+        artefact = pipeline.features(settings)
         with artefacts.making(artefact) as work:
             if work:
                 work.outputs += _compute(settings, work.folder, ranks)
-    ranks.share(None)  # the others wait here
-    return artefact.folder
+        return [artefact.folder]
+
+    return ranks.places(made)[0]  # the others wait here
 
 
 def _compute(settings: Settings, folder: Path, ranks: Ranks) -> list[str]:

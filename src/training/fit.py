@@ -11,6 +11,7 @@ from typing import NoReturn
 
 import numpy as np
 
+from src.config import changing
 from src.data.augment import Augmenter
 from src.data.batches import Batches, Share, loader, share_of, steps_of_epoch
 from src.errors import InputError, Stopped
@@ -75,7 +76,7 @@ class Fit:
         self.standing = Standing()
         self.meteor = meteor
         last = folder / "last.pt"
-        if last.is_file():
+        if ranks.places(lambda: [last] if last.is_file() else []):
             self._resume(last)
         elif settings.train.start_from:
             self._start_from(Path(settings.run.root) / settings.train.start_from / f"fold-{fold}")
@@ -217,7 +218,7 @@ class Fit:
         """Weights with all that is needed to use them apart from the run."""
         return {
             "model": self.engine.ema.module.model.state_dict(),
-            "settings": dataclasses.asdict(self.settings),
+            "settings": changing(self.settings),
             "words": list(self.data.vocabulary.words),
             "scale": dataclasses.asdict(self.engine.task.scale),
             "fold": self.fold,

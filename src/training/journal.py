@@ -55,5 +55,6 @@ def epoch_line(row: dict, epochs: int, seconds: float) -> str:
 
 
 def progress(total: int, done: int, label: str, shown: bool) -> tqdm:
-    """A bar over an epoch's photos, with photos per second and the time left."""
-    return tqdm(total=total, initial=done, desc=label, unit="photo", leave=False, disable=not shown, mininterval=0.5)
+    """A bar over an epoch's photos, with photos per second and the time left, where a terminal can show it."""
+    hidden = None if shown else True
+    return tqdm(total=total, initial=done, desc=label, unit="photo", leave=False, disable=hidden, mininterval=0.5)
