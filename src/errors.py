@@ -49,9 +49,9 @@ _RUNTIME_HINTS = {
     "Storage size calculation overflowed": "no memory is large enough: lower view.size or the widths of decoder.*",
     "loading state_dict": "a checkpoint in the run's folder is of another network: remove it, or train with --fresh",
     "out of memory": "the GPU's memory is full: lower train.batch_size, or raise train.accumulate",
-    "Connection closed by peer": "another process of this training ended; what it printed says why. " + _GO_ON,
-    "remote process exiting": "another process of this training ended; what it printed says why. " + _GO_ON,
     "Timed out waiting": "another process of this training did not answer for 10 minutes. " + _GO_ON,
+    "gloo/transport": "another process of this training ended; what it printed says why. " + _GO_ON,
+    "remote process exiting": "another process of this training ended; what it printed says why. " + _GO_ON,
     "DataLoader worker": "a process that loads photos ended, often because shared memory is full (docker: --shm-size): "
     "set run.workers=0, or give it more memory",
 }

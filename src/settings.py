@@ -173,9 +173,7 @@ class Settings:
         if self.decoding.minimum_words > self.decoding.maximum_words:
             raise ValueError("decoding.minimum_words is greater than decoding.maximum_words")
         if self.run.jobs not in (None, 1) and self.parallel != "none":
-            raise ValueError(
-                f"run.jobs={self.run.jobs} gives each fold one GPU, parallel={self.parallel} all; keep one"
-            )
+            raise ValueError(f"run.jobs={self.run.jobs} and parallel={self.parallel} divide the GPUs twice; keep one")
         if self.train.sync_batchnorm and self.parallel == "dp":
             raise ValueError("train.sync_batchnorm works over the processes of torchrun: parallel=ddp, not dp")
         self._check_encoder()
