@@ -168,7 +168,7 @@ def test_a_machine_without_the_shared_storage_says_so(tmp_path, monkeypatch):
 def test_batchnorm_over_processes_keeps_weights_and_activations():
     settings, _ = load(["train.sync_batchnorm=true"], "train")
     network = timm.create_model("mobilenetv3_small_050", num_classes=0).eval()
-    photos, before = torch.rand(2, 3, 32, 32), list(network.parameters())
+    photos, before, names = torch.rand(2, 3, 32, 32), list(network.parameters()), list(network.state_dict())
     expected = network(photos)
     with pytest.raises(InputError, match="train.sync_batchnorm=true needs GPUs"):
         synchronise(network, settings, Ranks(0, 2, torch.device("cpu")))
@@ -176,5 +176,6 @@ def test_batchnorm_over_processes_keeps_weights_and_activations():
     assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in converted.modules())
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in converted.modules())
     assert torch.equal(converted(photos), expected)
+    assert list(converted.state_dict()) == names
     assert all(a is b for a, b in zip(converted.parameters(), before, strict=True))
     assert synchronise(network, Settings(), Ranks(0, 2, torch.device("cpu"))) is network
