@@ -62,9 +62,10 @@ def main(argv=None) -> None:
         require(settings, "train")
     if "RANK" not in os.environ:
         missing = [number for number in folds_of(settings) if chosen.fresh or outdated(fold(settings, number))]
-        for number in set(folds_of(settings)).difference(missing):
-            print(f"train: {fold(settings, number).folder}: up to date", flush=True)
         if not missing or start_jobs(settings, missing, chosen.fresh):
+            for number in folds_of(settings):
+                if number not in missing:
+                    print(f"train: {fold(settings, number).folder}: up to date", flush=True)
             return
     from src.metrics.meteor import shared_meteor
     from src.randomness import make_deterministic

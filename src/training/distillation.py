@@ -32,14 +32,15 @@ def captions_of_teacher(settings: Settings, fold: int, ranks: Ranks) -> dict[str
     """
     if settings.decoder.distill_from is None:
         return None
-    artefact = pipeline.teacher_captions(settings, fold)
+    said: dict[str, str] = {}
     if ranks.main:
+        artefact = pipeline.teacher_captions(settings, fold)
         with artefacts.making(artefact) as work:
             if work:
                 work.outputs += _write(settings, fold, work.folder, Ranks(0, 1, ranks.device))
-    ranks.share(None)  # the others wait here
-    files = artefact.record()["outputs"]
-    return {photo: caption for name in files for photo, caption in read_json(artefact.folder / name).items()}
+        for name in artefact.record()["outputs"]:
+            said |= read_json(artefact.folder / name)
+    return ranks.share(said)  # the others wait here
 
 
 def _write(settings: Settings, fold: int, folder: Path, alone: Ranks) -> list[str]:
