@@ -5,6 +5,11 @@ from typing import Literal
 
 from src.setting_fields import number
 
+ONE_SHOT = ("mask_predict", "ctc_mask_predict")
+"""The decoders that write all words at once."""
+ONE_SHOT_WORDS = 100
+"""The longest caption that they can write."""
+
 
 @dataclass(frozen=True)
 class Encoder:
@@ -41,9 +46,9 @@ class Quality:
 class Decoder:
     """The captioner."""
 
-    name: Literal["recurrent", "attention", "updown", "transformer"] = "recurrent"
+    name: Literal["recurrent", "attention", "updown", "transformer", "mask_predict", "ctc_mask_predict"] = "recurrent"
     """Kind of decoder: pooled features into a recurrent net; attention over the grid, with one or two recurrent nets;
-    a causal Transformer over the grid."""
+    a causal Transformer over the grid; Transformers that write all words at once, in passes, the second by CTC."""
     cell: Literal["lstm", "gru"] = "gru"
     """Recurrent cell (recurrent, attention; updown is two LSTMs)."""
     embedding: int = number(128, low=1, high=10**8)
@@ -51,7 +56,7 @@ class Decoder:
     hidden: int = number(256, low=1, high=10**8)
     """Width of the recurrent state, or of the Transformer."""
     layers: int = number(1, low=1, high=100)
-    """Layers (recurrent, transformer)."""
+    """Layers (recurrent and the Transformers)."""
     dropout: float = number(0.3, low=0, high=0.99)
     """Dropout on word embeddings, between layers and before the last layer."""
     image: Literal["first", "every"] = "every"
@@ -63,9 +68,13 @@ class Decoder:
     gate: bool = True
     """attention: the gate (beta) on what was looked at, from the state."""
     heads: int = number(4, low=1, high=100)
-    """transformer: attention heads."""
+    """Transformers: attention heads."""
     feedforward: int = number(1024, low=1, high=10**8)
-    """transformer: width of the feed-forward layers."""
+    """Transformers: width of the feed-forward layers."""
+    length: Literal["regression", "classification"] = "regression"
+    """mask_predict, ctc_mask_predict: the number of words is learned as a number or as a class."""
+    upsample: int = number(2, low=2, high=8)
+    """ctc_mask_predict: places for each word that the photo is taken to need."""
     distill_from: str | None = None
     """Train on the captions that this finished run (a name under run.root) writes of the training photos."""
 
@@ -100,5 +109,13 @@ class Decoding:
     """sample: draw from that many most probable words; 0 draws from all."""
     top_p: float = number(1.0, low=0.01, high=1)
     """sample: draw from the fewest words that hold that share of the probability."""
+    passes: int = number(4, low=1, high=100)
+    """mask_predict, ctc_mask_predict: how often all places are looked at; 1 writes the caption at once."""
+    repredict: Literal["least_confident", "all"] = "least_confident"
+    """mask_predict, ctc_mask_predict: what a pass after the first writes anew: what it hides, or every place."""
+    length_beam: int = number(1, low=1, high=100)
+    """mask_predict, ctc_mask_predict: the most probable lengths that are tried, each a candidate."""
+    ctc: Literal["greedy", "prefix"] = "greedy"
+    """ctc_mask_predict: the caption of the most probable alignment, or the best by prefix beam search (width: beam)."""
     ensemble: Literal["none", "probabilities", "log_probabilities"] = "none"
     """Captions of test photos: by the fold that scored best, or by all folds' mean at each word."""

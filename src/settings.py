@@ -7,7 +7,7 @@ runs of the same folder without changing a number in it (where files lie, how ma
 from dataclasses import dataclass
 from typing import Literal
 
-from src.network_settings import Decoder, Decoding, Encoder, Quality
+from src.network_settings import ONE_SHOT, ONE_SHOT_WORDS, Decoder, Decoding, Encoder, Quality
 from src.setting_fields import aside, number, section
 from src.training_settings import Augment, Loss, Optim, ScheduledSampling, SelfCritical, Train
 
@@ -178,6 +178,7 @@ class Settings:
             raise ValueError("train.sync_batchnorm works over the processes of torchrun: parallel=ddp, not dp")
         self._check_encoder()
         self._check_self_critical()
+        self._check_one_shot()
         if self.decoder.distill_from is not None and self.task == "mos":
             raise ValueError("decoder.distill_from: task=mos has no captions; leave it out")
         if self.decoder.distill_from is not None and self.decoder.distill_from == self.run.name:
@@ -218,3 +219,23 @@ class Settings:
             raise ValueError(
                 f"self_critical.from_epoch={chosen.from_epoch} is not before the end, train.epochs={self.train.epochs}"
             )
+
+    def _check_one_shot(self) -> None:
+        name = self.decoder.name
+        if name not in ONE_SHOT or self.task == "mos":
+            return
+        for words in ("vocabulary.maximum_words", "decoding.maximum_words"):
+            section, field = words.split(".")
+            if (given := getattr(getattr(self, section), field)) > ONE_SHOT_WORDS:
+                raise ValueError(f"{words}={given}: decoder.name={name} writes at most {ONE_SHOT_WORDS} words")
+        refused = {
+            f"decoding.search={self.decoding.search}": self.decoding.search != "beam",
+            f"decoding.ensemble={self.decoding.ensemble}": self.decoding.ensemble != "none",
+            "self_critical.from_epoch": self.self_critical.from_epoch is not None,
+            "scheduled_sampling.probability": self.scheduled_sampling.probability > 0,
+            "loss.attention_weight": self.loss.attention_weight > 0,
+        }
+        for setting in (setting for setting, given in refused.items() if given):
+            raise ValueError(f"{setting} is for captioners that write word by word, not for decoder.name={name}")
+        if name == "ctc_mask_predict" and self.loss.label_smoothing:
+            raise ValueError(f"loss.label_smoothing is not for decoder.name={name}: CTC has no one target at a place")

@@ -20,6 +20,8 @@ class Loss:
     """Weight of the captions' loss where balance is fixed."""
     label_smoothing: float = number(0.0, low=0, high=0.99)
     """Share of a word's target probability spread over the vocabulary."""
+    length_weight: float = number(0.1, low=0)
+    """mask_predict, ctc_mask_predict: weight of the loss of the caption's length."""
     attention_weight: float = number(0.0, low=0)
     """Weight of the doubly stochastic term: attention that looks at every cell alike over a whole caption."""
 

@@ -87,24 +87,37 @@ class Batches(Dataset):
     """Loads the batch of a `Share`. epoch < 0 means: as it is, without augmentation.
 
     A batch is a dict of tensors: row int64 [B], images uint8 [B, H, W, C] or a dict of features, mos float32 [B]
-    (NaN: unknown) and captions int64 [B, S, T], padded, a row of padding where a photo has fewer than S.
+    (NaN: unknown) and captions int64 [B, S, T], padded, a row of padding where a photo has fewer than S. Where
+    uniforms_per_token is given, also uniforms float32 [B, S, uniforms_per_token * (T + 1)] in [0, 1), a function of
+    (seed, epoch, photo).
     """
 
-    def __init__(self, labels: Labels, augmenter: Augmenter | None, seed: int, captions_per_photo: int):
+    def __init__(
+        self,
+        labels: Labels,
+        augmenter: Augmenter | None,
+        seed: int,
+        captions_per_photo: int,
+        uniforms_per_token: int = 0,
+    ):
         self.labels = labels
         self.augmenter = augmenter
         self.seed = seed
         self.captions_per_photo = captions_per_photo
+        self.uniforms_per_token = uniforms_per_token
         self._open: dict[str, np.ndarray] = {}  # files are opened in the process that reads, never sent to it
 
     def __getitem__(self, share: Share) -> dict:
         mos = self.labels.mos[share.rows]
-        return {
+        batch = {
             "row": torch.from_numpy(np.asarray(share.rows, np.int64)),
             "images": self._features(share) if self.labels.features else torch.from_numpy(self._photos(share)),
             "mos": torch.from_numpy(np.full_like(mos, np.nan) if share.blank else mos),
             "captions": torch.from_numpy(self._captions(share)),
         }
+        if self.uniforms_per_token:
+            batch["uniforms"] = torch.from_numpy(self._uniforms(share, batch["captions"].shape[2]))
+        return batch
 
     def _file(self, path: Path) -> np.ndarray:
         if path.stem not in self._open:
@@ -133,6 +146,15 @@ class Batches(Dataset):
         for i, captions in enumerate(chosen):
             for j, caption in enumerate(captions):
                 out[i, j, : len(caption)] = caption
+        return out
+
+    def _uniforms(self, share: Share, tokens: int) -> np.ndarray:
+        """Each caption's own numbers, of which a longer batch asks for more, but for no others."""
+        out = np.empty((len(share.rows), self.captions_per_photo, self.uniforms_per_token * (tokens + 1)), np.float32)
+        for i, row in enumerate(share.rows):
+            for j, numbers in enumerate(out[i]):
+                seed = fold_in(self.seed, "uniforms", share.epoch, int(row), j)
+                np.random.default_rng(seed).random(dtype=np.float32, out=numbers)
         return out
 
     def _choose(self, row: int, epoch: int) -> list[np.ndarray]:

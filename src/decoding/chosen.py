@@ -6,10 +6,11 @@ from typing import Any
 from src.decoding.candidates import Candidates
 from src.decoding.constraints import Constraints
 from src.decoding.diverse import diverse_beam, width_of_group
+from src.decoding.refine import refine
 from src.decoding.sampling import sample, uniforms_for
 from src.decoding.search import beam, greedy
 from src.decoding.word_by_word import Steps
-from src.models.decoder import UNK
+from src.models.decoder import UNK, OneShotDecoder
 from src.settings import Decoding
 
 
@@ -28,12 +29,17 @@ class Search:
         if settings.search == "diverse":
             width_of_group(settings.beam, settings.groups)
 
-    def __call__(self, decoder: Steps, features: Any, rows: Iterable[int], seed: int) -> Candidates:
+    def __call__(self, decoder: Steps | OneShotDecoder, features: Any, rows: Iterable[int], seed: int) -> Candidates:
         """Candidates of the photos, the best normalised log-probability first.
 
         `rows`: the photos' numbers, from which with `seed` the random numbers of sampling come.
         """
         chosen, rules = self.settings, self.constraints
+        if isinstance(decoder, OneShotDecoder):
+            everything, width = chosen.repredict == "all", chosen.beam if chosen.ctc == "prefix" else 0
+            return refine(
+                decoder, features, rules, chosen.passes, chosen.length_beam, everything, width, chosen.length_penalty
+            )
         if chosen.search == "sample":
             uniforms = uniforms_for(seed, rows, chosen.samples, rules.maximum_words + 1)
             drawn = sample(decoder, features, rules, uniforms, chosen.temperature, chosen.top_k, chosen.top_p)

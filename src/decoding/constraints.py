@@ -69,6 +69,24 @@ def constrain(log_probs: torch.Tensor, tokens: torch.Tensor, constraints: Constr
     return allowed
 
 
+def keeps(captions: torch.Tensor, constraints: Constraints) -> torch.Tensor:
+    """Whether whole captions [N, T] (words, END, PAD) keep all rules: bool [N].
+
+    Those that do are what `constrain` allows word by word.
+    """
+    words = (captions != PAD).sum(dim=1) - 1
+    kept = (words >= constraints.minimum_words) & (words <= constraints.maximum_words)
+    kept &= ((captions != UNK) & (captions != START)).all(dim=1)
+    if constraints.bad_endings:
+        last = captions.gather(1, (words - 1).clamp(min=0).unsqueeze(1))
+        kept &= (last != torch.tensor(constraints.bad_endings, device=captions.device)).all(dim=1)
+    if 0 < constraints.no_repeat < captions.shape[1]:
+        runs = captions.unfold(1, constraints.no_repeat, 1)
+        same = (runs.unsqueeze(2) == runs.unsqueeze(1)).all(dim=3) & (runs[:, :, -1] >= _SPECIAL).unsqueeze(2)
+        kept &= ~same.triu(diagonal=1).any(dim=2).any(dim=1)
+    return kept
+
+
 def repeats(tokens: torch.Tensor, length: int) -> torch.Tensor:
     """The words that would repeat a run of `length` words in `tokens` [N, t]: int64 [N, R], filled up with PAD.
 

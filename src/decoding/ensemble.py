@@ -45,6 +45,11 @@ class Ensemble:
     def __init__(self, members: Sequence[Steps], mean: Literal["probabilities", "log_probabilities"]):
         if not members or mean not in ("probabilities", "log_probabilities"):
             raise ValueError(f"an ensemble of {len(members)} members by the mean of {mean!r}")
+        if not all(hasattr(member, "step") for member in members):
+            raise InputError(
+                "captioners that write all words at once (mask_predict, ctc_mask_predict) cannot write one caption "
+                "together word by word; leave out decoding.ensemble"
+            )
         self.members, self.mean = tuple(members), mean
 
     def start(self, features: Together) -> EnsembleState:

@@ -5,9 +5,11 @@ from torch import nn
 
 from src.errors import InputError
 from src.models.attention import Attention
+from src.models.ctc import CTCMaskPredict
 from src.models.decoder import Decoder
 from src.models.encoder import Encoder, build_encoder
 from src.models.features import Features
+from src.models.mask_predict import MaskPredict
 from src.models.quality_head import QualityHead
 from src.models.recurrent import Recurrent
 from src.models.transformer import Transformer
@@ -20,6 +22,8 @@ DECODERS: dict[str, type[Decoder]] = {
     "attention": Attention,
     "updown": UpDown,
     "transformer": Transformer,
+    "mask_predict": MaskPredict,
+    "ctc_mask_predict": CTCMaskPredict,
 }
 
 

@@ -1,4 +1,4 @@
-"""A causal Transformer over the words that looks at all cells of the photo in every layer.
+"""Transformers over the words that look at all cells of the photo in every layer; here the causal one.
 
 Vaswani et al., "Attention Is All You Need", NeurIPS 2017: its decoder, with the norms before the layers (Xiong et
 al., "On Layer Normalization in the Transformer Architecture", ICML 2020) and GELU.
@@ -53,21 +53,30 @@ class Layer(nn.Module):
         keys, values = (self._split(part).contiguous() for part in self.image(image).chunk(2, dim=-1))
         return Cells(keys, values, mask)
 
-    def forward(self, words: torch.Tensor, past: Past, cells: Cells) -> tuple[torch.Tensor, Past, torch.Tensor]:
+    def forward(
+        self, words: torch.Tensor, past: Past | None, cells: Cells, within: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, Past, torch.Tensor]:
         """`words` [N, T, H] after those of `past`, in which T is 1 unless `past` is empty; and where they looked.
 
+        Without a past all words see one another: those that are `within` [N, T] are seen.
         Returns the words [N, T, H], the past with them, and the weights [N, T, R], mean over heads.
         """
-        seen, past = self._remember(self.norms[0](words), past)
+        seen, past = self._remember(self.norms[0](words), past, within)
         words = words + self.dropout(seen)
         seen, looked = self._look(self.norms[1](words), cells)
         words = words + self.dropout(seen)
         return words + self.dropout(self.feedforward(self.norms[2](words))), past, looked
 
-    def _remember(self, words: torch.Tensor, past: Past) -> tuple[torch.Tensor, Past]:
-        query, *new = (self._split(part) for part in self.words(words).chunk(3, dim=-1))
-        keys, values = (torch.cat(parts, dim=2) for parts in zip(past, new, strict=True))
-        seen = F.scaled_dot_product_attention(query, keys, values, is_causal=not past[0].shape[2])
+    def _remember(
+        self, words: torch.Tensor, past: Past | None, within: torch.Tensor | None
+    ) -> tuple[torch.Tensor, Past]:
+        query, keys, values = (self._split(part) for part in self.words(words).chunk(3, dim=-1))
+        if past is None:
+            seen = F.scaled_dot_product_attention(query, keys, values, attn_mask=within[:, None, None])
+        else:
+            first = not past[0].shape[2]
+            keys, values = (torch.cat(parts, dim=2) for parts in zip(past, (keys, values), strict=True))
+            seen = F.scaled_dot_product_attention(query, keys, values, is_causal=first)
         return self.words_out(seen.transpose(1, 2).flatten(2)), (keys, values)
 
     def _look(self, words: torch.Tensor, cells: Cells) -> tuple[torch.Tensor, torch.Tensor]:
@@ -84,20 +93,20 @@ class Layer(nn.Module):
         return rows.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
 
-class Transformer(CausalDecoder):
-    """Embedded words with sinusoidal places, any number of them, through `layers` layers and a last norm.
+class Network(nn.Module):
+    """Embedded symbols with sinusoidal places, any number of them, through `layers` layers and a last norm.
 
     The photo's cells are a linear layer and norm of its features, plus a linear layer of where they are (`boxes`).
-    Dropout is on embedded words, on what each part of a layer adds, and before the output layer, whose weights are its
-    own. Of a photo without cells it sees zeros. Raises InputError where `hidden` is no multiple of `heads`.
+    Dropout is on embedded symbols, on what each part of a layer adds, and before the output layer, whose weights are
+    its own. Of a photo without cells it sees zeros. Raises InputError where `hidden` is no multiple of `heads`.
     """
 
-    def __init__(self, settings: DecoderSettings, vocabulary_size: int, feature_width: int):
+    def __init__(self, settings: DecoderSettings, inputs: int, outputs: int, feature_width: int):
         super().__init__()
         hidden, heads = settings.hidden, settings.heads
         if hidden % heads:
             raise InputError(f"decoder.hidden={hidden} is no multiple of decoder.heads={heads}; change one of them")
-        self.embedding = nn.Embedding(vocabulary_size, hidden, padding_idx=PAD)
+        self.embedding = nn.Embedding(inputs, hidden, padding_idx=PAD)
         self.image = nn.Sequential(nn.Linear(feature_width, hidden), nn.LayerNorm(hidden))
         self.place = nn.Linear(4 * _PLACE_WIDTH, hidden)
         self.layers = nn.ModuleList(
@@ -105,7 +114,7 @@ class Transformer(CausalDecoder):
         )
         self.norm = nn.LayerNorm(hidden)
         self.dropout = nn.Dropout(settings.dropout)
-        self.output = nn.Linear(hidden, vocabulary_size)
+        self.output = nn.Linear(hidden, outputs)
         self._initialise(hidden)
 
     def _initialise(self, hidden: int) -> None:
@@ -118,14 +127,35 @@ class Transformer(CausalDecoder):
         nn.init.normal_(self.embedding.weight, std=1 / math.sqrt(hidden))
         nn.init.zeros_(self.embedding.weight.data[PAD])
 
+    def cells(self, features: Features) -> tuple[Cells, ...]:
+        """The photo as each layer takes it."""
+        places = sinusoids(_PLACE_SCALE * boxes(features), _PLACE_WIDTH).flatten(2)
+        image = self.image(features.grid) + self.place(places)
+        return tuple(layer.cells(image, features.mask) for layer in self.layers)
+
+    def embed(self, symbols: torch.Tensor, first: int) -> torch.Tensor:
+        """Symbols [N, T], of which the first stands at place `first`, with their places: [N, T, H]."""
+        width = self.embedding.embedding_dim
+        places = sinusoids(torch.arange(first, first + symbols.shape[1], device=symbols.device), width)
+        return self.dropout(self.embedding(symbols) * math.sqrt(width) + places)
+
+    def last(self, words: torch.Tensor) -> torch.Tensor:
+        """What the output layer takes, from what the last layer gives."""
+        return self.dropout(self.norm(words))
+
+
+class Transformer(Network, CausalDecoder):
+    """A word sees the words before it."""
+
+    def __init__(self, settings: DecoderSettings, vocabulary_size: int, feature_width: int):
+        super().__init__(settings, vocabulary_size, vocabulary_size, feature_width)
+
     def forced(self, features: Features, inputs: torch.Tensor) -> Forced:
         words, _, looked = self._run(inputs, self.start(features))
         return Forced(self.output(words), looked)
 
     def start(self, features: Features) -> TransformerState:
-        places = sinusoids(_PLACE_SCALE * boxes(features), _PLACE_WIDTH).flatten(2)
-        image = self.image(features.grid) + self.place(places)
-        cells = tuple(layer.cells(image, features.mask) for layer in self.layers)
+        cells = self.cells(features)
         past = tuple((each.keys[:, :, :0], each.values[:, :, :0]) for each in cells)
         return TransformerState(past, cells, torch.zeros_like(features.mask, dtype=torch.float32))
 
@@ -143,14 +173,11 @@ class Transformer(CausalDecoder):
         self, tokens: torch.Tensor, state: TransformerState
     ) -> tuple[torch.Tensor, tuple[Past, ...], torch.Tensor]:
         """Tokens [N, T] through all layers: as the output layer takes them [N, T, H], the past, where they looked."""
-        first, width = state.past[0][0].shape[2], self.embedding.embedding_dim
-        places = sinusoids(torch.arange(first, first + tokens.shape[1], device=tokens.device), width)
-        words = self.dropout(self.embedding(tokens) * math.sqrt(width) + places)
-        past, looked = [], state.attention
+        words, past, looked = self.embed(tokens, state.past[0][0].shape[2]), [], state.attention
         for layer, before, cells in zip(self.layers, state.past, state.cells, strict=True):
             words, after, looked = layer(words, before, cells)
             past.append(after)
-        return self.dropout(self.norm(words)), tuple(past), looked
+        return self.last(words), tuple(past), looked
 
 
 def sinusoids(positions: torch.Tensor, width: int) -> torch.Tensor:

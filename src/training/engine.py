@@ -200,6 +200,7 @@ class Engine:
     def means(self, epoch: int, step: int) -> dict[str, float]:
         """The mean losses since the epoch began, over all processes. Raises InputError where one is not finite.
 
+        With a one-shot captioner also "loss", their weighed sum, which is what is descended.
         Where captions are rewarded their loss means nothing by itself: reward, baseline and the like stand for it.
         """
         sums = self.ranks.add(self.sums.clone())
@@ -212,6 +213,8 @@ class Engine:
             )
         named = zip(self.task.terms, losses.tolist(), counts.tolist(), strict=True)
         out = {f"{name}_loss": loss / count for name, loss, count in named if count}
+        if self.task.at_once:
+            out["loss"] = (self.task.total(losses, counts) + self.task.penalty()).item()
         if drawn := rewarded[-1].item():
             out = {name: value for name, value in out.items() if name == "mos_loss"}
             out |= {name: value / drawn for name, value in zip(STATISTICS, rewarded.tolist(), strict=False)}
@@ -224,7 +227,7 @@ class Engine:
             with self.autocast:
                 batch, drawn = self.self_critical(self.sampler, batch, self.steps)
             self.sums[-len(drawn) :] += drawn
-        counts = self.task.counts(batch["mos"], batch["captions"]).sum(0)
+        counts = self.task.counts(batch["mos"], batch["captions"], batch.get("uniforms")).sum(0)
         asked = counts.new_tensor([float(self.interrupt.signal)])
         counts, self.asked = self.ranks.add(torch.cat([counts, asked])).split([len(counts), 1])
         for part in range(parts):
@@ -261,18 +264,25 @@ def _piece(batch: dict, part: int, parts: int) -> dict:
 
 
 def infer(
-    read: Callable[[dict], list], labels: Labels, rows: list[int], settings: Settings, ranks: Ranks, label: str
+    read: Callable[[dict], list],
+    labels: Labels,
+    rows: list[int],
+    settings: Settings,
+    ranks: Ranks,
+    label: str,
+    uniforms_per_token: int = 0,
 ) -> dict[int, Any]:
     """What `read` makes of each photo, by row, computed by all processes and complete on each, in the order of `rows`.
 
-    read: takes a batch on the device, gives one value a photo. No photo is read twice. The processes share whole
-    batches, not photos, since a photo's value is rounded by the batch it is in: equal for any number of processes.
+    read: takes a batch on the device (see Batches, for uniforms_per_token too), gives one value a photo. No photo is
+    read twice. The processes share whole batches, not photos, since a photo's value is rounded by the batch it is in:
+    equal for any number of processes.
     """
     size = settings.train.batch_size
     shares = [Share(-1, rows[i : i + size]) for i in range(0, len(rows), size)][ranks.rank :: ranks.count]
     found: dict[int, Any] = {}
     with torch.inference_mode(), progress(sum(len(s.rows) for s in shares), 0, label, ranks.main) as bar:
-        for batch in loader(Batches(labels, None, 0, 1), shares, 0, False):
+        for batch in loader(Batches(labels, None, 0, 1, uniforms_per_token), shares, 0, False):
             batch = to_device(batch, ranks.device)
             with autocast(settings, ranks.device):
                 values = read(batch)

@@ -57,7 +57,7 @@ def build_task(settings: Settings, data: FoldData, fold: int) -> Task:
     else:
         seed_torch(seed)
         network = build(settings, len(data.channel_mean), words, mos_range, data.channel_mean, data.channel_std)
-    return Task(network, settings.loss, scale, settings.vocabulary.maximum_words)
+    return Task(network, settings.loss, scale, settings.vocabulary.maximum_words, settings.decoding.passes)
 
 
 class Fit:
@@ -89,7 +89,8 @@ class Fit:
         settings, standing = self.settings, self.standing
         steps = -(-len(self.data.train_rows) // settings.train.batch_size)
         augmenter = Augmenter(settings.augment, settings.view.size)
-        batches = Batches(self.data.targets, augmenter, settings.run.seed, settings.train.captions_per_photo)
+        captions, uniforms = settings.train.captions_per_photo, self.engine.task.uniforms_per_token
+        batches = Batches(self.data.targets, augmenter, settings.run.seed, captions, uniforms)
         pin = self.ranks.device.type == "cuda"
         stream = loader(batches, self._shares(steps), settings.run.workers, pin)
         writer = tensorboard(self.folder / "tensorboard", standing.epoch) if self.ranks.main else None

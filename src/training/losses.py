@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from src.models.decoder import PAD
+from src.models.decoder import PAD, word_counts
 
 
 def quality_loss(predicted: torch.Tensor, mos: torch.Tensor, spread: float, kind: str) -> torch.Tensor:
@@ -26,6 +26,23 @@ def caption_loss(log_probs: torch.Tensor, captions: torch.Tensor, smoothing: flo
     own = log_probs.gather(-1, captions.unsqueeze(-1)).squeeze(-1)
     each = (1 - smoothing) * own + smoothing * log_probs.mean(-1)
     return -(each * (captions != PAD)).sum(1)
+
+
+def alignment_loss(
+    log_probs: torch.Tensor, canvas: torch.Tensor, hidden: torch.Tensor, captions: torch.Tensor, blank: int
+) -> torch.Tensor:
+    """Minus the log-probability of all alignments of each caption that have the symbols shown: float32 [N].
+
+    log_probs: [N, P, V]; canvas: int64 [N, P], an alignment of the caption, PAD behind its end; hidden: bool [N, P],
+    where its symbols are not given but asked for. What is shown is certain and costs nothing. captions: int64 [N, T],
+    of which an empty one costs nothing. A caption that its canvas has no room for costs infinitely much; `lay_out`
+    of a decoder makes no such.
+    """
+    given = torch.full_like(log_probs, float("-inf")).scatter(2, canvas.unsqueeze(2), 0.0)
+    certain = torch.where(hidden.unsqueeze(2), log_probs, given).transpose(0, 1)
+    words, places = word_counts(captions), (canvas != PAD).sum(1)
+    loss = F.ctc_loss(certain, captions, places.clamp(min=1), words, blank=blank, reduction="none")
+    return torch.where(words > 0, loss, 0.0)
 
 
 def attention_loss(attention: torch.Tensor, captions: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

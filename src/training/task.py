@@ -7,12 +7,14 @@ import torch
 from torch import nn
 
 from src.decoding.constraints import Constraints
+from src.decoding.refine import refine
 from src.decoding.sampling import sample
 from src.decoding.search import Candidates, greedy
 from src.models.captioner import Captioner
-from src.models.decoder import PAD, Forced, shifted, token_log_probs
+from src.models.decoder import PAD, Forced, OneShotDecoder, shifted, token_log_probs
 from src.models.features import Features
 from src.settings import Loss
+from src.training.hidden_words import hidden_counts, hidden_losses, with_visible_words
 from src.training.losses import attention_loss, caption_loss, quality_loss
 
 
@@ -29,30 +31,34 @@ class Scale:
 class Task(nn.Module):
     """A captioner with the losses of its one or two tasks.
 
-    `terms` names the losses: "mos", "caption", and "attention" where that is weighed. `forward` returns tensors of one
-    row per photo, so that what DataParallel gathers from its replicas is what one device would have returned: losses
-    and counts are columns of one tensor each, not named tensors, so that a loss more is no change to the engine.
-    `own_words` is the probability with which a word fed to the captioner is its own (scheduled sampling).
+    `terms` names the losses: "mos", "caption", "attention" where that is weighed, and "length" of a one-shot captioner,
+    which writes in `passes` passes. `forward` returns tensors of one row per photo, so that what DataParallel gathers
+    from its replicas is what one device would have returned: losses and counts are columns of one tensor each, not
+    named tensors, so that a loss more is no change to the engine. `own_words` is the probability with which a word fed
+    to the captioner is its own (scheduled sampling).
     """
 
-    def __init__(self, model: Captioner, loss: Loss, scale: Scale, maximum_words: int):
+    def __init__(self, model: Captioner, loss: Loss, scale: Scale, maximum_words: int, passes: int = 1):
         super().__init__()
         self.model = model
         self.loss = loss
         self.scale = scale
         self.constraints = Constraints(minimum_words=1, maximum_words=maximum_words)
-        self.terms = ("mos", "caption", "attention") if loss.attention_weight else ("mos", "caption")
+        self.passes = passes
+        self.at_once = isinstance(model.decoder, OneShotDecoder)
+        self.terms = ("mos", "caption")
+        if self.at_once or loss.attention_weight:
+            self.terms += ("length",) if self.at_once else ("attention",)
         self.own_words = 0.0
         self.log_variance = nn.Parameter(torch.zeros(2)) if loss.balance == "uncertainty" else None
 
     def forward(self, images: torch.Tensor | dict[str, torch.Tensor], mode: str = "loss", **given) -> Any:
-        """`losses`, `decode` or `sample` of a batch: the one door, since it is what DataParallel and DDP replicate.
+        """`losses`, `decode`, `visible` or `sample` of a batch: the one door, since DataParallel and DDP replicate it.
 
         images: uint8 [B, H, W, C], or cached features (see Captioner.features).
         """
-        return {"loss": self.losses, "decode": self.decode, "sample": self.sample}[mode](
-            self.model.features(images), **given
-        )
+        modes = {"loss": self.losses, "decode": self.decode, "visible": self.visible, "sample": self.sample}
+        return modes[mode](self.model.features(images), **given)
 
     def losses(
         self,
@@ -60,27 +66,45 @@ class Task(nn.Module):
         mos: torch.Tensor,
         captions: torch.Tensor,
         advantages: torch.Tensor | None = None,
+        uniforms: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
         """mos [B] as predicted, losses [B, L] and counts [B, L], their columns as in `terms`.
 
         mos: float32 [B] (NaN: unknown); captions: int64 [B, S, T]. advantages: float32 [B, S], for self-critical
-        training: what each caption's log-probability is multiplied with.
+        training: what each caption's log-probability is multiplied with. uniforms: float32 [B, S, R], for a one-shot
+        captioner: what is hidden (see Batches).
         """
         predicted = self._predicted(features)
         losses = [torch.zeros_like(predicted) for _ in self.terms]
         if self.model.quality is not None:
             losses[0] = quality_loss(predicted, mos, self.scale.spread, self.loss.quality)
         if self.model.decoder is not None:
-            losses[1:] = self._caption_losses(features, captions, advantages)
-        return {"mos": predicted, "losses": torch.stack(losses, 1), "counts": self.counts(mos, captions)}
+            losses[1:] = self._caption_losses(features, captions, advantages, uniforms)
+        return {"mos": predicted, "losses": torch.stack(losses, 1), "counts": self.counts(mos, captions, uniforms)}
+
+    @property
+    def uniforms_per_token(self) -> int:
+        """Random numbers that a batch must bring (see Batches)."""
+        return self.model.decoder.uniforms_per_token if self.at_once else 0
 
     @torch.no_grad()
     def decode(self, features: Features) -> dict[str, torch.Tensor]:
-        """Predicted mos [B] and greedy free-running tokens [B, maximum words + 1]."""
+        """Predicted mos [B] and free-running tokens [B, maximum words + 1], the most probable ones."""
         tokens = torch.full((len(features), 1), PAD, device=features.device)
-        if self.model.decoder is not None:
+        if self.at_once:
+            tokens = self._padded(refine(self.model.decoder, features, self.constraints, self.passes))[:, 0]
+        elif self.model.decoder is not None:
             tokens = self._padded(greedy(self.model.decoder, features, self.constraints))[:, 0]
         return {"mos": self._predicted(features), "tokens": tokens}
+
+    @torch.no_grad()
+    def visible(self, features: Features, captions: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+        """The first caption of each photo, what training hides of it said by a one-shot captioner: [B, words + 1].
+
+        captions: int64 [B, S, T]; uniforms: float32 [B, S, R].
+        """
+        width = self.constraints.maximum_words + 1
+        return with_visible_words(self.model.decoder, features, captions[:, 0], uniforms[:, 0], width)
 
     @torch.no_grad()
     def sample(self, features: Features, uniforms: torch.Tensor, temperature: float, with_greedy: bool) -> torch.Tensor:
@@ -90,10 +114,17 @@ class Task(nn.Module):
             return drawn
         return torch.cat([drawn, self._padded(greedy(self.model.decoder, features, self.constraints))], dim=1)
 
-    def counts(self, mos: torch.Tensor, captions: torch.Tensor) -> torch.Tensor:
-        """By what each photo's losses count: labels, tokens, captions. float32 [B, L], 0 for a task not learned."""
+    def counts(self, mos: torch.Tensor, captions: torch.Tensor, uniforms: torch.Tensor | None = None) -> torch.Tensor:
+        """By what each photo's losses count: labels, tokens, captions. float32 [B, L], 0 for a task not learned.
+
+        The tokens of a one-shot captioner are the hidden places.
+        """
         words = captions != PAD
-        columns = [~mos.isnan(), words.sum((1, 2)), words.any(2).sum(1)][: len(self.terms)]
+        tokens = words.sum((1, 2))
+        if self.at_once:
+            hidden = hidden_counts(self.model.decoder, captions.flatten(0, 1), uniforms.flatten(0, 1))
+            tokens = hidden.unflatten(0, captions.shape[:2]).sum(1)
+        columns = [~mos.isnan(), tokens, words.any(2).sum(1)][: len(self.terms)]
         learned = [self.model.quality is not None] + [self.model.decoder is not None] * (len(self.terms) - 1)
         return torch.stack([column.float() * known for column, known in zip(columns, learned, strict=True)], 1)
 
@@ -103,7 +134,7 @@ class Task(nn.Module):
         balance "uncertainty": exp(-s) loss + s / 2 with a learned s for each task (Kendall, Gal and Cipolla 2018).
         """
         means = sums / counts.clamp(min=1)
-        extra = means[2:].sum() * self.loss.attention_weight
+        extra = means[2:].sum() * (self.loss.length_weight if self.at_once else self.loss.attention_weight)
         if self.log_variance is None:
             return means[:2] @ means.new_tensor([self.loss.quality_weight, self.loss.caption_weight]) + extra
         return (torch.exp(-self.log_variance) * means[:2] * self._learned()).sum() + extra
@@ -121,11 +152,19 @@ class Task(nn.Module):
         return self.model.mos(features)
 
     def _caption_losses(
-        self, features: Features, captions: torch.Tensor, advantages: torch.Tensor | None
+        self,
+        features: Features,
+        captions: torch.Tensor,
+        advantages: torch.Tensor | None,
+        uniforms: torch.Tensor | None,
     ) -> list[torch.Tensor]:
         """The losses after the first of `terms`, each [B]."""
         flat, several = captions.flatten(0, 1), captions.shape[:2]
         features = features.repeat(captions.shape[1])
+        if self.at_once:
+            smoothing = self.loss.label_smoothing
+            losses = hidden_losses(self.model.decoder, features, flat, uniforms.flatten(0, 1), smoothing)
+            return [loss.unflatten(0, several).sum(1) for loss in losses]
         inputs = shifted(flat)
         if self.own_words and advantages is None:
             inputs = self._mixed(features, inputs)
