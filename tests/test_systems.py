@@ -19,7 +19,7 @@ SIBLINGS = {
     "convnext_tiny.fb_in22k_ft_in1k": "convnext_atto",
     "fasterrcnn_resnet50_fpn": "fasterrcnn_mobilenet_v3_large_320_fpn",
 }
-FROM_SCRATCH = {"attention_gru", "fc_scst", "fc_nsc", "transformer"}
+FROM_SCRATCH = {"attention_gru", "fc_scst", "fc_nsc", "transformer", "mask_predict", "ctc_mask_predict"}
 SHORT = [
     "--fold=0",
     "train.epochs=1",
@@ -44,6 +44,7 @@ def test_the_systems_are_there():
     first = {"resnet_lstm_224", "mobilenet_gru_128", "mobilenet_gru_224", "mobilenet_gru_224_gray", "googlenet_gru_128"}
     parallel = {"mobilenet_gru_128_parallel", "googlenet_gru_128_parallel"}
     captioners = {"show_attend_tell", "attention_gru", "fc", "fc_scst", "fc_nsc", "transformer", "updown"}
+    captioners |= {"mask_predict", "ctc_mask_predict"}
     assert {path.stem for path in CONFIGS} >= first | parallel | captioners | {"dacon", "demo"}
 
 
@@ -93,4 +94,5 @@ def test_trains_and_submits(path, competition, folder, monkeypatch, capsys):
     with open(folder / "runs" / path.stem / "fold-0" / "metrics.csv", newline="") as file:
         last = list(csv.DictReader(file))[-1]
     assert ("reward" in last) == (path.stem in ("fc_scst", "fc_nsc"))
+    assert ("length_loss" in last) == ("loss" in last) == path.stem.endswith("mask_predict")
     assert ("attention_loss" in last) == (path.stem == "show_attend_tell")

@@ -21,7 +21,7 @@ from src.randomness import fold_in, make_deterministic
 from src.settings import Optim
 from src.training import checkpoint
 from src.training.ema import Ema
-from src.training.engine import Engine, Interrupt
+from src.training.engine import Engine, Interrupt, infer
 from src.training.fit import Fit, build_task
 from src.training.fold_data import read_fold
 from src.training.losses import attention_loss, caption_loss, quality_loss
@@ -149,7 +149,7 @@ def test_ema_is_the_weighted_sum_of_the_past():
 def losses_of(settings, data, steps):
     engine = Engine(build_task(settings, data, 0), settings, ONE)
     plan = steps_of_epoch(data.train_rows, settings.train.batch_size, 0, 0)[:steps]
-    batches = Batches(data.labels, None, 0, 2)
+    batches = Batches(data.labels, None, 0, 2, engine.task.uniforms_per_token)
     seen = []
     stream = (batches[share_of(rows, 0, 1, 0)] for rows in plan)
     note = lambda _: seen.append(engine.sums.tolist())  # noqa: E731
@@ -157,10 +157,17 @@ def losses_of(settings, data, steps):
     return np.array(seen), engine
 
 
-def test_a_batch_and_its_parts_give_the_same_gradient(prepared):
-    whole, one = losses_of(*prepared(*EXACT, *PLAIN), steps=2)
-    parts, two = losses_of(*prepared(*EXACT, *PLAIN, "train.accumulate=4"), steps=2)
-    start = build_task(*prepared(*EXACT, *PLAIN), 0)
+@pytest.mark.parametrize("decoder", ["recurrent", "mask_predict", "ctc_mask_predict"])
+def test_a_batch_and_its_parts_give_the_same_gradient(prepared, decoder):
+    settings = [*EXACT, *PLAIN, f"decoder.name={decoder}", "loss.length_weight=0.3"]
+    whole, one = losses_of(*prepared(*settings), steps=2)
+    parts, two = losses_of(*prepared(*settings, "train.accumulate=4"), steps=2)
+    start = build_task(*prepared(*settings), 0)
+    means = one.means(0, 2)
+    assert ("loss" in means) == (decoder != "recurrent")
+    if "loss" in means:
+        weighed = means["mos_loss"] + means["caption_loss"] + 0.3 * means["length_loss"]
+        assert means["loss"] == pytest.approx(weighed, rel=1e-5)
     moved = max((a - b).abs().max().item() for a, b in zip(one.task.parameters(), start.parameters(), strict=True))
     assert moved > 1e-3, "the comparison below means something"
     assert np.allclose(whole, parts, rtol=1e-5)
@@ -195,6 +202,33 @@ def test_training_learns(prepared, balance):
         last = engine.train_one_epoch(stream, epoch, 0, len(plan), Interrupt(), lambda _: None, shown=False)
         first = first or last
     assert last["caption_loss"] < 0.7 * first["caption_loss"]
+
+
+def test_random_numbers_of_a_caption_are_its_own(prepared):
+    _, data = prepared()
+    batches, rows = Batches(data.labels, None, 5, 2, 3), data.train_rows[:6]
+    whole, part = batches[share_of(rows, 0, 1, 4)], batches[share_of(rows, 1, 3, 4)]
+    numbers = whole["uniforms"]
+    assert numbers.shape == (6, 2, 3 * (whole["captions"].shape[2] + 1)) and numbers.unique().numel() > 100
+    assert torch.equal(part["uniforms"], numbers[2:4, :, : part["uniforms"].shape[2]])
+    assert not torch.equal(batches[share_of(rows, 0, 1, 5)]["uniforms"][:, :, :9], numbers[:, :, :9])
+    assert "uniforms" not in Batches(data.labels, None, 5, 2)[share_of(rows, 0, 1, 4)]
+
+
+@pytest.mark.parametrize("decoder", ["mask_predict", "ctc_mask_predict"])
+def test_words_at_once_are_written_without_the_reference(prepared, decoder, tmp_path):
+    """Validation writes the same whatever the references say; with visible words it does not."""
+    settings, data = prepared(f"decoder.name={decoder}", "decoding.passes=3")
+    fit = Fit(settings, data, 0, tmp_path, ONE, None)
+    rows, taken = data.validation_rows.tolist(), fit.engine.task.uniforms_per_token
+    shuffled = dataclasses.replace(data.labels, tokens=np.where(data.labels.tokens > 3, 4, data.labels.tokens))
+
+    def visible(batch):
+        return fit.validator(batch["images"], mode="visible", captions=batch["captions"], uniforms=batch["uniforms"])
+
+    for read, same in ((fit._read, True), (lambda batch: visible(batch).tolist(), False)):
+        found = [infer(read, labels, rows, settings, ONE, "", taken) for labels in (data.labels, shuffled)]
+        assert found[0].keys() == set(rows) and (found[0] == found[1]) == same
 
 
 def equal(a, b) -> bool:

@@ -113,9 +113,10 @@ class Narrator:
             tokens, features, decoder = self._write(images), self.looker.features(images), self.looker.decoder
             forced = decoder.forced(features, shifted(tokens)) if isinstance(decoder, CausalDecoder) else None
         if forced is None or forced.attention is None:
+            why = "writes all words at once" if forced is None else "does not attend to parts of the photo"
             raise InputError(
-                f"decoder.name={self.settings.decoder.name} does not attend to parts of the photo, so there is no "
-                "attention to draw; use a run with decoder.name=attention, updown or transformer"
+                f"decoder.name={self.settings.decoder.name} {why}, so there is no attention to draw; use a run with "
+                "decoder.name=attention, updown or transformer"
             )
         written = [token for token in tokens[0].tolist() if token not in (PAD, END)]
         words = tuple(self.words.words[token] for token in written)

@@ -2,12 +2,13 @@
 
 import sys
 
-from tests.benchmarks import decoding, evaluation, features, memory, preprocessing, reward, training
+from tests.benchmarks import decoding, evaluation, features, latency, memory, preprocessing, reward, training
 
 BENCHMARKS = {
     "decoding": decoding.run,
     "evaluation": evaluation.run,
     "features": features.run,
+    "latency": latency.run,
     "memory": memory.run,
     "preprocessing": preprocessing.run,
     "reward": reward.run,
