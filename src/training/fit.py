@@ -18,6 +18,7 @@ from src.errors import InputError, Stopped
 from src.metrics.captions import Meteor, scores
 from src.metrics.competition import caption_score
 from src.metrics.quality import quality_score
+from src.metrics.word_errors import error_rate, word_errors
 from src.models.captioner import build, with_heads
 from src.randomness import fold_in, seed_torch
 from src.settings import Settings
@@ -119,12 +120,18 @@ class Fit:
         rows = self.data.validation_rows.tolist()
         # batch statistics are each process's own; what is scored and kept is the main process's
         self.ranks.copy_from_main(self.engine.ema.module.buffers())
-        found = infer(self._read, self.data.labels, rows, self.settings, self.ranks, "validation")
+        numbers = self.engine.task.uniforms_per_token
+        found = infer(self._read, self.data.labels, rows, self.settings, self.ranks, "validation", numbers)
         return self.ranks.share(self._scores(rows, found) if self.ranks.main else None)
 
     def _read(self, batch: dict) -> list:
         out = self.validator(batch["images"], mode="decode")
-        return list(zip(out["mos"].float().tolist(), out["tokens"].tolist(), strict=True))
+        columns = [out["mos"].float().tolist(), out["tokens"].tolist()]
+        if self.engine.task.at_once:
+            given = {name: batch[name] for name in ("captions", "uniforms")}
+            shown = self.validator(batch["images"], mode="visible", **given)
+            columns += [shown.tolist(), batch["captions"][:, 0].tolist()]
+        return list(zip(*columns, strict=True))
 
     def _scores(self, rows: list[int], found: dict) -> dict[str, float]:
         out = {}
@@ -139,6 +146,10 @@ class Fit:
             texts = [self.data.vocabulary.decode(found[rows[i]][1]) for i in captioned]
             caption = scores([list(self.data.references[i]) for i in captioned], texts, self.meteor).totals()
             out |= {f"val_{name}": caption[name] for name in ("bleu4", "meteor", "rouge_l", "cider_d", "wer")}
+            if self.engine.task.at_once:
+                pairs = [map(self.data.vocabulary.decode, found[rows[i]][2:]) for i in captioned]
+                said, gold = zip(*pairs, strict=True)
+                out["val_wer_visible"] = float(error_rate(word_errors([[text] for text in gold], list(said)).sum(0)))
             out["val_caption_score"] = caption_score(caption, self.settings.metric.weights)
         return out
 
