@@ -116,7 +116,12 @@ def _allowed(words: tuple[int, ...], rules: Constraints, vocabulary: int) -> set
     for word in known:
         last_place = len(words) + 1 == rules.maximum_words
         way_on = any(not repeats_a_run((*words, word), good, rules.no_repeat) for good in known - bad)
-        if not repeats_a_run(words, word, rules.no_repeat) and (word not in bad or (way_on and not last_place)):
+        echoes = rules.no_echo and words[-1:] == (word,)
+        if (
+            not echoes
+            and not repeats_a_run(words, word, rules.no_repeat)
+            and (word not in bad or (way_on and not last_place))
+        ):
             allowed.add(word)
     if not allowed or (len(words) >= rules.minimum_words and not (words and words[-1] in bad)):
         allowed.add(END)

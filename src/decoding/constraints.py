@@ -21,13 +21,15 @@ class Constraints:
     """Rules for the words of a caption.
 
     `minimum_words`, `maximum_words`: words before END. `no_repeat`: no run of that many words twice; 0 allows all.
-    `bad_endings`: ids of words that may not be the last ("a", "and", "with"), each once.
+    `bad_endings`: ids of words that may not be the last ("a", "and", "with"), each once. `no_echo`: no word right after
+    itself.
     """
 
     minimum_words: int = 1
     maximum_words: int = 30
     no_repeat: int = 0
     bad_endings: tuple[int, ...] = ()
+    no_echo: bool = False
 
     def __post_init__(self):
         if not 0 <= self.minimum_words <= self.maximum_words or self.maximum_words < 1 or self.no_repeat < 0:
@@ -41,7 +43,7 @@ def constrain(log_probs: torch.Tensor, tokens: torch.Tensor, constraints: Constr
 
     - PAD, START and UNK never.
     - END not before `minimum_words`; nothing but END after `maximum_words`.
-    - No word that would complete a run of `no_repeat` words already in `tokens`.
+    - No word that would complete a run of `no_repeat` words already in `tokens`, nor with `no_echo` the last word.
     - No END after a bad ending, and no bad ending as the last word that `maximum_words` leaves room for.
 
     A vocabulary with few words can leave no way on. So no bad ending is allowed after which only bad endings could
@@ -58,8 +60,10 @@ def constrain(log_probs: torch.Tensor, tokens: torch.Tensor, constraints: Constr
         if bad and words == constraints.maximum_words - 1:
             allowed[:, list(bad)] = _BANNED
         allowed.scatter_(1, repeats(tokens, constraints.no_repeat), _BANNED)
+        if constraints.no_echo:
+            allowed.scatter_(1, tokens[:, words - 1 :], _BANNED)
         # Each word that stands in the caption bans one word at most: with more good words there is always a way on.
-        if size - _SPECIAL - len(bad) <= words + 1:
+        if size - _SPECIAL - len(bad) <= words + 1 + constraints.no_echo:
             allowed.masked_fill_(_traps(tokens, constraints.no_repeat, bad, size), _BANNED)
             stuck = (allowed == _BANNED).all(dim=1)
         else:
@@ -80,6 +84,8 @@ def keeps(captions: torch.Tensor, constraints: Constraints) -> torch.Tensor:
     if constraints.bad_endings:
         last = captions.gather(1, (words - 1).clamp(min=0).unsqueeze(1))
         kept &= (last != torch.tensor(constraints.bad_endings, device=captions.device)).all(dim=1)
+    if constraints.no_echo:
+        kept &= ((captions[:, 1:] != captions[:, :-1]) | (captions[:, 1:] < _SPECIAL)).all(dim=1)
     if 0 < constraints.no_repeat < captions.shape[1]:
         runs = captions.unfold(1, constraints.no_repeat, 1)
         same = (runs.unsqueeze(2) == runs.unsqueeze(1)).all(dim=3) & (runs[:, :, -1] >= _SPECIAL).unsqueeze(2)

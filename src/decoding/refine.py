@@ -5,7 +5,7 @@ to 3.3, and Saharia et al., "Non-Autoregressive Machine Translation with Latent 
 back as in the former.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -37,12 +37,14 @@ def refine(
     of the P places, rounded down, whose symbols were least probable when they were chosen, and chooses them anew; with
     `everything` all symbols are the last pass's. A decoder with a blank goes on from its most probable alignment.
 
-    The constraints hold: where the symbols chosen break one, the words are chosen anew from left to right, each the
-    most probable that is allowed; of alignments see `read_alignments`. log_prob is the sum of what each word had when
-    it was chosen, and at END that of the length; or, of alignments, the exact one given what was shown.
+    The constraints hold, and no_echo with them: words chosen apart from one another stutter. Where the symbols break a
+    rule, the words are chosen anew from left to right, each the most probable that is allowed; of alignments see
+    `read_alignments`. log_prob is the sum of what each word had when it was chosen, and at END that of the length; or,
+    of alignments, the exact one given what was shown.
 
     Raises InputError where the model's log-probabilities are not numbers.
     """
+    constraints = replace(constraints, no_echo=True)
     seen = decoder.look(features)
     words, chances = likely_lengths(decoder.lengths(seen), constraints, length_beam)
     canvas, log_probs = in_passes(decoder, seen, words.flatten(), passes, everything)

@@ -18,6 +18,8 @@ from src.network_settings import ONE_SHOT_WORDS
 from src.settings import Decoder as DecoderSettings
 
 _USUAL_WORDS = 10.0  # what the length is taken for before training
+_NEAR = 8  # places to either side that are told apart by how far they are
+_LEANING = 3.0  # what a head adds, before training, to the score of the one neighbour that it leans to
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,10 @@ class Seen:
 class MaskPredict(Network, OneShotDecoder):
     """The words of a canvas see one another and the photo.
 
+    Each head of each layer adds to a score what it has learned for the distance of the two places (Raffel et al., "T5",
+    JMLR 2020); before training head 0 leans to the place before, head 1 to the one behind, head 2 to the one before
+    that, and so on. Without it a hidden word takes long to find its neighbours, which a word-by-word captioner is fed.
+
     The number of words comes from the pooled features through one hidden layer: as a class (Ghazvininejad et al.), or
     as a number; then the lengths' probabilities are those of a Gaussian of unit variance about it, of which half the
     squared error is the negative log-likelihood. Captions of more than ONE_SHOT_WORDS words have no class.
@@ -42,6 +48,10 @@ class MaskPredict(Network, OneShotDecoder):
         symbols = vocabulary_size + (self.blank is not None)
         super().__init__(settings, symbols + 1, symbols, feature_width)
         self.mask = symbols
+        self.near = nn.Parameter(torch.zeros(settings.layers, settings.heads, 2 * _NEAR + 1))
+        for head in range(settings.heads):
+            distance = (head // 2 % _NEAR + 1) * (-1, 1)[head % 2]
+            self.near.data[:, head, _NEAR + distance] = _LEANING
         self.regression = settings.length == "regression"
         self.length = nn.Sequential(
             nn.Linear(feature_width, settings.hidden),
@@ -76,9 +86,11 @@ class MaskPredict(Network, OneShotDecoder):
     def fill(self, seen: Seen, canvas: torch.Tensor) -> torch.Tensor:
         within = canvas != PAD
         within[:, :1] = True  # an empty canvas must not divide by nothing
-        words = self.embed(canvas, 0)
-        for layer, cells in zip(self.layers, seen.cells, strict=True):
-            words, _, _ = layer(words, None, cells, within)
+        words, place = self.embed(canvas, 0), torch.arange(canvas.shape[1], device=canvas.device)
+        distance = (place - place.unsqueeze(1)).clamp(-_NEAR, _NEAR) + _NEAR
+        apart = torch.where(within, 0.0, float("-inf"))[:, None, None]
+        for layer, near, cells in zip(self.layers, self.near[:, :, distance], seen.cells, strict=True):
+            words, _, _ = layer(words, None, cells, near + apart)
         return self._log_probs(self.output(self.last(words)).float())
 
     def _log_probs(self, logits: torch.Tensor) -> torch.Tensor:

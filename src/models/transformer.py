@@ -54,25 +54,23 @@ class Layer(nn.Module):
         return Cells(keys, values, mask)
 
     def forward(
-        self, words: torch.Tensor, past: Past | None, cells: Cells, within: torch.Tensor | None = None
+        self, words: torch.Tensor, past: Past | None, cells: Cells, bias: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, Past, torch.Tensor]:
         """`words` [N, T, H] after those of `past`, in which T is 1 unless `past` is empty; and where they looked.
 
-        Without a past all words see one another: those that are `within` [N, T] are seen.
+        Without a past all words see one another, `bias` [N, heads, T, T] added to their scores (-inf: not seen).
         Returns the words [N, T, H], the past with them, and the weights [N, T, R], mean over heads.
         """
-        seen, past = self._remember(self.norms[0](words), past, within)
+        seen, past = self._remember(self.norms[0](words), past, bias)
         words = words + self.dropout(seen)
         seen, looked = self._look(self.norms[1](words), cells)
         words = words + self.dropout(seen)
         return words + self.dropout(self.feedforward(self.norms[2](words))), past, looked
 
-    def _remember(
-        self, words: torch.Tensor, past: Past | None, within: torch.Tensor | None
-    ) -> tuple[torch.Tensor, Past]:
+    def _remember(self, words: torch.Tensor, past: Past | None, bias: torch.Tensor | None) -> tuple[torch.Tensor, Past]:
         query, keys, values = (self._split(part) for part in self.words(words).chunk(3, dim=-1))
         if past is None:
-            seen = F.scaled_dot_product_attention(query, keys, values, attn_mask=within[:, None, None])
+            seen = F.scaled_dot_product_attention(query, keys, values, attn_mask=bias.to(query.dtype))
         else:
             first = not past[0].shape[2]
             keys, values = (torch.cat(parts, dim=2) for parts in zip(past, (keys, values), strict=True))
