@@ -66,7 +66,7 @@ for line in open("requirements.txt", encoding="utf-8"):
     if not pinned:
         continue
     try:
-        found = importlib.metadata.version(name)
+        found = importlib.metadata.version(name.partition("[")[0])  # without extras
     except importlib.metadata.PackageNotFoundError:
         missing.append(line.strip())
         continue
