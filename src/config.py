@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from src.config_files import as_text, read_yaml, refuse
+from src.search_space import read_space, without
 from src.settings import Settings
+from src.tuning_settings import DECODING_SPACE, DEMO_SPACE
 
 AddOptions = Callable[[argparse.ArgumentParser], None]
 _WHICH = ("run.name", "run.root", "train.fold")
@@ -47,6 +49,8 @@ def _expected(field: dataclasses.Field) -> str:
     def words(kind: Any) -> str:
         if typing.get_origin(kind) is typing.Literal:
             return "one of " + ", ".join(map(str, typing.get_args(kind)))
+        if typing.get_origin(kind) is list:
+            return f"a list, each {words(*typing.get_args(kind))}"
         if typing.get_args(kind):
             return " or ".join(map(words, typing.get_args(kind)))
         return _WORDS[kind]
@@ -139,16 +143,43 @@ def _typed(parser: Any, pairs: list[tuple[str, str, str]]) -> Settings:
             if inner:
                 refuse(f"{origin}: {key} is a group of settings, got {text!r}; set one of {', '.join(inner)}")
             _unknown(key, origin, list(fields))
-    parsed = _parsed(parser, pairs, fields)
-    for key, (text, origin) in {key: (text, origin) for key, text, origin in pairs}.items():
+    latest = {key: (text, origin) for key, text, origin in pairs}
+    space = latest.pop("tune.space", None)
+    parsed = _parsed(parser, [(key, *given) for key, given in latest.items()], fields)
+    for key, (text, origin) in latest.items():
         low, high = fields[key].metadata.get("low"), fields[key].metadata.get("high")
         low, high = (-sys.float_info.max if low is None else low), (sys.float_info.max if high is None else high)
         if isinstance(parsed[key], (int, float)) and not low <= parsed[key] <= high:
             refuse(f"{origin}: {key}={text}: expected {_expected(fields[key])}")
     try:
-        return _only_settings(parser, parsed)
+        settings = _only_settings(parser, parsed)
+        return _searching(settings, read_space(*space, _typist(parser, latest))) if space else settings
     except ValueError as error:
         refuse(str(error))
+
+
+def _typist(parser: Any, given: dict[str, tuple[str, str]]) -> Callable[[str, str, str], Any]:
+    """Types a value of a setting as it would be with all that is `given` besides, and refuses a wrong one."""
+
+    def typed(key: str, text: str, origin: str) -> Any:
+        others = [(k, *v) for k, v in given.items() if not k.startswith("tune.")]
+        return flatten(_typed(parser, [*others, (key, text, origin)]))[key]
+
+    return typed
+
+
+def _searching(settings: Settings, space: dict[str, dict] | None) -> Settings:
+    return dataclasses.replace(settings, tune=dataclasses.replace(settings.tune, space=space))
+
+
+def _not_given(settings: Settings, default: dict[str, dict], given: Sequence[tuple[str, str, str]]) -> Settings:
+    """The settings, of whose search space the command line takes out what it gives itself.
+
+    A search space on the command line stands as it is.
+    """
+    keys = {key for key, _, _ in given}
+    space = default if settings.tune.space is None else settings.tune.space
+    return settings if "tune.space" in keys or not keys & space.keys() else _searching(settings, without(space, keys))
 
 
 def _parsed(parser: Any, pairs: list[tuple[str, str, str]], fields: dict[str, dataclasses.Field]) -> Any:
@@ -209,7 +240,8 @@ def load(
     Prints the help and exits 0 for --help. Raises ConfigError (exit code 2) after one line for anything wrong.
     """
     chosen, config, given, parser = _read(argv, stage, description, options)
-    return _named(_typed(parser, config + given), chosen.config), chosen
+    settings = _not_given(_typed(parser, config + given), DEMO_SPACE, given)
+    return _named(settings, chosen.config), chosen
 
 
 def load_run(
@@ -220,10 +252,11 @@ def load_run(
 ) -> tuple[Settings, argparse.Namespace]:
     """As `load`, for a stage that uses a trained run: the defaults are what it was trained with.
 
-    --config only names the run. Refuses, with one line, settings of a network other than the trained one.
+    --config only names the run and says how to tune. Refuses, with one line, settings of a network other than the
+    trained one.
     """
     chosen, config, given, parser = _read(argv, stage, description, options)
-    config = [pair for pair in config if pair[0] in _WHICH]
+    config = [pair for pair in config if pair[0] in _WHICH or pair[0].startswith("tune.")]
     which = {key: text for key, text, _ in config + given}
     name = which.get("run.name") or (Path(chosen.config).stem if chosen.config else "demo")
     root = Path(which.get("run.root", Settings().run.root), name)
@@ -231,12 +264,19 @@ def load_run(
     trained = dict(read_yaml(str(saved[0]))) if saved else {}
     defaults = {key: as_text(value) for key, value in flatten(Settings()).items()}
     own = [(key, text, str(saved[0])) for key, text in trained.items() if text != defaults.get(key)]
-    settings = _typed(parser, [pair for pair in own if pair[0] not in _WHICH] + config + given)
+    own = [pair for pair in own if pair[0] not in _WHICH and not pair[0].startswith("tune.")]
+    settings = _not_given(_typed(parser, own + config + given), DECODING_SPACE, given)
     for key, text, origin in given if saved else []:
         was = trained.get(key, defaults[key])
         if key.split(".")[0] in _NETWORK and as_text(flatten(settings)[key]) != was:
             refuse(f"{origin}: {key}={text}: the run {name} was trained with {was}; leave it out")
     return _named(settings, chosen.config), chosen
+
+
+def changed(settings: Settings, values: dict[str, Any], origin: str, parser: Any = None) -> Settings:
+    """The settings with other values, which go through the same door. Refuses wrong or contradictory ones."""
+    pairs = [(key, as_text(value), origin) for key, value in {**flatten(settings), **values}.items()]
+    return _typed(parser or settings_parser(), pairs)
 
 
 def as_arguments(settings: Settings) -> list[str]:

@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 from src.errors import one_line
 
 CONFIGS = Path("configs")
+_WHOLE = ("tune.space",)
+"""Settings that are mappings themselves."""
 
 
 class ConfigError(SystemExit):
@@ -39,11 +41,12 @@ def _leaves(tree: dict, prefix: str = "") -> list[tuple[str, str]]:
     pairs = []
     for name, value in tree.items():
         key = f"{prefix}{name}"
-        pairs += _leaves(value, f"{key}.") if isinstance(value, dict) else [(key, as_text(value))]
+        inner = isinstance(value, dict) and key not in _WHOLE
+        pairs += _leaves(value, f"{key}.") if inner else [(key, as_text(value))]
     return pairs
 
 
-def _yaml_loader(path: str) -> type:
+def _yaml_loader(where: str) -> type:
     """A safe loader that leaves numbers and dates as they stand, for the settings' own types to read.
 
     It refuses a key given twice, of which YAML would silently take the last, and aliases: nothing here needs them, and
@@ -60,25 +63,35 @@ def _yaml_loader(path: str) -> type:
         def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
             if self.check_event(yaml.AliasEvent):
                 event = self.peek_event()
-                refuse(f"--config {path}, line {event.start_mark.line + 1}: *{event.anchor}; write the value out")
+                refuse(f"{where}, line {event.start_mark.line + 1}: *{event.anchor}; write the value out")
             return super().compose_node(parent, index)
 
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
             keys = [self.construct_object(key, deep) for key, _ in node.value]
             doubled = {str(key) for key in keys if keys.count(key) > 1}
             if doubled:
-                refuse(f"--config {path}: {', '.join(sorted(doubled))} is given twice; keep one")
+                refuse(f"{where}: {', '.join(sorted(doubled))} is given twice; keep one")
             return super().construct_mapping(node, deep)
 
     return Loader
 
 
-def read_yaml(path: str) -> list[tuple[str, str]]:
-    """The settings of a file as (dotted key, text)."""
+def parse_yaml(text: str, where: str) -> Any:
+    """What YAML text holds, numbers and dates left as text. Refuses what is not YAML; `where` it stands is named."""
     import yaml
 
     try:
-        tree = yaml.load(Path(path).read_text(encoding="utf-8-sig"), _yaml_loader(path))
+        return yaml.load(text, _yaml_loader(where))
+    except yaml.YAMLError as error:
+        refuse(f"{where}: not valid YAML: {' '.join(str(error).split())}")
+    except RecursionError:
+        refuse(f"{where}: nested too deeply; expected lines of 'key: value'")
+
+
+def read_yaml(path: str) -> list[tuple[str, str]]:
+    """The settings of a file as (dotted key, text)."""
+    try:
+        tree = parse_yaml(Path(path).read_text(encoding="utf-8-sig"), f"--config {path}")
     except FileNotFoundError:
         near = difflib.get_close_matches(path, [str(p) for p in CONFIGS.glob("*.yaml")], 1)
         refuse(f"--config {path}: no such file" + (f"; did you mean {near[0]}?" if near else ""))
@@ -86,10 +99,6 @@ def read_yaml(path: str) -> list[tuple[str, str]]:
         refuse(f"--config {path or '(nothing)'}: {error.strerror}; give a YAML file that you may read")
     except UnicodeDecodeError:
         refuse(f"--config {path}: not UTF-8 text; save it as UTF-8")
-    except yaml.YAMLError as error:
-        refuse(f"--config {path}: not valid YAML: {' '.join(str(error).split())}")
-    except RecursionError:
-        refuse(f"--config {path}: nested too deeply; expected lines of 'key: value'")
     if tree is None:
         return []
     if not isinstance(tree, dict):

@@ -48,6 +48,7 @@ def main(argv=None) -> None:
         evaluate_alone(settings, chosen)
         return
     pipeline.require(settings, "evaluate")
+    settings = pipeline.tuned(settings)
     with making(pipeline.score(settings), chosen.fresh) as work:
         if work:
             from src.files import write_json

@@ -1,8 +1,9 @@
 """The stages in order, and what each makes from what.
 
-What runs share lies in runs/cache under a name made from settings and inputs; the rest in runs/NAME.
+Stages after tune work with the winner of the search: see `tuned`. What runs share lies in runs/cache under a name made from settings and inputs; the rest in runs/NAME.
 """
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -11,16 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from src.artefacts import Artefact, outdated, outputs_digest, tree_signature
-from src.config import as_arguments, changing
+from src.config import as_arguments, changed, changing, flatten
 from src.config_files import read_yaml
 from src.errors import InputError, Stopped
 from src.files import digest_of, file_digest, read_json
 from src.settings import Settings
+from src.tuning_settings import DEMO_SPACE, Tune
 
-STAGES = ("preprocess", "split", "train", "predict", "evaluate", "submit")
+STAGES = ("preprocess", "split", "tune", "train", "predict", "evaluate", "submit")
 SUBMISSIONS = Path("submissions")
 DATA = Path("data")
 DEMO = DATA / "demo"
+DEMO_TRIALS, DEMO_EPOCHS = 4, 3
+"""How the demo is tuned where tune.trials is not given: trials, and epochs of each."""
 _TORCHRUN = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"}
 
 
@@ -104,8 +108,16 @@ def _weights(settings: Settings) -> dict[str, str]:
 def fold(settings: Settings, number: int) -> Artefact:
     """Checkpoints and metrics of one fold, made by train."""
     folder = run_folder(settings) / f"fold-{number}"
+    return Artefact("train", folder, folder / "done.json", _learned(settings), _training_inputs(settings, number))
+
+
+def _learned(settings: Settings) -> dict[str, Any]:
+    """The settings that training depends on."""
     free = ("predict", "decoding", "metric.bootstrap", "metric.spice")
-    part = {k: v for k, v in changing(settings).items() if not k.startswith(free)}
+    return {k: v for k, v in changing(settings).items() if not k.startswith(free)}
+
+
+def _training_inputs(settings: Settings, number: int) -> dict[str, str]:
     inputs = {made.__name__: outputs_digest(made(settings)) for made in (photos, vocabulary, folds)}
     inputs |= _weights(settings)
     if settings.train.start_from:
@@ -115,7 +127,54 @@ def fold(settings: Settings, number: int) -> Artefact:
     if settings.decoder.distill_from:
         taught = teacher_captions(settings, number)
         inputs["distill_from"] = digest_of([taught.settings, taught.inputs])
-    return Artefact("train", folder, folder / "done.json", part, inputs)
+    return inputs
+
+
+def search_space(settings: Settings) -> dict[str, dict]:
+    """What tune searches: tune.space, or the demo's, without what differs from its default."""
+    if settings.tune.space is not None:
+        return settings.tune.space
+    now, default = flatten(settings), flatten(Settings())
+    return {key: entry for key, entry in DEMO_SPACE.items() if now[key] == default[key]}
+
+
+def search_plan(settings: Settings) -> Tune:
+    """The search with nothing left open: trials is 0 where there is none."""
+    tune, own = settings.tune, settings.tune.trials is None
+    on_demo = settings.data.root is None and data_root(settings) == DEMO
+    space = search_space(settings)
+    return dataclasses.replace(
+        tune,
+        trials=tune.trials if not own else DEMO_TRIALS if on_demo and space else 0,
+        space=space,
+        objective=tune.objective or ("mean" if settings.task == "both" else settings.task),
+        epochs=tune.epochs or (min(DEMO_EPOCHS, settings.train.epochs) if own else settings.train.epochs),
+        folds=tune.folds or [0],
+    )
+
+
+def tuning(settings: Settings) -> Artefact:
+    """best.yaml and the table of trials, made by tune."""
+    plan, folder = search_plan(settings), run_folder(settings) / "tune"
+    part = _learned(settings) | {f"tune.{k}": v for k, v in dataclasses.asdict(plan).items() if k != "storage"}
+    inputs = _training_inputs(settings, plan.folds[0])
+    return Artefact("tune", folder, folder / "done.json", part, inputs, guard=folder / "best.yaml")
+
+
+def tuned(settings: Settings) -> Settings:
+    """The settings with the winner of the search in place of what was searched, and nothing left to search.
+
+    They are what train and later stages work with. Raises InputError where the search is still to be done.
+    """
+    plan = search_plan(settings)
+    if not plan.trials:
+        return dataclasses.replace(settings, tune=Tune(trials=0))
+    best = tuning(settings).folder / "best.yaml"
+    if not best.is_file():
+        raise InputError(f"{best} is not there yet; python -m src.tune makes it, tune.trials=0 does without")
+    found, default = dict(read_yaml(str(best))), flatten(Settings())
+    winner = {key: found.get(key, default[key]) for key in plan.space}
+    return dataclasses.replace(changed(settings, winner, str(best)), tune=Tune(trials=0))
 
 
 def _start_digest(setting: str, start: Path, inputs: dict[str, str], other_photos: bool) -> str:
@@ -162,10 +221,13 @@ def submission(settings: Settings) -> Artefact:
 
 
 def made_by(stage: str, settings: Settings) -> list[Artefact]:
-    """What a stage makes with these settings."""
+    """What a stage makes with these settings; the stages after tune with its winner."""
+    if STAGES.index(stage) > STAGES.index("tune"):
+        settings = tuned(settings)
     makers = {
         "preprocess": (photos, vocabulary),
         "split": (folds,),
+        "tune": (tuning,) if search_plan(settings).trials else (),
         "train": tuple(lambda s, k=k: fold(s, k) for k in folds_of(settings)),
         "predict": (predictions,),
         "evaluate": (score,),
@@ -177,7 +239,7 @@ def made_by(stage: str, settings: Settings) -> list[Artefact]:
 def require(settings: Settings, stage: str) -> None:
     """Have every stage before `stage` that is missing what this one needs run, each as a process of its own.
 
-    An output made by other code counts as there: only its own stage, called by name, makes it again.
+    `settings` are those before tuning. An output made by other code counts as there: only its own stage, called by name, makes it again.
     Ends with that process's exit code where it fails; it has printed why.
     """
     tree_signature.cache_clear()

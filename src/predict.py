@@ -88,6 +88,7 @@ def main(argv=None) -> None:
     settings, chosen = load(argv, "predict", __doc__)
     if os.environ.get("RANK", "0") == "0":
         pipeline.require(settings, "predict")
+        settings = pipeline.tuned(settings)
     if "RANK" not in os.environ and not chosen.fresh and not artefacts.outdated(pipeline.predictions(settings)):
         print(f"predict: {pipeline.predictions(settings).folder}: up to date", flush=True)
         return
@@ -98,6 +99,7 @@ def main(argv=None) -> None:
 
     make_deterministic(settings.run.threads)
     ranks = join()
+    settings = ranks.share(settings)
     with contextlib.ExitStack() as stack:
         work = None
         if ranks.main:

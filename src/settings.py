@@ -10,6 +10,7 @@ from typing import Literal
 from src.network_settings import ONE_SHOT, ONE_SHOT_WORDS, Decoder, Decoding, Encoder, Quality
 from src.setting_fields import aside, number, section
 from src.training_settings import Augment, Loss, Optim, ScheduledSampling, SelfCritical, Train
+from src.tuning_settings import Tune
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,8 @@ class Settings:
     """The captioner's own words fed in training."""
     self_critical: SelfCritical = section(SelfCritical)
     """Training for the captions' score."""
+    tune: Tune = section(Tune)
+    """The search for good settings."""
     predict: Predict = section(Predict)
     """From checkpoints to predictions."""
     parallel: Literal["none", "dp", "ddp"] = aside("none")
@@ -179,6 +182,7 @@ class Settings:
         self._check_encoder()
         self._check_self_critical()
         self._check_one_shot()
+        self._check_tune()
         if self.decoder.distill_from is not None and self.task == "mos":
             raise ValueError("decoder.distill_from: task=mos has no captions; leave it out")
         if self.decoder.distill_from is not None and self.decoder.distill_from == self.run.name:
@@ -188,6 +192,9 @@ class Settings:
         fold_count = 1 if self.split.holdout or self.split.official else self.split.folds
         if self.train.fold is not None and self.train.fold >= fold_count:
             raise ValueError(f"--fold {self.train.fold}: there are folds 0 to {fold_count - 1} (split.folds)")
+        searched = self.tune.folds
+        if searched is not None and (not searched or not all(0 <= fold < fold_count for fold in searched)):
+            raise ValueError(f"tune.folds={searched}: there are folds 0 to {fold_count - 1} (split.folds)")
         if self.run.name is not None and (not self.run.name.strip(". ") or set(self.run.name) & set("/\\\0")):
             raise ValueError(f"run.name={self.run.name!r}: expected the plain name of a folder")
         if self.run.name in ("cache", "comparison", "log", "submission"):
@@ -204,6 +211,17 @@ class Settings:
                 f"encoder.cache={encoder.cache} keeps features of the photos as they are; give augment.flip=0 "
                 "augment.crop=0 augment.photometric=0"
             )
+
+    def _check_tune(self) -> None:
+        tune = self.tune
+        if tune.objective is not None and self.task not in ("both", tune.objective):
+            raise ValueError(f"tune.objective={tune.objective}: task={self.task} has no such score; leave it out")
+        if tune.objective == "both" and tune.pruner != "none":
+            raise ValueError("tune.objective=both has no order in which to prune; give tune.pruner=none")
+        if tune.space == {} and tune.trials:
+            raise ValueError("tune.space: nothing to search: it is empty, or all of it is given on the command line")
+        if tune.storage is not None and not tune.storage.startswith(("sqlite:///", "postgresql:", "postgresql+")):
+            raise ValueError("tune.storage: expected postgresql://USER@HOST/DATABASE or sqlite:///FILE")
 
     def _check_self_critical(self) -> None:
         chosen = self.self_critical

@@ -11,7 +11,7 @@ from pathlib import Path
 from src.artefacts import making
 from src.config import load
 from src.errors import InputError, guarded
-from src.pipeline import SUBMISSIONS, data_root, predictions, require, submission
+from src.pipeline import SUBMISSIONS, data_root, predictions, require, submission, tuned
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +37,7 @@ def main(argv=None) -> None:
         print(f"{chosen.check}: a valid submission for {data_root(settings)}")
         return
     require(settings, "submit")
+    settings = tuned(settings)
     form = read_form(data_root(settings), settings.data.format)
     if not form.names:
         print("submit: this data set has no test photos, so there is nothing to submit", flush=True)

@@ -14,7 +14,7 @@ from src.artefacts import making, outdated
 from src.config import load, save
 from src.errors import guarded
 from src.files import provenance, write_json
-from src.pipeline import fold, folds, folds_of, photos, require, vocabulary
+from src.pipeline import fold, folds, folds_of, photos, require, tuned, vocabulary
 
 PACKAGES = ["torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn", "albumentations", "pycocoevalcap"]
 
@@ -60,6 +60,7 @@ def main(argv=None) -> None:
     settings, chosen = load(argv, "train", __doc__)
     if os.environ.get("RANK", "0") == "0":
         require(settings, "train")
+        settings = tuned(settings)
     if "RANK" not in os.environ:
         missing = [number for number in folds_of(settings) if chosen.fresh or outdated(fold(settings, number))]
         if not missing or start_jobs(settings, missing, chosen.fresh):
@@ -74,6 +75,7 @@ def main(argv=None) -> None:
 
     make_deterministic(settings.run.threads)
     ranks = join()
+    settings = ranks.share(settings)
     if ranks.main and notice(settings, ranks):
         print(f"train: {notice(settings, ranks)}", flush=True)
     meteor = shared_meteor() if ranks.main and settings.task != "mos" else None
