@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import difflib
+import functools
 import re
 import sys
 import typing
@@ -87,6 +88,7 @@ def option_parser(stage: str, description: str, options: AddOptions | None) -> a
     return parser
 
 
+@functools.cache
 def settings_parser() -> Any:
     """A parser of every setting, each with its doc line and default."""
     import jsonargparse
@@ -273,10 +275,10 @@ def load_run(
     return _named(settings, chosen.config), chosen
 
 
-def changed(settings: Settings, values: dict[str, Any], origin: str, parser: Any = None) -> Settings:
+def changed(settings: Settings, values: dict[str, Any], origin: str) -> Settings:
     """The settings with other values, which go through the same door. Refuses wrong or contradictory ones."""
     pairs = [(key, as_text(value), origin) for key, value in {**flatten(settings), **values}.items()]
-    return _typed(parser or settings_parser(), pairs)
+    return _typed(settings_parser(), pairs)
 
 
 def as_arguments(settings: Settings) -> list[str]:

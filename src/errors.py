@@ -74,6 +74,11 @@ def _line(error: BaseException) -> str:
     return one_line(str(error))
 
 
+def hint_of(error: RuntimeError) -> str | None:
+    """What a user can do about an error of torch, such as memory that is too small; None where it is not known."""
+    return _RUNTIME_HINTS.get(next((words for words in _RUNTIME_HINTS if words in str(error)), ""))
+
+
 def _end_with_parent() -> None:
     """Where run.sh or torchrun is the parent, have the kernel end this process with it, so that no lock outlives it."""
     parent = os.environ.get("STAGES_END_WITH_PARENT")
@@ -114,7 +119,7 @@ def guarded(main: Callable[[], None]) -> None:
         print(f"error: the package {error.name} is not installed for {sys.executable}; {setup}", file=sys.stderr)
         sys.exit(1)
     except RuntimeError as error:
-        hint = _RUNTIME_HINTS.get(next((words for words in _RUNTIME_HINTS if words in str(error)), ""))
+        hint = hint_of(error)
         if hint is None:
             raise
         print(f"error: {hint}", file=sys.stderr)

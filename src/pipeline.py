@@ -1,6 +1,7 @@
 """The stages in order, and what each makes from what.
 
-Stages after tune work with the winner of the search: see `tuned`. What runs share lies in runs/cache under a name made from settings and inputs; the rest in runs/NAME.
+Stages after tune work with the winner of the search: see `tuned`.
+What runs share lies in runs/cache under a name made from settings and inputs; the rest in runs/NAME.
 """
 
 import dataclasses
@@ -239,7 +240,8 @@ def made_by(stage: str, settings: Settings) -> list[Artefact]:
 def require(settings: Settings, stage: str) -> None:
     """Have every stage before `stage` that is missing what this one needs run, each as a process of its own.
 
-    `settings` are those before tuning. An output made by other code counts as there: only its own stage, called by name, makes it again.
+    `settings` are those before tuning. An output made by other code counts as there: only its own stage, called by
+    name, makes it again.
     Ends with that process's exit code where it fails; it has printed why.
     """
     tree_signature.cache_clear()

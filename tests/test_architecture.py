@@ -12,6 +12,8 @@ FLOORS = [
         "setting_fields",
         "network_settings",
         "training_settings",
+        "tuning_settings",
+        "search_space",
         "config",
         "config_files",
         "randomness",
@@ -24,8 +26,8 @@ FLOORS = [
     {"pipeline", "data", "models", "metrics", "visual"},
     {"decoding", "side_by_side"},
     {"training"},
-    {"blending"},
-    {"preprocess", "split", "train", "predict", "evaluate", "submit", "compare", "caption"},
+    {"blending", "tuning"},
+    {"preprocess", "split", "tune", "train", "predict", "evaluate", "submit", "compare", "caption"},
 ]
 HEAVY = {"torch", "torchvision", "timm", "pandas", "numpy", "scipy", "sklearn", "albumentations", "cv2", "matplotlib"}
 FILES = sorted(SOURCE.rglob("*.py"))

@@ -12,7 +12,7 @@ from src.config_files import ConfigError
 from src.settings import Settings
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
-STAGES = ("preprocess", "split", "train", "predict", "evaluate", "submit", "compare", "caption")
+STAGES = ("preprocess", "split", "tune", "train", "predict", "evaluate", "submit", "compare", "caption")
 
 
 def read(*argv):

@@ -1,0 +1,151 @@
+"""Search for good settings: tune.space says where, tune.trials how often; train and later stages use the winner.
+
+A trial trains as always, on fold 0 or tune.folds, and is scored on the validation photos. Writes runs/NAME/tune/:
+best.yaml (which train --config takes too), trials.csv, history.png, importance.png, slices.png, pareto.png for two
+scores. The same command again goes on where it was cut off; started several times, here or on other machines with one
+tune.storage, it shares the trials out. --show prints the table of trials.
+
+--stage decode searches decoding.* on the checkpoints of a finished run, out of fold, without training, and writes
+runs/NAME/tune-decode/.
+"""
+
+import argparse
+import dataclasses
+import os
+from pathlib import Path
+
+from src import pipeline
+from src.artefacts import Artefact, code_digest, making, outdated, outputs_digest
+from src.config import changed, changing, flatten, load, load_run
+from src.errors import InputError, guarded
+from src.files import digest_of
+from src.settings import Settings
+
+DECODE_TRIALS = 20
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--stage", choices=["train", "decode"], default="train", help="what is searched; train")
+    parser.add_argument("--show", action="store_true", help="print the trials so far and do nothing else")
+
+
+def decoding_plan(settings: Settings):
+    """The search over decoding.* with nothing left open."""
+    from src.tuning_settings import DECODING_SPACE
+
+    tune = settings.tune
+    return dataclasses.replace(
+        tune,
+        trials=DECODE_TRIALS if tune.trials is None else tune.trials,
+        space=DECODING_SPACE if tune.space is None else tune.space,
+        objective="caption",
+        folds=tune.folds or pipeline.folds_of(settings),
+    )
+
+
+def decoded(settings: Settings, plan) -> Artefact:
+    """What --stage decode makes. Raises InputError where a fold is not trained, or otherwise."""
+    folder, inputs = pipeline.run_folder(settings) / "tune-decode", {}
+    for number in plan.folds:
+        fold = pipeline.fold(settings, number)
+        if reason := outdated(fold, code=False):
+            raise InputError(f"{fold.folder}: {reason}; python -m src.train run.name={settings.run.name} trains it")
+        inputs[f"fold-{number}"] = outputs_digest(fold)
+    part = changing(settings) | {f"tune.{k}": v for k, v in dataclasses.asdict(plan).items() if k != "storage"}
+    return Artefact("tune", folder, folder / "done.json", part, inputs, guard=folder / "best.yaml")
+
+
+def check(settings: Settings, plan, stage: str) -> None:
+    """Raise InputError for what cannot be searched at this stage, and where there is nothing to search."""
+    if "RANK" in os.environ:
+        raise InputError("tune is one process; start the same command several times instead of torchrun")
+    if stage == "decode" and settings.task == "mos":
+        raise InputError("--stage decode: task=mos has no captions")
+    if not plan.space:
+        raise InputError("tune.space: nothing to search: it is empty, or all of it is given on the command line")
+    for key in plan.space:
+        if key.startswith("decoding.") and stage == "train":
+            raise InputError(f"tune.space: {key} changes no training; python -m src.tune --stage decode searches it")
+        if not key.startswith("decoding.") and stage == "decode":
+            raise InputError(f"tune.space: {key}: --stage decode searches decoding.* alone, on networks as they are")
+
+
+def open_study(settings: Settings, plan, artefact: Artefact, fresh: bool):
+    """The study of these settings, data and code, whoever else works on it."""
+    import optuna
+
+    from src.tuning.study import Plan, Study
+
+    pruners = {
+        "none": None,
+        "median": optuna.pruners.MedianPruner,
+        "halving": lambda: optuna.pruners.SuccessiveHalvingPruner(min_resource=1),
+        "hyperband": lambda: optuna.pruners.HyperbandPruner(min_resource=1, max_resource=plan.epochs),
+    }
+    asked = {key: value for key, value in artefact.settings.items() if key != "tune.trials"}
+    key = digest_of([asked, artefact.inputs, code_digest("tune")])[:12]
+    url = plan.storage or f"sqlite:///{artefact.folder.absolute() / 'study.db'}"
+    now = flatten(settings)
+    present = {name: now[name] for name in plan.space}
+    several = 2 if plan.objective == "both" else 1
+    study = Plan(plan.trials, plan.space, present, settings.run.seed, several, pruners[plan.pruner])
+    return Study(url, f"{settings.run.name}-{artefact.folder.name}-{key}", study, fresh)
+
+
+def objective_of(settings: Settings, plan, stage: str, folder: Path):
+    """What a trial does with its settings."""
+    from src.metrics.meteor import shared_meteor
+    from src.tuning.objectives import Decoding, Training
+
+    meteor = shared_meteor() if settings.task != "mos" else None
+    if stage == "decode":
+        return Decoding(settings, plan.folds, meteor)
+    return Training(settings, plan.objective, plan.folds, folder, meteor)
+
+
+def search(settings: Settings, trial: Settings, plan, artefact: Artefact, chosen: argparse.Namespace) -> None:
+    """Work on the study until it has its trials, and write what it found. trial: the settings that trials start from."""
+    from src.randomness import make_deterministic
+    from src.tuning.results import rows_of, table, write_results
+    from src.tuning.work import work
+
+    study = open_study(settings, plan, artefact, chosen.fresh and not chosen.show)
+    if chosen.show:
+        print(table(rows_of(study, plan.objective)), flush=True)
+        return
+    make_deterministic(settings.run.threads)
+    if plan.objective == "both":
+        print("tune: two scores have no order, so no trial is pruned", flush=True)
+    own = artefact.folder / study.name.rpartition("-")[2]
+    work(study, objective_of(trial, plan, chosen.stage, own), artefact.folder.name)
+    with making(artefact, chosen.fresh) as written:
+        if written:
+            written.outputs += write_results(study, settings, plan.objective, artefact.folder)
+    best = (artefact.folder / "best.yaml").read_text(encoding="utf-8").splitlines()
+    print(f"tune: {artefact.folder / 'best.yaml'}: {best[0].removeprefix('# ')}", flush=True)
+
+
+def main(argv=None) -> None:
+    settings, chosen = load(argv, "tune", __doc__, add_options)
+    if chosen.stage == "decode":
+        settings, chosen = load_run(argv, "tune", __doc__, add_options)
+        plan = decoding_plan(settings)
+    else:
+        plan = pipeline.search_plan(settings)
+    if not plan.trials:
+        print("tune: nothing to do (tune.trials=0, which is the default outside the demo)", flush=True)
+        return
+    check(settings, plan, chosen.stage)
+    trial = dataclasses.replace(settings, tune=type(plan)(trials=0))
+    if chosen.stage == "train":
+        trial = changed(trial, {"train.epochs": plan.epochs}, "tune.epochs")
+        pipeline.require(settings, "tune")
+    artefact = pipeline.tuning(settings) if chosen.stage == "train" else decoded(settings, plan)
+    if not (chosen.fresh or chosen.show or outdated(artefact)):
+        print(f"tune: {artefact.folder}: up to date", flush=True)
+        return
+    search(settings, trial, plan, artefact, chosen)
+
+
+if __name__ == "__main__":
+    guarded(main)
