@@ -104,7 +104,7 @@ def objective_of(settings: Settings, plan, stage: str, folder: Path):
 
 
 def search(settings: Settings, trial: Settings, plan, artefact: Artefact, chosen: argparse.Namespace) -> None:
-    """Work on the study until it has its trials, and write what it found. trial: the settings that trials start from."""
+    """Work on the study until it has its trials, and write what it found. trial: what each trial starts from."""
     from src.randomness import make_deterministic
     from src.tuning.results import rows_of, table, write_results
     from src.tuning.work import work
