@@ -92,7 +92,7 @@ def test_four_workers_on_postgresql_two_of_them_killed_finish_exactly_what_was_a
         os.kill(process.pid, signal.SIGKILL)
         orphans += held
     for process in workers:
-        process.join(timeout=120)
+        process.join(timeout=300)
     assert [process.exitcode for process in workers] == [-signal.SIGKILL] * 2 + [0, 0]
     trials = study.storage.get_all_trials(study.id)
     assert [trial.number for trial in trials] == list(range(14))
@@ -114,7 +114,7 @@ def test_workers_of_one_machine_share_a_file(url):
     for process in workers:
         process.start()
     for process in workers:
-        process.join(timeout=120)
+        process.join(timeout=300)
     trials = Study(url, "shared", plan(14)).trials()
     assert [process.exitcode for process in workers] == [0, 0, 0]
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 14

@@ -34,7 +34,8 @@ def rows_of(path: Path) -> list[dict]:
 def searched(competition, tmp_path_factory):
     """A folder in which `train` alone was started, with a search to do first; and the arguments that it got."""
     folder = tmp_path_factory.mktemp("searched")
-    arguments = [f"data.root={competition}", *QUICK, SPACE, "tune.trials=5", "optim.lr=1e30", "optim.clip=0"]
+    space = "tune.space={optim.lr: {choices: [1e-3, 3e-2, 1e30]}, train.batch_size: {choices: [8, 16, 20]}}"
+    arguments = [f"data.root={competition}", *QUICK, space, "tune.trials=5", "optim.lr=1e30", "optim.clip=0"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for stage in (preprocess, split, train):
@@ -134,7 +135,7 @@ def test_a_search_killed_again_and_again_tries_the_same_and_finds_the_same(searc
 
 
 def test_decoding_is_searched_out_of_fold_without_training(competition, workplace, monkeypatch, capsys):
-    meteor = small_meteor()
+    meteor = small_meteor(workplace)
     monkeypatch.setattr("src.metrics.meteor.shared_meteor", lambda: meteor)
     arguments = [f"data.root={competition}", *TINY, "task=caption", "vocabulary.minimum_count=1", "train.epochs=1"]
     for stage in (preprocess, split, train, predict):
