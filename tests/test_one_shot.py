@@ -213,6 +213,7 @@ def test_each_shown_alignment_says_its_caption(upsample):
         )
         places = (canvas != PAD).sum(1)
         assert places[5] == 0 and (hidden.sum(1) >= (places > 0).long()).all() and not hidden[canvas == PAD].any()
+        assert hidden[canvas == decoder.blank].all()
         shares.add(int(places[6]))
     assert min(shares) < 35 * upsample and max(shares) > 45 * upsample, "the canvas is never too short or too long"
 
@@ -271,13 +272,17 @@ def test_smoothing_and_plain_cross_entropy():
 
 
 def plain_passes(decoder, seen, row: int, words: int, passes: int, everything: bool):
-    """Mask-Predict as the paper tells it, one photo and one place at a time: the last distribution of each place."""
+    """The docstring of `refine`, photo by photo and place by place: symbols, and the last distribution of each."""
     look = decoder.look(seen.select(torch.tensor([row])))
     symbols, known = [decoder.mask] * int(decoder.places(torch.tensor(words))), {}
     for done in range(passes):
         if done:
-            number = len(symbols) * (passes - done) // passes
-            for place in sorted(range(len(symbols)), key=lambda p: max(known[p][UNK + 1 :]))[:number]:
+            silent = [p for p, symbol in enumerate(symbols) if symbol == decoder.blank or (
+                decoder.blank is None and p and symbol == symbols[p - 1]
+            )]  # fmt: skip
+            spoken = [p for p in range(len(symbols)) if p not in silent]
+            spoken.sort(key=lambda p: max(known[p][UNK + 1 :]))
+            for place in silent + spoken[: len(spoken) * (passes - done) // passes]:
                 symbols[place] = decoder.mask
         said = decoder.fill(look, torch.tensor([symbols]))[0].tolist()
         for place, symbol in enumerate(symbols):

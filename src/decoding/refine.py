@@ -33,9 +33,10 @@ def refine(
     """Captions written in `passes` passes, best normalised log-probability first (length_penalty 1: the mean's).
 
     One candidate for each of the `length_beam` most probable lengths that the constraints allow; with `prefix_beam`,
-    for a decoder with a blank, that many for each. The first pass sees no word. Pass t + 1 of T hides the P (T - t) / T
-    of the P places, rounded down, whose symbols were least probable when they were chosen, and chooses them anew; with
-    `everything` all symbols are the last pass's. A decoder with a blank goes on from its most probable alignment.
+    for a decoder with a blank, that many for each. The first pass sees no word. Pass t + 1 of T hides K (T - t) / T of
+    the K words, rounded down, those that were least probable when they were chosen, and chooses them anew; with
+    `everything` all words are the last pass's. A decoder with a blank goes on from its most probable alignment, whose
+    blanks are hidden as well; without one, a word that repeats the one before it is hidden and not among the K.
 
     The constraints hold, and no_echo with them: words chosen apart from one another stutter. Where the symbols break a
     rule, the words are chosen anew from left to right, each the most probable that is allowed; of alignments see
@@ -73,16 +74,25 @@ def in_passes(
 
     At each place they are those from which its symbol was chosen.
     """
-    canvas, places = decoder.blank_canvas(words), decoder.places(words)
+    canvas = decoder.blank_canvas(words)
     within = canvas != PAD
     log_probs = decoder.fill(seen, canvas)
     for done in range(1, passes):
         symbols, scores = best_symbols(log_probs, within)
-        order = scores.masked_fill(~within, float("inf")).argsort(dim=1, stable=True).argsort(dim=1)
-        hidden = order < (places * (passes - done) // passes).unsqueeze(1)
+        silent = within & _says_nothing(symbols, decoder.blank)
+        said = within & ~silent
+        order = scores.masked_fill(~said, float("inf")).argsort(dim=1, stable=True).argsort(dim=1)
+        hidden = silent | (order < (said.sum(1) * (passes - done) // passes).unsqueeze(1))
         again = decoder.fill(seen, symbols.masked_fill(hidden, decoder.mask))
         log_probs = again if everything else torch.where(hidden.unsqueeze(2), again, log_probs)
     return canvas, log_probs
+
+
+def _says_nothing(symbols: torch.Tensor, blank: int | None) -> torch.Tensor:
+    """Where `symbols` [N, P] are blank, or without a blank an echo of the symbol before: bool [N, P]."""
+    if blank is not None:
+        return symbols == blank
+    return torch.cat([torch.zeros_like(symbols[:, :1], dtype=torch.bool), symbols[:, 1:] == symbols[:, :-1]], 1)
 
 
 def best_symbols(log_probs: torch.Tensor, within: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,7 +4,8 @@ Graves et al., "Connectionist Temporal Classification", ICML 2006, over an up-sa
 "End-to-End Non-Autoregressive Neural Machine Translation with CTC", EMNLP 2018. Hidden symbols of alignments, of which
 those shown cost nothing: Saharia et al., "Non-Autoregressive Machine Translation with Latent Alignments" (Imputer),
 EMNLP 2020. Changed: there an alignment that training shows is the best one of an earlier network; here the words stand
-evenly in it, at a random distance from its beginning, which needs no other network.
+evenly in it, at a random distance from its beginning, which needs no other network. And blanks are never shown: where
+a network does not know what to say, a blank is its best guess at most places, and leaves no room to say it later.
 """
 
 from dataclasses import dataclass
@@ -30,11 +31,12 @@ class CTCMaskPredict(MaskPredict):
     the blanks between equal neighbours, and each shown alignment can be completed, whatever is hidden.
     """
 
+    uniforms_per_token = 2
+
     def __init__(self, settings: DecoderSettings, vocabulary_size: int, feature_width: int):
         self.blank = vocabulary_size
         super().__init__(settings, vocabulary_size, feature_width)
         self.upsample = settings.upsample
-        self.uniforms_per_token = 2 * settings.upsample
 
     def places(self, words: torch.Tensor) -> torch.Tensor:
         return self.upsample * words
@@ -43,7 +45,7 @@ class CTCMaskPredict(MaskPredict):
         return torch.cat([torch.full_like(logits[..., :UNK], _LEAST), logits[..., UNK:]], dim=-1).log_softmax(dim=-1)
 
     def lay_out(self, captions: torch.Tensor, uniforms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """An alignment of the caption, a uniform number of its symbols hidden, at least one.
+        """An alignment of the caption, a uniform number of its words hidden, at least one, and all its blanks.
 
         Word l of L stands at place (l + u) S / L of S, rounded down, with one u in [0, 1) for the caption. A caption
         with equal neighbours has at least two places a word, so that there is a blank between any two words.
@@ -61,7 +63,10 @@ class CTCMaskPredict(MaskPredict):
         spoken = number < words.unsqueeze(1)
         row = torch.arange(len(captions), device=places.device).unsqueeze(1).expand_as(place)
         canvas[row[spoken], place[spoken]] = captions[spoken]
-        return canvas, hide(places, width, uniforms[:, 2:])
+        hidden = hide(words, number.numel(), uniforms[:, 2:])
+        unsaid = canvas == self.blank
+        unsaid[row[hidden], place[hidden]] = True
+        return canvas, unsaid
 
     def log_prob(self, features: Features, captions: torch.Tensor) -> torch.Tensor:
         """Of a caption read from one pass over a hidden canvas of the most probable length.

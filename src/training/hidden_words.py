@@ -10,8 +10,9 @@ from src.training.losses import alignment_loss, caption_loss
 
 
 def hidden_counts(decoder: OneShotDecoder, captions: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """How many places of each of `captions` [N, T] are hidden: int64 [N]. See OneShotDecoder.lay_out."""
-    return decoder.lay_out(captions, uniforms)[1].sum(1)
+    """How many words of each of `captions` [N, T] are hidden: int64 [N]. See OneShotDecoder.lay_out."""
+    canvas, hidden = decoder.lay_out(captions, uniforms)
+    return hidden.sum(1) if decoder.blank is None else (hidden & (canvas != decoder.blank)).sum(1)
 
 
 def hidden_losses(

@@ -117,7 +117,7 @@ class Task(nn.Module):
     def counts(self, mos: torch.Tensor, captions: torch.Tensor, uniforms: torch.Tensor | None = None) -> torch.Tensor:
         """By what each photo's losses count: labels, tokens, captions. float32 [B, L], 0 for a task not learned.
 
-        The tokens of a one-shot captioner are the hidden places.
+        The tokens of a one-shot captioner are the hidden words.
         """
         words = captions != PAD
         tokens = words.sum((1, 2))
