@@ -155,9 +155,9 @@ def _typed(parser: Any, pairs: list[tuple[str, str, str]]) -> Settings:
             refuse(f"{origin}: {key}={text}: expected {_expected(fields[key])}")
     try:
         settings = _only_settings(parser, parsed)
-        return _searching(settings, read_space(*space, _typist(parser, latest))) if space else settings
     except ValueError as error:
         refuse(str(error))
+    return _searching(settings, read_space(*space, _typist(parser, latest))) if space else settings
 
 
 def _typist(parser: Any, given: dict[str, tuple[str, str]]) -> Callable[[str, str, str], Any]:
@@ -171,7 +171,10 @@ def _typist(parser: Any, given: dict[str, tuple[str, str]]) -> Callable[[str, st
 
 
 def _searching(settings: Settings, space: dict[str, dict] | None) -> Settings:
-    return dataclasses.replace(settings, tune=dataclasses.replace(settings.tune, space=space))
+    try:
+        return dataclasses.replace(settings, tune=dataclasses.replace(settings.tune, space=space))
+    except ValueError as error:
+        refuse(str(error))
 
 
 def _not_given(settings: Settings, default: dict[str, dict], given: Sequence[tuple[str, str, str]]) -> Settings:

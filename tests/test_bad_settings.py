@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from src import config, evaluate, preprocess, split, submit, train
+from src import config, evaluate, preprocess, split, submit, train, tune
 from tests.bad_input import SMALL, Malicious, exit_code, hurry, preprocessed_competition, refused
 
 
@@ -146,6 +146,49 @@ def test_a_place_that_cannot_be_used_is_refused(kind, place, capfd):
 def test_the_malicious_pickle_would_execute(place):
     pickle.loads(pickle.dumps(Malicious()))
     assert Path("executed").exists()
+
+
+LR = "tune.space={optim.lr: {low: 1e-4, high: 1e-2}}"
+SEARCHES = {
+    "unknown setting": (["tune.space={optim.lrr: {low: 1, high: 2}}"], "unknown setting optim.lrr", "mean optim.lr?"),
+    "upside down": (["tune.space={optim.lr: {low: 2, high: 1}}"], "low=2.0 is not below high=1.0"),
+    "out of bounds": (["tune.space={view.size: {low: 1, high: 64}}"], "view.size=1", "at least 16"),
+    "unknown choice": (["tune.space={decoder.cell: {choices: [lstm, gro]}}"], "cell=gro", "expected one of lstm, gru"),
+    "one choice": (["tune.space={decoder.cell: {choices: [gru]}}"], "decoder.cell", "two different values or more"),
+    "range of words": (["tune.space={decoder.cell: {low: gru, high: lstm}}"], "no number", "write {choices"),
+    "neither range nor choices": (["tune.space={optim.lr: {lowest: 1}}"], "optim.lr", "expected {low"),
+    "step and log": (["tune.space={optim.lr: {low: 1, high: 2, step: 1, log: true}}"], "step=1", "none where log"),
+    "no mapping": (["tune.space=optim.lr"], "tune.space=optim.lr", "expected {SETTING"),
+    "not YAML": (["tune.space={optim.lr: {"], "tune.space: not valid YAML"),
+    "contradiction": (["tune.space={train.accumulate: {choices: [1, 3]}}"], "train.accumulate=3", "cannot be divided"),
+    "what it is judged by": (["tune.space={split.folds: {low: 2, high: 5}}"], "split.folds", "cannot be searched"),
+    "nothing": (["tune.space={}"], "tune.space", "nothing to search"),
+    "all of it given": (["--config", "searching.yaml", "optim.lr=1e-3"], "nothing to search", "command line"),
+    "decoding in training": (["tune.space={decoding.beam: {low: 1, high: 3}}"], "decoding.beam", "--stage decode"),
+    "training in decoding": ([LR, "--stage=decode", "task=both"], "optim.lr", "searches decoding.* alone"),
+    "decoding before training": (["--stage=decode", "task=both"], "not made yet", "src.train run.name=demo trains it"),
+    "another task's score": ([LR, "tune.objective=caption"], "tune.objective=caption", "task=mos has no such score"),
+    "pruning of two scores": (
+        [LR, "task=both", "tune.objective=both", "tune.pruner=median"],
+        "no order in which to prune",
+        "tune.pruner=none",
+    ),
+    "fold out of range": ([LR, "tune.folds=[0, 3]"], "tune.folds=[0, 3]", "there are folds 0 to 2"),
+    "another kind of storage": ([LR, "tune.storage=mysql://x/y"], "tune.storage", "expected postgresql://"),
+    "storage out of reach": (
+        [LR, "tune.storage=postgresql://me:secret@127.0.0.1:1/x"],
+        "tune.storage=postgresql://me:***@127.0.0.1:1/x cannot be used",
+        "start it, or give another",
+    ),
+    "storage that is no database": ([LR, "tune.storage=sqlite:///data/train.csv"], "cannot be used", "give another"),
+}
+
+
+@pytest.mark.parametrize("kind", SEARCHES)
+def test_a_bad_search_is_refused_before_the_first_trial(kind, place, capfd):
+    (place / "searching.yaml").write_text("tune.space: {optim.lr: {low: 1e-4, high: 1e-2}}\nrun.name: demo\n")
+    arguments, *words = SEARCHES[kind]
+    refused(capfd, tune, [*SMALL, "task=mos", "tune.trials=2", *arguments], tuple(words))
 
 
 WEIGHTS = {

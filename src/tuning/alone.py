@@ -21,7 +21,8 @@ class Alone:
     def __init__(self, url: URL, name: str):
         self.key = fold_in(0, "study", name)
         self.engine = sqlalchemy.create_engine(url, pool_pre_ping=True) if url.get_backend_name() != "sqlite" else None
-        self.file = None if self.engine else Path(f"{url.database}.lock")
+        place = Path(url.database or "")
+        self.file = place.with_name(f".{place.name}.lock")
 
     @contextlib.contextmanager
     def __call__(self) -> Iterator[None]:

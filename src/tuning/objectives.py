@@ -21,6 +21,7 @@ from src.metrics.captions import scores as caption_scores
 from src.metrics.competition import caption_score
 from src.metrics.meteor import Meteor
 from src.settings import Settings, Weights
+from src.training.distillation import captions_of_teacher
 from src.training.feature_cache import cached_features
 from src.training.fit import Fit
 from src.training.fold_data import FoldData, read_fold
@@ -52,7 +53,8 @@ def score_of(objective: str, mos: float | None, caption: float | None, weights: 
 
 def _data(settings: Settings, fold: int, ranks: Ranks) -> FoldData:
     places = [made(settings).folder for made in (pipeline.photos, pipeline.vocabulary, pipeline.folds)]
-    return read_fold(*places, fold, settings.vocabulary.maximum_words, cached_features(settings, ranks))
+    features, taught = cached_features(settings, ranks), captions_of_teacher(settings, fold, ranks)
+    return read_fold(*places, fold, settings.vocabulary.maximum_words, features, taught)
 
 
 def _with(settings: Settings, claim: Claim) -> Settings:
