@@ -22,7 +22,7 @@ def packed_ngrams(tokens: np.ndarray, lengths: np.ndarray) -> Iterator[tuple[np.
     """
     if tokens.max(initial=0) > LARGEST_ID:
         raise InputError(
-            f"self-critical training knows token ids up to {LARGEST_ID}, but a caption holds {tokens.max()}: "
+            f"captions are compared by token ids up to {LARGEST_ID}, but one holds {tokens.max()}: "
             f"set vocabulary.maximum_size={LARGEST_ID - 3} or less"
         )
     words = tokens.astype(np.uint64)
@@ -50,13 +50,46 @@ def spans(first: np.ndarray, several: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class Rarity:
+    """CIDEr's inverse document frequency of the n-grams of one order. A document is a photo with its references."""
+
+    keys: np.ndarray
+    """Packed n-grams that stand in some document, sorted, uint64 [n-grams]."""
+    values: np.ndarray
+    """float64 [n-grams + 1]; the last is that of n-grams that stand in none."""
+
+    def of(self, keys: np.ndarray) -> np.ndarray:
+        """The rarity of each key."""
+        return self.values[find(self.keys, keys)]
+
+
+def rarities(tokens: np.ndarray, starts: np.ndarray, firsts: np.ndarray, counted: np.ndarray) -> list[Rarity]:
+    """Of orders 1 to 4; arrays as in `Reward`. counted: the photos that are documents, where they have references."""
+    documents = np.zeros(len(firsts) - 1, dtype=bool)
+    documents[counted] = True
+    documents &= np.diff(firsts) > 0
+    photo = np.repeat(np.arange(len(documents)), np.diff(firsts))
+    total = max(int(documents.sum()), 1)
+    return [_rarity(*ngrams, photo, documents, total) for ngrams in packed_ngrams(tokens, np.diff(starts))]
+
+
+def _rarity(keys: np.ndarray, caption: np.ndarray, photo: np.ndarray, documents: np.ndarray, total: int) -> Rarity:
+    owner = photo[caption]
+    counted = documents[owner]
+    keys, gram = np.unique(keys[counted], return_inverse=True)
+    pairs = np.unique(owner[counted] * max(len(keys), 1) + gram)
+    frequency = np.bincount(pairs % max(len(keys), 1), minlength=len(keys))
+    return Rarity(keys, np.log(total) - np.log(np.append(frequency, 1)))
+
+
+@dataclass(frozen=True)
 class NgramTable:
     """Which n-gram of one order stands how often in which reference. A pair is a photo with an n-gram of its own."""
 
     keys: np.ndarray
     """Packed n-grams, sorted, uint64 [n-grams]."""
-    rarity: np.ndarray
-    """CIDEr's inverse document frequency, float64 [n-grams + 1]; the last is that of n-grams that no reference has."""
+    rarity: Rarity
+    """Of these n-grams and all others."""
     pairs: np.ndarray
     """Photo times n-grams plus number of the n-gram, sorted, int64 [pairs]."""
     most: np.ndarray
@@ -79,16 +112,16 @@ class NgramTable:
         return np.append(near, -1)[at]
 
 
-def ngram_tables(tokens: np.ndarray, starts: np.ndarray, firsts: np.ndarray, counted: np.ndarray) -> list[NgramTable]:
-    """The tables of orders 1 to 4; arrays as in `Reward`. counted: the photos for the document frequencies."""
-    is_counted = np.zeros(len(firsts) - 1, dtype=bool)
-    is_counted[counted] = True
-    is_counted &= np.diff(firsts) > 0
-    return [_table(*ngrams, firsts, is_counted) for ngrams in packed_ngrams(tokens, np.diff(starts))]
+def ngram_tables(
+    tokens: np.ndarray, starts: np.ndarray, firsts: np.ndarray, rarity: list[Rarity]
+) -> list[NgramTable]:
+    """The tables of as many orders as `rarity` has; arrays as in `Reward`."""
+    ngrams = packed_ngrams(tokens, np.diff(starts))
+    return [_table(*each, firsts, rare) for each, rare in zip(ngrams, rarity, strict=False)]
 
 
-def _table(keys: np.ndarray, caption: np.ndarray, firsts: np.ndarray, is_counted: np.ndarray) -> NgramTable:
-    """From n-grams and their captions; is_counted [photos]: documents."""
+def _table(keys: np.ndarray, caption: np.ndarray, firsts: np.ndarray, rarity: Rarity) -> NgramTable:
+    """From n-grams and their captions."""
     sizes = np.diff(firsts)
     largest = int(sizes.max(initial=1))
     keys, gram = np.unique(keys, return_inverse=True)
@@ -100,10 +133,8 @@ def _table(keys: np.ndarray, caption: np.ndarray, firsts: np.ndarray, is_counted
     first = np.flatnonzero(np.diff(entries, prepend=-1))
     pairs = entries[first]
     photo, gram = np.divmod(pairs, max(len(keys), 1))
-    frequency = np.bincount(gram[is_counted[photo]], minlength=len(keys) + 1)
-    rarity = np.log(max(is_counted.sum(), 1)) - np.log(np.maximum(frequency, 1))
     several = np.diff(first, append=len(entries))
-    squares = (count * np.repeat(rarity[gram], several)) ** 2
+    squares = (count * np.repeat(rarity.of(keys)[gram], several)) ** 2
     norms = np.bincount(np.repeat(firsts[photo], several) + reference, weights=squares, minlength=firsts[-1])
     return NgramTable(
         keys=keys,

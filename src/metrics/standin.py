@@ -19,6 +19,18 @@ _CELLS = 4_000_000
 _STEM_WEIGHT = float(MODULE_WEIGHTS[1])
 
 
+def stems(words: list[str]) -> list[str]:
+    """The stem of each word; METEOR takes words with one stem for a weaker match."""
+    stem = EnglishStemmer().stem
+    return [stem(word) for word in words]
+
+
+def worth(words: list[str]) -> np.ndarray:
+    """The weight of each word in METEOR, float64 [words]: function words count less than content words."""
+    functions = function_words()
+    return np.array([1 - DELTA if word in functions else DELTA for word in words])
+
+
 class Sample:
     """Photos against which constant sentences over a small vocabulary are scored many at a time."""
 
@@ -29,10 +41,10 @@ class Sample:
         self.photos, self.starts = len(sizes), np.cumsum(sizes) - sizes
         self.owner = np.repeat(np.arange(self.photos), sizes)
         number = {word: i for i, word in enumerate(words)}
-        functions = function_words()
-        worth = {word: 1 - DELTA if word in functions else DELTA for caption in captions for word in caption}
-        self.worth = np.array([worth.get(word, DELTA) for word in words])
-        self.possible = np.array([sum(worth[word] for word in caption) for caption in captions])
+        self.worth = worth(words)
+        every = sorted({word for caption in captions for word in caption})
+        known = dict(zip(every, worth(every).tolist(), strict=True))
+        self.possible = np.array([sum(known[word] for word in caption) for caption in captions])
         self.lengths = np.array([len(caption) for caption in captions], dtype=np.float64)
         self._codes = ["".join(_code(number[word]) for word in caption if word in number) for caption in captions]
         self._match(captions, number)
@@ -40,15 +52,15 @@ class Sample:
 
     def _match(self, captions: list[list[str]], number: dict[str, int]) -> None:
         """Weights [2 occurrences, words, captions] of each word's match in each caption."""
-        stem = EnglishStemmer().stem
-        stems = {word: stem(word) for word in {word for caption in captions for word in caption} | set(number)}
+        every = sorted({word for caption in captions for word in caption} | set(number))
+        stem = dict(zip(every, stems(every), strict=True))
         family: dict[str, list[int]] = {}
         for word, i in number.items():
-            family.setdefault(stems[word], []).append(i)
+            family.setdefault(stem[word], []).append(i)
         weight = np.zeros((2, len(number), len(captions)), dtype=np.float32)
         for i, caption in enumerate(captions):
             for word in set(caption):
-                for relative in family.get(stems[word], ()):
+                for relative in family.get(stem[word], ()):
                     weight[0, relative, i] = max(weight[0, relative, i], _STEM_WEIGHT)
                 if word in number:
                     weight[: min(caption.count(word), 2), number[word], i] = 1.0

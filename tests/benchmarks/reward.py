@@ -71,7 +71,7 @@ def _among_all(weights: RewardWeights) -> Reward:
 
 def run() -> Iterator[tuple[str, float, float, str]]:
     """Seconds with the 50 photos for the corpus, as pycocoevalcap has them, and then among a competition's photos."""
-    weights, rows = RewardWeights(1.0, 0.0, 0.0), np.repeat(np.arange(PHOTOS), SAMPLES)
+    weights, rows = RewardWeights(cider_d=1.0), np.repeat(np.arange(PHOTOS), SAMPLES)
     references, said = _captions(PHOTOS * REFERENCES, 0), _captions(PHOTOS * SAMPLES, 1)
     samples, texts = _padded(*said), (_sentences(*references), _sentences(*said))
     few = Reward(*references, np.arange(PHOTOS + 1) * REFERENCES, np.arange(PHOTOS), weights)
