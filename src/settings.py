@@ -231,8 +231,10 @@ class Settings:
             raise ValueError("self_critical.from_epoch: task=mos has no captions; leave it out")
         if chosen.baseline == "others" and chosen.samples < 2:
             raise ValueError("self_critical.baseline=others needs self_critical.samples of at least 2")
-        if not chosen.cider_d + chosen.bleu4 + chosen.rouge_l:
-            raise ValueError("self_critical: cider_d, bleu4 and rouge_l are all 0, so there is no reward")
+        if not chosen.cider_d + chosen.bleu3 + chosen.bleu4 + chosen.rouge_l + chosen.meteor:
+            raise ValueError(
+                "self_critical: cider_d, bleu3, bleu4, rouge_l and meteor are all 0, so there is no reward"
+            )
         if chosen.from_epoch >= self.train.epochs:
             raise ValueError(
                 f"self_critical.from_epoch={chosen.from_epoch} is not before the end, train.epochs={self.train.epochs}"

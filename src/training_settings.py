@@ -95,11 +95,17 @@ class SelfCritical:
     lr: float = number(1e-4, low=0)
     """Learning rate, constant."""
     cider_d: float = number(1.0, low=0)
-    """Weight of CIDEr-D in the reward."""
+    """Weight of CIDEr-D in the reward. The competition's formula is cider_d=4 meteor=3 bleu3=1 bleu4=1 rouge_l=1."""
+    bleu3: float = number(0.0, low=0)
+    """Weight of BLEU-3."""
     bleu4: float = number(0.0, low=0)
     """Weight of BLEU-4."""
     rouge_l: float = number(0.0, low=0)
     """Weight of ROUGE-L."""
+    meteor: float = number(0.0, low=0)
+    """Weight of METEOR, by a stand-in that knows words and stems, not synonyms."""
+    length_penalty: float = number(0.0, low=0)
+    """Taken from the reward for each word by which a caption differs from its references' mean length."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +133,7 @@ class Train:
     ema: float = number(0.98, low=0, high=0.99999)
     """Decay per step of the averaged weights that are validated and kept; 0 uses the weights themselves."""
     patience: int = number(0, low=0)
-    """Stop after that many epochs in which neither score improved; 0 never stops early."""
+    """Stop after that many epochs in which neither score improved, not before self_critical.from_epoch; 0 never."""
     checkpoint_steps: int = number(200, low=1, aside=True)
     """Write fold-K/last.pt every that many steps, besides at every epoch's end."""
     log_batches: int = number(0, low=0, aside=True)

@@ -160,4 +160,4 @@ def test_memory_does_not_grow_from_call_to_call():
         grown = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
-    assert grown < 100_000  # Python's and numpy's lists of free blocks fill up; an array left behind by each call is more
+    assert grown < 100_000  # lists of free blocks fill up; an array that each call leaves behind is more

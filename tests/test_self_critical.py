@@ -54,7 +54,8 @@ def prepared(competition, tmp_path_factory):
 
 
 def engine_of(settings, data) -> Engine:
-    return Engine(build_task(settings, data, 0), settings, ONE, SelfCritical(settings, data.labels, data.train_rows))
+    critic = SelfCritical(settings, data.labels, data.train_rows, data.vocabulary.words)
+    return Engine(build_task(settings, data, 0), settings, ONE, critic)
 
 
 def batch_of(data, rows) -> dict:

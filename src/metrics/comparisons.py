@@ -5,6 +5,7 @@ words. METEOR is a stand-in: it matches equal words and equal stems, weighs func
 matches for one chunk, by the formula of METEOR 1.5. Synonyms, paraphrases and the choice among alignments are left out.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -32,7 +33,7 @@ class Kinds:
     """Weight of a word as content or function word, float64 [ids]."""
 
 
-def kinds_of(words: list[str]) -> Kinds:
+def kinds_of(words: Sequence[str]) -> Kinds:
     """Of words by id. What is no word, such as <end>, is a content word and its own stem."""
     first: dict[str, int] = {}
     stem = [first.setdefault(each, i) for i, each in enumerate(stems(words))]
@@ -114,8 +115,8 @@ class _Shared:
 class Comparisons:
     """M samples, each beside each reference of its photo, of which there is one at least.
 
-    Comparisons are ordered by sample; `first` [M] is each sample's first one. `sample` and `caption` [comparisons] say
-    what is compared.
+    Comparisons are ordered by sample: `first` [M] is each sample's first one, `several` [M] their number, `sample` and
+    `caption` [comparisons] say what is compared, `lengths` [M] and `reference_lengths` [comparisons] how long it is.
     """
 
     def __init__(self, references: References, photo: np.ndarray, samples: np.ndarray):
@@ -127,6 +128,7 @@ class Comparisons:
         self.first = np.cumsum(self.several) - self.several
         self.sample = np.repeat(np.arange(len(photo)), self.several)
         self.caption = spans(references.firsts[photo], self.several)
+        self.reference_lengths = references.lengths[self.caption]
 
     @cached_property
     def _orders(self) -> list[tuple[_Grams, NgramTable, _Shared]]:
@@ -162,7 +164,7 @@ class Comparisons:
     def cider_d(self) -> np.ndarray:
         """CIDEr-D (Vedantam et al. 2015) of each comparison; of several references it is the mean."""
         cosine = sum(self._cosine(*order) for order in self._orders) / ORDERS
-        ours, theirs = self.lengths[self.sample], self._references.lengths[self.caption]
+        ours, theirs = self.lengths[self.sample], self.reference_lengths
         return 10 * cosine * np.exp(-((ours - theirs) ** 2) / (2 * SIGMA**2))
 
     def _cosine(self, grams: _Grams, table: NgramTable, shared: _Shared) -> np.ndarray:
@@ -177,15 +179,15 @@ class Comparisons:
         """What BLEU sums [comparisons, 10], as in `bleu_counts`, each reference being the only one."""
         matched = [self._clipped(grams, shared) for grams, _, shared in self._orders]
         guesses = self._guesses()[self.sample]
-        return np.column_stack(
-            [*matched, guesses, self.lengths[self.sample], self._references.lengths[self.caption]]
-        ).astype(np.float64)
+        return np.column_stack([*matched, guesses, self.lengths[self.sample], self.reference_lengths]).astype(
+            np.float64
+        )
 
     @cached_property
     def bleu_together(self) -> np.ndarray:
         """The same [M, 10] with all references of the photo; of two equally close lengths the shorter counts."""
         matched = [self._clipped_by_most(grams, table) for grams, table, _ in self._orders]
-        theirs = self._references.lengths[self.caption]
+        theirs = self.reference_lengths
         beyond = theirs.max(initial=0) + 1
         distance = np.abs(theirs - self.lengths[self.sample])
         closest = np.minimum.reduceat(distance * beyond + theirs, self.first) % beyond
@@ -211,7 +213,7 @@ class Comparisons:
         ours = [texts[i] for i in self.sample.tolist()]
         theirs = [self._references.texts[i] for i in self.caption.tolist()]
         common = process.cpdist(ours, theirs, scorer=LCSseq.similarity, dtype=np.float64)
-        ours, theirs = self.lengths[self.sample], self._references.lengths[self.caption]
+        ours, theirs = self.lengths[self.sample], self.reference_lengths
         return common / np.maximum(ours, 1), common / np.maximum(theirs, 1)
 
     def meteor(self) -> np.ndarray:
@@ -221,7 +223,7 @@ class Comparisons:
         count, adjacent = self._clipped(words[0], words[2]), self._clipped(pairs[0], pairs[2])
         equal = self._clipped(self._orders[0][0], self._orders[0][2], kinds.worth)
         weight = (1 - _STEM) * equal + _STEM * self._clipped(words[0], words[2], kinds.worth)
-        ours, theirs = self.lengths[self.sample], self._references.lengths[self.caption]
+        ours, theirs = self.lengths[self.sample], self.reference_lengths
         chunks = np.maximum(count - adjacent, np.minimum(count, 1))
         chunks[(chunks == 1) & (count == ours) & (count == theirs)] = 0
         possible = _sums(kinds.worth[self._words], self.lengths)[self.sample]
@@ -234,5 +236,3 @@ def meteor_of(counts: np.ndarray) -> np.ndarray:
     They are the weight of the matched words, that of all words of the caption and of its reference, chunks, matches.
     """
     return meteor_formula(*np.moveaxis(counts, -1, 0))
-
-

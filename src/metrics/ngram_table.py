@@ -112,9 +112,7 @@ class NgramTable:
         return np.append(near, -1)[at]
 
 
-def ngram_tables(
-    tokens: np.ndarray, starts: np.ndarray, firsts: np.ndarray, rarity: list[Rarity]
-) -> list[NgramTable]:
+def ngram_tables(tokens: np.ndarray, starts: np.ndarray, firsts: np.ndarray, rarity: list[Rarity]) -> list[NgramTable]:
     """The tables of as many orders as `rarity` has; arrays as in `Reward`."""
     ngrams = packed_ngrams(tokens, np.diff(starts))
     return [_table(*each, firsts, rare) for each, rare in zip(ngrams, rarity, strict=False)]

@@ -5,6 +5,7 @@ with token ids for words; METEOR is a stand-in (see `Comparisons`). <end> is a w
 and their code): without it, captions learn to break off.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,8 @@ class RewardWeights:
     bleu4: float = 0.0
     rouge_l: float = 0.0
     meteor: float = 0.0
+    length: float = 0.0
+    """Of the words by which a sample differs from its references' mean length, which count against it."""
 
     def total(self, parts: dict[str, np.ndarray]) -> np.ndarray:
         """The weighted sum [M] of `Reward.parts`."""
@@ -39,7 +42,7 @@ class Reward:
         firsts: np.ndarray,
         rows: np.ndarray,
         weights: RewardWeights,
-        words: list[str] | None = None,
+        words: Sequence[str] | None = None,
     ):
         """tokens int [sum]: the captions of all N photos in a row, <end> included; caption c is
         tokens[starts[c]:starts[c + 1]], and photo n has the captions firsts[n] to firsts[n + 1] - 1, or none.
@@ -79,11 +82,18 @@ def _rouge_l(both: Comparisons) -> np.ndarray:
     return rouge_f(*(np.maximum.reduceat(values, both.first) for values in both.rouge_l()))
 
 
+def _length(both: Comparisons) -> np.ndarray:
+    theirs = np.bincount(both.sample, weights=both.reference_lengths, minlength=len(both.several)) / both.several
+    return -np.abs(both.lengths - theirs)
+
+
 METRICS = {
     "cider_d": _cider_d,
     "bleu3": lambda both: bleu_scores(both.bleu_together)[:, 2],
     "bleu4": lambda both: bleu_scores(both.bleu_together)[:, 3],
     "rouge_l": _rouge_l,
     "meteor": lambda both: np.maximum.reduceat(meteor_of(both.meteor()), both.first),
+    "length": _length,
 }
-"""Each metric [M] of samples with all references of their photos; of METEOR the best reference counts."""
+"""Each metric [M] of samples with all references of their photos; of METEOR the best reference counts. `length` is the
+difference in words, negative."""

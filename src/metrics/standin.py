@@ -4,6 +4,7 @@ The stand-in matches equal words and equal stems; what it leaves out are synonym
 alignments. It ranks sentences, and METEOR itself then judges the best of them.
 """
 
+from collections.abc import Iterable
 from itertools import pairwise
 
 import numpy as np
@@ -19,13 +20,13 @@ _CELLS = 4_000_000
 _STEM_WEIGHT = float(MODULE_WEIGHTS[1])
 
 
-def stems(words: list[str]) -> list[str]:
+def stems(words: Iterable[str]) -> list[str]:
     """The stem of each word; METEOR takes words with one stem for a weaker match."""
     stem = EnglishStemmer().stem
     return [stem(word) for word in words]
 
 
-def worth(words: list[str]) -> np.ndarray:
+def worth(words: Iterable[str]) -> np.ndarray:
     """The weight of each word in METEOR, float64 [words]: function words count less than content words."""
     functions = function_words()
     return np.array([1 - DELTA if word in functions else DELTA for word in words])

@@ -37,6 +37,11 @@ class Evidence:
     weights: np.ndarray
     """How much each counts, float64 [captions], or [candidates, captions]: for each candidate its own."""
 
+    def shares(self, candidates: int) -> np.ndarray:
+        """The weights candidate by candidate in a row, those of each summing to 1."""
+        shares = self.weights / self.weights.sum(axis=-1, keepdims=True)
+        return np.broadcast_to(shares, (candidates, len(self.captions))).ravel()
+
 
 @dataclass(frozen=True)
 class Expected:
@@ -119,11 +124,8 @@ class Utility:
         lexicon = self._lexicon(candidates, captions)
         for block in _blocks(candidates, captions):
             found, first = self._compare(candidates[block], captions[block], *lexicon)
-            weights = [
-                np.broadcast_to(each.weights / each.weights.sum(axis=-1, keepdims=True), (len(ours), len(each.captions)))
-                for ours, each in zip(candidates[block], evidence[block], strict=True)
-            ]
-            parts.append(_means(found, np.concatenate([each.ravel() for each in weights]), first))
+            shares = [each.shares(len(ours)) for ours, each in zip(candidates[block], evidence[block], strict=True)]
+            parts.append(_means(found, np.concatenate(shares), first))
         return Expected(*(np.concatenate([getattr(part, name) for part in parts]) for name in FIELDS))
 
     def _lexicon(self, *sides: Sequence[list[str]]) -> tuple[dict[str, int], Kinds]:
@@ -155,9 +157,7 @@ class Utility:
         cider, rouge, bleu, meteor = both.cider_d(), rouge_f(*both.rouge_l()), both.bleu(), both.meteor()
         scores = bleu_scores(bleu)
         terms = {"cider_d": cider, "rouge_l": rouge, "bleu3": scores[:, 2], "bleu4": scores[:, 3]}
-        return Expected(
-            caption_score({**terms, "meteor": meteor_of(meteor)}, self.weights), cider, rouge, bleu, meteor
-        )
+        return Expected(caption_score({**terms, "meteor": meteor_of(meteor)}, self.weights), cider, rouge, bleu, meteor)
 
 
 def _blocks(candidates, evidence) -> Iterator[slice]:

@@ -69,7 +69,7 @@ class Fit:
     ):
         self.settings, self.data, self.fold, self.folder, self.ranks = settings, data, fold, folder, ranks
         rewarded = settings.self_critical.from_epoch is not None
-        critic = SelfCritical(settings, data.labels, data.train_rows) if rewarded else None
+        critic = SelfCritical(settings, data.labels, data.train_rows, data.vocabulary.words) if rewarded else None
         self.engine = Engine(build_task(settings, data, fold), settings, ranks, critic)
         if ranks.main and (notice := self.engine.task.model.encoder.notice):
             print(f"fold {fold}: {notice}", flush=True)
@@ -177,7 +177,8 @@ class Fit:
         )
 
     def _worn_out(self) -> bool:
-        return 0 < self.settings.train.patience <= self.standing.stale
+        rewarded = self.standing.epoch - (self.settings.self_critical.from_epoch or 0)
+        return 0 < self.settings.train.patience <= min(self.standing.stale, rewarded)
 
     def _after_step(self, done: int, steps: int) -> None:
         asked = self.engine.asked_to_stop() if done < steps else 0  # an epoch's end has its own look

@@ -4,6 +4,8 @@ Rennie et al. 2017, "Self-critical Sequence Training for Image Captioning" (base
 "A Better Variant of Self-Critical Sequence Training" (baseline: the mean reward of the photo's other samples).
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -20,11 +22,14 @@ STATISTICS = ("reward", "baseline", "advantage", "sample_words")
 class SelfCritical:
     """Draws captions of a batch, rewards them, and says how much each is better than its baseline."""
 
-    def __init__(self, settings: Settings, labels: Labels, train_rows):
+    def __init__(self, settings: Settings, labels: Labels, train_rows, words: Sequence[str]):
+        """words: the vocabulary, by token id."""
         chosen = settings.self_critical
         self.settings, self.seed, self.places = chosen, settings.run.seed, settings.vocabulary.maximum_words + 1
-        weights = RewardWeights(chosen.cider_d, chosen.bleu4, chosen.rouge_l)
-        self.reward = Reward(labels.tokens, labels.starts, labels.firsts, train_rows, weights)
+        weights = RewardWeights(
+            chosen.cider_d, chosen.bleu3, chosen.bleu4, chosen.rouge_l, chosen.meteor, chosen.length_penalty
+        )
+        self.reward = Reward(labels.tokens, labels.starts, labels.firsts, train_rows, weights, words)
 
     def __call__(self, sampler: nn.Module, batch: dict, step: int) -> tuple[dict, torch.Tensor]:
         """The batch with samples int64 [B, S, T] as its captions and `advantages` [B, S], and sums [5] over samples.
