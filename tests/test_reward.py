@@ -1,5 +1,6 @@
 """Rewards against pycocoevalcap's scorers, which get the token ids as words."""
 
+import contextlib
 import tracemalloc
 from collections import Counter
 
@@ -11,8 +12,10 @@ from pycocoevalcap.cider.cider_scorer import CiderScorer
 from pycocoevalcap.rouge.rouge import Rouge
 
 from src.errors import InputError
+from src.metrics.meteor import meteor_score
 from src.metrics.ngram_table import ngram_tables, rarities
 from src.metrics.reward import Reward, RewardWeights
+from tests.small_meteor import small_meteor
 
 END = 2
 ALL = RewardWeights(cider_d=1.0, bleu3=0.75, bleu4=0.5, rouge_l=0.25)
@@ -79,6 +82,21 @@ def test_every_metric_equals_pycocoevalcap_and_the_reward_is_their_weighted_sum(
         )
         assert list(alone.parts(rows, tokens)) == [name]
         np.testing.assert_array_equal(alone(rows, tokens), 2 * parts[name])
+
+
+def test_meteor_is_that_of_the_best_reference(tmp_path):
+    """Words that stand once in a caption and match themselves alone leave METEOR itself no choice."""
+    rng, words = np.random.default_rng(5), ["", "", "", "", "the", "of", "fo", "ba", "qux", "zed", "mip"]
+    orders = rng.permuted(np.tile(np.arange(4, len(words)), (60, 3, 1)), axis=2).tolist()
+    several = [[order[: rng.integers(2, 7)] for order in three] for three in orders]
+    references, samples = [group[1:] for group in several], padded([group[0] for group in several])
+    reward = Reward(*labels(references), np.arange(60), RewardWeights(meteor=2.0), words)
+    with contextlib.closing(small_meteor(tmp_path)) as meteor:
+        spelt = [[" ".join(words[token] for token in caption) for caption in group] for group in several]
+        counts = meteor.stats([group[1:] for group in spelt], [group[0] for group in spelt])
+    expected = meteor_score(counts)
+    assert np.ptp(expected) > 0.3
+    np.testing.assert_allclose(reward(np.arange(60), samples), 2 * expected, atol=1e-9)
 
 
 def test_document_frequencies_come_from_the_training_photos_alone():

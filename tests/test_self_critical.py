@@ -27,6 +27,7 @@ from tests.small_meteor import small_meteor
 
 ONE = Ranks(0, 1, torch.device("cpu"))
 EXACT = ["encoder.name=test_convnext", "decoder.dropout=0", "quality.dropout=0", "train.ema=0", "task=caption"]
+FORMULA = {"cider_d": 4, "meteor": 3, "bleu3": 1, "bleu4": 1, "rouge_l": 1}
 REWARDED = ["self_critical.from_epoch=0", "self_critical.samples=3", "self_critical.lr=0.05"]
 
 
@@ -150,6 +151,20 @@ def test_a_run_that_falls_below_its_start_says_so(prepared, tmp_path, meteor, ca
                               "self_critical.lr=3")  # fmt: skip
     Fit(settings, data, 0, tmp_path, ONE, meteor).run()
     assert "self-critical training ended at a validation caption score of" in capsys.readouterr().out
+
+
+def test_patience_begins_with_the_rewards_of_the_whole_formula(prepared, tmp_path, meteor):
+    """Nothing is learned, so no epoch is better than the first; the run still comes to the rewards."""
+    formula = [f"self_critical.{name}={weight}" for name, weight in FORMULA.items()]
+    settings, data = prepared(*EXACT, *formula, "train.epochs=9", "train.patience=1", "optim.lr=0",
+                              "self_critical.from_epoch=2", "self_critical.lr=0", "train.batch_size=30")  # fmt: skip
+    rows = Fit(settings, data, 0, tmp_path, ONE, meteor).run().rows
+    assert len(rows) == 3 and "reward" in rows[2] and "reward" not in rows[1]
+    penalised, _ = prepared(*EXACT, *formula, "self_critical.from_epoch=0", "self_critical.length_penalty=0.5")
+    engines, drawn = [engine_of(each, data) for each in (settings, penalised)], torch.randint(4, 30, (6, 9)).numpy()
+    plain, less = (engine.self_critical.reward(data.train_rows[:6], drawn) for engine in engines)
+    lengths = [np.mean([len(caption) for caption in data.labels.captions(row)]) for row in data.train_rows[:6]]
+    np.testing.assert_allclose(plain - less, 0.5 * np.abs(9 - np.array(lengths)))
 
 
 def test_scheduled_sampling_feeds_words_of_the_model_s_own(prepared):

@@ -2,7 +2,7 @@
 
 import sys
 
-from tests.benchmarks import decoding, evaluation, features, latency, memory, preprocessing, reward, training
+from tests.benchmarks import decoding, evaluation, features, latency, memory, preprocessing, reward, training, utility
 
 BENCHMARKS = {
     "decoding": decoding.run,
@@ -13,6 +13,7 @@ BENCHMARKS = {
     "preprocessing": preprocessing.run,
     "reward": reward.run,
     "training": training.run,
+    "utility": utility.run,
 }
 
 
