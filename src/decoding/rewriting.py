@@ -14,7 +14,7 @@ from src.metrics.utility import Evidence, Utility, corpus_worth
 _ROUNDS = 12
 
 
-def rewrite(choice: Choice, pools: Sequence[Pool], utility: Utility, words: int = 30, rounds: int = _ROUNDS) -> Choice:
+def rewrite(choice: Choice, pools: Sequence[Pool], utility: Utility, words: int = 15, rounds: int = _ROUNDS) -> Choice:
     """The captions of `consensus` after at most so many edits each; the evidence is that of the pools.
 
     words: how many of a photo's words, the most likely ones, an edit may put in. An edit is kept only where the

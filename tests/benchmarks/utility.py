@@ -48,5 +48,5 @@ def run() -> Iterator[tuple[str, float, float, str]]:
         f"{PHOTOS:,} photos x {CANDIDATES} candidates x {CANDIDATES} evidence",
         ours,
         theirs,
-        "pycocoevalcap, no METEOR",
+        "pycocoevalcap",
     )
