@@ -10,7 +10,10 @@ from src import pipeline, preprocess, split
 from src.config import load
 from src.decoding import retrieval
 from src.decoding.chosen import Search
-from src.decoding.retrieval import nearest, standardised
+from src.decoding.consensus import Voice, consensus, pool
+from src.decoding.retrieval import heard, nearest, standardised
+from src.metrics.utility import Utility
+from src.settings import Weights
 from src.training.fit import Fit
 from src.training.fold_data import read_fold
 from src.training.parallel import Ranks
@@ -53,6 +56,24 @@ def test_neighbours_weigh_by_likeness_and_may_be_few():
     alone = nearest(features, np.array([0]), np.arange(4), 2, np.zeros(4))
     assert (alone.rows == -1).all() and (alone.weights(1.0) == 0).all()
     assert np.allclose(np.linalg.norm(standardised(features, np.arange(4)), axis=1), 1)
+
+
+def test_the_consensus_of_neighbours_is_a_captioner():
+    """Three kinds of photos; of each most people say the same, and some say what is said of other kinds."""
+    rng, words = (
+        np.random.default_rng(1),
+        ["a dark photo of the sea", "lovely light on green hills", "two dogs play here"],
+    )
+    kind = np.arange(60) % 3
+    features = (np.eye(3)[kind] + 0.05 * rng.normal(size=(60, 3))).astype(np.float32)
+    said = [[words[k], words[rng.integers(3)]] for k in kind[:45]] + [[]] * 15
+    found = nearest(features, np.arange(45, 60), np.arange(45), 6)
+    voices = heard(found, said, temperature=0.1)
+    assert all(sum(voice.weights) == pytest.approx(1) and len(voice.captions) == 12 for voice in voices)
+    choice = consensus([pool([voice]) for voice in voices], Utility(said[:45], Weights()))
+    assert choice.captions == [words[k] for k in kind[45:]]
+    nobody = heard(nearest(features, np.array([0]), np.array([0]), 2), said, 1.0)[0]
+    assert pool([Voice(["a constant"], share=0.1), nobody]).candidates == ["a constant"]
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,17 @@
 """Nearest training photos in a space of features: the captions that people wrote of photos like this one.
 
 Any matrix of features does: a network's pooled ones, a frozen backbone's, or the hand-made ones. Each feature is
-centred and scaled by the training photos before photos are compared by cosine.
+centred and scaled by the training photos before photos are compared by cosine. The consensus of the neighbours'
+captions is a captioner of its own (Devlin et al. 2015, "Exploring Nearest Neighbor Approaches for Image Captioning"):
+`consensus([pool([voice]) for voice in heard(...)], utility)`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from src.decoding.consensus import Voice
 
 _CELLS = 8_000_000  # similarities held at a time
 
@@ -50,7 +55,7 @@ def standardised(features: np.ndarray, rows: np.ndarray) -> np.ndarray:
 def nearest(
     features: np.ndarray, queries: np.ndarray, training: np.ndarray, k: int, fold: np.ndarray | None = None
 ) -> Neighbours:
-    """The k training photos most like each query by cosine; of equals the lower row comes first.
+    """The k training photos most like each query by cosine, of equally near ones the lower row first.
 
     features: float32 [N, D]. queries int [Q], training int [T]: rows of `features`. fold [N]: a query's neighbours come
     from other folds than its own, so that what is found for a training photo is out of fold; a photo is never its own
@@ -74,6 +79,22 @@ def nearest(
         rows[begin : begin + step, :kept] = np.where(there, training[found], -1)
         similarity[begin : begin + step, :kept] = values
     return Neighbours(rows, similarity)
+
+
+def heard(
+    neighbours: Neighbours, captions: Sequence[Sequence[str]], temperature: float, share: float = 1.0
+) -> list[Voice]:
+    """What people wrote of each query's neighbours, for `pool`: the captions of one photo count as much as its weight.
+
+    captions: tokenised, of all photos, by the rows that `nearest` was given. share: as in `Voice`.
+    """
+    voices = []
+    for rows, weights in zip(neighbours.rows.tolist(), neighbours.weights(temperature).tolist(), strict=True):
+        near = [(row, weight) for row, weight in zip(rows, weights, strict=True) if row >= 0]
+        said = [(text, weight / len(captions[row]), row) for row, weight in near for text in captions[row]]
+        texts, counts, sources = zip(*said, strict=True) if said else ((), (), ())
+        voices.append(Voice(texts, share, counts, sources))
+    return voices
 
 
 def _largest(values: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

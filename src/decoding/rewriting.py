@@ -39,7 +39,7 @@ def rewrite(choice: Choice, pools: Sequence[Pool], utility: Utility, words: int 
 
 
 def _everything(each: Pool) -> Evidence:
-    """The evidence for captions that nobody proposed: all of it."""
+    """The evidence for captions that nobody proposed: all that speaks for any candidate."""
     weights = each.evidence.weights
     return Evidence(each.evidence.captions, weights.max(axis=0))
 

@@ -27,21 +27,21 @@ class Proposals:
     log_probs: np.ndarray
     """Of each caption, <end> included, float32 [captions]."""
     sources: tuple[str, ...]
-    """The search that each comes from: beam5, diverse6, sample."""
+    """The search that each comes from: beam, diverse or sample."""
     pooled: np.ndarray
     """The photo as one vector, float32 [D]."""
 
 
 def many(decoding: Decoding, samples: int = 20) -> list[Decoding]:
-    """The usual searches: the settings' own, a diverse beam twice as wide, and random captions."""
-    wide = replace(decoding, search="diverse", beam=2 * decoding.groups, diversity=decoding.diversity or 0.5)
+    """The usual searches: the settings' own, a diverse beam of two captions a group, and random captions."""
+    wide = replace(decoding, search="diverse", beam=2 * decoding.groups)
     return [decoding, wide, replace(decoding, search="sample", samples=samples)]
 
 
 class Proposer(torch.nn.Module):
-    """The candidates of each search for a batch, padded so that batches and replicas fit together.
+    """The candidates of each search for a batch, padded so that replicas fit together.
 
-    Anything whose captions the searches find will do: they take its decoder and features as they are.
+    Nothing here knows how a captioner writes: what `Search` can search will do.
     """
 
     def __init__(self, network: Captioner, searches: Sequence[Search], seed: int):
