@@ -58,7 +58,7 @@ class _Likely:
         self.words = sorted(mass, key=lambda word: (-mass[word], word))[:words]
 
     def edits(self, caption: str) -> list[str]:
-        """Captions one word longer, shorter or other; a new word follows or precedes one as it does in the evidence."""
+        """Captions one word longer, shorter or other; a new word stands between its neighbours as in the evidence."""
         old = caption.split()
         made: dict[str, None] = {}
         for at in range(len(old) + 1):
@@ -67,7 +67,7 @@ class _Likely:
                 rest = old[at + drop :]
                 after = rest[0] if rest else ""
                 for word in self.words:
-                    if (before, word) in self.pairs or (word, after) in self.pairs:
+                    if (before, word) in self.pairs and (word, after) in self.pairs:
                         made[" ".join([*old[:at], word, *rest])] = None
                 if drop and len(old) > 1:
                     made[" ".join([*old[:at], *rest])] = None
