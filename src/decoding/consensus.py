@@ -4,6 +4,9 @@ Candidates come from searches, samples, folds, systems, the captions of the near
 sentence. The evidence, what the photo's references may be, is some of them again, weighed. The choice is by expected
 score (`Utility`), so that a caption wins which shares most with what is likely, not the likeliest one (Kumar & Byrne
 2004, "Minimum Bayes-Risk Decoding for Statistical Machine Translation").
+
+Some random training captions that may not be chosen, `Voice(captions, share, candidates=False)`, belong into the
+evidence too: they stand for all that the captioner does not know, and keep the choice from trusting it too far.
 """
 
 from collections.abc import Sequence
