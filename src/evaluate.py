@@ -1,7 +1,8 @@
 """Score a run out of fold, beside its floors and 95% intervals; or any predictions against any references.
 
 For a run: writes runs/NAME/score.json (`oof`, and `test` where data.root holds test_labels.csv or the data set has
-captions for its test part), curves.png and examples.png; with --coco FOLDER also the captions as COCO result files.
+captions for its test part), drift.json with drift.csv and, where test photos differ from training photos, drift.png,
+which shows those that do most, curves.png and examples.png; with --coco FOLDER also the captions as COCO result files.
 Stand-alone: --predictions P.csv --references R.csv [--train T.csv] [--json FILE]. Instead of CSV, predictions may be
 a COCO result file (.json) and references COCO annotations such as captions_val2017.json.
 
@@ -54,10 +55,57 @@ def main(argv=None) -> None:
             from src.files import write_json
 
             write_json(work.folder / "score.json", score_run(settings))
-            work.outputs += ["score.json"]
+            work.outputs += ["score.json", *write_drift(settings, work.folder)]
             draw_run(settings)
     if chosen.coco:
         write_coco(settings, Path(chosen.coco))
+
+
+def write_drift(settings, folder: Path) -> list[str]:
+    """Write whether the test photos come from where the training photos do, and say it; the names of the files."""
+    import numpy as np
+
+    from src.blending import drift
+    from src.blending.tables import read_predictions
+    from src.data.table import for_training, load_table
+    from src.files import write_json, write_text
+
+    source, codes = pipeline.photos(settings).folder, pipeline.codes(settings)
+    table = load_table(source / "photos.jsonl")
+    features = np.load(source / "handmade.npy")
+    if codes.record():
+        features = np.concatenate([features, np.load(codes.folder / "codes.npy")], axis=1)
+    train, test = np.flatnonzero(for_training(table)), np.flatnonzero(table["part"] == "test")
+    groups = table["group"].iloc[np.concatenate([train, test])].to_numpy(str)
+    found = drift.find_drift(features[train], features[test], groups, settings.run.seed)
+    print(drift.summary(found), flush=True)
+    report, names = drift.drift_report(found), ["drift.json"]
+    if found:
+        photos = table.iloc[train].set_index("photo_id")
+        own = read_predictions(pipeline.predictions(settings).folder / "oof.csv").set_index("photo_id")["mos"]
+        predicted, likeness = own.reindex(photos.index).to_numpy(float), found.whole.likeness[: len(train)]
+        metric, mos = settings.metric, photos["mos"].to_numpy(float)
+        report["alike"] = drift.score_alike(likeness, predicted, mos, metric.bootstrap, settings.run.seed)
+        weights = {"weight": found.whole.weights, "likeness": likeness}
+        weights |= {f"weight_{i}": block.weights for i, block in enumerate(found.blocks, 1)}
+        write_text(folder / "drift.csv", photos[[]].assign(**weights).to_csv(lineterminator="\n"))
+        names.append("drift.csv")
+        if found.found:
+            draw_drift(drift.most_shifted(found, len(train), 12), table.iloc[test], source, folder / "drift.png")
+    write_json(folder / "drift.json", report)
+    return names
+
+
+def draw_drift(shifted: list[tuple[int, float]], tested, source: Path, out: Path) -> None:
+    """The test photos that are most unlike the training photos. tested: the table of test photos."""
+    import numpy as np
+
+    from src.visual.examples import draw_examples
+
+    shown = tested.iloc[[row for row, _ in shifted]]
+    pixels = np.load(source / "pixels.npy", mmap_mode="r")[shown.index.to_numpy()]
+    titles = [f"test row {row + 1}: {likeness:.0%}" for row, likeness in shifted]
+    draw_examples(pixels, titles, shown["photo_id"].tolist(), out)
 
 
 def write_coco(settings, folder: Path) -> None:

@@ -100,6 +100,13 @@ def teacher_captions(settings: Settings, number: int) -> Artefact:
     return _cached(settings, "train", "captions", decoding, inputs)
 
 
+def codes(settings: Settings) -> Artefact:
+    """The photos' numbers from a codebook of patches, made by predict; the same for every view of the photos."""
+    made = photos(settings).record()
+    inputs = {name: made["outputs"][name]["sha256"] for name in ("photos.jsonl", "digests.npy")} if made else {}
+    return _cached(settings, "predict", "codes", {}, inputs)
+
+
 def _weights(settings: Settings) -> dict[str, str]:
     """Hash of the weights file that the encoder starts from, where there is one."""
     file = Path(settings.encoder.weights or "")

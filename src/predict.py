@@ -55,6 +55,24 @@ def predict_networks(settings, places, table, ranks) -> tuple:
     return found, captions, pd.DataFrame(times)
 
 
+def photo_codes(settings, table):
+    """The photos' numbers from the codebook [N, C], computed where they are absent; None without enough labels."""
+    import numpy as np
+
+    from src.data.codes import FEWEST, build
+    from src.data.table import for_training
+
+    if settings.task == "caption" or table["mos"].notna().sum() < FEWEST:
+        return None
+    artefact = pipeline.codes(settings)
+    with artefacts.making(artefact) as work:
+        if work:
+            threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            root, paths = pipeline.data_root(settings), table["path"].tolist()
+            work.outputs += build(work.folder, root, paths, for_training(table), threads)
+    return np.load(artefact.folder / "codes.npy")
+
+
 def write_tables(settings, table, found: dict, test_captions: dict, folder) -> list[str]:
     """Write what the run predicts; the names of the files."""
     import numpy as np
@@ -75,8 +93,8 @@ def write_tables(settings, table, found: dict, test_captions: dict, folder) -> l
     sentence = "no comment"
     if captions and unanswered:
         sentence = constant_sentence(captions, settings.metric.weights, shared_meteor()).sentence
-    handmade = np.load(source / "handmade.npy")
-    tables = prediction_tables(settings, table, fold, handmade, found, test_captions, sentence)
+    handmade, codes = np.load(source / "handmade.npy"), photo_codes(settings, table)
+    tables = prediction_tables(settings, table, fold, handmade, codes, found, test_captions, sentence)
     write_json(folder / "blend.json", tables[2])
     frames = {"oof.csv": tables[0], "test.csv": tables[1], "test_folds.csv": fold_table(table, fold, found)}
     for name, frame in frames.items():

@@ -88,7 +88,7 @@ def main(argv=None) -> None:
         if work:
             make_photos(settings, work)
             work.outputs += ["photos.jsonl", "pixels.npy", "handmade.npy", "phash.npy", "digests.npy"]
-            work.outputs += ["statistics.json", "rejected.csv"]
+            work.outputs += ["statistics.json", "rejected.csv"] + ["crops.npy"] * (settings.view.crops > 1)
     report(settings, photos(settings).folder / "rejected.csv")
     with making(vocabulary(settings), chosen.fresh) as work:
         if work:

@@ -33,8 +33,11 @@ class View:
     """Side of the square photo in pixels."""
     color: Literal["rgb", "gray"] = "rgb"
     """Three channels or one."""
-    fit: Literal["squash", "pad", "crop"] = "squash"
-    """How a photo becomes square: aspect ratio given up, black borders, or the centre."""
+    fit: Literal["squash", "pad", "crop", "native"] = "squash"
+    """How a photo becomes square: aspect ratio given up, black borders, the centre, or pieces that are not resized."""
+    crops: int = number(1, low=1, high=64)
+    """native: pieces of a photo, the first at its centre. Training sees one of them in each epoch, the predicted score
+    is the mean over all, and the caption that of the first."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class Predict:
 
     flips: bool = True
     """Average the score over the photo and its mirror image."""
-    mos: Literal["blend", "network", "ridge", "boosting"] = "blend"
+    mos: Literal["blend", "network", "ridge", "boosting", "vectors"] = "blend"
     """Member whose MOS is submitted: non-negative blend of all, or one alone. Every member's score is printed."""
 
 
@@ -179,6 +182,10 @@ class Settings:
             raise ValueError(f"run.jobs={self.run.jobs} and parallel={self.parallel} divide the GPUs twice; keep one")
         if self.train.sync_batchnorm and self.parallel == "dp":
             raise ValueError("train.sync_batchnorm works over the processes of torchrun: parallel=ddp, not dp")
+        if self.task != "caption" and self.loss.quality == "none" and not self.loss.compares:
+            raise ValueError("loss.quality=none needs loss.plcc, loss.rank or loss.srcc: nothing would teach the MOS")
+        if self.view.crops > 1 and self.view.fit != "native":
+            raise ValueError(f"view.crops={self.view.crops} needs view.fit=native")
         self._check_encoder()
         self._check_self_critical()
         self._check_one_shot()
@@ -206,6 +213,8 @@ class Settings:
             raise ValueError("encoder.frozen keeps the encoder frozen in all epochs; leave out encoder.frozen_epochs")
         if encoder.cache != "none" and not encoder.frozen:
             raise ValueError(f"encoder.cache={encoder.cache} needs encoder.frozen=true: features change otherwise")
+        if encoder.cache != "none" and self.view.crops > 1:
+            raise ValueError(f"encoder.cache={encoder.cache} keeps features of one piece of a photo; give view.crops=1")
         if encoder.cache != "none" and (augment.flip or augment.crop or augment.photometric):
             raise ValueError(
                 f"encoder.cache={encoder.cache} keeps features of the photos as they are; give augment.flip=0 "

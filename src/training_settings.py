@@ -10,8 +10,15 @@ from src.setting_fields import number
 class Loss:
     """How the two tasks are weighed."""
 
-    quality: Literal["huber", "squared"] = "huber"
-    """Loss of the score, in standard deviations of the training labels."""
+    quality: Literal["huber", "squared", "distribution", "none"] = "huber"
+    """Loss of each photo's score, in standard deviations of the training labels. distribution: the network predicts
+    the shares of the whole scores, and the loss is the earth mover's distance (NIMA)."""
+    plcc: float = number(0.0, low=0)
+    """Weight of 1 - PLCC of the whole batch, beside loss.quality, whose weight is 1."""
+    rank: float = number(0.0, low=0)
+    """Weight of the logistic loss of every pair's order in the batch."""
+    srcc: float = number(0.0, low=0)
+    """Weight of 1 - SRCC of the whole batch, by soft ranks."""
     balance: Literal["fixed", "uncertainty"] = "fixed"
     """Fixed weights, or learned ones (Kendall, Gal and Cipolla 2018)."""
     quality_weight: float = number(1.0, low=0)
@@ -24,6 +31,11 @@ class Loss:
     """mask_predict, ctc_mask_predict: weight of the loss of the caption's length."""
     attention_weight: float = number(0.0, low=0)
     """Weight of the doubly stochastic term: attention that looks at every cell alike over a whole caption."""
+
+    @property
+    def compares(self) -> bool:
+        """Whether some loss compares the photos of a batch with each other."""
+        return bool(self.plcc or self.rank or self.srcc)
 
 
 @dataclass(frozen=True)

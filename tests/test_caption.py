@@ -208,7 +208,7 @@ def test_attention_picture(place, competition, capsys):
 @pytest.mark.parametrize("height, width", [(90, 150), (150, 90)])
 def test_the_view_lies_over_the_photo_where_to_view_takes_it_from(fit, height, width):
     """A white spot of the photo is found in the view where `seen_of` says."""
-    top, left, high, wide = seen_of(height, width, fit)
+    top, left, high, wide = seen_of(height, width, View(size=48, fit=fit))
     for y, x in ((45, 45), (60, 75), (75, 60)):
         photo = np.zeros((height, width, 3), np.uint8)
         photo[y - 6 : y + 6, x - 6 : x + 6] = 255

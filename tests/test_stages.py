@@ -65,6 +65,15 @@ def test_every_stage_leaves_its_files(finished):
     assert not [path for path in finished.rglob("*.tmp")], "no temporary file is left"
 
 
+def test_drift_is_told_of_every_run(finished):
+    run = finished / "runs" / "demo"
+    report = json.loads((run / "drift.json").read_text())
+    assert report["whole"]["rows"] == [0, 20] and report["alike"]["photos"] == 15
+    weights = pd.read_csv(run / "drift.csv", dtype={"photo_id": str})
+    assert len(weights) == 60 and weights["weight"].mean() == pytest.approx(1)
+    assert (run / "drift.png").is_file() == report["found"]
+
+
 def test_score_json_stands_beside_its_floors(finished):
     score = json.loads((finished / "runs" / "demo" / "score.json").read_text())
     for part in ("oof", "test"):

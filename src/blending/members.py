@@ -1,20 +1,25 @@
-"""The members of a run's MOS: the network, two regressors on hand-made features, and their blend."""
+"""The members of a run's MOS: the network, three regressors on features of the photos, and the blend of all."""
 
 import numpy as np
 
-from src.blending.stacking import blend, out_of_fold
+from src.blending.machines import joined, standardised, support_vectors
+from src.blending.stacking import blend, final_weights, out_of_fold
 from src.metrics.floors import boosting, ridge_floor
-
-REGRESSORS = {"ridge": ridge_floor, "boosting": boosting}
 
 
 def mos_members(
-    network: np.ndarray | None, handmade: np.ndarray, mos: np.ndarray, fold: np.ndarray, folds: list[int]
+    network: np.ndarray | None,
+    handmade: np.ndarray,
+    codes: np.ndarray | None,
+    mos: np.ndarray,
+    fold: np.ndarray,
+    folds: list[int],
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """Predictions of every member by name [N], clipped to the labels' range, and the blend's weight of each.
 
-    network: [N] out-of-fold and test predictions, None where the task has none. handmade: [N, F]. mos: [N], NaN where
-    unknown. fold: [N], TEST for test photos. Without any label there is no member.
+    network: [N] out-of-fold and test predictions, None where the task has none. handmade: [N, F]; codes: [N, C] of the
+    codebook, None where they were not computed. mos: [N], NaN where unknown. fold: [N], TEST for test photos. Without
+    any label there is no member.
     """
     known = ~np.isnan(mos)
     if not known.any():
@@ -23,10 +28,14 @@ def mos_members(
     low, high = mos[known].min(), mos[known].max()
     members = {} if network is None else {"network": network}
     if fewest > 1:
-        members |= {name: out_of_fold(fit, handmade, mos, fold, folds) for name, fit in REGRESSORS.items()}
+        blocks = [standardised(handmade, known)] + ([] if codes is None else [codes])
+        machinery = {"ridge": (ridge_floor, handmade), "boosting": (boosting, handmade)}
+        machinery["vectors"] = support_vectors, joined(blocks, known)
+        members |= {name: out_of_fold(fit, seen, mos, fold, folds) for name, (fit, seen) in machinery.items()}
     if not members:
         return {}, {}
     members = {name: predicted.clip(low, high) for name, predicted in members.items()}
-    blended, weights = blend(np.column_stack(list(members.values())), mos, fold)
-    members["blend"] = blended.clip(low, high)
+    stacked = np.column_stack(list(members.values()))
+    weights = final_weights(stacked, mos, fold)
+    members["blend"] = blend(stacked, mos, fold).clip(low, high)
     return members, dict(zip(members, weights.tolist(), strict=False))

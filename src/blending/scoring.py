@@ -12,7 +12,7 @@ from src.metrics.out_of_fold import constant_of_folds, run_report
 from src.metrics.pairing import read_references
 from src.settings import Settings
 
-MEMBERS = ("network", "ridge", "boosting", "blend")
+MEMBERS = ("network", "ridge", "boosting", "vectors", "blend")
 
 
 def predicted_mos(predictions: pd.DataFrame) -> dict[str, np.ndarray]:

@@ -4,11 +4,15 @@ from collections.abc import Callable
 
 import numpy as np
 from scipy.optimize import nnls
+from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.isotonic import IsotonicRegression
+from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import KFold
 
 TEST = -2  # stands where a test photo has its fold number
 _FEWEST = 10
 Regressor = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""(features of labelled photos, their mos, features of others) → predictions of the others."""
 
 
 def out_of_fold(
@@ -16,7 +20,7 @@ def out_of_fold(
 ) -> np.ndarray:
     """Predictions of every photo by a regressor on its features: float64 [N].
 
-    regressor(features_train, mos_train, features) → predictions. features: [N, F]. mos: [N], NaN where unknown.
+    features: [N, F]. mos: [N], NaN where unknown.
     fold: [N]; a photo of one of `folds` is predicted by the regressor fitted on the photos outside that fold, and the
     test photos by the mean over folds. Others stay NaN: they were never left out.
     """
@@ -43,24 +47,68 @@ def blend_weights(members: np.ndarray, mos: np.ndarray) -> np.ndarray:
     return weights / total if total > 0 else np.full(members.shape[1], 1 / members.shape[1])
 
 
-def blend(members: np.ndarray, mos: np.ndarray, fold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The members' weighted mean for every photo [N], and the weights [M] used for the test photos.
-
-    members: [N, M], NaN rows where nothing was predicted. fold: [N], TEST for test photos. A photo's weights come from
-    the labelled photos of the other folds only, so that the blend's out-of-fold score is honest; with one fold alone,
-    that fold is cut in five. With fewer than 10 labelled photos all weights are equal.
-    """
-    usable = (fold != TEST) & ~np.isnan(mos) & ~np.isnan(members).any(1)
+def final_weights(members: np.ndarray, mos: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """The weights [M] that test photos get, fitted on all labelled photos; arguments as for `blend`."""
+    usable = _usable(members, mos, fold)
     if usable.sum() < _FEWEST:
-        equal = np.full(members.shape[1], 1 / members.shape[1])
-        return members @ equal, equal
-    final = blend_weights(members[usable], mos[usable])
-    predicted = members @ final
+        return np.full(members.shape[1], 1 / members.shape[1])
+    return blend_weights(members[usable], mos[usable])
+
+
+def _usable(members: np.ndarray, mos: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    return (fold != TEST) & ~np.isnan(mos) & ~np.isnan(members).any(1)
+
+
+def nonnegative(members: np.ndarray, mos: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """The weighted mean of members, see `blend_weights`."""
+    return wanted @ blend_weights(members, mos)
+
+
+def ridge(members: np.ndarray, mos: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Ridge regression on the members, whose weights may be negative."""
+    return RidgeCV(np.logspace(-2, 4, 13)).fit(members, mos).predict(wanted)
+
+
+def isotonic(members: np.ndarray, mos: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """The weighted mean of members, bent by a rising step function to fit the labels (Zadrozny and Elkan 2002).
+
+    It changes PLCC, and SRCC only by ties.
+    """
+    curve = IsotonicRegression(out_of_bounds="clip").fit(nonnegative(members, mos, members), mos)
+    return curve.predict(nonnegative(members, mos, wanted))
+
+
+def boosted(members: np.ndarray, mos: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Boosted trees on the members."""
+    trees = HistGradientBoostingRegressor(
+        learning_rate=0.05, max_iter=100, max_leaf_nodes=4, min_samples_leaf=30, early_stopping=False, random_state=0
+    )
+    return trees.fit(members, mos).predict(wanted)
+
+
+BLENDS: dict[str, Regressor] = {f.__name__: f for f in (nonnegative, ridge, isotonic, boosted)}
+
+
+def blend(members: np.ndarray, mos: np.ndarray, fold: np.ndarray, regressor: Regressor = nonnegative) -> np.ndarray:
+    """One MOS for every photo [N] from those of several members, of one run or of many.
+
+    members: [N, M], NaN rows where nothing was predicted. mos: [N], NaN where unknown. fold: [N], TEST for test
+    photos. A photo's blend is fitted on the labelled photos of the other folds only, so that its out-of-fold score is
+    honest; with one fold alone, that fold is cut in five. With fewer than 10 labelled photos it is the plain mean.
+    """
+    usable = _usable(members, mos, fold)
+    whole = ~np.isnan(members).any(1)
+    predicted = np.where(whole, members.mean(1), np.nan)
+    if usable.sum() < _FEWEST:
+        return predicted
     part = fold.copy()
     if len(np.unique(fold[usable])) < 2:
         for number, (_, held) in enumerate(KFold(5).split(np.flatnonzero(usable))):
             part[np.flatnonzero(usable)[held]] = number
-    for number in np.unique(part[usable]):
-        own = (part == number) & (fold != TEST)
-        predicted[own] = members[own] @ blend_weights(members[usable & ~own], mos[usable & ~own])
-    return predicted, final
+    held = [(part == number) & (fold != TEST) for number in np.unique(part[usable])]
+    rest = ~np.any(held, axis=0)  # test photos, and those of which no fold was left out
+    for own in [*held, rest]:
+        learn, wanted = usable & ~own, own & whole
+        if wanted.any():
+            predicted[wanted] = regressor(members[learn], mos[learn], members[wanted])
+    return predicted

@@ -52,16 +52,19 @@ def prediction_tables(
     table: pd.DataFrame,
     fold: np.ndarray,
     handmade: np.ndarray,
+    codes: np.ndarray | None,
     found: Found,
     test_captions: dict[int, str | None],
     sentence: str,
 ) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, float]]:
     """Out-of-fold and test tables, and the weights of the blend.
 
-    found: each fold's predictions by row. test_captions: those of the test photos by row. sentence: the caption where
-    there is none. A test photo that no network could read gets the labels' mean and that sentence.
+    handmade, codes: features of all photos, see `mos_members`. found: each fold's predictions by row. test_captions:
+    those of the test photos by row. sentence: the caption where there is none. A test photo that no network could read
+    gets the labels' mean and that sentence.
     """
-    members, weights = mos_members(_network_mos(found, fold), handmade, table["mos"].to_numpy(float), fold, list(found))
+    mos = table["mos"].to_numpy(float)
+    members, weights = mos_members(_network_mos(found, fold), handmade, codes, mos, fold, list(found))
     readable = np.isin(np.arange(len(table)), [row for rows in found.values() for row in rows])
     unreadable = ~readable & (fold == TEST)
     for predicted in members.values():

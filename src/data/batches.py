@@ -20,7 +20,8 @@ from src.randomness import fold_in
 class Labels:
     """What is known of each photo, as arrays only, which loader processes get cheaply.
 
-    pixels: the file of all photos' pixels. features: the folder of their features, where these are read instead.
+    pixels: the file of all photos' pixels; crops: that of their other pieces, where there are some. features: the
+    folder of their features, where these are read instead.
     mos: float32 [N], NaN where unknown. tokens: int32, all captions one after another, each ending with <end>;
     caption c is tokens[starts[c]:starts[c + 1]] and photo n has the captions firsts[n] to firsts[n + 1] - 1.
     """
@@ -31,6 +32,7 @@ class Labels:
     starts: np.ndarray
     firsts: np.ndarray
     features: Path | None = None
+    crops: Path | None = None
 
     def captions(self, row: int) -> list[np.ndarray]:
         """All captions of a photo as token ids."""
@@ -48,22 +50,28 @@ def encode_labels(table: pd.DataFrame, pixels: Path, vocabulary: Vocabulary, max
                 tokens.extend(ids)
                 starts.append(len(tokens))
         firsts.append(len(starts) - 1)
+    crops = pixels.with_name("crops.npy")
     return Labels(
         pixels,
         table["mos"].to_numpy(np.float32),
         np.asarray(tokens, np.int32),
         np.asarray(starts, np.int64),
         np.asarray(firsts, np.int64),
+        crops=crops if crops.is_file() else None,
     )
 
 
 @dataclass(frozen=True)
 class Share:
-    """Photos that one process loads at a time. blank: their labels are hidden (they stand in for an empty share)."""
+    """Photos that one process loads at a time. blank: their labels are hidden (they stand in for an empty share).
+
+    crop: which piece of the photos is read where epoch < 0; each training epoch draws one.
+    """
 
     epoch: int
     rows: np.ndarray
     blank: bool = False
+    crop: int = 0
 
 
 def steps_of_epoch(rows: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
@@ -134,10 +142,16 @@ class Batches(Dataset):
         pixels = self._file(self.labels.pixels)
         photos = np.empty((len(share.rows), *pixels.shape[1:]), np.uint8)
         for i, row in enumerate(share.rows):
-            photo = pixels[row]
+            photo = self._piece(int(row), share) if self.labels.crops else pixels[row]
             augment = self.augmenter is not None and share.epoch >= 0
             photos[i] = self.augmenter(np.asarray(photo), self.seed, share.epoch, int(row)) if augment else photo
         return photos
+
+    def _piece(self, row: int, share: Share) -> np.ndarray:
+        others = self._file(self.labels.crops)
+        drawn = fold_in(self.seed, "crop", share.epoch, row) % (others.shape[1] + 1)
+        crop = drawn if share.epoch >= 0 else share.crop
+        return others[row, crop - 1] if crop else self._file(self.labels.pixels)[row]
 
     def _captions(self, share: Share) -> np.ndarray:
         chosen = [[] if share.blank else self._choose(int(row), share.epoch) for row in share.rows]

@@ -1,5 +1,6 @@
 """From a photo file's bytes to upright RGB pixels, and from there to the square view that the network sees."""
 
+import dataclasses
 import io
 import math
 import warnings
@@ -91,6 +92,8 @@ def decode(content: bytes, short_side: int) -> np.ndarray:
 
 def needed_short_side(view: View, least: int) -> int:
     """The short side, in pixels, below which a JPEG is not decoded for this view; `least` at least."""
+    if view.fit == "native":
+        return LARGEST_PHOTO  # never at reduced scale
     return max(math.ceil(MARGIN * view.size), least)
 
 
@@ -107,9 +110,11 @@ def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 def to_view(rgb: np.ndarray, view: View) -> np.ndarray:
     """The square picture of the view, uint8 [size, size, C].
 
-    squash: the aspect ratio is given up. pad: the photo is centred on black. crop: its central square. gray: luma
-    by the weights of ITU-R BT.601.
+    native: the first of its pieces, see `native_crops`. squash: the aspect ratio is given up. pad: the photo is centred
+    on black. crop: its central square. gray: luma by the weights of ITU-R BT.601.
     """
+    if view.fit == "native":
+        return native_crops(rgb, dataclasses.replace(view, crops=1))[0]
     height, width = rgb.shape[:2]
     size = view.size
     if view.fit == "crop":
@@ -124,4 +129,23 @@ def to_view(rgb: np.ndarray, view: View) -> np.ndarray:
         square[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
     else:
         square = resize(rgb, size, size)
-    return cv2.cvtColor(square, cv2.COLOR_RGB2GRAY)[:, :, None] if view.color == "gray" else square
+    return _coloured(square, view)
+
+
+def native_crops(rgb: np.ndarray, view: View) -> np.ndarray:
+    """Pieces of the photo's own pixels, uint8 [crops, size, size, C]; a photo smaller than a piece is enlarged first.
+
+    They spread evenly over the photo from its centre on, however many there are: places follow the R2 sequence
+    (Roberts 2018, The Unreasonable Effectiveness of Quasirandom Sequences).
+    """
+    size, scale = view.size, view.size / min(rgb.shape[:2])
+    if scale > 1:
+        rgb = resize(rgb, max(size, round(rgb.shape[0] * scale)), max(size, round(rgb.shape[1] * scale)))
+    room = np.array(rgb.shape[:2]) - size
+    steps = np.arange(view.crops)[:, None] * [0.5698402909980532, 0.7548776662466927]
+    places = np.rint((0.5 + steps) % 1 * room).astype(int)
+    return np.stack([_coloured(rgb[top : top + size, left : left + size], view) for top, left in places])
+
+
+def _coloured(rgb: np.ndarray, view: View) -> np.ndarray:
+    return cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)[:, :, None] if view.color == "gray" else rgb

@@ -56,7 +56,7 @@ COLOUR = (
 NAMES: tuple[str, ...] = EXPOSURE + SHARPNESS + SCENE + COLOUR
 
 
-def _frame(rgb: np.ndarray) -> np.ndarray:
+def measured(rgb: np.ndarray) -> np.ndarray:
     """The copy that is measured: short side at most SHORT_SIDE and at least 64, sides divisible by 4."""
     height, width = rgb.shape[:2]
     scale = min(1.0, SHORT_SIDE / min(height, width))
@@ -243,7 +243,7 @@ def features(rgb: np.ndarray) -> np.ndarray:
 
     Pixels come as decoded, not squashed; a photo larger than SHORT_SIDE is reduced first.
     """
-    frame = _frame(rgb)
+    frame = measured(rgb)
     gray = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
     luma = gray.astype(np.float32)
     half = _halved(luma)

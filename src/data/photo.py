@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from src.data.decode import Unreadable, decode, needed_short_side, to_view
+from src.data.decode import Unreadable, decode, native_crops, needed_short_side, to_view
 from src.data.handmade import DECODED_SHORT_SIDE, features
 from src.data.perceptual_hash import perceptual_hash
 from src.settings import View
@@ -20,12 +20,15 @@ LARGEST_FILE = 1 << 29
 
 @dataclass(frozen=True)
 class Photo:
-    """pixels: uint8 [size, size, C]. handmade: float32 [F]. phash: 64 bits. digests: uint8 [16], zeros without a file.
+    """pixels: uint8 [size, size, C]; crops: uint8 [crops - 1, size, size, C], the other pieces of the view.
+
+    handmade: float32 [F]. phash: 64 bits. digests: uint8 [16], zeros without a file.
 
     problem: None, or why the photo is unreadable; then it counts as a black one.
     """
 
     pixels: np.ndarray
+    crops: np.ndarray
     handmade: np.ndarray
     phash: int
     digests: np.ndarray
@@ -55,6 +58,8 @@ def load(path: Path, view: View) -> Photo:
     except Unreadable as error:
         problem = problem or str(error)
         rgb = np.zeros((view.size, view.size, 3), np.uint8)
-    pixels = to_view(rgb, view)
+    pieces = native_crops(rgb, view) if view.fit == "native" else to_view(rgb, view)[None]
+    pixels = pieces[0]
     luma = pixels[:, :, 0] if view.color == "gray" else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    return Photo(pixels, features(rgb), perceptual_hash(luma), np.frombuffer(digest, np.uint8), problem)
+    digests = np.frombuffer(digest, np.uint8)
+    return Photo(pixels, pieces[1:], features(rgb), perceptual_hash(luma), digests, problem)

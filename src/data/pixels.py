@@ -2,6 +2,7 @@
 
 A folder holds, all in the order of the given paths:
     pixels.npy    uint8   [N, size, size, C]  the view
+    crops.npy     uint8   [N, crops - 1, size, size, C]  its other pieces, where view.crops asks for some
     handmade.npy  float32 [N, F]              see src.data.handmade
     phash.npy     uint64  [N]                 perceptual hash of the view's luma
     digests.npy   uint8   [N, 16]             first half of SHA-256 of the photo file; zeros for a file that is absent
@@ -55,7 +56,8 @@ _work: _Work | None = None
 
 def _shapes(view: View, photos: int) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
     channels = 1 if view.color == "gray" else 3
-    return {
+    several = {"crops.npy": (np.dtype(np.uint8), (photos, view.crops - 1, view.size, view.size, channels))}
+    return (several if view.crops > 1 else {}) | {
         "pixels.npy": (np.dtype(np.uint8), (photos, view.size, view.size, channels)),
         "handmade.npy": (np.dtype(np.float32), (photos, len(NAMES))),
         "phash.npy": (np.dtype(np.uint64), (photos,)),

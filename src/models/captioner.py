@@ -10,7 +10,7 @@ from src.models.decoder import Decoder
 from src.models.encoder import Encoder, build_encoder
 from src.models.features import Features
 from src.models.mask_predict import MaskPredict
-from src.models.quality_head import QualityHead
+from src.models.quality_head import DistributionHead, QualityHead
 from src.models.recurrent import Recurrent
 from src.models.transformer import Transformer
 from src.models.updown import UpDown
@@ -37,7 +37,7 @@ def build_decoder(settings: DecoderSettings, vocabulary_size: int, feature_width
 class Captioner(nn.Module):
     """Encoder, `quality` (None where no MOS is predicted) and `decoder` (None where no caption is)."""
 
-    def __init__(self, encoder: Encoder, quality: QualityHead | None, decoder: Decoder | None):
+    def __init__(self, encoder: Encoder, quality: QualityHead | DistributionHead | None, decoder: Decoder | None):
         super().__init__()
         self.encoder = encoder
         self.quality = quality
@@ -68,7 +68,8 @@ def with_heads(
     """
     quality = decoder = None
     if settings.task != "caption":
-        quality = QualityHead(encoder.width, settings.quality.dropout, *mos_range)
+        head = DistributionHead if settings.loss.quality == "distribution" else QualityHead
+        quality = head(encoder.width, settings.quality.dropout, *mos_range)
     if settings.task != "mos":
         decoder = build_decoder(settings.decoder, vocabulary_size, encoder.width)
     return Captioner(encoder, quality, decoder)

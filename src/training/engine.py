@@ -14,6 +14,7 @@ from src.data.batches import Batches, Labels, Share, loader
 from src.errors import InputError, Stopped
 from src.randomness import fold_in, seed_torch
 from src.settings import Settings
+from src.training.agreement import Agreement, Slopes
 from src.training.ema import Ema
 from src.training.journal import progress
 from src.training.optim import build_optimizer, clip_gradient, learning_rate, set_learning_rate
@@ -86,6 +87,8 @@ class Engine:
         self.autocast = autocast(settings, ranks.device)
         self.self_critical = self_critical
         self.sampler = replicate(self.task, settings, ranks)
+        compares = settings.loss.compares and task.model.quality is not None
+        self.agreement = Agreement(settings, task.scale.spread, ranks) if compares else None
         self._wrap()
         self.steps = 0
         self.drops = 0
@@ -230,11 +233,12 @@ class Engine:
         counts = self.task.counts(batch["mos"], batch["captions"], batch.get("uniforms")).sum(0)
         asked = counts.new_tensor([float(self.interrupt.signal)])
         counts, self.asked = self.ranks.add(torch.cat([counts, asked])).split([len(counts), 1])
+        slopes = self._first_pass(batch, parts) if self.agreement and parts > 1 else [None] * parts
         for part in range(parts):
-            seed_torch(fold_in(self.settings.run.seed, "dropout", self.steps, part, self.ranks.rank))
+            self._seed_dropout(part)
             waits = part < parts - 1 and self.ranks.count > 1
             with self.forward.no_sync() if waits else contextlib.nullcontext():
-                self._descend(_piece(batch, part, parts), counts, parts)
+                self._descend(_piece(batch, part, parts), counts, parts, slopes[part])
         self.scaler.unscale_(self.optimizer)
         clip_gradient(self.task, self.settings.optim.clip)
         self.scaler.step(self.optimizer)
@@ -243,10 +247,31 @@ class Engine:
         self.ema.update(self.task, self.steps)
         self.steps += 1
 
-    def _descend(self, piece: dict, counts: torch.Tensor, parts: int) -> None:
+    def _seed_dropout(self, part: int) -> None:
+        seed_torch(fold_in(self.settings.run.seed, "dropout", self.steps, part, self.ranks.rank))
+
+    @torch.no_grad()
+    def _first_pass(self, batch: dict, parts: int) -> list[Slopes]:
+        """What the whole batch's losses ask of each micro-batch; the network is left as it was."""
+        before = [buffer.clone() for buffer in self.task.buffers()]
+        pairs = []
+        for part in range(parts):
+            piece = _piece(batch, part, parts)
+            self._seed_dropout(part)
+            with self.autocast:
+                pairs.append((self.forward(piece["images"], mode="score"), piece["mos"]))
+        for buffer, value in zip(self.task.buffers(), before, strict=True):
+            buffer.copy_(value)  # statistics of batch norms
+        return self.agreement(pairs)
+
+    def _descend(self, piece: dict, counts: torch.Tensor, parts: int, slopes: Slopes | None) -> None:
         with self.autocast:
             out = self.forward(**piece)
         sums = out["losses"].sum(0)
+        if self.agreement:
+            slopes = slopes or self.agreement([(out["mos"], piece["mos"])])[0]
+            carried = slopes.carried(out["mos"], ~piece["mos"].isnan(), counts[0])
+            sums = torch.cat([sums[:1] + carried, sums[1:]])
         loss = self.task.total(sums, counts) + self.task.penalty() / (parts * self.ranks.count)
         # DDP averages gradients over processes, while the counts are already those of all: hence the factor
         self.scaler.scale(loss * self.ranks.count).backward()
@@ -271,15 +296,16 @@ def infer(
     ranks: Ranks,
     label: str,
     uniforms_per_token: int = 0,
+    crop: int = 0,
 ) -> dict[int, Any]:
     """What `read` makes of each photo, by row, computed by all processes and complete on each, in the order of `rows`.
 
-    read: takes a batch on the device (see Batches, for uniforms_per_token too), gives one value a photo. No photo is
-    read twice. The processes share whole batches, not photos, since a photo's value is rounded by the batch it is in:
-    equal for any number of processes.
+    read: takes a batch on the device (see Batches, for uniforms_per_token too), gives one value a photo. crop: which
+    piece of the photos. No photo is read twice. The processes share whole batches, not photos, since a photo's value is
+    rounded by the batch it is in: equal for any number of processes.
     """
     size = settings.train.batch_size
-    shares = [Share(-1, rows[i : i + size]) for i in range(0, len(rows), size)][ranks.rank :: ranks.count]
+    shares = [Share(-1, rows[i : i + size], crop=crop) for i in range(0, len(rows), size)][ranks.rank :: ranks.count]
     found: dict[int, Any] = {}
     with torch.inference_mode(), progress(sum(len(s.rows) for s in shares), 0, label, ranks.main) as bar:
         for batch in loader(Batches(labels, None, 0, 1, uniforms_per_token), shares, 0, False):

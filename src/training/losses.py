@@ -9,12 +9,29 @@ from src.models.decoder import PAD, word_counts
 def quality_loss(predicted: torch.Tensor, mos: torch.Tensor, spread: float, kind: str) -> torch.Tensor:
     """Loss of the predicted MOS in units of the labels' standard deviation: float32 [B], 0 where mos is NaN.
 
-    predicted, mos: [B] on the labels' scale. kind: squared, or huber (Huber 1964, quadratic within one deviation).
+    predicted, mos: [B] on the labels' scale. kind: squared, huber (Huber 1964, quadratic within one deviation) or
+    none.
     """
     known = ~mos.isnan()
+    if kind == "none":
+        return torch.zeros_like(mos, dtype=torch.float32)
     error = (predicted.float() - mos.nan_to_num()) / spread
     loss = F.huber_loss(error, torch.zeros_like(error), reduction="none") if kind == "huber" else 0.5 * error.square()
     return loss * known
+
+
+def distribution_loss(shares: torch.Tensor, mos: torch.Tensor, lowest: torch.Tensor) -> torch.Tensor:
+    """Earth mover's distance of the predicted distribution of scores from the photo's: float32 [B], 0 where mos is NaN.
+
+    The root of the mean squared difference of the cumulative distributions (Talebi and Milanfar 2018, NIMA, r = 2).
+    shares: [B, K] of K whole scores from `lowest` on. Of the photo's own distribution the mean is all that is known:
+    its share goes to the two whole scores around it, so that this mean is the label exactly.
+    """
+    place = torch.where(mos.isnan(), lowest, mos) - lowest
+    # up to the whole score k lies what is not above it: all of it from the upper neighbour on
+    below = (torch.arange(shares.shape[1], device=mos.device) + 1 - place.unsqueeze(1)).clamp(0, 1)
+    squared = (shares.float().cumsum(1) - below).square().mean(1)
+    return (squared + 1e-8).sqrt() * ~mos.isnan()
 
 
 def caption_loss(log_probs: torch.Tensor, captions: torch.Tensor, smoothing: float) -> torch.Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from src.data.decode import FORMATS, decode, to_view
+from src.data.decode import FORMATS, decode, needed_short_side, to_view
 from src.data.photo import load
 from src.data.vocabulary import END, PAD, Vocabulary
 from src.errors import InputError
@@ -84,13 +84,18 @@ class Narrator:
         """The form in which photos are seen."""
         return self.settings.view
 
-    def describe(self, pixels: np.ndarray) -> list[Prediction]:
-        """MOS and caption of photos, each in this run's view: uint8 [B, size, size, C]."""
+    def describe(self, pixels: np.ndarray, crops: np.ndarray | None = None) -> list[Prediction]:
+        """MOS and caption of photos, each in this run's view: uint8 [B, size, size, C].
+
+        crops: their other pieces, uint8 [B, K, size, size, C], over which the MOS is averaged too.
+        """
         mos = captions = [None] * len(pixels)
         with torch.inference_mode(), autocast(self.settings, self.device):
             images = torch.from_numpy(pixels).to(self.device)
             if self.scorers:
-                mos = torch.stack([scorer(images) for scorer in self.scorers]).mean(dim=0).tolist()
+                others = () if crops is None else torch.from_numpy(crops).to(self.device).unbind(1)
+                scores = [scorer(piece) for piece in (images, *others) for scorer in self.scorers]
+                mos = torch.stack(scores).mean(dim=0).tolist()
             if self.settings.task != "mos":
                 captions = [self.words.decode(ids) for ids in self._write(images).tolist()]
         return [Prediction(*pair) for pair in zip(mos, captions, strict=True)]
@@ -144,8 +149,8 @@ def describe_files(narrator: Narrator, paths: Iterable[Path]) -> Iterator[Descri
     paths, at_once = list(paths), narrator.settings.train.batch_size
     for begin in range(0, len(paths), at_once):
         photos = [(path, load(path, narrator.view)) for path in paths[begin : begin + at_once]]
-        readable = [photo.pixels for _, photo in photos if photo.problem is None]
-        said = iter(narrator.describe(np.stack(readable)) if readable else [])
+        readable = [(photo.pixels, photo.crops) for _, photo in photos if photo.problem is None]
+        said = iter(narrator.describe(*map(np.stack, zip(*readable, strict=True))) if readable else [])
         for path, photo in photos:
             yield path, next(said) if photo.problem is None else None, photo.problem
 
@@ -162,18 +167,20 @@ def write_captions(out: Path, rows: Iterable[Described]) -> None:
 def draw_looks(narrator: Narrator, path: Path, said: Prediction, out: Path) -> None:
     """Draw where the captioner looked at each word of what it `said`. Raises InputError as `looks` does."""
     looks = narrator.looks(load(path, narrator.view).pixels)
-    photo = decode(path.read_bytes(), SHOWN_SHORT_SIDE)
-    seen = seen_of(*photo.shape[:2], narrator.view.fit)
+    photo = decode(path.read_bytes(), needed_short_side(narrator.view, SHOWN_SHORT_SIDE))
+    seen = seen_of(*photo.shape[:2], narrator.view)
     title = " ".join(filter(None, ("" if said.mos is None else f"MOS {said.mos:.2f}", said.caption)))
     draw_attention(photo, looks.words, looks.weights, looks.layout, seen, out, title, looks.parts)
 
 
-def seen_of(height: int, width: int, fit: str) -> tuple[int, int, int, int]:
+def seen_of(height: int, width: int, view: View) -> tuple[int, int, int, int]:
     """Where the view's square lies over a photo of that size: top, left, height, width in the photo's pixels.
 
     It is the photo itself where the aspect ratio was given up, greater where borders were added.
     """
-    if fit == "squash":
+    if view.fit == "squash":
         return 0, 0, height, width
-    side = max(height, width) if fit == "pad" else min(height, width)
+    side = max(height, width) if view.fit == "pad" else min(height, width)
+    if view.fit == "native":
+        side = min(side, view.size)
     return (height - side) // 2, (width - side) // 2, side, side

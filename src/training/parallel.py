@@ -47,6 +47,14 @@ class Ranks:
         dist.all_gather_object(values, value)
         return values
 
+    def stack(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensors [...] of all processes, which have one shape, as [processes, ...]."""
+        if self.count == 1:
+            return tensor.unsqueeze(0)
+        tensors = [torch.empty_like(tensor) for _ in range(self.count)]
+        dist.all_gather(tensors, tensor.contiguous())
+        return torch.stack(tensors)
+
     def share(self, value: Any) -> Any:
         """The value that the main process has, on every process."""
         if self.count == 1:

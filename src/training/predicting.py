@@ -132,7 +132,11 @@ def predict_fold(
         network, _ = open_network(folder / "best-mos.pt", settings)
         flips = settings.predict.flips and labels.features is None  # cached features are of the photos as they are
         scorer = replicate(Scorer(network, flips).to(ranks.device), settings, ranks)
-        mos = infer(lambda batch: scorer(batch["images"]).tolist(), labels, rows, settings, ranks, f"{label} MOS")
+        read = lambda batch: scorer(batch["images"]).tolist()  # noqa: E731
+        pieces = [
+            infer(read, labels, rows, settings, ranks, f"{label} MOS", crop=crop) for crop in range(settings.view.crops)
+        ]
+        mos = {row: sum(piece[row] for piece in pieces) / len(pieces) for row in rows}
     if settings.task != "mos":
         captions = write_together([folder], settings, labels, rows, ranks, label)
     return {row: Prediction(mos.get(row), captions.get(row)) for row in rows}

@@ -13,9 +13,10 @@ from src.decoding.search import Candidates, greedy
 from src.models.captioner import Captioner
 from src.models.decoder import PAD, Forced, OneShotDecoder, shifted, token_log_probs
 from src.models.features import Features
+from src.models.quality_head import DistributionHead
 from src.settings import Loss
 from src.training.hidden_words import hidden_counts, hidden_losses, with_visible_words
-from src.training.losses import attention_loss, caption_loss, quality_loss
+from src.training.losses import attention_loss, caption_loss, distribution_loss, quality_loss
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,12 @@ class Task(nn.Module):
         self.log_variance = nn.Parameter(torch.zeros(2)) if loss.balance == "uncertainty" else None
 
     def forward(self, images: torch.Tensor | dict[str, torch.Tensor], mode: str = "loss", **given) -> Any:
-        """`losses`, `decode`, `visible` or `sample` of a batch: the one door, since DataParallel and DDP replicate it.
+        """One of the modes below, for a batch: the one door, since it is what DataParallel and DDP replicate.
 
         images: uint8 [B, H, W, C], or cached features (see Captioner.features).
         """
-        modes = {"loss": self.losses, "decode": self.decode, "visible": self.visible, "sample": self.sample}
+        modes = {"loss": self.losses, "score": self.score, "decode": self.decode, "visible": self.visible,
+                 "sample": self.sample}  # fmt: skip
         return modes[mode](self.model.features(images), **given)
 
     def losses(
@@ -74,10 +76,8 @@ class Task(nn.Module):
         training: what each caption's log-probability is multiplied with. uniforms: float32 [B, S, R], for a one-shot
         captioner: what is hidden (see Batches).
         """
-        predicted = self._predicted(features)
-        losses = [torch.zeros_like(predicted) for _ in self.terms]
-        if self.model.quality is not None:
-            losses[0] = quality_loss(predicted, mos, self.scale.spread, self.loss.quality)
+        predicted, loss = self._quality(features, mos)
+        losses = [loss, *(torch.zeros_like(predicted) for _ in self.terms[1:])]
         if self.model.decoder is not None:
             losses[1:] = self._caption_losses(features, captions, advantages, uniforms)
         return {"mos": predicted, "losses": torch.stack(losses, 1), "counts": self.counts(mos, captions, uniforms)}
@@ -86,6 +86,11 @@ class Task(nn.Module):
     def uniforms_per_token(self) -> int:
         """Random numbers that a batch must bring (see Batches)."""
         return self.model.decoder.uniforms_per_token if self.at_once else 0
+
+    @torch.no_grad()
+    def score(self, features: Features) -> torch.Tensor:
+        """Predicted MOS [B]: the numbers that `losses` would return, dropout of equal seeds included."""
+        return self._predicted(features)
 
     @torch.no_grad()
     def decode(self, features: Features) -> dict[str, torch.Tensor]:
@@ -150,6 +155,16 @@ class Task(nn.Module):
         if self.model.quality is None:
             return torch.zeros(len(features), device=features.device)
         return self.model.mos(features)
+
+    def _quality(self, features: Features, mos: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The predicted MOS [B] and its loss [B]."""
+        head = self.model.quality
+        if isinstance(head, DistributionHead):
+            shares = head.shares(features.pooled)
+            return head.mean(shares), distribution_loss(shares, mos, head.bins[0])
+        predicted = self._predicted(features)
+        kind = "none" if head is None else self.loss.quality
+        return predicted, quality_loss(predicted, mos, self.scale.spread, kind)
 
     def _caption_losses(
         self,

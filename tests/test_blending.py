@@ -1,0 +1,174 @@
+"""Members, blends and the drift report, on features and labels made up to have a known answer."""
+
+import dataclasses
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+from src.blending import drift, machines
+from src.blending.members import mos_members
+from src.blending.stacking import BLENDS, TEST, blend
+from src.data import codes
+from src.data.codebook import NEAREST, Codebook, _patches, learn
+
+
+@pytest.fixture(scope="module")
+def made_up():
+    """Three members of 300 labelled photos in three folds, 20 without a label and 40 test photos."""
+    rng = np.random.default_rng(0)
+    mos = rng.normal(5, 1, 360)
+    members = np.column_stack([mos + rng.normal(0, noise, 360) for noise in (0.7, 0.9, 3)])
+    fold = np.r_[np.arange(320) % 3, np.full(40, TEST)]
+    mos[300:] = np.nan
+    return members, mos, fold
+
+
+@pytest.mark.parametrize("name", BLENDS)
+def test_a_photo_s_own_fold_has_no_part_in_its_blend(made_up, name):
+    members, mos, fold = made_up
+    other = np.where(fold == 0, np.random.default_rng(1).permutation(mos), mos)
+    one, two = blend(members, mos, fold, BLENDS[name]), blend(members, other, fold, BLENDS[name])
+    assert np.isfinite(one).all()
+    np.testing.assert_array_equal(one[fold == 0], two[fold == 0])
+    assert (one[fold == 1] != two[fold == 1]).any() and (one[fold == TEST] != two[fold == TEST]).any()
+    error = np.abs(one - mos)[:300].mean()
+    assert error < min(np.abs(members[:300, i] - mos[:300]).mean() for i in range(3))
+
+
+def test_memorising_is_not_rewarded(made_up):
+    """A blend that knows its own photos by heart scores like chance on noise."""
+    _, mos, fold = made_up
+    noise = np.random.default_rng(2).normal(5, 1, (len(mos), 2))
+    by_heart = lambda a, y, b: y[np.argmin(np.square(b[:, None] - a).sum(2), 1)]  # noqa: E731
+    assert abs(np.corrcoef(blend(noise, mos, fold, by_heart)[:300], mos[:300])[0, 1]) < 0.2
+
+
+def test_support_vectors_see_what_codes_show(monkeypatch):
+    rng = np.random.default_rng(0)
+    handmade, patterns = rng.normal(0, 1, (400, 10)) * 100, rng.normal(0, 1, (400, 10))
+    mos = handmade[:, 0] / 100 + 1.5 * patterns[:, 0] + 5
+    fold = np.r_[np.arange(360) % 3, np.full(40, TEST)]
+    labels = np.where(fold == TEST, np.nan, mos)
+
+    def score(codes):
+        members, weights = mos_members(None, handmade, codes, labels, fold, [0, 1, 2])
+        assert list(members) == ["ridge", "boosting", "vectors", "blend"] and sum(weights.values()) == pytest.approx(1)
+        return [np.corrcoef(members["vectors"][part], mos[part])[0, 1] for part in (fold != TEST, fold == TEST)]
+
+    seen, blind = score(patterns), score(None)
+    assert min(seen) > 0.85 and max(blind) < 0.7
+    monkeypatch.setattr(machines, "COMMITTEE", 130)
+    assert min(score(patterns)) > 0.8
+
+
+def textured(seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (12, 16, 3)).astype(np.uint8)
+    return (cv2.resize(coarse, (96, 64)) * 0.8 + rng.normal(20, 6, (64, 96, 3))).clip(0, 255).astype(np.uint8)
+
+
+def test_codes_against_a_loop_over_codewords():
+    book = learn([textured(i) for i in range(8)])
+    rgb = textured(9)
+    plain = dataclasses.replace(book, moments=np.zeros_like(book.moments))
+    patches = ((_patches(rgb, 4) - book.centre) @ book.whitening).astype(float)
+    weight = np.zeros((len(patches), len(book.words)))
+    for i, patch in enumerate(patches):
+        distance = np.square(patch - book.words).sum(1)
+        near = np.argsort(distance)[:NEAREST]
+        share = np.exp(-0.05 * (distance[near] - distance[near].min()))
+        weight[i, near] = share / share.sum()
+    seen = plain.differences(rgb).reshape(3, len(book.words), -1)
+    checked = np.argsort(-weight.sum(0))[:10]
+    for word in checked:
+        mean = np.average(patches, axis=0, weights=weight[:, word])
+        variance = np.average(np.square(patches - mean), axis=0, weights=weight[:, word])
+        np.testing.assert_allclose(seen[0, word] ** 2, np.abs(mean), rtol=2e-2, atol=5e-3)
+        np.testing.assert_allclose(seen[1, word] ** 2, variance, rtol=2e-2, atol=2e-2)
+    assert book.describe(rgb).shape == (7,)
+    assert np.isfinite(book.describe(np.zeros((64, 64, 3), np.uint8))).all()
+
+
+def test_codes_cut_off_go_on_to_the_same_bytes(tmp_path, monkeypatch):
+    for i in range(24):
+        Image.fromarray(textured(i)).save(tmp_path / f"{i}.png")
+    paths = [f"{i}.png" for i in range(24)] + ["absent.png"]
+    training = np.arange(25) < 16
+    monkeypatch.setattr(codes, "_CHUNK", 5)
+    (tmp_path / "whole").mkdir(), (tmp_path / "cut").mkdir()
+    codes.build(tmp_path / "whole", tmp_path, paths, training, 2)
+    describe, calls = Codebook.describe, []
+
+    def cut(book, rgb):
+        calls.append(1)
+        if len(calls) > 12:
+            raise KeyboardInterrupt
+        return describe(book, rgb)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Codebook, "describe", cut)
+        with pytest.raises(KeyboardInterrupt):
+            codes.build(tmp_path / "cut", tmp_path, paths, training, 1)
+    names = codes.build(tmp_path / "cut", tmp_path, paths, training, 1)
+    for name in names:
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    found = np.load(tmp_path / "cut" / "codes.npy")
+    assert found.shape == (25, 15) and not found[24].any() and found[:24].any(1).all()
+
+
+def features_of(kind, count: int, seed: int) -> np.ndarray:
+    from src.data.handmade import features
+
+    return np.stack([features(kind(textured(1000 * seed + i))) for i in range(count)])
+
+
+def test_drift_is_found_where_it_is_and_only_there():
+    """The last fifth of the test photos is blurred."""
+    blurred = lambda rgb: cv2.GaussianBlur(rgb, (0, 0), 1.2)  # noqa: E731
+    train, test = features_of(np.asarray, 200, 1), features_of(np.asarray, 160, 2)
+    none = drift.find_drift(train, np.concatenate([test, features_of(np.asarray, 40, 3)]))
+    assert not none.found and "none" in drift.summary(none) and (none.whole.weights == 1).all()
+    found = drift.find_drift(train, np.concatenate([test, features_of(blurred, 40, 3)]))
+    assert [block.found for block in found.blocks] == [False] * 4 + [True]
+    last = found.blocks[4]
+    assert last.rows == (160, 200) and last.auc >= 0.9 and last.interval[0] > 0.8
+    assert {row for row, _ in drift.most_shifted(found, 200, 12)} <= set(range(160, 200))
+    assert "rows 161 to 200" in drift.summary(found)
+
+
+def test_weights_are_the_ratio_of_densities():
+    """Of two Gaussians a unit apart the logarithm of the ratio rises by one per unit."""
+    rng = np.random.default_rng(0)
+    train, test = rng.normal(0, 1, (2000, 1)), rng.normal(1, 1, (1000, 1))
+    shift = drift.find_drift(train, test).whole
+    assert shift.found and shift.weights.mean() == pytest.approx(1)
+    middle = np.abs(train[:, 0]) < 1.5
+    slope, _ = np.polyfit(train[middle, 0], np.log(shift.weights[middle]), 1)
+    assert slope == pytest.approx(1, abs=0.25)
+    assert np.average(train[:, 0], weights=shift.weights) == pytest.approx(1, abs=0.2)
+
+
+def test_no_drift_is_said_of_groups_that_look_alike():
+    """Photos of a group are alike: divided between learning and asking they would be told apart by heart."""
+    rng = np.random.default_rng(0)
+    found = []
+    for seed in range(4):
+        group = np.repeat(np.arange(40), 10)
+        features = rng.normal(0, 1, (40, 12))[group] + rng.normal(0, 0.1, (400, 12))
+        order = np.argsort(group >= 20, kind="stable")
+        features, group = features[order], group[order]
+        found.append(drift.find_drift(features[:200], features[200:], group, seed).whole.found)
+    assert sum(found) <= 1
+
+
+def test_auc_and_its_interval():
+    rng = np.random.default_rng(0)
+    negative, positive = rng.normal(0, 1, 80).round(1), rng.normal(1, 1, 50).round(1)
+    truth = np.r_[np.zeros(80), np.ones(50)]
+    assert drift.auc(negative, positive) == pytest.approx(roc_auc_score(truth, np.r_[negative, positive]))
+    low, high = drift.auc_interval(negative, positive)
+    resampled = [drift.auc(rng.choice(negative, 80), rng.choice(positive, 50)) for _ in range(1000)]
+    np.testing.assert_allclose([low, high], np.percentile(resampled, [2.5, 97.5]), atol=0.015)
