@@ -44,9 +44,9 @@ def taught(common, tmp_path_factory):
         steps.append((batch["row"].tolist(), batch["captions"].clone(), rewards))
         step(engine, batch, rewards)
 
-    def prepared(critic, settings, labels, rows):
+    def prepared(critic, settings, labels, *given):
         rewarded.append(labels)
-        prepare(critic, settings, labels, rows)
+        prepare(critic, settings, labels, *given)
 
     with contextlib.closing(small_meteor(folder)) as meteor, pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
