@@ -27,7 +27,6 @@ REPOSITORY = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
 # the last epoch trains for rewards; 6 photos a step leave uneven and empty shares at an epoch's end
 COURSE = ["--fold=0", "train.batch_size=6", "train.epochs=3", "self_critical.from_epoch=2", "train.checkpoint_steps=1"]
-COURSE += ["loss.plcc=0.1", "loss.rank=0.1", "loss.srcc=0.1"]  # losses over the whole batch
 TABLES = ("oof.csv", "test.csv", "test_folds.csv", "blend.json")
 
 
