@@ -77,6 +77,7 @@ def write_tables(settings, table, found: dict, test_captions: dict, folder) -> l
     """Write what the run predicts; the names of the files."""
     import numpy as np
 
+    from src.blending.members import Described
     from src.blending.stacking import TEST
     from src.blending.tables import fold_table, folds_of_rows, prediction_tables
     from src.data.folds import load_folds
@@ -93,8 +94,11 @@ def write_tables(settings, table, found: dict, test_captions: dict, folder) -> l
     sentence = "no comment"
     if captions and unanswered:
         sentence = constant_sentence(captions, settings.metric.weights, shared_meteor()).sentence
-    handmade, codes = np.load(source / "handmade.npy"), photo_codes(settings, table)
-    tables = prediction_tables(settings, table, fold, handmade, codes, found, test_captions, sentence)
+    frozen = None
+    if settings.encoder.cache != "none" and settings.task != "caption":
+        frozen = np.load(pipeline.features(settings).folder / "pooled.npy")
+    described = Described(np.load(source / "handmade.npy"), photo_codes(settings, table), frozen)
+    tables = prediction_tables(settings, table, fold, described, found, test_captions, sentence)
     write_json(folder / "blend.json", tables[2])
     frames = {"oof.csv": tables[0], "test.csv": tables[1], "test_folds.csv": fold_table(table, fold, found)}
     for name, frame in frames.items():

@@ -6,10 +6,11 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 
 from src.blending import drift, machines
-from src.blending.members import mos_members
+from src.blending.members import Described, mos_members
 from src.blending.stacking import BLENDS, TEST, blend
 from src.data import codes
 from src.data.codebook import NEAREST, Codebook, _patches, learn
@@ -54,7 +55,7 @@ def test_support_vectors_see_what_codes_show(monkeypatch):
     labels = np.where(fold == TEST, np.nan, mos)
 
     def score(codes):
-        members, weights = mos_members(None, handmade, codes, labels, fold, [0, 1, 2])
+        members, weights = mos_members(None, Described(handmade, codes), labels, fold, [0, 1, 2])
         assert list(members) == ["ridge", "boosting", "vectors", "blend"] and sum(weights.values()) == pytest.approx(1)
         return [np.corrcoef(members["vectors"][part], mos[part])[0, 1] for part in (fold != TEST, fold == TEST)]
 
@@ -62,6 +63,20 @@ def test_support_vectors_see_what_codes_show(monkeypatch):
     assert min(seen) > 0.85 and max(blind) < 0.7
     monkeypatch.setattr(machines, "COMMITTEE", 130)
     assert min(score(patterns)) > 0.8
+
+
+def test_each_head_on_frozen_features_is_a_member():
+    rng = np.random.default_rng(0)
+    handmade, frozen = rng.normal(0, 1, (400, 10)), rng.normal(0, 1, (400, 12)).astype(np.float16)
+    mos = frozen[:, :2].sum(1) + 5.0
+    fold = np.r_[np.arange(360) % 3, np.full(40, TEST)]
+    labels = np.where(fold == TEST, np.nan, mos)
+    members, _ = mos_members(None, Described(handmade, frozen=frozen), labels, fold, [0, 1, 2])
+    score = {name: np.corrcoef(found[fold == TEST], mos[fold == TEST])[0, 1] for name, found in members.items()}
+    assert all((score[name] > 0.8) == (name.startswith("frozen") or name == "blend") for name in members)
+    learn = (fold == 1) | (fold == 2)
+    by_hand = Ridge(1e-3).fit(frozen[learn].astype(float), mos[learn]).predict(frozen[fold == 0].astype(float))
+    assert np.abs(by_hand - members["frozen_ridge"][fold == 0]).max() < 0.02
 
 
 def textured(seed: int) -> np.ndarray:

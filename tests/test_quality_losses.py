@@ -14,6 +14,7 @@ from src.training.batch_losses import batch_loss, plcc_loss, rank_loss, soft_ran
 from src.training.engine import Engine
 from src.training.fit import build_task
 from src.training.losses import distribution_loss
+from src.training.parallel import Ranks
 from tests.test_training import EXACT, ONE, PLAIN, prepared  # noqa: F401
 
 THIRDS = ["train.batch_size=12", "train.accumulate=3"]
@@ -147,3 +148,27 @@ def test_slopes_are_those_of_the_predictions(prepared):  # noqa: F811
     batch_loss(leaf, mos, 1.2, settings.loss).backward()
     torch.testing.assert_close(torch.cat([first.slope, second.slope]), leaf.grad)
     assert first.slope[5] == 0 and first.loss == second.loss
+
+
+def agree(rank: int, address: str, settings, predicted: torch.Tensor, mos: torch.Tensor, folder) -> None:
+    """One of two processes, in which each process has every second photo."""
+    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    part = predicted[rank::2], mos[rank::2]
+    (found,) = Agreement(settings, 1.2, Ranks(rank, 2, torch.device("cpu")))([part])
+    torch.save((found.loss, found.slope), folder / f"{rank}.pt")
+
+
+def test_two_processes_agree_with_one(prepared, tmp_path):  # noqa: F811
+    settings, _ = prepared("task=mos", *WEIGHTS)
+    predicted, mos = scores(17)
+    mos[5] = torch.nan
+    address = f"file://{tmp_path / 'meeting'}"
+    torch.multiprocessing.start_processes(
+        agree, (address, settings, predicted, mos, tmp_path), nprocs=2, start_method="forkserver"
+    )
+    leaf = predicted.clone().requires_grad_()
+    loss = batch_loss(leaf, mos, 1.2, settings.loss)
+    loss.backward()
+    for rank in (0, 1):
+        there = torch.load(tmp_path / f"{rank}.pt")
+        torch.testing.assert_close(there, (loss.detach(), leaf.grad[rank::2]))

@@ -12,7 +12,8 @@ from src.metrics.out_of_fold import constant_of_folds, run_report
 from src.metrics.pairing import read_references
 from src.settings import Settings
 
-MEMBERS = ("network", "ridge", "boosting", "vectors", "blend")
+_FIXED = ("network", "ridge", "boosting", "vectors")
+MEMBERS = (*_FIXED, *(f"frozen_{name}" for name in _FIXED[1:]), "blend")
 
 
 def predicted_mos(predictions: pd.DataFrame) -> dict[str, np.ndarray]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from src.blending.members import mos_members
+from src.blending.members import Described, mos_members
 from src.blending.stacking import TEST
 from src.data.table import for_training
 from src.settings import Settings
@@ -51,20 +51,18 @@ def prediction_tables(
     settings: Settings,
     table: pd.DataFrame,
     fold: np.ndarray,
-    handmade: np.ndarray,
-    codes: np.ndarray | None,
+    described: Described,
     found: Found,
     test_captions: dict[int, str | None],
     sentence: str,
 ) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, float]]:
     """Out-of-fold and test tables, and the weights of the blend.
 
-    handmade, codes: features of all photos, see `mos_members`. found: each fold's predictions by row. test_captions:
-    those of the test photos by row. sentence: the caption where there is none. A test photo that no network could read
-    gets the labels' mean and that sentence.
+    found: each fold's predictions by row. test_captions: those of the test photos by row. sentence: the caption where
+    there is none. A test photo that no network could read gets the labels' mean and that sentence.
     """
     mos = table["mos"].to_numpy(float)
-    members, weights = mos_members(_network_mos(found, fold), handmade, codes, mos, fold, list(found))
+    members, weights = mos_members(_network_mos(found, fold), described, mos, fold, list(found))
     readable = np.isin(np.arange(len(table)), [row for rows in found.values() for row in rows])
     unreadable = ~readable & (fold == TEST)
     for predicted in members.values():
