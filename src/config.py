@@ -278,6 +278,28 @@ def load_run(
     return _named(settings, chosen.config), chosen
 
 
+def load_given(
+    argv: Sequence[str] | None,
+    stage: str,
+    description: str = "",
+    options: AddOptions | None = None,
+) -> tuple[list[tuple[str, str, str]], argparse.Namespace]:
+    """As `load`, for a stage that has its settings from elsewhere: those given here, as (key, text, origin)."""
+    chosen, config, given, _ = _read(argv, stage, description, options)
+    return [*config, *given], chosen
+
+
+def moved(settings: Settings, given: list[tuple[str, str, str]]) -> Settings:
+    """The settings with those `given` that say where things lie and how the work is divided. Refuses all others."""
+    was = flatten(settings)
+    now = _typed(settings_parser(), [*((key, as_text(value), "") for key, value in was.items()), *given])
+    fixed = {*changing(settings), "run.name", "train.fold", *(key for key in was if key.startswith("tune."))}
+    for key, text, origin in given:
+        if key in fixed and flatten(now)[key] != was[key]:
+            refuse(f"{origin}: {key}={text}: the run was made with {as_text(was[key])}; leave it out")
+    return now
+
+
 def changed(settings: Settings, values: dict[str, Any], origin: str) -> Settings:
     """The settings with other values, which go through the same door. Refuses wrong or contradictory ones."""
     pairs = [(key, as_text(value), origin) for key, value in {**flatten(settings), **values}.items()]

@@ -147,8 +147,19 @@ def _git(*arguments: str) -> str | None:
     return answer.stdout.strip() if answer.returncode == 0 else None
 
 
+def _hardware() -> dict[str, Any]:
+    """What the last bits of a number depend on: the processor, the GPUs, the threads of numpy and scikit-learn."""
+    found = []
+    for path in [Path("/proc/cpuinfo"), *sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))]:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+        named = (line.partition(":")[2].strip() for line in lines if line.lower().startswith("model"))
+        found.append(next((name for name in named if not name.isdecimal()), platform.processor()))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"processor": found[0], "gpus": found[1:], "threads": os.environ.get("OMP_NUM_THREADS") or str(cores)}
+
+
 def provenance(versions_of: Callable[[str], str], packages: list[str]) -> dict:
-    """What a result was made with: git commit, Python, machine and package versions.
+    """What a result was made with: git commit, Python, machine, threads and package versions.
 
     versions_of: usually importlib.metadata.version.
     """
@@ -158,6 +169,7 @@ def provenance(versions_of: Callable[[str], str], packages: list[str]) -> dict:
         "uncommitted_changes": None if changes is None else bool(changes),
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
+        **_hardware(),
         "packages": {name: versions_of(name) for name in packages},
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }

@@ -55,7 +55,7 @@ def main(argv=None) -> None:
         with replacing(own) as temporary:
             write_submission(temporary, form, table["mos"].to_dict(), table["caption"].to_dict())
             check(temporary, form, str(own))
-        write_manifest(own.with_suffix(".manifest.json"), own, settings)
+        write_manifest(own.with_suffix(".manifest.json"), own, form, settings)
         write_bytes(SUBMISSIONS / "submission.csv", own.read_bytes())
         log_submission(SUBMISSIONS / "log.csv", own, settings)
         work.outputs += ["submission.csv", own.name, own.with_suffix(".manifest.json").name]

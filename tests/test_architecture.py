@@ -27,7 +27,7 @@ FLOORS = [
     {"decoding", "side_by_side"},
     {"training"},
     {"blending", "tuning"},
-    {"preprocess", "split", "tune", "train", "predict", "evaluate", "submit", "compare", "caption"},
+    {"preprocess", "split", "tune", "train", "predict", "evaluate", "submit", "compare", "caption", "rebuild"},
 ]
 HEAVY = {"torch", "torchvision", "timm", "pandas", "numpy", "scipy", "sklearn", "albumentations", "cv2", "matplotlib"}
 FILES = sorted(SOURCE.rglob("*.py"))

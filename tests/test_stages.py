@@ -170,10 +170,11 @@ def test_manifest_names_all_that_the_file_was_made_from(finished):
     manifest = json.loads((finished / "submissions" / "demo.manifest.json").read_text())
     score = json.loads((finished / "runs" / "demo" / "score.json").read_text())
     assert manifest["local_score"]["quality"] == score["oof"]["quality"]["score"]
-    assert manifest["settings"]["view"]["size"] == 32
-    assert manifest["checkpoints"].keys() == {"fold-0", "fold-1"}
-    for part in ("data", "folds", "vocabulary", "predictions"):
-        assert all(len(sha) == 64 for sha in manifest[part].values())
+    run = manifest["runs"]["demo"]
+    assert run["settings"]["view.size"] == 32
+    assert run["checkpoints"].keys() == {"fold-0", "fold-1"}
+    for part in ("photos", "folds", "vocabulary", "predictions"):
+        assert all(len(sha) == 64 for sha in run[part].values())
     assert manifest["made_with"]["packages"]["torch"]
 
 

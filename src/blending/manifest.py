@@ -1,18 +1,44 @@
 """What is needed to rebuild a submission, and the log of all submissions."""
 
 import csv
-import dataclasses
 import io
+import re
 import time
 from importlib.metadata import distributions
 from pathlib import Path
+from typing import Any
 
 from src import pipeline
 from src.artefacts import Artefact, code_digest
-from src.files import file_digest, provenance, read_json, write_json, write_text
+from src.config import changed, flatten
+from src.data.submission import Form
+from src.errors import InputError
+from src.files import digest_of, file_digest, provenance, read_json, write_json, write_text
+from src.json_files import load_json
 from src.settings import Settings
 
 LOG = ("time", "run", "sha256", "local_quality", "local_caption", "leaderboard")
+VERSION = 1
+"""Of the manifest's form."""
+SHARED = (pipeline.photos, pipeline.vocabulary, pipeline.folds)
+"""What a run has from the data, by name in the manifest."""
+_SHA = re.compile("[0-9a-f]{64}")
+_HASHES = {...: _SHA}
+_MADE_WITH = {"packages": dict}
+_RUN = {
+    "settings": dict,
+    **{made.__name__: _HASHES for made in SHARED},
+    "learned_from": {...: _HASHES},
+    "trained_with": {...: _MADE_WITH},
+    "checkpoints": {...: _HASHES},
+    "predictions": _HASHES,
+}
+_MANIFEST = {
+    "submission": {"file": str, "sha256": _SHA, "form": _SHA},
+    "runs": {...: _RUN},
+    "made_with": _MADE_WITH,
+    "code": _HASHES,
+}
 
 
 def _scores(settings: Settings) -> tuple[float | None, float | None]:
@@ -20,29 +46,100 @@ def _scores(settings: Settings) -> tuple[float | None, float | None]:
     return tuple(local[block]["score"] if local[block] else None for block in ("quality", "caption"))
 
 
-def write_manifest(path: Path, submitted: Path, settings: Settings) -> None:
-    """Write settings, versions, and the hashes of data, folds, checkpoints and the submission."""
-    installed = sorted({d.name: d.version for d in distributions()}.items(), key=lambda item: item[0].lower())
+def hashes(artefact: Artefact) -> dict[str, str]:
+    """The content hash of each file that an artefact holds."""
+    return {name: output["sha256"] for name, output in artefact.record()["outputs"].items()}
+
+
+def form_digest(form: Form) -> str:
+    """Hash of a submission's columns and photos, in their order."""
+    return digest_of([form.columns, form.names])
+
+
+def _run(settings: Settings) -> dict:
+    """What one run was made from, and what it made."""
+    trained = {f"fold-{k}": pipeline.fold(settings, k) for k in pipeline.folds_of(settings)}
+    return {
+        "settings": flatten(settings),
+        **{made.__name__: hashes(made(settings)) for made in SHARED},
+        "learned_from": {name: fold.inputs for name, fold in trained.items()},
+        "trained_with": {name: read_json(fold.folder / "provenance.json") for name, fold in trained.items()},
+        "checkpoints": {name: hashes(fold) for name, fold in trained.items()},
+        "predictions": hashes(pipeline.predictions(settings)),
+    }
+
+
+def write_manifest(path: Path, submitted: Path, form: Form, settings: Settings) -> None:
+    """Write settings, versions, machine, and the hashes of data, folds, checkpoints and the submission."""
+    installed = installed_packages()
     quality, caption = _scores(settings)
-
-    def hashes(artefact: Artefact) -> dict[str, str]:
-        return {name: output["sha256"] for name, output in artefact.record()["outputs"].items()}
-
     write_json(
         path,
         {
-            "submission": {"file": submitted.name, "sha256": file_digest(submitted)},
+            "version": VERSION,
+            "rebuild": f"python -m src.rebuild {path}",
+            "submission": {"file": submitted.name, "sha256": file_digest(submitted), "form": form_digest(form)},
             "local_score": {"quality": quality, "caption": caption},
-            "settings": dataclasses.asdict(settings),
-            "made_with": provenance(dict(installed).get, [name for name, _ in installed]),
+            "runs": {settings.run.name: _run(settings)},
+            "made_with": provenance(installed.get, list(installed)),
             "code": {stage: code_digest(stage) for stage in pipeline.STAGES},
-            "data": hashes(pipeline.photos(settings)),
-            "vocabulary": hashes(pipeline.vocabulary(settings)),
-            "folds": hashes(pipeline.folds(settings)),
-            "checkpoints": {f"fold-{k}": hashes(pipeline.fold(settings, k)) for k in pipeline.folds_of(settings)},
-            "predictions": hashes(pipeline.predictions(settings)),
         },
     )
+
+
+def installed_packages() -> dict[str, str]:
+    """The version of every package that is installed, by name."""
+    return dict(sorted({d.name: d.version for d in distributions()}.items(), key=lambda item: item[0].lower()))
+
+
+def read_manifest(path: Path) -> dict:
+    """A manifest as `write_manifest` writes it. Raises InputError for another file, another version, a damaged one."""
+    manifest = load_json(path)
+    if not isinstance(manifest, dict) or not {"submission", "made_with", "code"} <= manifest.keys():
+        raise InputError(f"{path} is not the manifest of a submission; submit writes submissions/NAME.manifest.json")
+    if (version := manifest.get("version")) != VERSION:
+        raise InputError(
+            f"{path} is a manifest of version {version}, this program reads version {VERSION}; use the program that "
+            "wrote it (made_with names its git commit), or write it anew: python -m src.submit --fresh run.name=NAME"
+        )
+    wrong = _misfit(manifest, _MANIFEST, "")
+    name = "" if wrong else manifest["submission"]["file"].removesuffix(".csv")
+    if wrong or name not in manifest["runs"]:
+        raise InputError(f"{path}: {wrong or 'submission.file'} is not as it was written; get the file again")
+    return manifest
+
+
+def _misfit(value: Any, form: Any, where: str) -> str:
+    """The first place at which a value has not the given form, or "".
+
+    A form is a type, a pattern of text, or a mapping of keys to forms, where ... stands for any plain name.
+    """
+    if isinstance(form, re.Pattern):
+        return "" if isinstance(value, str) and form.fullmatch(value) else where
+    if isinstance(form, type):
+        return "" if isinstance(value, form) else where
+    any_name = ... in form
+    if not isinstance(value, dict) or not (any_name or value.keys() >= form.keys()):
+        return where or "its content"
+    for key in value if any_name else form:
+        inner = f"{where}.{key}".removeprefix(".")
+        if any_name and (key in ("", ".", "..") or set(key) & set("/\\\0")):
+            return inner
+        if found := _misfit(value[key], form[... if any_name else key], inner):
+            return found
+    return ""
+
+
+def settings_of(manifest: dict, path: Path) -> dict[str, Settings]:
+    """The settings of each run, as they were after tuning. Refuses unknown, wrong or contradictory ones."""
+    found = {}
+    for name, run in manifest["runs"].items():
+        settings = changed(Settings(), run["settings"], f"{path}, {name}")
+        folds = {f"fold-{k}" for k in pipeline.folds_of(settings)}
+        if settings.run.name != name or settings.tune.trials != 0 or run["checkpoints"].keys() != folds:
+            raise InputError(f"{path}: the settings of {name} are not those of its folds; get the file again")
+        found[name] = settings
+    return found
 
 
 def log_submission(path: Path, submitted: Path, settings: Settings) -> None:

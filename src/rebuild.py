@@ -1,0 +1,89 @@
+"""Rebuild a submission byte for byte from its manifest: python -m src.rebuild submissions/NAME.manifest.json.
+
+--from weights predicts anew with the checkpoints in runs/NAME/fold-K/; --from training decodes the photos and trains
+all folds anew as well. What is not as it was (versions, machine, threads, code) is told first; other data end it. Works
+in runs/NAME.from-weights/ or runs/NAME.from-training/, where the rebuilt NAME.csv lies in the end, and changes no file
+of the run; submissions/NAME.csv is written where it is missing. Exit code 1 where the rebuilt file is another. Of the
+settings only those that change no result are taken, such as data.root and run.root.
+"""
+
+import argparse
+from pathlib import Path
+
+from src.config import load_given, moved
+from src.errors import InputError, guarded
+from src.files import file_digest, lock, write_bytes
+from src.pipeline import SUBMISSIONS, data_root, predictions, require, run_folder
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("manifest", metavar="MANIFEST", nargs="?", help="the manifest that submit wrote")
+    parser.add_argument(
+        "--from", dest="start", choices=("weights", "training"), default="weights", help="not given: weights"
+    )
+
+
+def write(path: Path, settings) -> None:
+    """Write the submission of a run that has predicted."""
+    import pandas as pd
+
+    from src.data.submission import read_form, write_submission
+
+    table = pd.read_csv(predictions(settings).folder / "test.csv", dtype={"photo_id": str}, keep_default_na=False)
+    table = table.set_index("photo_id")
+    form = read_form(data_root(settings), settings.data.format)
+    write_submission(path, form, table["mos"].to_dict(), table["caption"].to_dict())
+
+
+def compare(rebuilt: Path, sha: str) -> None:
+    """Say that the rebuilt file is the submission, and put it in its place. Raises InputError where it is another."""
+    from src.blending.rebuilding import how_far
+
+    place = SUBMISSIONS / rebuilt.name
+    there = file_digest(place) if place.is_file() else None
+    if file_digest(rebuilt) != sha:
+        distance = how_far(place, rebuilt) if there == sha else f"{place} is not there to compare"
+        raise InputError(f"{rebuilt} is not the submission of the manifest: {distance}")
+    print(f"rebuild: {rebuilt} is the submission of the manifest, byte for byte (SHA-256 {sha})", flush=True)
+    if there is None:
+        write_bytes(place, rebuilt.read_bytes())
+    what = "written" if there is None else "the same" if there == sha else "another file, left as it is"
+    print(f"rebuild: {place}: {what}", flush=True)
+
+
+def main(argv=None) -> None:
+    given, chosen = load_given(argv, "rebuild", __doc__, add_options)
+    if not chosen.manifest:
+        raise InputError("no manifest is named: python -m src.rebuild submissions/NAME.manifest.json")
+    from src.blending import rebuilding
+    from src.blending.manifest import read_manifest, settings_of
+
+    manifest = read_manifest(Path(chosen.manifest))
+    runs = {name: moved(own, given) for name, own in settings_of(manifest, Path(chosen.manifest)).items()}
+    submitted = manifest["submission"]
+    name = Path(submitted["file"]).stem
+    root = Path(runs[name].run.root) / f"{name}.from-{chosen.start}"
+    if chosen.start == "weights":
+        for run, settings in runs.items():
+            rebuilding.check_checkpoints(run_folder(settings), manifest["runs"][run]["checkpoints"])
+    for line in rebuilding.differences(manifest, chosen.start):
+        print(f"rebuild: {line}; the bytes may differ", flush=True)
+    with lock(root, "rebuild", wait=False):
+        rebuilding.begin(root, manifest, chosen.fresh)
+        for run, old in runs.items():
+            recorded = manifest["runs"][run]
+            settings = rebuilding.settle(old, root, chosen.start, set(runs))
+            require(settings, "train")
+            rebuilding.check_data(settings, recorded, submitted["form"])
+            if chosen.start == "weights":
+                rebuilding.place_checkpoints(settings, recorded["checkpoints"], run_folder(old))
+            else:
+                rebuilding.check_sources(settings, recorded)
+            require(settings, "evaluate")
+            if run == name:
+                write(root / submitted["file"], settings)
+        compare(root / submitted["file"], submitted["sha256"])
+
+
+if __name__ == "__main__":
+    guarded(main)
