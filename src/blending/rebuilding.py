@@ -34,11 +34,9 @@ def differences(manifest: dict, start: str) -> Iterator[str]:
         was = {str(before[key]): None for before in befores if before.get(key, now[key]) != now[key]}
         if was:
             yield f"{key} was {', '.join(was)}, is {now[key]}"
-    versions = {name: was for before in befores for name, was in before["packages"].items()}
-    other = [
-        f"{name} {installed.get(name)} (was {was})" for name, was in versions.items() if installed.get(name) != was
-    ]
-    if other:
+    versions = [pair for before in befores for pair in before["packages"].items()]
+    changed = [f"{name} {installed.get(name)} (was {was})" for name, was in versions if installed.get(name) != was]
+    if other := list(dict.fromkeys(changed)):
         more = f" and {len(other) - _SHOWN} more" if len(other) > _SHOWN else ""
         yield f"packages differ: {', '.join(other[:_SHOWN])}{more}"
     used = [stage for stage in pipeline.STAGES if stage not in _UNUSED[start]]
