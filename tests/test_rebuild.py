@@ -47,21 +47,22 @@ def quick(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def submitted(competition, tmp_path_factory, quick):
-    """A folder in which a fold, started from another run, was trained and submitted."""
+    """A folder in which a fold, started from another run and taught by it, was trained and submitted."""
     folder = tmp_path_factory.mktemp("submitted")
-    arguments = [f"data.root={competition}", *TINY, "split.holdout=0.4", "train.epochs=1"]
+    shutil.copytree(competition, folder / "photos")
+    arguments = ["data.root=photos", *TINY, "split.holdout=0.4", "train.epochs=1"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         import_module("src.train").main([*arguments, "run.name=base"])
-        import_module("src.submit").main([*arguments, "train.start_from=base"])
+        import_module("src.submit").main([*arguments, "train.start_from=base", "decoder.distill_from=base"])
     return folder
 
 
 @pytest.fixture
-def elsewhere(submitted, competition, tmp_path, monkeypatch):
-    """A copy of that folder at another path, without the submission, and of its data at a third."""
+def elsewhere(submitted, tmp_path, monkeypatch):
+    """A copy of that folder at another path, without the submission, and with its data at a third."""
     place = shutil.copytree(submitted, tmp_path / "elsewhere")
-    shutil.copytree(competition, tmp_path / "photos")
+    shutil.move(place / "photos", tmp_path / "photos")
     (place / "submissions" / "demo.csv").unlink()
     monkeypatch.chdir(place)
     return place
@@ -108,7 +109,7 @@ def test_from_training_the_file_is_the_same(submitted, elsewhere, capsys):
 
     marker = elsewhere / "runs" / "base" / "fold-0" / "done.json"
     marker.write_text(marker.read_text() + "\n")
-    with pytest.raises(InputError, match="fold 0 of demo learned from another train.start_from"):
+    with pytest.raises(InputError, match="fold 0 of demo learned from another train.start_from, decoder.distill_from"):
         rebuild.main([MANIFEST, "--from", "training", "data.root=../photos"])
 
 

@@ -66,12 +66,16 @@ def _write(settings: Settings, fold: int, folder: Path, alone: Ranks) -> list[st
 
 
 def _teacher(settings: Settings, fold: int) -> Settings:
-    """The settings that the teacher was trained with. Its photos are prepared again where runs/cache lost them.
+    """The settings that the teacher was trained with, after tuning, and where the data lie now.
+
+    Its photos are prepared again where runs/cache lost them.
 
     Raises InputError for a teacher without captions, and where its photos are no longer what it was trained on.
     """
     name, root = settings.decoder.distill_from, settings.run.root
-    teacher, _ = load_run([f"run.name={name}", f"run.root={root}", f"train.fold={fold}"], "train")
+    given = [f"run.name={name}", f"run.root={root}", f"train.fold={fold}", "tune.trials=0"]
+    given += [f"data.root={settings.data.root}"] * (settings.data.root is not None)
+    teacher, _ = load_run(given, "train")
     if teacher.task == "mos":
         raise InputError(f"decoder.distill_from={name} has learned no captions (task=mos); name another run")
     pipeline.require(teacher, "train")
