@@ -47,8 +47,9 @@ def _scores(settings: Settings) -> tuple[float | None, float | None]:
 
 
 def hashes(artefact: Artefact) -> dict[str, str]:
-    """The content hash of each file that an artefact holds."""
-    return {name: output["sha256"] for name, output in artefact.record()["outputs"].items()}
+    """The content hash of each file that an artefact holds; none where it was not made."""
+    record = artefact.record() or {"outputs": {}}
+    return {name: output["sha256"] for name, output in record["outputs"].items()}
 
 
 def form_digest(form: Form) -> str:

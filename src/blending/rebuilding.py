@@ -10,6 +10,7 @@ from src import pipeline
 from src.artefacts import Making, code_digest
 from src.blending.manifest import SHARED, form_digest, hashes, installed_packages
 from src.comma_separated import read_rows
+from src.config import save
 from src.data.submission import read_form
 from src.errors import InputError
 from src.files import digest_of, file_digest, provenance, read_json, write_json
@@ -137,6 +138,7 @@ def place_checkpoints(settings: Settings, checkpoints: dict[str, dict[str, str]]
         names = checkpoints[fold.folder.name]
         for name in names:
             _link(fold.folder / name, old / fold.folder.name / name)
+        save(settings, fold.folder / "settings.yaml")
         Making(fold.folder, list(names)).finish(fold)
 
 
