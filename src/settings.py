@@ -4,7 +4,7 @@ The defaults are those of the embedded demo competition. A field made with `asid
 runs of the same folder without changing a number in it (where files lie, how many loader processes).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from src.network_settings import ONE_SHOT, ONE_SHOT_WORDS, Decoder, Decoding, Encoder, Quality
@@ -74,6 +74,8 @@ class Predict:
 
     flips: bool = True
     """Average the score over the photo and its mirror image."""
+    scales: list[float] = field(default_factory=lambda: [1.0])
+    """Average the score over the photo at each of these sizes, 0.5 to 2 times that of the view."""
     mos: Literal["blend", "network", "ridge", "boosting", "vectors"] = "blend"
     """Member whose MOS is submitted: non-negative blend of all, or one alone. Every member's score is printed."""
 
@@ -187,6 +189,7 @@ class Settings:
         if self.view.crops > 1 and self.view.fit != "native":
             raise ValueError(f"view.crops={self.view.crops} needs view.fit=native")
         self._check_encoder()
+        self._check_scales()
         self._check_self_critical()
         self._check_one_shot()
         self._check_tune()
@@ -220,6 +223,15 @@ class Settings:
                 f"encoder.cache={encoder.cache} keeps features of the photos as they are; give augment.flip=0 "
                 "augment.crop=0 augment.photometric=0"
             )
+
+    def _check_scales(self) -> None:
+        scales = self.predict.scales
+        if not scales or len(set(scales)) < len(scales) or not all(0.5 <= scale <= 2 for scale in scales):
+            raise ValueError(f"predict.scales={scales}: expected a list of different numbers from 0.5 to 2")
+        if scales != [1.0] and self.encoder.cache != "none":
+            raise ValueError(f"predict.scales={scales}: encoder.cache={self.encoder.cache} keeps features of one size")
+        if scales != [1.0] and self.encoder.name.startswith("fasterrcnn_"):
+            raise ValueError(f"predict.scales={scales}: encoder.name={self.encoder.name} detects at one size")
 
     def _check_tune(self) -> None:
         tune = self.tune

@@ -47,6 +47,7 @@ class Encoder(Extractor):
         self._tokens_skipped = getattr(backbone, "num_prefix_tokens", 0)
         self._channels_at_end = getattr(backbone, "output_fmt", "NCHW") == "NHWC"
         self._head_pools = False
+        self.one_size = bool((getattr(backbone, "pretrained_cfg", None) or {}).get("fixed_input_size"))
         self._probe(channels, size)
         self.backbone.to(memory_format=self.memory_format)
         self.may_freeze(self.backbone, frozen)

@@ -13,7 +13,7 @@ class Extractor(nn.Module, ABC):
 
     `width` is D of the features, `layout` the (height, width) of their grid. `frozen`: it does not learn. `removed`:
     the parts of the published network that features do not depend on and that were left out. `notice`: a sentence
-    that whoever trains it should read, or "".
+    that whoever trains it should read, or "". `one_size`: it sees photos of the size it was built for only.
     """
 
     width: int
@@ -21,6 +21,7 @@ class Extractor(nn.Module, ABC):
     frozen: bool
     removed: set[str]
     notice: str = ""
+    one_size: bool = False
 
     def __init__(self, channels: int, mean: tuple[float, ...], std: tuple[float, ...], channels_last: bool):
         super().__init__()

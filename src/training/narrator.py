@@ -70,7 +70,7 @@ class Narrator:
         if settings.task != "caption":
             flips = settings.predict.flips and settings.encoder.cache == "none"
             opened = [open_network(folder / f"fold-{number}" / "best-mos.pt", settings)[0] for number in folds]
-            self.scorers = [Scorer(network, flips).to(self.device) for network in opened]
+            self.scorers = [Scorer(network, flips, settings.predict.scales).to(self.device) for network in opened]
         if settings.task != "mos":
             best = best_fold(folder, folds)
             folds = [best] if settings.decoding.ensemble == "none" else folds

@@ -49,17 +49,33 @@ def open_network(path: Path, settings: Settings) -> tuple[Captioner, dict]:
 
 
 class Scorer(torch.nn.Module):
-    """Predicted MOS of a batch, the mirror image counted in where asked."""
+    """Predicted MOS of a batch: the mean over all scales, the mirror image counted in where asked.
 
-    def __init__(self, network: Captioner, flips: bool):
+    Raises InputError for scales besides 1 where the encoder sees photos of one size only.
+    """
+
+    def __init__(self, network: Captioner, flips: bool, scales: list[float]):
         super().__init__()
-        self.network, self.flips = network, flips
+        if scales != [1.0] and network.encoder.one_size:
+            raise InputError(f"predict.scales={scales}: this encoder sees photos of one size only; leave it out")
+        self.network, self.flips, self.scales = network, flips, scales
 
     def forward(self, images: torch.Tensor | dict[str, torch.Tensor]) -> torch.Tensor:
+        seen = [self._seen(images if scale == 1 else resized(images, scale)) for scale in self.scales]
+        return seen[0] if len(seen) == 1 else torch.stack(seen).mean(0)
+
+    def _seen(self, images: torch.Tensor | dict[str, torch.Tensor]) -> torch.Tensor:
         mos = self.network.mos(self.network.features(images)).float()
         if self.flips:
             mos = (mos + self.network.mos(self.network.features(images.flip(2))).float()) / 2
         return mos
+
+
+def resized(images: torch.Tensor, scale: float) -> torch.Tensor:
+    """Photos [B, H, W, C] at another size, float on the scale 0 to 255; what is made smaller is smoothed first."""
+    size = [round(side * scale) for side in images.shape[1:3]]
+    planes = torch.nn.functional.interpolate(images.permute(0, 3, 1, 2).float(), size, mode="bilinear", antialias=True)
+    return planes.permute(0, 2, 3, 1)
 
 
 class Writer(torch.nn.Module):
@@ -131,7 +147,7 @@ def predict_fold(
     if settings.task != "caption":
         network, _ = open_network(folder / "best-mos.pt", settings)
         flips = settings.predict.flips and labels.features is None  # cached features are of the photos as they are
-        scorer = replicate(Scorer(network, flips).to(ranks.device), settings, ranks)
+        scorer = replicate(Scorer(network, flips, settings.predict.scales).to(ranks.device), settings, ranks)
         read = lambda batch: scorer(batch["images"]).tolist()  # noqa: E731
         pieces = [
             infer(read, labels, rows, settings, ranks, f"{label} MOS", crop=crop) for crop in range(settings.view.crops)
