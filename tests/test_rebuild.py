@@ -166,8 +166,13 @@ def test_what_is_not_as_it_was_is_told(submitted):
         (lambda m: m["runs"]["demo"]["checkpoints"].update({"../x": {}}), r"runs.demo.checkpoints.\.\./x is not as"),
         (lambda m: m["submission"].update(file="other.csv"), "submission.file is not as it was written"),
         (lambda m: m["runs"]["demo"]["settings"].update({"run.name": "x"}), "settings of demo are not those"),
+        (
+            lambda m: m["runs"]["demo"]["settings"].update({"train.start_from": "../x"}),
+            "settings of demo are not those",
+        ),
+        (lambda m: m["runs"]["demo"]["learned_from"].clear(), "settings of demo are not those"),
     ],
-    ids=["another file", "version", "hash", "path", "name", "settings"],
+    ids=["another file", "version", "hash", "path", "name", "run", "start", "folds"],
 )
 def test_a_damaged_manifest_is_one_line(change, words, elsewhere):
     changed(elsewhere, change)

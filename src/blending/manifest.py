@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+import shlex
 import time
 from importlib.metadata import distributions
 from pathlib import Path
@@ -78,7 +79,7 @@ def write_manifest(path: Path, submitted: Path, form: Form, settings: Settings) 
         path,
         {
             "version": VERSION,
-            "rebuild": f"python -m src.rebuild {path}",
+            "rebuild": shlex.join(["python", "-m", "src.rebuild", str(path)]),
             "submission": {"file": submitted.name, "sha256": file_digest(submitted), "form": form_digest(form)},
             "local_score": {"quality": quality, "caption": caption},
             "runs": {settings.run.name: _run(settings)},
@@ -104,9 +105,10 @@ def read_manifest(path: Path) -> dict:
             "wrote it (made_with names its git commit), or write it anew: python -m src.submit --fresh run.name=NAME"
         )
     wrong = _misfit(manifest, _MANIFEST, "")
-    name = "" if wrong else manifest["submission"]["file"].removesuffix(".csv")
-    if wrong or name not in manifest["runs"]:
-        raise InputError(f"{path}: {wrong or 'submission.file'} is not as it was written; get the file again")
+    if not wrong and manifest["submission"]["file"] not in {f"{name}.csv" for name in manifest["runs"]}:
+        wrong = "submission.file"
+    if wrong:
+        raise InputError(f"{path}: {wrong} is not as it was written; get the file again")
     return manifest
 
 
@@ -124,11 +126,16 @@ def _misfit(value: Any, form: Any, where: str) -> str:
         return where or "its content"
     for key in value if any_name else form:
         inner = f"{where}.{key}".removeprefix(".")
-        if any_name and (key in ("", ".", "..") or set(key) & set("/\\\0")):
+        if any_name and not _plain(key):
             return inner
         if found := _misfit(value[key], form[... if any_name else key], inner):
             return found
     return ""
+
+
+def _plain(name: str) -> bool:
+    """Whether it names a file or folder in a given one, and none elsewhere."""
+    return bool(name.strip(".")) and not set(name) & set("/\\\0")
 
 
 def settings_of(manifest: dict, path: Path) -> dict[str, Settings]:
@@ -137,7 +144,9 @@ def settings_of(manifest: dict, path: Path) -> dict[str, Settings]:
     for name, run in manifest["runs"].items():
         settings = changed(Settings(), run["settings"], f"{path}, {name}")
         folds = {f"fold-{k}" for k in pipeline.folds_of(settings)}
-        if settings.run.name != name or settings.tune.trials != 0 or run["checkpoints"].keys() != folds:
+        fits = run["checkpoints"].keys() == run["learned_from"].keys() == folds
+        others = {settings.train.start_from, settings.decoder.distill_from} - {None}
+        if settings.run.name != name or settings.tune.trials != 0 or not fits or not all(map(_plain, others)):
             raise InputError(f"{path}: the settings of {name} are not those of its folds; get the file again")
         found[name] = settings
     return found

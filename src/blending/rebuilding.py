@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from src.comma_separated import read_rows
 from src.config import save
 from src.data.submission import read_form
 from src.errors import InputError
-from src.files import digest_of, file_digest, provenance, read_json, write_json
+from src.files import digest_of, file_digest, fresh_folder, provenance, read_json, write_json
 from src.settings import Settings
 
 _SHOWN = 5
@@ -64,9 +63,9 @@ def begin(root: Path, manifest: dict, fresh: bool) -> None:
     begun, now = root / "rebuild.json", {"begun_with": digest_of([manifest, code, installed_packages()])}
     if root.exists() and not begun.is_file():
         raise InputError(f"{root} is not the folder of a rebuild; move it away, or choose another with run.root=FOLDER")
-    if root.exists() and (fresh or read_json(begun) != now):
-        shutil.rmtree(root)
-    write_json(begun, now)
+    if fresh or not root.exists() or read_json(begun) != now:
+        with fresh_folder(root) as folder:
+            write_json(folder / begun.name, now)
 
 
 def _link(path: Path, target: Path) -> None:
