@@ -72,7 +72,7 @@ def test_its_own_network_sees_a_photo(path):
         assert seen.grid.shape[1] == cells[path.stem]
 
 
-# one of those that differ in encoder, size and recurrent cell alone is enough, the one in one channel, and one in parallel
+# of those that differ in encoder, size and cell alone one is enough, the one in one channel, and one in parallel
 ALIKE = {"demo", "resnet_lstm_224", "mobilenet_gru_128", "mobilenet_gru_224", "googlenet_gru_128"}
 ALIKE |= {"googlenet_gru_128_parallel"}
 
