@@ -205,7 +205,7 @@ def test_each_shown_alignment_says_its_caption(upsample):
     tokens[4, 4:6] = 6
     tokens[5] = PAD
     tokens[6, :40] = torch.arange(40) % 8 + 4
-    shares = set()
+    beginnings = set()
     for _ in range(30):
         canvas, hidden = decoder.lay_out(tokens, uniforms(decoder, tokens))
         assert torch.equal(
@@ -214,8 +214,9 @@ def test_each_shown_alignment_says_its_caption(upsample):
         places = (canvas != PAD).sum(1)
         assert places[5] == 0 and (hidden.sum(1) >= (places > 0).long()).all() and not hidden[canvas == PAD].any()
         assert hidden[canvas == decoder.blank].all()
-        shares.add(int(places[6]))
-    assert min(shares) < 35 * upsample and max(shares) > 45 * upsample, "the canvas is never too short or too long"
+        assert places[:5].tolist() == [upsample * words for words in (1, 2, 7, 12, 12)]
+        beginnings.add(int((canvas[2] != decoder.blank).nonzero()[0, 0]))
+    assert beginnings == set(range(upsample)), "the words always begin at one place"
 
 
 def test_a_uniform_number_of_words_is_hidden_at_random_places():

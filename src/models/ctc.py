@@ -20,15 +20,14 @@ from src.settings import Decoder as DecoderSettings
 NEVER = -1e30
 """A logarithm of nothing that can still be subtracted from itself."""
 _LEAST = -1e4  # the least log-probability of a symbol at a place
-_OFF = 0.25  # by what share of its length training's canvas is too short or too long at most
 
 
 class CTCMaskPredict(MaskPredict):
     """A canvas has `decoder.upsample` places for each word that the photo is taken to need.
 
     Symbols are the words, <unk> and the blank; PAD, START and END have no probability. In training the caption's own
-    length is taken, off by up to a quarter, as a predicted one is off: so each caption has room for its words and for
-    the blanks between equal neighbours, and each shown alignment can be completed, whatever is hidden.
+    length is taken: so each caption has room for its words and for the blanks between equal neighbours, and each shown
+    alignment can be completed, whatever is hidden.
     """
 
     uniforms_per_token = 2
@@ -47,23 +46,19 @@ class CTCMaskPredict(MaskPredict):
     def lay_out(self, captions: torch.Tensor, uniforms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """An alignment of the caption, a uniform number of its words hidden, at least one, and all its blanks.
 
-        Word l of L stands at place (l + u) S / L of S, rounded down, with one u in [0, 1) for the caption. A caption
-        with equal neighbours has at least two places a word, so that there is a blank between any two words.
+        Word l stands at place (l + u) `upsample`, rounded down, with one u in [0, 1) for the caption; so there is a
+        blank between any two words.
         """
         words = word_counts(captions)
-        taken = (words * (1 - _OFF + 2 * _OFF * uniforms[:, 0])).round().long().clamp(min=1)
-        doubled = ((captions[:, 1:] == captions[:, :-1]) & (captions[:, 1:] != PAD)).any(1)
-        places = torch.maximum(self.places(taken), torch.where(doubled, 2 * words, words))
-        places = places.masked_fill(words == 0, 0)
+        places = self.places(words)
         width = max(int(places.max()), 1) if len(places) else 1
         canvas = torch.where(torch.arange(width, device=places.device) < places.unsqueeze(1), self.blank, PAD)
         number = torch.arange(captions.shape[1], device=places.device)
-        share = places.double() / words.clamp(min=1)
-        place = ((number + uniforms[:, 1:2].double()) * share.unsqueeze(1)).long().clamp(max=width - 1)
+        place = ((number + uniforms[:, :1].double()) * self.upsample).long().clamp(max=width - 1)
         spoken = number < words.unsqueeze(1)
         row = torch.arange(len(captions), device=places.device).unsqueeze(1).expand_as(place)
         canvas[row[spoken], place[spoken]] = captions[spoken]
-        hidden = hide(words, number.numel(), uniforms[:, 2:])
+        hidden = hide(words, number.numel(), uniforms[:, 1:])
         unsaid = canvas == self.blank
         unsaid[row[hidden], place[hidden]] = True
         return canvas, unsaid
