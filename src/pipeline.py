@@ -17,10 +17,11 @@ from src.config import as_arguments, changed, changing, flatten
 from src.config_files import read_yaml
 from src.errors import InputError, Stopped
 from src.files import digest_of, file_digest, read_json
+from src.joined_runs import joined
 from src.settings import Settings
 from src.tuning_settings import DEMO_SPACE, Tune
 
-STAGES = ("preprocess", "split", "tune", "train", "predict", "evaluate", "submit")
+STAGES = ("preprocess", "split", "tune", "train", "predict", "ensemble", "evaluate", "submit")
 SUBMISSIONS = Path("submissions")
 DATA = Path("data")
 DEMO = DATA / "demo"
@@ -41,8 +42,15 @@ def run_folder(settings: Settings) -> Path:
     return Path(settings.run.root) / settings.run.name
 
 
+def has_networks(settings: Settings) -> bool:
+    """Whether the run trains networks of its own, and does not only join other runs."""
+    return settings.ensemble.runs is None or settings.run.name in settings.ensemble.runs
+
+
 def folds_of(settings: Settings) -> list[int]:
-    """The folds that are trained and predicted: the one asked for, or all."""
+    """The folds that are trained and predicted: the one asked for, or all; none where the run only joins others."""
+    if not has_networks(settings):
+        return []
     if settings.train.fold is not None:
         return [settings.train.fold]
     return [0] if settings.split.holdout or settings.split.official else list(range(settings.split.folds))
@@ -121,7 +129,7 @@ def fold(settings: Settings, number: int) -> Artefact:
 
 def _learned(settings: Settings) -> dict[str, Any]:
     """The settings that training depends on."""
-    free = ("predict", "decoding", "metric.bootstrap", "metric.spice")
+    free = ("predict", "decoding", "ensemble", "metric.bootstrap", "metric.spice")
     return {k: v for k, v in changing(settings).items() if not k.startswith(free)}
 
 
@@ -153,7 +161,7 @@ def search_plan(settings: Settings) -> Tune:
     space = search_space(settings)
     return dataclasses.replace(
         tune,
-        trials=tune.trials if not own else DEMO_TRIALS if on_demo and space else 0,
+        trials=tune.trials if not own else DEMO_TRIALS if on_demo and space and has_networks(settings) else 0,
         space=space,
         objective=tune.objective or ("mean" if settings.task == "both" else settings.task),
         epochs=tune.epochs or (min(DEMO_EPOCHS, settings.train.epochs) if own else settings.train.epochs),
@@ -210,10 +218,41 @@ def predictions(settings: Settings) -> Artefact:
     return Artefact("predict", folder, folder / "done.json", _part(settings, "predict", "decoding", "task"), inputs)
 
 
+def proposals(settings: Settings, number: int) -> Artefact:
+    """The captions that a fold's network proposes, and what it saw of all photos, made by ensemble."""
+    folder = run_folder(settings) / "proposals" / f"fold-{number}"
+    part = _part(settings, "decoding") | {"ensemble.samples": settings.ensemble.samples, "run.seed": settings.run.seed}
+    inputs = {"fold": outputs_digest(fold(settings, number)), "photos": outputs_digest(photos(settings))}
+    return Artefact("ensemble", folder, folder / "done.json", part, inputs)
+
+
+def ensembles(settings: Settings) -> bool:
+    """Whether ensemble has anything to do: captions to choose, another blend, or several runs to join."""
+    chosen = settings.ensemble
+    alone = chosen.runs in (None, [settings.run.name])
+    return chosen.captions == "consensus" or chosen.mos != "nonnegative" or not alone
+
+
+def ensemble(settings: Settings) -> Artefact:
+    """The MOS and captions of one run or many made one, made by ensemble."""
+    inputs = {}
+    for run in joined(settings):
+        inputs |= {f"{run.run.name}.{made.__name__}": outputs_digest(made(run)) for made in (predictions, folds)}
+    folder = run_folder(settings) / "ensemble"
+    part = _part(settings, "ensemble", "task", "metric", "predict") | {"run.seed": settings.run.seed}
+    return Artefact("ensemble", folder, folder / "done.json", part, inputs)
+
+
+def final(settings: Settings) -> Artefact:
+    """The predictions that are scored and submitted: the ensemble's, or the run's own where there is none."""
+    return ensemble(settings) if ensembles(settings) else predictions(settings)
+
+
 def score(settings: Settings) -> Artefact:
     """score.json of the run, made by evaluate."""
     labels = data_root(settings) / "test_labels.csv"
-    inputs = {made.__name__: outputs_digest(made(settings)) for made in (predictions, photos)}
+    makers = [photos, *([predictions] if has_networks(settings) else []), *([ensemble] if ensembles(settings) else [])]
+    inputs = {made.__name__: outputs_digest(made(settings)) for made in makers}
     inputs |= {"test_labels": file_digest(labels)} if labels.is_file() else {}
     folder = run_folder(settings)
     return Artefact("evaluate", folder, folder / "evaluated.json", _part(settings, "metric"), inputs)
@@ -221,7 +260,7 @@ def score(settings: Settings) -> Artefact:
 
 def submission(settings: Settings) -> Artefact:
     """The submission and its manifest, made by submit."""
-    inputs = {"predictions": outputs_digest(predictions(settings)), "score": outputs_digest(score(settings))}
+    inputs = {"predictions": outputs_digest(final(settings)), "score": outputs_digest(score(settings))}
     forms = [data_root(settings) / name for name in ("sample_submission.csv", "test.csv", "train.csv")]
     inputs |= {form.name: file_digest(form) for form in forms if form.is_file()}
     marker = run_folder(settings) / "submitted.json"
@@ -237,7 +276,8 @@ def made_by(stage: str, settings: Settings) -> list[Artefact]:
         "split": (folds,),
         "tune": (tuning,) if search_plan(settings).trials else (),
         "train": tuple(lambda s, k=k: fold(s, k) for k in folds_of(settings)),
-        "predict": (predictions,),
+        "predict": (predictions,) if has_networks(settings) else (),
+        "ensemble": (ensemble,) if ensembles(settings) else (),
         "evaluate": (score,),
         "submit": (submission,),
     }

@@ -7,6 +7,7 @@ runs of the same folder without changing a number in it (where files lie, how ma
 from dataclasses import dataclass, field
 from typing import Literal
 
+from src.ensemble_settings import Ensemble
 from src.network_settings import ONE_SHOT, ONE_SHOT_WORDS, Decoder, Decoding, Encoder, Quality
 from src.setting_fields import aside, number, section
 from src.training_settings import Augment, Loss, Optim, ScheduledSampling, SelfCritical, Train
@@ -162,6 +163,8 @@ class Settings:
     """The search for good settings."""
     predict: Predict = section(Predict)
     """From checkpoints to predictions."""
+    ensemble: Ensemble = section(Ensemble)
+    """From predictions of one run or many to what is submitted."""
     parallel: Literal["none", "dp", "ddp"] = aside("none")
     """dp: nn.DataParallel over the GPUs there are. ddp: one process per GPU, started by torchrun."""
     metric: Metric = section(Metric)
@@ -193,6 +196,9 @@ class Settings:
         self._check_self_critical()
         self._check_one_shot()
         self._check_tune()
+        joined = self.ensemble.runs
+        if joined is not None and (not joined or len(set(joined)) < len(joined)):
+            raise ValueError(f"ensemble.runs={joined}: name each run once; leave it out for the run itself")
         if self.decoder.distill_from is not None and self.task == "mos":
             raise ValueError("decoder.distill_from: task=mos has no captions; leave it out")
         if self.decoder.distill_from is not None and self.decoder.distill_from == self.run.name:

@@ -94,21 +94,21 @@ def finished(competition, tmp_path_factory):
 def test_a_fold_proposes_what_its_searches_find(finished):
     settings, data, folder = finished
     rows = data.validation_rows.tolist()[:9]
-    searches = many(settings.decoding, samples=4)
+    searches = many(settings, samples=4)
     found = propose(folder, settings, data.labels, rows, searches, ONE, "proposals")
     predicted = predict_fold(folder, settings, data.labels, rows, ONE, "fold 0")
     network, portrait = open_network(folder / "best-caption.pt", settings)
     pixels = torch.from_numpy(np.load(data.labels.pixels, mmap_mode="r")[rows])
     with torch.inference_mode():
         features = network.features(pixels)
-        drawn = Search(searches[2], portrait["words"])(network.decoder, features, rows, settings.run.seed)
+        drawn = Search(searches["sample"], portrait["words"])(network.decoder, features, rows, settings.run.seed)
         log_probs = [network.decoder.log_prob(features, drawn.tokens[:, i]).sum(1) for i in range(4)]
     for photo, row in enumerate(rows):
         each = found[row]
-        assert list(each.sources) == ["beam"] * 2 + ["diverse"] * 6 + ["sample"] * 4
-        assert each.captions[0] == predicted[row].caption
-        assert list(each.captions[8:]) == [data.vocabulary.decode(ids) for ids in drawn.tokens[photo].tolist()]
-        np.testing.assert_allclose(each.log_probs[8:], [values[photo] for values in log_probs], atol=1e-4)
+        assert list(each.sources) == ["greedy"] + ["search"] * 2 + ["diverse"] * 6 + ["sample"] * 4
+        assert each.captions[1] == predicted[row].caption
+        assert list(each.captions[9:]) == [data.vocabulary.decode(ids) for ids in drawn.tokens[photo].tolist()]
+        np.testing.assert_allclose(each.log_probs[9:], [values[photo] for values in log_probs], atol=1e-4)
         np.testing.assert_allclose(each.pooled, features.pooled[photo], atol=1e-5)
     assert len({caption for each in found.values() for caption in each.captions}) > 12
 
@@ -116,7 +116,7 @@ def test_a_fold_proposes_what_its_searches_find(finished):
 def test_features_alone_need_no_search(finished):
     settings, data, folder = finished
     rows = data.train_rows.tolist()[:5]
-    found = propose(folder, settings, data.labels, rows, [], ONE, "features")
+    found = propose(folder, settings, data.labels, rows, {}, ONE, "features")
     features = np.stack([found[row].pooled for row in rows])
     assert features.dtype == np.float32 and len(np.unique(features, axis=0)) == 5
     assert all(each.captions == () for each in found.values())

@@ -94,15 +94,30 @@ def consensus(pools: Sequence[Pool], utility: Utility, corpus: bool = True) -> C
     depends on the choice itself, which therefore is made anew until it stays (some rounds at most).
     """
     expected = utility.expected([each.candidates for each in pools], [each.evidence for each in pools])
-    ends = np.cumsum([len(each.candidates) for each in pools])
-    chosen = best(expected.sentence, ends)
+    chosen = choose(expected, [len(each.candidates) for each in pools], utility.weights, corpus)
+    flat = [caption for each in pools for caption in each.candidates]
+    return Choice([flat[i] for i in chosen], expected.select(chosen))
+
+
+def choose(
+    expected: Expected, sizes: Sequence[int], weights, corpus: bool = True, allowed: np.ndarray | None = None
+) -> np.ndarray:
+    """Where the best candidate of each photo stands among those of all photos [photos]; arguments as for `consensus`.
+
+    sizes: how many candidates each photo has. allowed: which may be chosen, bool; the first of a photo without any.
+    """
+
+    def values(found: np.ndarray) -> np.ndarray:
+        return found if allowed is None else np.where(allowed, found, -np.inf)
+
+    ends = np.cumsum(sizes)
+    chosen = best(values(expected.sentence), ends)
     for _ in range(_ROUNDS if corpus else 0):
-        again = best(corpus_worth(expected, expected.select(chosen), utility.weights), ends)
+        again = best(values(corpus_worth(expected, expected.select(chosen), weights)), ends)
         if (again == chosen).all():
             break
         chosen = again
-    flat = [caption for each in pools for caption in each.candidates]
-    return Choice([flat[i] for i in chosen], expected.select(chosen))
+    return chosen
 
 
 def best(values: np.ndarray, ends: np.ndarray) -> np.ndarray:

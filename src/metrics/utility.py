@@ -61,6 +61,17 @@ class Expected:
         return Expected(*(getattr(self, name)[rows] for name in FIELDS))
 
 
+def mixed(parts: Sequence[Expected], shares: Sequence[float]) -> Expected:
+    """What the same captions are expected to score where each part of the evidence has its share; these sum to 1."""
+    pairs = list(zip(parts, shares, strict=True))
+    return Expected(*(sum(share * getattr(part, name) for part, share in pairs) for name in FIELDS))
+
+
+def joined(parts: Sequence[Expected]) -> Expected:
+    """The captions of all parts in a row."""
+    return Expected(*(np.concatenate([getattr(part, name) for part in parts]) for name in FIELDS))
+
+
 FIELDS = ("sentence", "cider_d", "rouge_l", "bleu", "meteor")
 
 
@@ -126,7 +137,7 @@ class Utility:
             found, first = self._compare(candidates[block], captions[block], *lexicon)
             shares = [each.shares(len(ours)) for ours, each in zip(candidates[block], evidence[block], strict=True)]
             parts.append(_means(found, np.concatenate(shares), first))
-        return Expected(*(np.concatenate([getattr(part, name) for part in parts]) for name in FIELDS))
+        return joined(parts)
 
     def _lexicon(self, *sides: Sequence[list[str]]) -> tuple[dict[str, int], Kinds]:
         """Every word by number, those of the training captions first, and what METEOR's stand-in knows of them."""

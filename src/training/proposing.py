@@ -1,6 +1,6 @@
 """Many captions of each photo from a fold's checkpoint, for a choice among them, and the features it saw."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from src.data.vocabulary import Vocabulary
 from src.decoding.chosen import Search
 from src.models.captioner import Captioner
 from src.models.decoder import PAD
+from src.network_settings import ONE_SHOT
 from src.settings import Decoding, Settings
 from src.training.engine import infer
 from src.training.parallel import Ranks, replicate
@@ -27,15 +28,31 @@ class Proposals:
     log_probs: np.ndarray
     """Of each caption, <end> included, float32 [captions]."""
     sources: tuple[str, ...]
-    """The search that each comes from: beam, diverse or sample."""
+    """The name of the search that each comes from."""
     pooled: np.ndarray
     """The photo as one vector, float32 [D]."""
 
 
-def many(decoding: Decoding, samples: int = 20) -> list[Decoding]:
-    """The usual searches: the settings' own, a diverse beam of two captions a group, and random captions."""
-    wide = replace(decoding, search="diverse", beam=2 * decoding.groups)
-    return [decoding, wide, replace(decoding, search="sample", samples=samples)]
+LENGTHS = 5
+"""Lengths of which a one-shot captioner proposes a caption each."""
+
+
+def many(settings: Settings, samples: int) -> dict[str, Decoding]:
+    """The usual searches by name: the most probable next word or first look, the settings' own, and several others.
+
+    Those are a diverse beam of two captions a group and random captions; for one-shot captioners, which have neither,
+    the most probable lengths.
+    """
+    own = settings.decoding
+    if settings.decoder.name in ONE_SHOT:
+        first = replace(own, passes=1, length_beam=1, ctc="greedy")
+        return {"greedy": first, "search": own, "lengths": replace(own, length_beam=max(LENGTHS, own.length_beam))}
+    return {
+        "greedy": replace(own, search="beam", beam=1),
+        "search": own,
+        "diverse": replace(own, search="diverse", beam=2 * own.groups),
+        "sample": replace(own, search="sample", samples=samples),
+    }
 
 
 class Proposer(torch.nn.Module):
@@ -64,21 +81,21 @@ def propose(
     settings: Settings,
     labels: Labels,
     rows: list[int],
-    searches: Sequence[Decoding],
+    searches: Mapping[str, Decoding],
     ranks: Ranks,
     label: str,
 ) -> dict[int, Proposals]:
     """The captions that the fold in `folder` (its best-caption.pt) proposes for the photos at `rows`, by row.
 
-    `settings` must be those that it was trained with; `searches` say how captions are sought. Computed by all
+    `settings` must be those that it was trained with; `searches` say by name how captions are sought. Computed by all
     processes and complete on each.
     """
     network, portrait = open_network(folder / "best-caption.pt", settings)
     words = portrait["words"]
-    chosen = [Search(each, words) for each in searches]
+    chosen = [Search(each, words) for each in searches.values()]
     proposer = replicate(Proposer(network, chosen, settings.run.seed).to(ranks.device), settings, ranks)
     vocabulary = Vocabulary(tuple(words), (0,) * len(words))
-    names = [each.search for each in searches]
+    names = list(searches)
 
     def read(batch: dict) -> list[Proposals]:
         *found, pooled = (tensor.cpu() for tensor in proposer(batch["images"], batch["row"]))

@@ -1,0 +1,65 @@
+"""Finished runs by their names: with which settings each was trained and predicted."""
+
+import argparse
+import dataclasses
+import difflib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from src.config import AddOptions, changed, load
+from src.config_files import read_yaml
+from src.errors import InputError
+from src.files import read_json
+from src.settings import Settings
+
+
+def settings_file(root: Path, name: str) -> Path:
+    """Where the settings that a run was trained with are written. Raises InputError where there is no such run."""
+    saved = sorted((root / name).glob("fold-*/settings.yaml"))
+    if not saved:
+        runs = sorted({path.parent.parent.name for path in root.glob("*/fold-*/settings.yaml")})
+        near = difflib.get_close_matches(name.rstrip("/").rpartition("/")[2], runs, 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(runs) or 'none yet'}"
+        raise InputError(f"{name}: no such run in {root}; {hint}")
+    return saved[0]
+
+
+def run_settings(settings: Settings, name: str) -> Settings:
+    """The settings of a finished run: those it was trained with, and then predicted with.
+
+    settings: of the run that joins it, whose run.root and ensemble.* count. Raises InputError where there is no such
+    run, or it has not predicted.
+    """
+    saved, marker = settings_file(Path(settings.run.root), name), Path(settings.run.root, name, "predictions/done.json")
+    if not marker.is_file():
+        raise InputError(f"{name}: not predicted yet; python -m src.predict --config {saved} run.name={name} does it")
+    record = read_json(marker)
+    folds = [key.removeprefix("fold-") for key in record["inputs"] if key.startswith("fold-")]
+    which = {"train.fold": int(folds[0]) if len(folds) == 1 else None, "run.root": settings.run.root, "run.name": name}
+    found = changed(Settings(), dict(read_yaml(str(saved))) | record["settings"] | which, str(saved))
+    return dataclasses.replace(found, ensemble=settings.ensemble)
+
+
+def joined(settings: Settings) -> list[Settings]:
+    """The settings of every run that is joined: those of this run itself are as given."""
+    names = settings.ensemble.runs or [settings.run.name]
+    return [settings if name == settings.run.name else run_settings(settings, name) for name in names]
+
+
+def load_joining(
+    argv: Sequence[str] | None, stage: str, description: str, options: AddOptions
+) -> tuple[Settings, argparse.Namespace]:
+    """As `load`, for a stage that takes names of runs (`runs` among its options) as ensemble.runs.
+
+    Where they are given, the settings are those of the first of them where neither --config nor the command line says
+    otherwise, and the run's name is all of theirs.
+    """
+    settings, chosen = load(argv, stage, description, options)
+    if not chosen.runs:
+        return settings, chosen
+    saved = settings_file(Path(settings.run.root), chosen.runs[0])
+    first = ["--config", str(saved), f"run.name={'+'.join(chosen.runs)}"]
+    given = sys.argv[1:] if argv is None else argv
+    return load([*first, *given, f"ensemble.runs={json.dumps(chosen.runs)}"], stage, description, options)
