@@ -319,3 +319,14 @@ def save(settings: Settings, path: Path) -> None:
     from src.files import write_text
 
     write_text(path, yaml.safe_dump(dataclasses.asdict(settings), sort_keys=False, allow_unicode=True))
+
+
+def as_yaml(settings: Settings, *left_out: str) -> str:
+    """What differs from the defaults as YAML that --config takes, without some keys, and without a search (tune)."""
+    import yaml
+
+    found, default = flatten(settings), flatten(Settings())
+    kept = {k: v for k, v in found.items() if v != default[k] and k not in left_out and not k.startswith("tune.")}
+    dump = functools.partial(yaml.safe_dump, allow_unicode=True, default_flow_style=True, width=10**6)
+    texts = {key: dump(value).removesuffix("...\n").strip() for key, value in {**kept, "tune.trials": 0}.items()}
+    return "".join(f"{key}: {text}\n" for key, text in texts.items())

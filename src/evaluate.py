@@ -82,7 +82,7 @@ def write_drift(settings, folder: Path) -> list[str]:
     report, names = drift.drift_report(found), ["drift.json"]
     if found:
         photos = table.iloc[train].set_index("photo_id")
-        own = read_predictions(pipeline.predictions(settings).folder / "oof.csv").set_index("photo_id")["mos"]
+        own = read_predictions(pipeline.final(settings).folder / "oof.csv").set_index("photo_id")["mos"]
         predicted, likeness = own.reindex(photos.index).to_numpy(float), found.whole.likeness[: len(train)]
         metric, mos = settings.metric, photos["mos"].to_numpy(float)
         report["alike"] = drift.score_alike(likeness, predicted, mos, metric.bootstrap, settings.run.seed)
@@ -116,7 +116,7 @@ def write_coco(settings, folder: Path) -> None:
     if settings.task == "mos":
         raise InputError("--coco: task=mos has no captions; leave it out")
     for name in ("oof", "test"):
-        predicted = read_predictions(pipeline.predictions(settings).folder / f"{name}.csv")
+        predicted = read_predictions(pipeline.final(settings).folder / f"{name}.csv")
         if len(predicted):
             write_results(folder / f"{name}.json", dict(zip(predicted["photo_id"], predicted["caption"], strict=True)))
             print(f"evaluate: {folder / f'{name}.json'}: captions of {len(predicted)} photos", flush=True)
@@ -136,7 +136,7 @@ def draw_run(settings) -> None:
     metrics = {f"fold {k}": folder / f"fold-{k}" / "metrics.csv" for k in pipeline.folds_of(settings)}
     draw_run_curves(metrics, folder / "curves.png")
     table = load_table(source / "photos.jsonl").reset_index().set_index("photo_id")
-    shown = read_predictions(pipeline.predictions(settings).folder / "oof.csv")
+    shown = read_predictions(pipeline.final(settings).folder / "oof.csv")
     shown = shown.iloc[np.random.default_rng(settings.run.seed).permutation(len(shown))[:12]]
     truth = table.loc[shown["photo_id"]]
     said = ["" if np.isnan(mos) else f", people say {mos:.1f}" for mos in truth["mos"]]
@@ -156,7 +156,7 @@ def score_run(settings) -> dict:
     from src.metrics.summary import summary
 
     table = load_table(pipeline.photos(settings).folder / "photos.jsonl").set_index("photo_id")
-    folder = pipeline.predictions(settings).folder
+    folder = pipeline.final(settings).folder
     labels = test_labels(table, pipeline.data_root(settings) / "test_labels.csv")
     meteor = shared_meteor()
     scores = {"oof": score_out_of_fold(settings, table, read_predictions(folder / "oof.csv"), meteor), "test": None}

@@ -111,6 +111,9 @@ def main(argv=None) -> None:
     if os.environ.get("RANK", "0") == "0":
         pipeline.require(settings, "predict")
         settings = pipeline.tuned(settings)
+    if not pipeline.folds_of(settings):
+        print(f"predict: nothing to do: {settings.run.name} joins other runs", flush=True)
+        return
     if "RANK" not in os.environ and not chosen.fresh and not artefacts.outdated(pipeline.predictions(settings)):
         print(f"predict: {pipeline.predictions(settings).folder}: up to date", flush=True)
         return

@@ -11,7 +11,7 @@ from pathlib import Path
 from src.artefacts import making
 from src.config import load
 from src.errors import InputError, guarded
-from src.pipeline import SUBMISSIONS, data_root, predictions, require, submission, tuned
+from src.pipeline import SUBMISSIONS, data_root, final, require, submission, tuned
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +49,7 @@ def main(argv=None) -> None:
 
         from src.blending.manifest import log_submission, write_manifest
 
-        table = pd.read_csv(predictions(settings).folder / "test.csv", dtype={"photo_id": str}, keep_default_na=False)
+        table = pd.read_csv(final(settings).folder / "test.csv", dtype={"photo_id": str}, keep_default_na=False)
         table = table.set_index("photo_id")
         own = SUBMISSIONS / f"{settings.run.name}.csv"
         with replacing(own) as temporary:

@@ -18,7 +18,8 @@ MEMBERS = (*_FIXED, *(f"frozen_{name}" for name in _FIXED[1:]), "blend")
 
 def predicted_mos(predictions: pd.DataFrame) -> dict[str, np.ndarray]:
     """The MOS of each member by name [N]; none where no photo has a label to learn from."""
-    return {name: predictions[name].to_numpy(float) for name in MEMBERS if name in predictions}
+    others = [name for name in predictions if name.startswith("network ")]  # of runs that were joined
+    return {name: predictions[name].to_numpy(float) for name in (*MEMBERS, *others) if name in predictions}
 
 
 def _predicted(settings: Settings, predictions: pd.DataFrame) -> tuple[np.ndarray | None, dict, list[str] | None]:

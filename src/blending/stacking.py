@@ -9,6 +9,8 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import KFold
 
+from src.metrics.quality import quality_score
+
 TEST = -2  # stands where a test photo has its fold number
 _FEWEST = 10
 Regressor = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -112,3 +114,30 @@ def blend(members: np.ndarray, mos: np.ndarray, fold: np.ndarray, regressor: Reg
         if wanted.any():
             predicted[wanted] = regressor(members[learn], mos[learn], members[wanted])
     return predicted
+
+
+def helpful(members: np.ndarray, mos: np.ndarray) -> list[int]:
+    """The columns of members [N, M] that, taken in turn, raise the score of the non-negative blend out of fold.
+
+    mos: [N] labels, all known. The first column is always among them; the photos are cut in five.
+    """
+    together = np.zeros(len(mos), int)
+
+    def score(columns: list[int]) -> float:
+        return quality_score(blend(members[:, columns], mos, together), mos)["score"]
+
+    kept, best = [0], score([0])
+    for column in range(1, members.shape[1]):
+        if (found := score([*kept, column])) > best:
+            kept, best = [*kept, column], found
+    return kept
+
+
+def selective(regressor: Regressor) -> Regressor:
+    """The regressor on the members that are `helpful` where it learns."""
+
+    def fit(members: np.ndarray, mos: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+        kept = helpful(members, mos)
+        return regressor(members[:, kept], mos, wanted[:, kept])
+
+    return fit

@@ -21,7 +21,7 @@ def rewrite(choice: Choice, pools: Sequence[Pool], utility: Utility, words: int 
     caption's worth in the corpus of the given choice grows.
     """
     captions, corpus = list(choice.captions), choice.expected
-    evidence = [_everything(each) for each in pools]
+    evidence = [everything(each) for each in pools]
     likely = [_Likely(each, words) for each in evidence]
     going = np.arange(len(captions))
     for _ in range(rounds):
@@ -38,7 +38,7 @@ def rewrite(choice: Choice, pools: Sequence[Pool], utility: Utility, words: int 
     return Choice(captions, utility.expected([[caption] for caption in captions], evidence))
 
 
-def _everything(each: Pool) -> Evidence:
+def everything(each: Pool) -> Evidence:
     """The evidence for captions that nobody proposed: all that speaks for any candidate."""
     weights = each.evidence.weights
     return Evidence(each.evidence.captions, weights.max(axis=0))

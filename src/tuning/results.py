@@ -10,7 +10,7 @@ import optuna
 from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState
 
-from src.config import as_text, changed, flatten
+from src.config import as_text, as_yaml, changed
 from src.errors import InputError
 from src.files import write_text
 from src.settings import Settings
@@ -72,19 +72,9 @@ def _scored(study: Study) -> list[FrozenTrial]:
 
 def as_config(settings: Settings, winner: FrozenTrial, objective: str, trials: int) -> str:
     """The run's settings with the winner's, as YAML with what differs from the defaults, the folds' choice apart."""
-    found, default = flatten(changed(settings, winner.params, "the winner")), flatten(Settings())
-    left_out = {"train.fold"} | {key for key in found if key.startswith("tune.")}
-    different = {k: v for k, v in found.items() if v != default[k] and k not in left_out}
     scores = ", ".join(f"{n} {v:.4f}" for n, v in zip(NAMES[objective], winner.values, strict=True))
-    lines = [f"# Trial {winner.number} of {trials}: {scores} on the validation photos that it was chosen by."]
-    lines += [f"{key}: {_as_yaml(value)}" for key, value in {**different, "tune.trials": 0}.items()]
-    return "\n".join(lines) + "\n"
-
-
-def _as_yaml(value: Any) -> str:
-    import yaml
-
-    return yaml.safe_dump(value, allow_unicode=True, default_flow_style=True, width=10**6).removesuffix("...\n").strip()
+    title = f"# Trial {winner.number} of {trials}: {scores} on the validation photos that it was chosen by."
+    return f"{title}\n{as_yaml(changed(settings, winner.params, 'the winner'), 'train.fold')}"
 
 
 def write_results(study: Study, settings: Settings, objective: str, folder: Path) -> list[str]:

@@ -1,0 +1,187 @@
+"""Which caption is submitted: several ways to choose it, and for each fold the way that was best on the others.
+
+A way is judged by what its captions score against people's, by the competition's formula with METEOR's stand-in. What
+a photo gets is chosen without its own fold's captions, so that its out-of-fold score is honest; test photos get what
+was best on all training photos.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm import tqdm
+
+from src.blending.proposed import Proposed
+from src.blending.stacking import TEST
+from src.blending.voices import Corpus, Mixture, Said, listen
+from src.decoding.consensus import Choice, pool
+from src.decoding.rewriting import everything, rewrite
+from src.metrics.captions import Meteor
+from src.metrics.constant import constant_sentence
+from src.metrics.utility import Evidence, Expected, corpus_score, joined
+
+MIXTURES = (Mixture(1, 0, 0), Mixture(0.5, 0.5, 0), Mixture(0.375, 0.125, 0.5), Mixture(0.25, 0.25, 0.5),
+            Mixture(0, 0.5, 0.5))  # fmt: skip
+PARTS = 5
+"""Into which a fold that is alone is cut, so that each part's way is chosen on the others."""
+_FEWEST = 10
+_TOGETHER = 1000  # photos that are rewritten at a time, which bounds memory
+
+
+@dataclass(frozen=True)
+class Way:
+    """How captions are chosen."""
+
+    runs: int = 1
+    """So many of the runs take part."""
+    mixture: Mixture | None = None
+    """Of the evidence; None: the caption is what the first run's search wrote."""
+    rewritten: bool = False
+
+    def __str__(self) -> str:
+        if self.mixture is None:
+            return "as the search wrote them"
+        shares = (self.mixture.own, self.mixture.neighbours, self.mixture.training)
+        names = ("own candidates", "neighbours' captions", "training captions")
+        evidence = ", ".join(f"{share:.4g} {name}" for share, name in zip(shares, names, strict=True) if share)
+        return f"consensus under {evidence}{'; rewritten' if self.rewritten else ''}"
+
+
+SEARCH, REWRITTEN = Way(), Way(rewritten=True)
+
+
+class Contest:
+    """The captions of all training photos that were left out once, in several ways, beside people's."""
+
+    def __init__(self, corpus: Corpus, groups: Sequence[Said]):
+        """groups: what is said of the photos of each fold."""
+        self.corpus, self.groups = corpus, groups
+        self.rows = [row for group in groups for row in group.rows]
+        self.captions: dict[Way, list[str]] = {}
+        self.known = np.array([bool(corpus.references[row]) for row in self.rows], bool)
+        """Which photos people have written captions of."""
+        self.part = corpus.fold[self.rows]
+        """The part of each photo, on whose captions its own may not depend."""
+        if len(groups) == 1:
+            self.part[np.flatnonzero(self.known)] = np.arange(self.known.sum()) % PARTS
+        self._reached: dict[Way, Expected] = {}
+
+    def enter(self, way: Way, captions: Sequence[Sequence[str]]) -> None:
+        """Take part with captions, those of each group of photos."""
+        self.captions[way] = [caption for several in captions for caption in several]
+        parts = []
+        for group, several in zip(self.groups, captions, strict=True):
+            pairs = [(c, self.corpus.references[row]) for c, row in zip(several, group.rows, strict=True)]
+            pairs = [(caption, people) for caption, people in pairs if people]
+            evidence = [Evidence(people, np.ones(len(people))) for _, people in pairs]
+            parts += [group.utility.expected([[caption] for caption, _ in pairs], evidence)] if pairs else []
+        self._reached[way] = joined(parts)
+
+    def winner(self, ways: Sequence[Way], part: int | None = None) -> Way:
+        """The best on the photos outside a part, or on all; the first where too few photos tell."""
+        judging = np.flatnonzero(self.part[self.known] != part) if part is not None else np.arange(self.known.sum())
+        if len(judging) < _FEWEST:
+            return ways[0]
+        return max(ways, key=lambda way: corpus_score(self._reached[way].select(judging), self.corpus.weights))
+
+    def best(self, ways: Sequence[Way]) -> list[Way]:
+        """Of each photo the way that is best on the photos outside its part."""
+        winners = {part: self.winner(ways, part) for part in np.unique(self.part).tolist()}
+        return [winners[part] for part in self.part.tolist()]
+
+    def written(self, ways: Sequence[Way]) -> list[str]:
+        """Each photo's caption by its way."""
+        return [self.captions[way][photo] for photo, way in enumerate(ways)]
+
+    def by_group(self, values: list) -> list[list]:
+        """A value for each photo, as one list for each group."""
+        ends = np.cumsum([len(group.rows) for group in self.groups]).tolist()
+        return [values[end - len(group.rows) : end] for group, end in zip(self.groups, ends, strict=True)]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step on the way to the captions: those of the photos that were left out once, and whether it is taken."""
+
+    name: str
+    captions: list[str]
+    on: bool
+
+
+@dataclass(frozen=True)
+class Captions:
+    """The captions chosen for training photos at `rows` and for test photos, both by row, and how."""
+
+    chosen: dict[int, str]
+    rows: list[int]
+    steps: list[Step]
+    way: Way
+    """Of the test photos."""
+
+
+def choose_captions(
+    corpus: Corpus, runs: Sequence[Proposed], searched: dict[int, str], greedy: dict[int, str], meteor: Meteor
+) -> Captions:
+    """The captions of all training photos that were left out once, and of the readable test photos, tokenised.
+
+    runs: their captions tokenised; the first one's search is where the steps begin. searched, greedy: its captions by
+    row, tokenised.
+    """
+
+    def hear(fold: int) -> Said:
+        learned = [corpus.references[row] for row in corpus.learned(fold)]
+        sentence = constant_sentence(learned, corpus.weights, meteor, tokenized=True).sentence
+        return listen(corpus, runs, fold, sentence)
+
+    folds = tqdm(sorted(runs[0].captions), desc="captions", unit="fold", leave=False, disable=None)
+    contest = Contest(corpus, [hear(fold) for fold in folds])
+    contest.enter(SEARCH, [[searched[row] for row in group.rows] for group in contest.groups])
+    first, widest = ([Way(count, mixture) for mixture in MIXTURES] for count in (1, len(runs)))
+    for way in dict.fromkeys([*first, *widest]):
+        contest.enter(way, [group.choice(way.mixture, way.runs) for group in contest.groups])
+    base = contest.best(widest)
+    both = zip(contest.groups, contest.by_group(base), contest.by_group(contest.written(base)), strict=True)
+    contest.enter(REWRITTEN, [_rewritten(*each) for each in both])
+    every = list(contest.captions)
+    way, final = contest.winner(every), contest.best(every)
+    chosen = dict(zip(contest.rows, contest.written(final), strict=True))
+    if (corpus.fold == TEST).any():
+        chosen |= _of_tests(hear(TEST), way, contest.winner(widest), searched)
+    if way == REWRITTEN:
+        way = dataclasses.replace(contest.winner(widest), rewritten=True)
+    consensus, beyond = way.mixture is not None, way.mixture is not None and not way.mixture.alone
+    steps = [
+        Step(f"{runs[0].name}, greedy", [greedy.get(row, searched[row]) for row in contest.rows], False),
+        Step(f"{runs[0].name}, its search", contest.captions[SEARCH], not consensus),
+        Step("consensus of its own candidates", contest.captions[first[0]], consensus),
+        Step("+ neighbours and training captions", contest.written(contest.best(first[1:])), beyond),
+    ]
+    if len(runs) > 1:
+        steps.append(Step("+ the other runs", contest.written(base), way.runs > 1))
+    steps.append(Step("+ rewriting", contest.captions[REWRITTEN], way.rewritten))
+    steps.append(Step("chosen on the other folds", contest.written(final), True))
+    return Captions(chosen, contest.rows, steps, way)
+
+
+def _of_tests(said: Said, way: Way, base: Way, searched: dict[int, str]) -> dict[int, str]:
+    """The test photos' captions by row."""
+    if way == SEARCH:
+        return {row: searched[row] for row in said.rows}
+    chosen = base if way == REWRITTEN else way
+    captions = said.choice(chosen.mixture, chosen.runs)
+    if way == REWRITTEN:
+        captions = _rewritten(said, [chosen] * len(captions), captions)
+    return dict(zip(said.rows, captions, strict=True))
+
+
+def _rewritten(said: Said, ways: Sequence[Way], captions: Sequence[str]) -> list[str]:
+    """The captions improved word by word, under the evidence that they were chosen under."""
+    out = []
+    for begin in range(0, len(captions), _TOGETHER):
+        photos = range(begin, min(begin + _TOGETHER, len(captions)))
+        pools = [pool(said.voices(photo, ways[photo].mixture, ways[photo].runs)) for photo in photos]
+        own = [captions[photo] for photo in photos]
+        expected = said.utility.expected([[caption] for caption in own], [everything(each) for each in pools])
+        out += rewrite(Choice(own, expected), pools, said.utility).captions
+    return out

@@ -1,0 +1,141 @@
+"""One run or many made one: the tables of what they predicted, and the blend of their MOS."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from src import pipeline
+from src.artefacts import outdated, outputs_digest
+from src.blending.captions import Way
+from src.blending.ladder import Rung, as_csv, as_text, mos_rung
+from src.blending.stacking import BLENDS, TEST, blend, final_weights, helpful, nonnegative, selective
+from src.blending.tables import read_predictions
+from src.config import as_yaml
+from src.errors import InputError
+from src.files import write_json, write_text
+from src.settings import Settings
+
+HANDMADE = ("ridge", "boosting", "vectors")
+
+
+def check_alike(runs: Sequence[Settings]) -> None:
+    """Raise InputError where a run is not predicted, or works on other photos, labels or folds than the first."""
+    bases = []
+    for run in runs:
+        name, photos = run.run.name, pipeline.photos(run)
+        how = f"--config {pipeline.run_folder(run)}/fold-{pipeline.folds_of(run)[0]}/settings.yaml run.name={name}"
+        for artefact in (photos, pipeline.predictions(run)):
+            if reason := outdated(artefact, code=False):
+                raise InputError(f"{name}: {artefact.folder}: {reason}; python -m src.{artefact.stage} {how}")
+        bases.append({
+            "photos or labels": photos.record()["outputs"]["photos.jsonl"]["sha256"],
+            "folds": outputs_digest(pipeline.folds(run)),
+            "folds predicted (train.fold)": pipeline.folds_of(run),
+        })  # fmt: skip
+    for run, basis in zip(runs, bases, strict=True):
+        if other := [what for what, value in basis.items() if value != bases[0][what]]:
+            raise InputError(
+                f"{run.run.name} cannot be joined with {runs[0].run.name}: other {' and other '.join(other)}; "
+                "join runs of one data set with equal split.*"
+            )
+
+
+def read_together(runs: Sequence[Settings]) -> pd.DataFrame:
+    """What the first run predicted, out of fold and then of test photos (fold TEST), beside the others' networks.
+
+    The captions are those of the first run that writes any.
+
+    Raises InputError where they did not predict the same photos.
+    """
+    tables = []
+    for run in runs:
+        folder = pipeline.predictions(run).folder
+        parts = [read_predictions(folder / "oof.csv"), read_predictions(folder / "test.csv").assign(fold=TEST)]
+        tables.append(pd.concat([part for part in parts if len(part)], ignore_index=True))
+    first, *others = tables
+    writer = next((table for run, table in zip(runs, tables, strict=True) if run.task != "mos"), first)
+    first["caption"] = writer["caption"]
+    first["fallback"] = first["fallback"].fillna("") if "fallback" in first else ""
+    for run, table in zip(runs[1:], others, strict=True):
+        if list(table["photo_id"]) != list(first["photo_id"]):
+            raise InputError(f"{run.run.name} predicted other photos than {runs[0].run.name}; predict both again")
+        if "network" in table:
+            first[f"network {run.run.name}"] = table["network"]
+    return first
+
+
+@dataclass(frozen=True)
+class Blended:
+    """The blend [N] of a table's members, the weight of each that takes part in that of test photos, and the steps."""
+
+    mos: np.ndarray
+    weights: dict[str, float]
+    steps: list[Rung]
+
+
+def _members(table: pd.DataFrame) -> dict[str, str]:
+    """Columns of the members and what they are called as a step: the hand-made ones, then the networks."""
+    networks = {name: name for name in table if name == "network" or name.startswith("network ")}
+    return {name: name for name in HANDMADE if name in table} | networks
+
+
+def blend_mos(table: pd.DataFrame, mos: np.ndarray, settings: Settings) -> Blended | None:
+    """The blend of what the runs predicted, each photo's fitted on other folds, members that do not help left out.
+
+    table: of `read_together`. mos [N]: labels, NaN where unknown. None where there is no member.
+    """
+    names = list(_members(table))
+    if not names:
+        return None
+    fold, known = table["fold"].to_numpy(), ~np.isnan(mos) & (table["fold"] != TEST).to_numpy()
+    stacked, low, high = table[names].to_numpy(float), np.nanmin(mos), np.nanmax(mos)
+
+    def blended(columns: list[int], regressor=nonnegative) -> np.ndarray:
+        return blend(stacked[:, columns], mos, fold, regressor).clip(low, high)
+
+    kept = helpful(stacked[known], mos[known])
+    chosen = blended(list(range(len(names))), selective(BLENDS[settings.ensemble.mos]))
+    weights = dict(zip([names[i] for i in kept], final_weights(stacked[:, kept], mos, fold).tolist(), strict=True))
+    taken = settings.predict.mos == "blend"
+    steps = [*_steps(names, kept, blended, settings), (f"{settings.ensemble.mos} blend of what helps", True, chosen)]
+    rungs = [
+        mos_rung(step, on and taken, predicted[known], mos[known], settings.metric.bootstrap, settings.run.seed)
+        for step, on, predicted in steps
+    ]
+    return Blended(chosen, weights, rungs)
+
+
+def _steps(names: list[str], kept: list[int], blended, settings: Settings) -> list[tuple[str, bool, np.ndarray]]:
+    """Name, whether it is taken, and MOS [N] of each step: a network, member by member, other blends."""
+    steps = []
+    if names[0] in HANDMADE and "network" in names:
+        first = (settings.ensemble.runs or [settings.run.name])[0]
+        steps.append((f"network of {first} alone", False, blended([names.index("network")])))
+    for count, name in enumerate(names, 1):
+        steps.append((name if count == 1 else f"+ {name}", count - 1 in kept, blended(list(range(count)))))
+    others = [kind for kind in BLENDS if kind not in (nonnegative.__name__, settings.ensemble.mos)]
+    steps += [(f"{kind} blend instead", False, blended(list(range(len(names))), BLENDS[kind])) for kind in others]
+    return steps
+
+
+def write_ensemble(
+    folder: Path, settings: Settings, table: pd.DataFrame, blend: Blended | None, way: Way | None, rows: list[dict]
+) -> list[str]:
+    """Write the tables, how they came about, the ladder's rows, and a config for what comes after; the files' names."""
+    members = [name for name in ("network", *HANDMADE, *_members(table), "blend") if name in table]
+    columns = ["photo_id", "fold", "mos", *dict.fromkeys(members), "caption", "fallback"]
+    whole, tested = table[columns], table["fold"] == TEST
+    frames = {"oof": whole[~tested].drop(columns="fallback"), "test": whole[tested].drop(columns="fold")}
+    for name, frame in frames.items():
+        write_text(folder / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
+    kind = settings.ensemble.mos if settings.predict.mos == "blend" else settings.predict.mos
+    how = {"mos": kind, "weights": blend.weights if blend else {}, "captions": str(way or Way())}
+    write_json(folder / "blend.json", how | (dataclasses.asdict(way) if way else {}))
+    write_text(folder / "ladder.csv", as_csv(rows))
+    write_text(folder / "ladder.txt", as_text(rows, settings.metric.bootstrap) + "\n")
+    write_text(folder / "ensemble.yaml", as_yaml(settings))
+    return ["oof.csv", "test.csv", "blend.json", "ladder.csv"]

@@ -1,0 +1,93 @@
+"""The captions of an ensemble: proposals and labels tokenised, chosen, and every step scored exactly."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from src.blending.captions import Captions, choose_captions
+from src.blending.ladder import Rung, caption_rung
+from src.blending.proposed import Proposed, proposed
+from src.blending.stacking import TEST
+from src.blending.tables import folds_of_rows
+from src.blending.voices import Corpus
+from src.data.table import for_training
+from src.metrics.captions import Meteor, scores, tokenize
+from src.settings import Settings
+
+
+def choose(
+    settings: Settings,
+    runs: Sequence[Settings],
+    table: pd.DataFrame,
+    number: np.ndarray,
+    searched: pd.Series,
+    meteor: Meteor,
+) -> tuple[Captions, list[Rung]]:
+    """The captions of all photos, and what each step to them scores out of fold.
+
+    runs: those that wrote captions. table: of all photos. number: the folds of its training photos. searched: the
+    captions that the first run's own search wrote, by photo_id.
+    """
+    fold = folds_of_rows(table, number)
+    proposals = [proposed(run, table, fold) for run in runs]
+    place = {name: row for row, name in enumerate(table["photo_id"])}
+    raw = {place[name]: text for name, text in searched.items()}
+    greedy = {row: text for texts in proposals[0].greedy.values() for row, text in texts.items() if fold[row] != TEST}
+    learned = [list(group) if own else [] for group, own in zip(table["captions"], for_training(table), strict=True)]
+    known = _tokens([raw.values(), greedy.values(), *learned, *(_texts(each) for each in proposals)])
+    said, greedy = ({row: known[text] for row, text in texts.items()} for texts in (raw, greedy))
+    references = [[known[text] for text in group if known[text]] for group in learned]
+    spoken = [
+        dataclasses.replace(
+            each,
+            captions={
+                number: {row: [known[text] for text in texts] for row, texts in of_fold.items()}
+                for number, of_fold in each.captions.items()
+            },
+        )
+        for each in proposals
+    ]
+    corpus = Corpus(references, fold, settings.metric.weights, settings.run.seed, settings.ensemble.neighbours)
+    found = choose_captions(corpus, spoken, said, greedy, meteor)
+    rungs = _rungs(found, references, settings, meteor)
+    kept = {row: raw[row] if text == said[row] else text for row, text in found.chosen.items()}
+    return dataclasses.replace(found, chosen=kept), rungs
+
+
+def _texts(each: Proposed) -> list[str]:
+    return [text for of_fold in each.captions.values() for texts in of_fold.values() for text in texts]
+
+
+def _tokens(groups) -> dict[str, str]:
+    """The tokens of every text; each is tokenised once."""
+    distinct = list(dict.fromkeys(text for group in groups for text in group))
+    return dict(zip(distinct, tokenize([distinct])[0], strict=True))
+
+
+def _rungs(found: Captions, references: list[list[str]], settings: Settings, meteor: Meteor) -> list[Rung]:
+    """Each step scored by the competition's formula on the photos that people wrote captions of."""
+    known = [place for place, row in enumerate(found.rows) if references[row]]
+    people, once, metric = [references[found.rows[place]] for place in known], Once(meteor), settings.metric
+    rungs = []
+    for step in found.steps if known else []:
+        reached = scores(people, [step.captions[place] for place in known], once, tokenized=True)
+        rungs.append(caption_rung(step.name, step.on, reached, metric.weights, metric.bootstrap, settings.run.seed))
+    return rungs
+
+
+class Once:
+    """METEOR that is asked once for a caption and its references, however many steps have it."""
+
+    def __init__(self, meteor: Meteor):
+        self.meteor, self.known = meteor, {}
+
+    def stats(self, references: list[list[str]], candidates: list[str]) -> np.ndarray:
+        """As `Meteor.stats`."""
+        keys = [(caption, *group) for caption, group in zip(candidates, references, strict=True)]
+        new = list(dict.fromkeys(key for key in keys if key not in self.known))
+        if new:
+            counts = self.meteor.stats([list(group) for _, *group in new], [caption for caption, *_ in new])
+            self.known |= zip(new, counts, strict=True)
+        return np.stack([self.known[key] for key in keys])

@@ -1,0 +1,96 @@
+"""One MOS and one caption a photo from the run, or from many: python -m src.ensemble [RUN RUN …]
+
+Each RUN is the name of a predicted run on the same photos and folds; their sizes, networks and captioners may differ.
+Without names the run itself. MOS: the blend of all members that help on the other folds. Captions: of what all
+captioners, searches, random samples and the nearest training photos propose, the one with the highest expected score;
+for each fold in the way that was best on the other folds.
+
+Writes runs/NAME/ensemble/: oof.csv and test.csv, which evaluate and submit take, blend.json (weights, and how captions
+are chosen), ladder.csv, ladder.txt and ladder.png (what each step adds out of fold) and ensemble.yaml, a --config for
+evaluate and submit; and runs/RUN/proposals/, which is kept for the next ensemble. NAME is all names joined by +, or
+run.name.
+"""
+
+import argparse
+import os
+
+from src import pipeline
+from src.artefacts import making
+from src.errors import InputError, guarded
+from src.joined_runs import joined, load_joining
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", metavar="RUN", nargs="*", help="names of runs to join; the same as ensemble.runs")
+
+
+def blended(settings, table, labels):
+    """The table with the ensemble's MOS in it; and the blend, None where nothing is known of MOS."""
+    from src.blending.joining import blend_mos
+
+    mos = labels["mos"].reindex(table["photo_id"]).to_numpy(float)
+    mos[(labels["part"] == "test").reindex(table["photo_id"]).to_numpy()] = float("nan")
+    found = blend_mos(table, mos, settings)
+    if found:
+        readable = table["fallback"] == ""
+        table.loc[readable, "blend"] = found.mos[readable]
+        table["mos"] = table[settings.predict.mos if settings.predict.mos in table else "blend"]
+    return found
+
+
+def spoken(settings, runs, table, labels, number):
+    """The table's captions become the ensemble's; what was chosen, and the steps to it."""
+    from src.blending.spoken import choose
+    from src.metrics.meteor import shared_meteor
+
+    meteor = shared_meteor()
+    searched = table.set_index("photo_id")["caption"]
+    found, rungs = choose(settings, runs, labels.reset_index(), number, searched, meteor)
+    chosen = {labels.index[row]: text for row, text in found.chosen.items()}
+    table["caption"] = [chosen.get(name) or own for name, own in zip(table["photo_id"], table["caption"], strict=True)]
+    return found, rungs
+
+
+def make(settings, runs, folder) -> list[str]:
+    """Write the ensemble of the runs; the names of the files."""
+    from src.blending.joining import check_alike, read_together, write_ensemble
+    from src.blending.ladder import as_text, ladder
+    from src.data.folds import load_folds
+    from src.data.table import for_training, load_table
+
+    check_alike(runs)
+    labels = load_table(pipeline.photos(runs[0]).folder / "photos.jsonl").set_index("photo_id")
+    number = load_folds(pipeline.folds(runs[0]).folder / "folds.csv", labels.index[for_training(labels)].tolist())
+    table = read_together(runs)
+    blend, speakers = blended(settings, table, labels), [run for run in runs if run.task != "mos"]
+    rungs, way = blend.steps if blend else [], None
+    if settings.task != "mos" and settings.ensemble.captions == "consensus" and speakers:
+        captions, steps = spoken(settings, speakers, table, labels, number)
+        rungs, way = [*rungs, *steps], captions.way
+    rows = ladder(rungs)
+    if rows:
+        print(as_text(rows, settings.metric.bootstrap), flush=True)
+    return write_ensemble(folder, settings, table, blend, way, rows)
+
+
+def main(argv=None) -> None:
+    settings, chosen = load_joining(argv, "ensemble", __doc__, add_options)
+    if "RANK" in os.environ:
+        raise InputError("ensemble is one process; start it without torchrun")
+    pipeline.require(settings, "ensemble")
+    settings = pipeline.tuned(settings)
+    if not pipeline.ensembles(settings):
+        print("ensemble: nothing to do (one run, with the captions of its own search and the usual blend)", flush=True)
+        return
+    from src.randomness import make_deterministic
+
+    make_deterministic(settings.run.threads)
+    with making(pipeline.ensemble(settings), chosen.fresh) as work:
+        if work:
+            work.outputs += make(settings, joined(settings), work.folder)
+    config = pipeline.ensemble(settings).folder / "ensemble.yaml"
+    print(f"ensemble: next: python -m src.evaluate --config {config}, then src.submit with the same", flush=True)
+
+
+if __name__ == "__main__":
+    guarded(main)
