@@ -28,8 +28,7 @@ def blended(settings, table, labels):
     """The table with the ensemble's MOS in it; and the blend, None where nothing is known of MOS."""
     from src.blending.joining import blend_mos
 
-    mos = labels["mos"].reindex(table["photo_id"]).to_numpy(float)
-    mos[(labels["part"] == "test").reindex(table["photo_id"]).to_numpy()] = float("nan")
+    mos = labels["mos"].where(labels["part"] != "test").reindex(table["photo_id"]).to_numpy(float)
     found = blend_mos(table, mos, settings)
     if found:
         readable = table["fallback"] == ""

@@ -1,8 +1,9 @@
 """Score a run out of fold, beside its floors and 95% intervals; or any predictions against any references.
 
-For a run: writes runs/NAME/score.json (`oof`, and `test` where data.root holds test_labels.csv or the data set has
-captions for its test part), drift.json with drift.csv and, where test photos differ from training photos, drift.png,
-which shows those that do most, curves.png and examples.png; with --coco FOLDER also the captions as COCO result files.
+For a run: writes runs/NAME/score.json (`oof`, `test` where data.root holds test_labels.csv or the data set has captions
+for its test part, and `single`: what the run reaches without the ensemble, where there is one), drift.json with
+drift.csv and, where test photos differ from training photos, drift.png, which shows those that do most, curves.png and
+examples.png; with --coco FOLDER also the captions as COCO result files.
 Stand-alone: --predictions P.csv --references R.csv [--train T.csv] [--json FILE]. Instead of CSV, predictions may be
 a COCO result file (.json) and references COCO annotations such as captions_val2017.json.
 
@@ -148,7 +149,7 @@ def draw_run(settings) -> None:
 
 
 def score_run(settings) -> dict:
-    """The reports `oof` and `test` of a run, printed too."""
+    """The reports `oof` and `test` of a run, printed too, and `single` of what it predicted before the ensemble."""
     from src.blending.scoring import score_out_of_fold, score_test, test_labels
     from src.blending.tables import read_predictions
     from src.data.table import load_table
@@ -156,14 +157,17 @@ def score_run(settings) -> dict:
     from src.metrics.summary import summary
 
     table = load_table(pipeline.photos(settings).folder / "photos.jsonl").set_index("photo_id")
-    folder = pipeline.final(settings).folder
+    folder, own = pipeline.final(settings).folder, pipeline.predictions(settings).folder
     labels = test_labels(table, pipeline.data_root(settings) / "test_labels.csv")
     meteor = shared_meteor()
-    scores = {"oof": score_out_of_fold(settings, table, read_predictions(folder / "oof.csv"), meteor), "test": None}
+    several = [folder] if folder == own or not pipeline.has_networks(settings) else [folder, own]
+    predicted = [read_predictions(each / "oof.csv") for each in several]
+    scores = dict(zip(("oof", "single"), score_out_of_fold(settings, table, predicted, meteor), strict=False))
+    scores["test"] = None
     if labels is not None:
         scores["test"] = score_test(settings, table, read_predictions(folder / "test.csv"), labels, meteor)
     for name, report in scores.items():
-        if report:
+        if report and name != "single":
             print(summary(f"{settings.run.name}, {'out of fold' if name == 'oof' else 'test'}", report), flush=True)
     return scores
 

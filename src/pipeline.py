@@ -223,7 +223,7 @@ def proposals(settings: Settings, number: int) -> Artefact:
     folder = run_folder(settings) / "proposals" / f"fold-{number}"
     part = _part(settings, "decoding") | {"ensemble.samples": settings.ensemble.samples, "run.seed": settings.run.seed}
     inputs = {"fold": outputs_digest(fold(settings, number)), "photos": outputs_digest(photos(settings))}
-    return Artefact("ensemble", folder, folder / "done.json", part, inputs)
+    return Artefact("training.proposing", folder, folder / "done.json", part, inputs)
 
 
 def ensembles(settings: Settings) -> bool:

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
+from src.blending.ladder import Step
 from src.blending.proposed import Proposed
 from src.blending.stacking import TEST
 from src.blending.voices import Corpus, Mixture, Said, listen
 from src.decoding.consensus import Choice, pool
 from src.decoding.rewriting import everything, rewrite
 from src.metrics.captions import Meteor
-from src.metrics.constant import constant_sentence
+from src.metrics.floors import constant_sentence
 from src.metrics.utility import Evidence, Expected, corpus_score, joined
 
 MIXTURES = (Mixture(1, 0, 0), Mixture(0.5, 0.5, 0), Mixture(0.375, 0.125, 0.5), Mixture(0.25, 0.25, 0.5),
@@ -101,21 +102,13 @@ class Contest:
 
 
 @dataclass(frozen=True)
-class Step:
-    """A step on the way to the captions: those of the photos that were left out once, and whether it is taken."""
-
-    name: str
-    captions: list[str]
-    on: bool
-
-
-@dataclass(frozen=True)
 class Captions:
     """The captions chosen for training photos at `rows` and for test photos, both by row, and how."""
 
     chosen: dict[int, str]
     rows: list[int]
-    steps: list[Step]
+    steps: list[tuple[Step, list[str]]]
+    """And the captions of `rows` after each."""
     way: Way
     """Of the test photos."""
 
@@ -151,16 +144,17 @@ def choose_captions(
     if way == REWRITTEN:
         way = dataclasses.replace(contest.winner(widest), rewritten=True)
     consensus, beyond = way.mixture is not None, way.mixture is not None and not way.mixture.alone
+    own, near = contest.captions[first[0]], contest.written(contest.best(first[1:]))
     steps = [
-        Step(f"{runs[0].name}, greedy", [greedy.get(row, searched[row]) for row in contest.rows], False),
-        Step(f"{runs[0].name}, its search", contest.captions[SEARCH], not consensus),
-        Step("consensus of its own candidates", contest.captions[first[0]], consensus),
-        Step("+ neighbours and training captions", contest.written(contest.best(first[1:])), beyond),
+        (Step(f"{runs[0].name}, greedy", False), [greedy.get(row, searched[row]) for row in contest.rows]),
+        (Step(f"{runs[0].name}, its search", not consensus), contest.captions[SEARCH]),
+        (Step("consensus of its own candidates", consensus), own),
+        (Step("+ neighbours and training captions", beyond), near),
     ]
     if len(runs) > 1:
-        steps.append(Step("+ the other runs", contest.written(base), way.runs > 1))
-    steps.append(Step("+ rewriting", contest.captions[REWRITTEN], way.rewritten))
-    steps.append(Step("chosen on the other folds", contest.written(final), True))
+        steps.append((Step("+ the other runs", way.runs > 1), contest.written(base)))
+    steps.append((Step("+ rewriting", way.rewritten, aside=True), contest.captions[REWRITTEN]))
+    steps.append((Step("chosen on the other folds", True), contest.written(final)))
     return Captions(chosen, contest.rows, steps, way)
 
 

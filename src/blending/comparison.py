@@ -62,7 +62,9 @@ def open_run(root: Path, name: str) -> Run:
         if reason:
             raise InputError(f"{folder}: its {what}: {reason}; python -m src.evaluate {_arguments(folder)}")
     weights = {k.removeprefix(_WEIGHTS): v for k, v in scored.settings.items() if k.startswith(_WEIGHTS)}
-    return Run(name, folder, read_json(folder / "score.json")["oof"], Weights(**weights), tuple(folds))
+    score = read_json(folder / "score.json")
+    report = score.get("single") or score["oof"]  # what the run itself wrote, not what was made of many candidates
+    return Run(name, folder, report, Weights(**weights), tuple(folds))
 
 
 def _number(fold: Path) -> int:

@@ -11,7 +11,7 @@ import pandas as pd
 from src import pipeline
 from src.artefacts import outdated, outputs_digest
 from src.blending.captions import Way
-from src.blending.ladder import Rung, as_csv, as_text, mos_rung
+from src.blending.ladder import Rung, Step, as_csv, as_text, mos_rung
 from src.blending.stacking import BLENDS, TEST, blend, final_weights, helpful, nonnegative, selective
 from src.blending.tables import read_predictions
 from src.config import as_yaml
@@ -100,25 +100,26 @@ def blend_mos(table: pd.DataFrame, mos: np.ndarray, settings: Settings) -> Blend
     kept = helpful(stacked[known], mos[known])
     chosen = blended(list(range(len(names))), selective(BLENDS[settings.ensemble.mos]))
     weights = dict(zip([names[i] for i in kept], final_weights(stacked[:, kept], mos, fold).tolist(), strict=True))
-    taken = settings.predict.mos == "blend"
-    steps = [*_steps(names, kept, blended, settings), (f"{settings.ensemble.mos} blend of what helps", True, chosen)]
-    rungs = [
-        mos_rung(step, on and taken, predicted[known], mos[known], settings.metric.bootstrap, settings.run.seed)
-        for step, on, predicted in steps
-    ]
+    steps = _steps(names, kept, blended, settings)
+    steps.append((Step(f"{settings.ensemble.mos} blend of what helps", settings.predict.mos == "blend"), chosen))
+    metric, seed = settings.metric, settings.run.seed
+    rungs = [mos_rung(step, mos_of[known], mos[known], metric.bootstrap, seed) for step, mos_of in steps]
     return Blended(chosen, weights, rungs)
 
 
-def _steps(names: list[str], kept: list[int], blended, settings: Settings) -> list[tuple[str, bool, np.ndarray]]:
-    """Name, whether it is taken, and MOS [N] of each step: a network, member by member, other blends."""
-    steps = []
+def _steps(names: list[str], kept: list[int], blended, settings: Settings) -> list[tuple[Step, np.ndarray]]:
+    """Steps with the MOS [N] after each: a network, member by member, and other blends of all."""
+    steps, taken = [], settings.predict.mos == "blend"
     if names[0] in HANDMADE and "network" in names:
         first = (settings.ensemble.runs or [settings.run.name])[0]
-        steps.append((f"network of {first} alone", False, blended([names.index("network")])))
+        steps.append((Step(f"network of {first} alone", False), blended([names.index("network")])))
     for count, name in enumerate(names, 1):
-        steps.append((name if count == 1 else f"+ {name}", count - 1 in kept, blended(list(range(count)))))
-    others = [kind for kind in BLENDS if kind not in (nonnegative.__name__, settings.ensemble.mos)]
-    steps += [(f"{kind} blend instead", False, blended(list(range(len(names))), BLENDS[kind])) for kind in others]
+        title = name if count == 1 else f"+ {name}"
+        steps.append((Step(title, taken and count - 1 in kept), blended(list(range(count)))))
+    for kind in BLENDS:
+        if kind not in (nonnegative.__name__, settings.ensemble.mos):
+            other = blended(list(range(len(names))), BLENDS[kind])
+            steps.append((Step(f"{kind} blend instead", False, aside=True), other))
     return steps
 
 

@@ -15,8 +15,17 @@ from src.metrics.quality import quality_score, resampled_quality_scores
 
 
 @dataclass(frozen=True)
+class Step:
+    """A step, and whether the predictions of test photos take it. aside: the next one starts from that before this."""
+
+    name: str
+    on: bool
+    aside: bool = False
+
+
+@dataclass(frozen=True)
 class Rung:
-    """One step: what is scored (MOS or caption), its name, whether it is taken, and its score in each resample."""
+    """A step scored: of what (MOS or caption), and its score in each resample."""
 
     kind: str
     step: str
@@ -24,25 +33,28 @@ class Rung:
     score: float
     resampled: np.ndarray
     photos: int
+    aside: bool = False
 
 
-def mos_rung(step: str, on: bool, predicted: np.ndarray, truth: np.ndarray, resamples: int, seed: int) -> Rung:
+def mos_rung(step: Step, predicted: np.ndarray, truth: np.ndarray, resamples: int, seed: int) -> Rung:
     """predicted, truth: MOS of the labelled photos [photos]."""
     resampled = resampled_quality_scores(predicted, truth, resamples, seed)
-    return Rung("MOS", step, on, quality_score(predicted, truth)["score"], resampled, len(truth))
+    score = quality_score(predicted, truth)["score"]
+    return Rung("MOS", step.name, step.on, score, resampled, len(truth), step.aside)
 
 
-def caption_rung(step: str, on: bool, scores: CaptionScores, weights, resamples: int, seed: int) -> Rung:
+def caption_rung(step: Step, scores: CaptionScores, weights, resamples: int, seed: int) -> Rung:
     """scores: of the captioned photos."""
     resampled = resampled_caption_scores(scores, weights, resamples, seed)
-    return Rung("caption", step, on, caption_score(scores.totals(), weights), resampled, scores.photos)
+    score = caption_score(scores.totals(), weights)
+    return Rung("caption", step.name, step.on, score, resampled, scores.photos, step.aside)
 
 
 def ladder(rungs: Sequence[Rung]) -> list[dict]:
-    """One row a step: kind, step, on, photos, score and its 95% interval, gain over the row above with that of the
-    paired bootstrap; None where a kind begins, and where there are too few photos for an interval."""
-    rows = []
-    for above, rung in zip([None, *rungs], rungs, strict=False):
+    """One row a step: kind, step, on, photos, score with its 95% interval, gain over the step that it starts from with
+    that of the paired bootstrap; None where a kind begins, and where there are too few photos for an interval."""
+    rows, above = [], None
+    for rung in rungs:
         low, high = interval(rung.resampled) if rung.photos >= FEWEST else (None, None)
         row = {"kind": rung.kind, "step": rung.step, "on": rung.on, "photos": rung.photos, "score": rung.score}
         row |= {"low": low, "high": high, "gain": None, "gain_low": None, "gain_high": None, "p": None}
@@ -50,6 +62,7 @@ def ladder(rungs: Sequence[Rung]) -> list[dict]:
             test = paired(rung.score - above.score, rung.resampled - above.resampled, rung.photos)
             row |= {"gain": test.difference, "gain_low": test.low, "gain_high": test.high, "p": test.p}
         rows.append(row)
+        above = above if rung.aside else rung
     return rows
 
 
@@ -65,7 +78,7 @@ def as_csv(rows: Sequence[dict]) -> str:
 
 def as_text(rows: Sequence[dict], resamples: int) -> str:
     """Aligned columns; steps that test photos do not get are off."""
-    title = f"What each step adds out of fold; gain over the row above by paired bootstrap, {resamples} resamples"
+    title = f"What each step adds out of fold; gain over the step before by paired bootstrap, {resamples} resamples"
     cells = [["", "", "score", "95%", "gain", "95%", ""]]
     for row in rows:
         form = ".4f" if row["kind"] == "MOS" else ".3f"

@@ -1,5 +1,6 @@
 """A run's prediction tables laid beside its labels and scored."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,32 +29,37 @@ def _predicted(settings: Settings, predictions: pd.DataFrame) -> tuple[np.ndarra
     return mos, members, None if settings.task == "mos" else predictions["caption"].tolist()
 
 
-def score_out_of_fold(settings: Settings, table: pd.DataFrame, predictions: pd.DataFrame, meteor: Meteor) -> dict:
-    """Report of the out-of-fold predictions; the constant sentence of a fold comes from the photos outside it.
+def score_out_of_fold(
+    settings: Settings, table: pd.DataFrame, several: Sequence[pd.DataFrame], meteor: Meteor
+) -> list[dict]:
+    """Reports of out-of-fold predictions; the constant sentence of a fold comes from the photos outside it.
 
-    table: the photos by photo_id. predictions: what predict wrote as oof.csv.
+    table: the photos by photo_id. several: what predict and ensemble wrote as oof.csv, of the same photos and folds.
     """
-    mos, members, candidates = _predicted(settings, predictions)
     train = table[for_training(table)]
-    own = predictions.set_index("photo_id")["fold"]
+    own = several[0].set_index("photo_id")["fold"]
     everywhere = own.reindex(train.index).fillna(-1).astype(int).to_numpy()
     sentences = {}
-    if candidates is not None:
+    if settings.task != "mos":
         sentences = constant_of_folds(train["captions"].tolist(), everywhere, settings.metric.weights, meteor)
-    labels = train.loc[predictions["photo_id"]]
-    fold = predictions["fold"].to_numpy()
-    return run_report(
-        mos,
-        members,
-        labels["mos"].to_numpy(float),
-        candidates,
-        labels["captions"].tolist(),
-        [sentences.get(number) for number in fold.tolist()],
-        fold,
-        settings.metric,
-        meteor,
-        settings.run.seed,
-    )
+
+    def report(predictions: pd.DataFrame) -> dict:
+        mos, members, candidates = _predicted(settings, predictions)
+        labels, fold = train.loc[predictions["photo_id"]], predictions["fold"].to_numpy()
+        return run_report(
+            mos,
+            members,
+            labels["mos"].to_numpy(float),
+            candidates,
+            labels["captions"].tolist(),
+            [sentences.get(number) for number in fold.tolist()],
+            fold,
+            settings.metric,
+            meteor,
+            settings.run.seed,
+        )
+
+    return [report(predictions) for predictions in several]
 
 
 def test_labels(table: pd.DataFrame, file: Path) -> pd.DataFrame | None:

@@ -71,9 +71,9 @@ def _rungs(found: Captions, references: list[list[str]], settings: Settings, met
     known = [place for place, row in enumerate(found.rows) if references[row]]
     people, once, metric = [references[found.rows[place]] for place in known], Once(meteor), settings.metric
     rungs = []
-    for step in found.steps if known else []:
-        reached = scores(people, [step.captions[place] for place in known], once, tokenized=True)
-        rungs.append(caption_rung(step.name, step.on, reached, metric.weights, metric.bootstrap, settings.run.seed))
+    for step, captions in found.steps if known else []:
+        reached = scores(people, [captions[place] for place in known], once, tokenized=True)
+        rungs.append(caption_rung(step, reached, metric.weights, metric.bootstrap, settings.run.seed))
     return rungs
 
 
