@@ -6,9 +6,9 @@ captioners, searches, random samples and the nearest training photos propose, th
 for each fold in the way that was best on the other folds.
 
 Writes runs/NAME/ensemble/: oof.csv and test.csv, which evaluate and submit take, blend.json (weights, and how captions
-are chosen), ladder.csv, ladder.txt and ladder.png (what each step adds out of fold) and ensemble.yaml, a --config for
-evaluate and submit; and runs/RUN/proposals/, which is kept for the next ensemble. NAME is all names joined by +, or
-run.name.
+are chosen), constants.json (the folds' constant sentences), ladder.csv and ladder.txt (what each step adds out of fold)
+and ensemble.yaml, a --config for evaluate and submit; and runs/RUN/proposals/, which is kept for the next ensemble.
+NAME is all names joined by +, or run.name.
 """
 
 import argparse
@@ -62,14 +62,14 @@ def make(settings, runs, folder) -> list[str]:
     number = load_folds(pipeline.folds(runs[0]).folder / "folds.csv", labels.index[for_training(labels)].tolist())
     table = read_together(runs)
     blend, speakers = blended(settings, table, labels), [run for run in runs if run.task != "mos"]
-    rungs, way = blend.steps if blend else [], None
+    rungs, captions = blend.steps if blend else [], None
     if settings.task != "mos" and settings.ensemble.captions == "consensus" and speakers:
         captions, steps = spoken(settings, speakers, table, labels, number)
-        rungs, way = [*rungs, *steps], captions.way
+        rungs = [*rungs, *steps]
     rows = ladder(rungs)
     if rows:
         print(as_text(rows, settings.metric.bootstrap), flush=True)
-    return write_ensemble(folder, settings, table, blend, way, rows)
+    return write_ensemble(folder, settings, table, blend, captions, rows)
 
 
 def main(argv=None) -> None:

@@ -153,6 +153,7 @@ def score_run(settings) -> dict:
     from src.blending.scoring import score_out_of_fold, score_test, test_labels
     from src.blending.tables import read_predictions
     from src.data.table import load_table
+    from src.files import read_json
     from src.metrics.meteor import shared_meteor
     from src.metrics.summary import summary
 
@@ -162,10 +163,13 @@ def score_run(settings) -> dict:
     meteor = shared_meteor()
     several = [folder] if folder == own or not pipeline.has_networks(settings) else [folder, own]
     predicted = [read_predictions(each / "oof.csv") for each in several]
-    scores = dict(zip(("oof", "single"), score_out_of_fold(settings, table, predicted, meteor), strict=False))
+    found = read_json(folder / "constants.json") if pipeline.ensembles(settings) else {}
+    constants = {int(fold): sentence for fold, sentence in found.items()}
+    reports = score_out_of_fold(settings, table, predicted, constants, meteor)
+    scores = dict(zip(("oof", "single"), reports, strict=False))
     scores["test"] = None
     if labels is not None:
-        scores["test"] = score_test(settings, table, read_predictions(folder / "test.csv"), labels, meteor)
+        scores["test"] = score_test(settings, table, read_predictions(folder / "test.csv"), labels, constants, meteor)
     for name, report in scores.items():
         if report and name != "single":
             print(summary(f"{settings.run.name}, {'out of fold' if name == 'oof' else 'test'}", report), flush=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from src.config import load_given, moved
 from src.errors import InputError, guarded
 from src.files import file_digest, lock, write_bytes
-from src.pipeline import SUBMISSIONS, data_root, predictions, require, run_folder
+from src.pipeline import SUBMISSIONS, data_root, final, require, run_folder
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,7 @@ def write(path: Path, settings) -> None:
 
     from src.data.submission import read_form, write_submission
 
-    table = pd.read_csv(predictions(settings).folder / "test.csv", dtype={"photo_id": str}, keep_default_na=False)
+    table = pd.read_csv(final(settings).folder / "test.csv", dtype={"photo_id": str}, keep_default_na=False)
     table = table.set_index("photo_id")
     form = read_form(data_root(settings), settings.data.format)
     write_submission(path, form, table["mos"].to_dict(), table["caption"].to_dict())
@@ -70,7 +70,7 @@ def main(argv=None) -> None:
         print(f"rebuild: {line}; the bytes may differ", flush=True)
     with lock(root, "rebuild", wait=False):
         rebuilding.begin(root, manifest, chosen.fresh)
-        for run, old in runs.items():
+        for run, old in sorted(runs.items(), key=lambda item: item[0] == name):  # what joins the others comes last
             recorded = manifest["runs"][run]
             settings = rebuilding.settle(old, root, chosen.start, set(runs))
             require(settings, "train")
@@ -79,7 +79,7 @@ def main(argv=None) -> None:
                 rebuilding.place_checkpoints(settings, recorded["checkpoints"], run_folder(old))
             else:
                 rebuilding.check_sources(settings, recorded)
-            require(settings, "evaluate")
+            require(settings, "evaluate" if run == name else "ensemble")
             if run == name:
                 write(root / submitted["file"], settings)
         compare(root / submitted["file"], submitted["sha256"])

@@ -24,6 +24,7 @@ TINY = [
     "train.batch_size=16",
     "decoding.beam=2",
     "metric.bootstrap=100",
+    "ensemble.captions=search",
     "run.threads=1",
 ]
 

@@ -24,6 +24,7 @@ SHORT = [
     "--fold=0",
     "train.epochs=1",
     "metric.bootstrap=100",
+    "ensemble.captions=search",
     "run.workers=0",
     "encoder.pretrained=false",
     "encoder.regions=8",

@@ -111,6 +111,8 @@ class Captions:
     """And the captions of `rows` after each."""
     way: Way
     """Of the test photos."""
+    constants: dict[int, str]
+    """The constant sentence of the captions outside each fold; of all where it is TEST."""
 
 
 def choose_captions(
@@ -122,9 +124,12 @@ def choose_captions(
     row, tokenised.
     """
 
+    constants: dict[int, str] = {}
+
     def hear(fold: int) -> Said:
         learned = [corpus.references[row] for row in corpus.learned(fold)]
         sentence = constant_sentence(learned, corpus.weights, meteor, tokenized=True).sentence
+        constants[fold] = sentence
         return listen(corpus, runs, fold, sentence)
 
     folds = tqdm(sorted(runs[0].captions), desc="captions", unit="fold", leave=False, disable=None)
@@ -155,7 +160,7 @@ def choose_captions(
         steps.append((Step("+ the other runs", way.runs > 1), contest.written(base)))
     steps.append((Step("+ rewriting", way.rewritten, aside=True), contest.captions[REWRITTEN]))
     steps.append((Step("chosen on the other folds", True), contest.written(final)))
-    return Captions(chosen, contest.rows, steps, way)
+    return Captions(chosen, contest.rows, steps, way, constants)
 
 
 def _of_tests(said: Said, way: Way, base: Way, searched: dict[int, str]) -> dict[int, str]:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from src import pipeline
 from src.artefacts import outdated, outputs_digest
-from src.blending.captions import Way
+from src.blending.captions import Captions, Way
 from src.blending.ladder import Rung, Step, as_csv, as_text, mos_rung
 from src.blending.stacking import BLENDS, TEST, blend, final_weights, helpful, nonnegative, selective
 from src.blending.tables import read_predictions
@@ -124,9 +124,15 @@ def _steps(names: list[str], kept: list[int], blended, settings: Settings) -> li
 
 
 def write_ensemble(
-    folder: Path, settings: Settings, table: pd.DataFrame, blend: Blended | None, way: Way | None, rows: list[dict]
+    folder: Path,
+    settings: Settings,
+    table: pd.DataFrame,
+    blend: Blended | None,
+    captions: Captions | None,
+    rows: list[dict],
 ) -> list[str]:
     """Write the tables, how they came about, the ladder's rows, and a config for what comes after; the files' names."""
+    way, constants = (captions.way, captions.constants) if captions else (None, {})
     members = [name for name in ("network", *HANDMADE, *_members(table), "blend") if name in table]
     columns = ["photo_id", "fold", "mos", *dict.fromkeys(members), "caption", "fallback"]
     whole, tested = table[columns], table["fold"] == TEST
@@ -136,7 +142,8 @@ def write_ensemble(
     kind = settings.ensemble.mos if settings.predict.mos == "blend" else settings.predict.mos
     how = {"mos": kind, "weights": blend.weights if blend else {}, "captions": str(way or Way())}
     write_json(folder / "blend.json", how | (dataclasses.asdict(way) if way else {}))
+    write_json(folder / "constants.json", constants)
     write_text(folder / "ladder.csv", as_csv(rows))
     write_text(folder / "ladder.txt", as_text(rows, settings.metric.bootstrap) + "\n")
     write_text(folder / "ensemble.yaml", as_yaml(settings))
-    return ["oof.csv", "test.csv", "blend.json", "ladder.csv"]
+    return ["oof.csv", "test.csv", "blend.json", "constants.json", "ladder.csv"]

@@ -15,6 +15,7 @@ from src.config import changed, flatten
 from src.data.submission import Form
 from src.errors import InputError
 from src.files import digest_of, file_digest, provenance, read_json, write_json, write_text
+from src.joined_runs import joined
 from src.json_files import load_json
 from src.settings import Settings
 
@@ -68,6 +69,7 @@ def _run(settings: Settings) -> dict:
         "trained_with": {name: read_json(fold.folder / "provenance.json") for name, fold in trained.items()},
         "checkpoints": {name: hashes(fold) for name, fold in trained.items()},
         "predictions": hashes(pipeline.predictions(settings)),
+        "proposals": {name: hashes(pipeline.proposals(settings, int(name.removeprefix("fold-")))) for name in trained},
     }
 
 
@@ -82,7 +84,8 @@ def write_manifest(path: Path, submitted: Path, form: Form, settings: Settings) 
             "rebuild": shlex.join(["python", "-m", "src.rebuild", str(path)]),
             "submission": {"file": submitted.name, "sha256": file_digest(submitted), "form": form_digest(form)},
             "local_score": {"quality": quality, "caption": caption},
-            "runs": {settings.run.name: _run(settings)},
+            "runs": {run.run.name: _run(run) for run in (settings, *joined(settings))},
+            "ensemble": hashes(pipeline.ensemble(settings)) if pipeline.ensembles(settings) else {},
             "made_with": provenance(installed.get, list(installed)),
             "code": {stage: code_digest(stage) for stage in pipeline.STAGES},
         },

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from src.blending.stacking import TEST
 from src.data.table import for_training
 from src.metrics.captions import Meteor
 from src.metrics.floors import constant_sentence
@@ -30,17 +31,18 @@ def _predicted(settings: Settings, predictions: pd.DataFrame) -> tuple[np.ndarra
 
 
 def score_out_of_fold(
-    settings: Settings, table: pd.DataFrame, several: Sequence[pd.DataFrame], meteor: Meteor
+    settings: Settings, table: pd.DataFrame, several: Sequence[pd.DataFrame], constants: dict[int, str], meteor: Meteor
 ) -> list[dict]:
     """Reports of out-of-fold predictions; the constant sentence of a fold comes from the photos outside it.
 
     table: the photos by photo_id. several: what predict and ensemble wrote as oof.csv, of the same photos and folds.
+    constants: the sentences by fold, where ensemble has found them; searched for where empty.
     """
     train = table[for_training(table)]
     own = several[0].set_index("photo_id")["fold"]
     everywhere = own.reindex(train.index).fillna(-1).astype(int).to_numpy()
-    sentences = {}
-    if settings.task != "mos":
+    sentences = constants
+    if settings.task != "mos" and not constants:
         sentences = constant_of_folds(train["captions"].tolist(), everywhere, settings.metric.weights, meteor)
 
     def report(predictions: pd.DataFrame) -> dict:
@@ -79,17 +81,23 @@ def test_labels(table: pd.DataFrame, file: Path) -> pd.DataFrame | None:
 
 
 def score_test(
-    settings: Settings, table: pd.DataFrame, predictions: pd.DataFrame, labels: pd.DataFrame, meteor: Meteor
+    settings: Settings,
+    table: pd.DataFrame,
+    predictions: pd.DataFrame,
+    labels: pd.DataFrame,
+    constants: dict[int, str],
+    meteor: Meteor,
 ) -> dict:
     """Report of the test predictions; the constant sentence comes from all training photos.
 
-    table: the photos by photo_id. labels: those of the test photos, see `test_labels`.
+    table: the photos by photo_id. labels: those of the test photos, see `test_labels`. constants: as for
+    `score_out_of_fold`.
     """
     mos, members, candidates = _predicted(settings, predictions)
     labels = labels.loc[predictions["photo_id"]]
     captions = [list(several) for several in table["captions"][for_training(table)] if several]
-    sentence = None
-    if candidates is not None and captions:
+    sentence = constants.get(TEST)
+    if candidates is not None and captions and not sentence:
         sentence = constant_sentence(captions, settings.metric.weights, meteor).sentence
     return run_report(
         mos,

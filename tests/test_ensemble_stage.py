@@ -1,0 +1,235 @@
+"""The stage that joins runs: honest out of fold, resumed, and taken by evaluate and submit."""
+
+import contextlib
+import csv
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from src import compare, ensemble, evaluate, pipeline, predict, preprocess, split, submit, train
+from src.blending.captions import MIXTURES
+from src.blending.joining import blend_mos
+from src.blending.ladder import Rung, Step, ladder, mos_rung
+from src.blending.proposed import Proposed
+from src.blending.stacking import TEST, helpful
+from src.blending.voices import Corpus, listen
+from src.config import load
+from src.data.table import load_table
+from src.errors import InputError
+from src.joined_runs import joined, load_joining
+from src.metrics.captions import scores
+from src.metrics.competition import caption_score
+from src.metrics.floors import Constant
+from src.metrics.quality import quality_score
+from src.settings import Weights
+from tests.conftest import TINY
+from tests.small_meteor import small_meteor
+
+RUNS = {"one": [], "two": ["view.size=40", "decoder.name=mask_predict", "decoder.feedforward=32", "run.seed=1"]}
+BOTH = ["one", "two", "metric.bootstrap=100"]
+CHOOSING = ["ensemble.captions=consensus", "ensemble.samples=3"]
+
+
+@pytest.fixture(scope="module")
+def meteor(tmp_path_factory):
+    with contextlib.closing(small_meteor(tmp_path_factory.mktemp("meteor"))) as process:
+        yield process
+
+
+def quick(patch, meteor) -> None:
+    """No search for constant sentences, no pictures, and a METEOR that starts quickly."""
+    patch.setattr("src.metrics.meteor.shared_meteor", lambda: meteor)
+    for user in ("metrics.out_of_fold", "metrics.floors", "blending.scoring", "blending.captions"):
+        patch.setattr(f"src.{user}.constant_sentence", lambda *_, **__: Constant("the light is nice", 1.0))
+    patch.setattr("src.evaluate.draw_run", lambda settings: None)
+
+
+@pytest.fixture(scope="module")
+def predicted(competition, meteor, tmp_path_factory):
+    """A folder with two runs, of other sizes and captioners, and what the ensembles of one and of both wrote."""
+    folder = tmp_path_factory.mktemp("joined")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        quick(patch, meteor)
+        short = [f"data.root={competition}", *TINY, "train.epochs=1"]
+        for run, arguments in RUNS.items():
+            for stage in (preprocess, split, train, predict):
+                stage.main([*short, f"run.name={run}", *arguments])
+        for stage in (ensemble, evaluate):
+            stage.main([*short, "run.name=one", *CHOOSING])
+        ensemble.main([*BOTH, *CHOOSING])
+    return folder
+
+
+@pytest.fixture
+def at_work(predicted, meteor, monkeypatch):
+    monkeypatch.chdir(predicted)
+    quick(monkeypatch, meteor)
+    return predicted
+
+
+def table_of(path) -> pd.DataFrame:
+    return pd.read_csv(path, dtype={"photo_id": str}, keep_default_na=False)
+
+
+def test_the_tables_have_the_rows_of_predict_and_the_members_of_all_runs(predicted):
+    for name in ("oof", "test"):
+        alone = table_of(predicted / "runs" / "one" / "predictions" / f"{name}.csv")
+        ours = table_of(predicted / "runs" / "one+two" / "ensemble" / f"{name}.csv")
+        other = table_of(predicted / "runs" / "two" / "predictions" / f"{name}.csv")
+        assert list(ours["photo_id"]) == list(alone["photo_id"]) and not set(alone.columns) - set(ours.columns)
+        kept = [column for column in alone if column not in ("mos", "blend", "caption")]
+        pd.testing.assert_frame_equal(ours[kept], alone[kept])
+        np.testing.assert_allclose(ours["network two"], other["network"])
+        assert (ours["mos"] == ours["blend"]).all() and ours["caption"].str.strip().all()
+        assert not (ours["caption"] == alone["caption"]).all(), (
+            "a captioner of one epoch knows less than its neighbours"
+        )
+
+
+def test_the_ladder_holds_what_the_exact_scorer_finds(predicted, meteor):
+    folder = predicted / "runs" / "one+two" / "ensemble"
+    with open(folder / "ladder.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    found = {row["step"]: row for row in rows}
+    assert list(found)[:5] == ["network of one alone", "ridge", "+ boosting", "+ vectors", "+ network"]
+    assert "+ network two" in found and "+ the other runs" in found
+    photos = load_table(next((predicted / "runs" / "cache").glob("photos-*")) / "photos.jsonl").set_index("photo_id")
+    ours, alone = (table_of(path) for path in (folder / "oof.csv", predicted / "runs/one/predictions/oof.csv"))
+    truth = photos.loc[ours["photo_id"]]
+    for step, mos in (("nonnegative blend of what helps", ours["mos"]), ("network of one alone", alone["network"])):
+        assert float(found[step]["score"]) == pytest.approx(quality_score(mos, truth["mos"])["score"], abs=1e-9)
+    known = truth["captions"].map(bool).to_numpy()
+    for step, captions in (("chosen on the other folds", ours["caption"]), ("one, its search", alone["caption"])):
+        exact = scores([list(c) for c in truth["captions"][known]], captions[known].tolist(), meteor).totals()
+        assert float(found[step]["score"]) == pytest.approx(caption_score(exact, Weights()), abs=1e-9)
+    how = json.loads((folder / "blend.json").read_text())
+    assert sum(how["weights"].values()) == pytest.approx(1) and how["captions"]
+    on = {
+        step for step in ("ridge", "+ boosting", "+ vectors", "+ network", "+ network two") if found[step]["on"] == "on"
+    }
+    assert {step.removeprefix("+ ") for step in on} == how["weights"].keys()
+
+
+def test_nothing_said_of_a_fold_comes_from_its_own_captions(predicted, monkeypatch):
+    """Other captions of a fold's photos change nothing of what is said of them, and much of what is said of others."""
+    monkeypatch.chdir(predicted)
+    rng, words = np.random.default_rng(0), ["this", "photo", "is", "a", "nice", "good", "picture", "of", "the", "light"]
+
+    def said() -> list[str]:
+        return [" ".join(rng.choice(words, size=rng.integers(3, 9)))]
+
+    fold = np.array([0] * 12 + [1] * 12 + [TEST] * 6)
+    proposals = {k: {r: said() + said() for r in range(30) if fold[r] in (k, TEST)} for k in (0, 1)}
+    run = Proposed("one", proposals, {}, {k: rng.normal(size=(30, 4)).astype(np.float32) for k in (0, 1)})
+    references = [said() if row < 24 else [] for row in range(30)]
+    changed = [["sharp dark shadows"] if fold[row] == 0 else group for row, group in enumerate(references)]
+    corpus = Corpus(references, fold, Weights(), 0, 3)
+    for number, same in ((0, True), (1, False), (TEST, False)):
+        before = listen(corpus, [run], number, "a constant")
+        after = listen(dataclasses.replace(corpus, references=changed), [run], number, "a constant")
+        assert (before.candidates == after.candidates) is same and before.rows == after.rows
+        assert (before.training == after.training) is same
+        for mixture in MIXTURES:
+            assert not same or before.choice(mixture, 1) == after.choice(mixture, 1)
+        own = {text for row in before.rows for k in proposals for text in proposals[k].get(row, [])}
+        assert set(before.choice(MIXTURES[0], 1)) <= own, "alone, captioners choose among their own captions"
+        barred = {text for row in np.flatnonzero(fold == number) for text in references[row]} - own
+        assert not barred & {text for texts in before.candidates for text in texts}
+
+
+def test_a_fold_s_blend_does_not_know_its_labels_and_useless_members_are_left_out():
+    rng = np.random.default_rng(0)
+    truth = rng.normal(5, 1, 120)
+    members = {"ridge": truth + rng.normal(0, 1, 120), "boosting": rng.normal(5, 1, 120),
+               "network": truth + rng.normal(0, 1, 120)}  # fmt: skip
+    table = pd.DataFrame({**members, "fold": np.arange(120) % 3})
+    settings, _ = load(["run.name=x", "metric.bootstrap=100"], "ensemble")
+    found = blend_mos(table, truth, settings)
+    assert found.weights.keys() == {"ridge", "network"} == {name for i, name in enumerate(members) if i in helpful(
+        np.column_stack(list(members.values())), truth)}  # fmt: skip
+    other = np.where(table["fold"] == 1, rng.permutation(truth), truth)
+    again = blend_mos(table, other, settings)
+    own = (table["fold"] == 1).to_numpy()
+    np.testing.assert_array_equal(found.mos[own], again.mos[own])
+    assert not np.allclose(found.mos[~own], again.mos[~own])
+
+
+def test_gains_are_over_the_step_that_one_starts_from():
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=50)
+    made = [
+        mos_rung(Step(str(i), True, aside=i == 1), truth + rng.normal(0, 3 - i, 50), truth, 100, 0) for i in range(3)
+    ]
+    rows = ladder([*made, Rung("caption", "3", True, 1.0, np.ones(100), 50)])
+    assert [row["gain"] for row in rows] == [
+        None,
+        pytest.approx(made[1].score - made[0].score),
+        pytest.approx(made[2].score - made[0].score),
+        None,
+    ]
+    assert rows[2]["gain_low"] <= rows[2]["gain"] <= rows[2]["gain_high"]
+
+
+def test_it_is_made_once_and_goes_on_from_what_was_proposed(at_work, capsys):
+    ensemble.main([*BOTH, *CHOOSING])
+    assert "ensemble: runs/one+two/ensemble: up to date" in (printed := capsys.readouterr().out)
+    assert "next: python -m src.evaluate --config runs/one+two/ensemble/ensemble.yaml" in printed
+    before = (at_work / "runs/one+two/ensemble/test.csv").read_bytes()
+    (at_work / "runs/one+two/ensemble/done.json").unlink()
+    (at_work / "runs/two/proposals/fold-1/done.json").unlink()
+    ensemble.main([*BOTH, *CHOOSING])
+    printed = capsys.readouterr().out
+    assert printed.count("proposals/fold-") == 4 and printed.count("up to date") == 3, "what was cut off alone"
+    assert (at_work / "runs/one+two/ensemble/test.csv").read_bytes() == before
+
+
+def test_evaluate_and_submit_take_it_by_its_own_config(at_work, competition):
+    config = ["--config", "runs/one+two/ensemble/ensemble.yaml"]
+    for stage in (train, predict, ensemble, evaluate, submit):
+        stage.main(config)
+    assert not list((at_work / "runs" / "one+two").glob("fold-*")), "it has no networks of its own"
+    submit.main(["--check", "submissions/one+two.csv", f"data.root={competition}"])
+    submitted = table_of(at_work / "submissions" / "one+two.csv").set_index("img_name")
+    ours = table_of(at_work / "runs/one+two/ensemble/test.csv").set_index("photo_id")
+    assert list(submitted["comments"]) == list(ours.loc[submitted.index, "caption"])
+    np.testing.assert_allclose(submitted["mos"], ours.loc[submitted.index, "mos"], atol=1e-4)
+    score = json.loads((at_work / "runs/one+two/score.json").read_text())
+    with open(at_work / "runs/one+two/ensemble/ladder.csv", encoding="utf-8", newline="") as file:
+        last = list(csv.DictReader(file))[-1]
+    assert score["oof"]["caption"]["score"] == pytest.approx(float(last["score"]))
+    manifest = json.loads((at_work / "submissions" / "one+two.manifest.json").read_text())
+    assert manifest["runs"].keys() == RUNS.keys() and manifest["runs"]["two"]["settings"]["view"]["size"] == 40
+    assert all(manifest["runs"][name]["proposals"].keys() == {"fold-0", "fold-1"} for name in RUNS)
+    assert "test.csv" in manifest["ensemble"]
+
+
+def test_compare_still_compares_what_the_networks_wrote(at_work, tmp_path):
+    compare.main(["one", "--output", str(tmp_path)])
+    with open(tmp_path / "comparison.csv", encoding="utf-8", newline="") as file:
+        row = next(csv.DictReader(file))
+    score = json.loads((at_work / "runs/one/score.json").read_text())
+    assert float(row["caption_score"]) == score["single"]["caption"]["score"] < score["oof"]["caption"]["score"]
+
+
+def test_what_cannot_be_joined_is_one_line(at_work, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="^twoo: no such run in runs; did you mean two"):
+        ensemble.main(["one", "twoo"])
+    with pytest.raises(SystemExit, match="name each run once"):
+        ensemble.main(["one", "one"])
+    shutil.copytree(at_work / "runs", tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    folds = next(path for path in (tmp_path / "runs" / "two").glob("fold-1"))
+    settings, _ = load_joining(BOTH, "ensemble", "", ensemble.add_options)
+    assert [run.view.size for run in joined(settings)] == [32, 40], "a run's own settings are its own"
+    (folds / "best-mos.pt").write_bytes(b"")
+    with pytest.raises(InputError, match=r"two: .*predictions.*|two: .*fold-1.*best-mos.pt"):
+        ensemble.main([*BOTH, "ensemble.samples=4"])
+    shutil.rmtree(tmp_path / "runs" / "two" / "predictions")
+    with pytest.raises(InputError, match=r"^two: not predicted yet; python -m src.predict --config runs/two/fold-0"):
+        ensemble.main(BOTH)
+    assert not (tmp_path / "runs/one+two/ensemble/.lock").exists() and pipeline.ensembles(settings)
