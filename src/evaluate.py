@@ -135,7 +135,8 @@ def draw_run(settings) -> None:
 
     folder, source = pipeline.run_folder(settings), pipeline.photos(settings).folder
     metrics = {f"fold {k}": folder / f"fold-{k}" / "metrics.csv" for k in pipeline.folds_of(settings)}
-    draw_run_curves(metrics, folder / "curves.png")
+    if metrics:
+        draw_run_curves(metrics, folder / "curves.png")
     table = load_table(source / "photos.jsonl").reset_index().set_index("photo_id")
     shown = read_predictions(pipeline.final(settings).folder / "oof.csv")
     shown = shown.iloc[np.random.default_rng(settings.run.seed).permutation(len(shown))[:12]]

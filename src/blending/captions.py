@@ -77,7 +77,8 @@ class Contest:
             pairs = [(caption, people) for caption, people in pairs if people]
             evidence = [Evidence(people, np.ones(len(people))) for _, people in pairs]
             parts += [group.utility.expected([[caption] for caption, _ in pairs], evidence)] if pairs else []
-        self._reached[way] = joined(parts)
+        if parts:
+            self._reached[way] = joined(parts)
 
     def winner(self, ways: Sequence[Way], part: int | None = None) -> Way:
         """The best on the photos outside a part, or on all; the first where too few photos tell."""

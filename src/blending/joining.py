@@ -12,6 +12,7 @@ from src import pipeline
 from src.artefacts import outdated, outputs_digest
 from src.blending.captions import Captions, Way
 from src.blending.ladder import Rung, Step, as_csv, as_text, mos_rung
+from src.blending.scoring import MEMBERS
 from src.blending.stacking import BLENDS, TEST, blend, final_weights, helpful, nonnegative, selective
 from src.blending.tables import read_predictions
 from src.config import as_yaml
@@ -19,7 +20,8 @@ from src.errors import InputError
 from src.files import write_json, write_text
 from src.settings import Settings
 
-HANDMADE = ("ridge", "boosting", "vectors")
+REGRESSORS = tuple(name for name in MEMBERS if name not in ("network", "blend"))
+"""The regressors on features."""
 
 
 def check_alike(runs: Sequence[Settings]) -> None:
@@ -63,8 +65,8 @@ def read_together(runs: Sequence[Settings]) -> pd.DataFrame:
     for run, table in zip(runs[1:], others, strict=True):
         if list(table["photo_id"]) != list(first["photo_id"]):
             raise InputError(f"{run.run.name} predicted other photos than {runs[0].run.name}; predict both again")
-        if "network" in table:
-            first[f"network {run.run.name}"] = table["network"]
+        own = [name for name in table if name == "network" or name.startswith("frozen_")]
+        first = first.assign(**{f"{name} {run.run.name}": table[name] for name in own})
     return first
 
 
@@ -77,10 +79,10 @@ class Blended:
     steps: list[Rung]
 
 
-def _members(table: pd.DataFrame) -> dict[str, str]:
-    """Columns of the members and what they are called as a step: the hand-made ones, then the networks."""
-    networks = {name: name for name in table if name == "network" or name.startswith("network ")}
-    return {name: name for name in HANDMADE if name in table} | networks
+def _members(table: pd.DataFrame) -> list[str]:
+    """The columns of the members: regressors on features, the first run's network, and what other runs bring in."""
+    others = [name for name in table if name.partition(" ")[0] in MEMBERS and " " in name]
+    return [name for name in (*REGRESSORS, "network", *others) if name in table]
 
 
 def blend_mos(table: pd.DataFrame, mos: np.ndarray, settings: Settings) -> Blended | None:
@@ -88,7 +90,7 @@ def blend_mos(table: pd.DataFrame, mos: np.ndarray, settings: Settings) -> Blend
 
     table: of `read_together`. mos [N]: labels, NaN where unknown. None where there is no member.
     """
-    names = list(_members(table))
+    names = _members(table)
     if not names:
         return None
     fold, known = table["fold"].to_numpy(), ~np.isnan(mos) & (table["fold"] != TEST).to_numpy()
@@ -110,7 +112,7 @@ def blend_mos(table: pd.DataFrame, mos: np.ndarray, settings: Settings) -> Blend
 def _steps(names: list[str], kept: list[int], blended, settings: Settings) -> list[tuple[Step, np.ndarray]]:
     """Steps with the MOS [N] after each: a network, member by member, and other blends of all."""
     steps, taken = [], settings.predict.mos == "blend"
-    if names[0] in HANDMADE and "network" in names:
+    if names[0] in REGRESSORS and "network" in names:
         first = (settings.ensemble.runs or [settings.run.name])[0]
         steps.append((Step(f"network of {first} alone", False), blended([names.index("network")])))
     for count, name in enumerate(names, 1):
@@ -133,7 +135,7 @@ def write_ensemble(
 ) -> list[str]:
     """Write the tables, how they came about, the ladder's rows, and a config for what comes after; the files' names."""
     way, constants = (captions.way, captions.constants) if captions else (None, {})
-    members = [name for name in ("network", *HANDMADE, *_members(table), "blend") if name in table]
+    members = [name for name in ("network", *REGRESSORS, *_members(table), "blend") if name in table]
     columns = ["photo_id", "fold", "mos", *dict.fromkeys(members), "caption", "fallback"]
     whole, tested = table[columns], table["fold"] == TEST
     frames = {"oof": whole[~tested].drop(columns="fallback"), "test": whole[tested].drop(columns="fold")}

@@ -31,6 +31,10 @@ class Proposed:
     pooled: dict[int, np.ndarray]
     """What each fold's network saw of all photos, float32 [N, D]; NaN for a photo that cannot be read."""
 
+    def knows(self, fold: int, row: int) -> bool:
+        """Whether they saw the photo and could propose, in words or not; arguments as for `of`."""
+        return any(row in self.captions[number] for number in (self.captions if fold == TEST else [fold]))
+
     def of(self, fold: int, row: int) -> list[str]:
         """The captions of a photo by the captioner that never saw it: its fold's; all folds' where `fold` is TEST."""
         numbers = self.captions if fold == TEST else [fold]

@@ -20,7 +20,7 @@ MEMBERS = (*_FIXED, *(f"frozen_{name}" for name in _FIXED[1:]), "blend")
 
 def predicted_mos(predictions: pd.DataFrame) -> dict[str, np.ndarray]:
     """The MOS of each member by name [N]; none where no photo has a label to learn from."""
-    others = [name for name in predictions if name.startswith("network ")]  # of runs that were joined
+    others = [name for name in predictions if " " in name and name.partition(" ")[0] in MEMBERS]  # joined runs'
     return {name: predictions[name].to_numpy(float) for name in (*MEMBERS, *others) if name in predictions}
 
 

@@ -116,7 +116,7 @@ def listen(corpus: Corpus, runs: Sequence[Proposed], fold: int, sentence: str) -
 
     runs: their captions tokenised. sentence: the constant one of the other folds' captions.
     """
-    rows = [row for row in np.flatnonzero(corpus.fold == fold).tolist() if any(run.of(fold, row) for run in runs)]
+    rows = [row for row in np.flatnonzero(corpus.fold == fold).tolist() if any(run.knows(fold, row) for run in runs)]
     learned = corpus.learned(fold)
     utility = Utility([corpus.references[row] for row in learned], corpus.weights)
     everything = [caption for row in learned for caption in corpus.references[row] if caption]
