@@ -1,8 +1,8 @@
 """Which caption is submitted: several ways to choose it, and for each fold the way that was best on the others.
 
-A way is judged by what its captions score against people's, by the competition's formula with METEOR's stand-in. What
-a photo gets is chosen without its own fold's captions, so that its out-of-fold score is honest; test photos get what
-was best on all training photos.
+A way is judged by what its captions score against people's, by the competition's formula with METEOR's stand-in. The
+captions of a fold's own photos have no say in it, so that the out-of-fold score is honest (as in any stack, the other
+folds' networks learned from them); test photos get what was best on all training photos.
 """
 
 import dataclasses
@@ -63,7 +63,7 @@ class Contest:
         self.known = np.array([bool(corpus.references[row]) for row in self.rows], bool)
         """Which photos people have written captions of."""
         self.part = corpus.fold[self.rows]
-        """The part of each photo, on whose captions its own may not depend."""
+        """The part of each photo, whose people do not judge which way its caption is chosen."""
         if len(groups) == 1:
             self.part[np.flatnonzero(self.known)] = np.arange(self.known.sum()) % PARTS
         self._reached: dict[Way, Expected] = {}
@@ -124,7 +124,6 @@ def choose_captions(
     runs: their captions tokenised; the first one's search is where the steps begin. searched, greedy: its captions by
     row, tokenised.
     """
-
     constants: dict[int, str] = {}
 
     def hear(fold: int) -> Said:
