@@ -41,11 +41,10 @@ def meteor(tmp_path_factory):
 
 
 def quick(patch, meteor) -> None:
-    """No search for constant sentences, no pictures, and a METEOR that starts quickly."""
+    """No search for constant sentences, and a METEOR that starts quickly."""
     patch.setattr("src.metrics.meteor.shared_meteor", lambda: meteor)
     for user in ("metrics.out_of_fold", "metrics.floors", "blending.scoring", "blending.captions"):
         patch.setattr(f"src.{user}.constant_sentence", lambda *_, **__: Constant("the light is nice", 1.0))
-    patch.setattr("src.evaluate.draw_run", lambda settings: None)
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +54,7 @@ def predicted(competition, meteor, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         quick(patch, meteor)
+        patch.setattr("src.evaluate.draw_run", lambda settings: None)
         short = [f"data.root={competition}", *TINY, "train.epochs=1"]
         for run, arguments in RUNS.items():
             for stage in (preprocess, split, train, predict):
@@ -203,7 +203,7 @@ def test_evaluate_and_submit_take_it_by_its_own_config(at_work, competition):
         last = list(csv.DictReader(file))[-1]
     assert score["oof"]["caption"]["score"] == pytest.approx(float(last["score"]))
     manifest = json.loads((at_work / "submissions" / "one+two.manifest.json").read_text())
-    assert manifest["runs"].keys() == RUNS.keys() and manifest["runs"]["two"]["settings"]["view"]["size"] == 40
+    assert manifest["runs"].keys() == {"one+two", *RUNS} and manifest["runs"]["two"]["settings"]["view.size"] == 40
     assert all(manifest["runs"][name]["proposals"].keys() == {"fold-0", "fold-1"} for name in RUNS)
     assert "test.csv" in manifest["ensemble"]
 
@@ -227,8 +227,8 @@ def test_what_cannot_be_joined_is_one_line(at_work, tmp_path, monkeypatch):
     settings, _ = load_joining(BOTH, "ensemble", "", ensemble.add_options)
     assert [run.view.size for run in joined(settings)] == [32, 40], "a run's own settings are its own"
     (folds / "best-mos.pt").write_bytes(b"")
-    with pytest.raises(InputError, match=r"two: .*predictions.*|two: .*fold-1.*best-mos.pt"):
-        ensemble.main([*BOTH, "ensemble.samples=4"])
+    with pytest.raises(InputError, match=r"^two: runs/two/fold-1: .*best-mos.pt is missing or was changed; python -m"):
+        ensemble.main([*BOTH, "ensemble.captions=consensus", "ensemble.samples=4"])
     shutil.rmtree(tmp_path / "runs" / "two" / "predictions")
     with pytest.raises(InputError, match=r"^two: not predicted yet; python -m src.predict --config runs/two/fold-0"):
         ensemble.main(BOTH)

@@ -35,21 +35,21 @@ class Way:
     """How captions are chosen."""
 
     runs: int = 1
-    """So many of the runs take part."""
+    """So many of the runs take part; 0: every photo gets the constant sentence."""
     mixture: Mixture | None = None
-    """Of the evidence; None: the caption is what the first run's search wrote."""
+    """Of the evidence; None: the caption is what the first run's search wrote, or the constant sentence."""
     rewritten: bool = False
 
     def __str__(self) -> str:
         if self.mixture is None:
-            return "as the search wrote them"
+            return "as the search wrote them" if self.runs else "the constant sentence"
         shares = (self.mixture.own, self.mixture.neighbours, self.mixture.training)
         names = ("own candidates", "neighbours' captions", "training captions")
         evidence = ", ".join(f"{share:.4g} {name}" for share, name in zip(shares, names, strict=True) if share)
         return f"consensus under {evidence}{'; rewritten' if self.rewritten else ''}"
 
 
-SEARCH, REWRITTEN = Way(), Way(rewritten=True)
+SEARCH, CONSTANT, REWRITTEN = Way(), Way(0), Way(rewritten=True)
 
 
 class Contest:
@@ -132,8 +132,12 @@ def choose_captions(
         constants[fold] = sentence
         return listen(corpus, runs, fold, sentence)
 
-    folds = tqdm(sorted(runs[0].captions), desc="captions", unit="fold", leave=False, disable=None)
-    contest = Contest(corpus, [hear(fold) for fold in folds])
+    folds = sorted(runs[0].captions)
+    shown = tqdm(folds, desc="captions", unit="fold", leave=False, disable=None)
+    contest = Contest(corpus, [hear(fold) for fold in shown])
+    contest.enter(
+        CONSTANT, [[constants[fold]] * len(group.rows) for fold, group in zip(folds, contest.groups, strict=True)]
+    )
     contest.enter(SEARCH, [[searched[row] for row in group.rows] for group in contest.groups])
     first, widest = ([Way(count, mixture) for mixture in MIXTURES] for count in (1, len(runs)))
     for way in dict.fromkeys([*first, *widest]):
@@ -141,18 +145,19 @@ def choose_captions(
     base = contest.best(widest)
     both = zip(contest.groups, contest.by_group(base), contest.by_group(contest.written(base)), strict=True)
     contest.enter(REWRITTEN, [_rewritten(*each) for each in both])
-    every = list(contest.captions)
+    every = [SEARCH, *(way for way in contest.captions if way != SEARCH)]  # the first where too few photos tell
     way, final = contest.winner(every), contest.best(every)
     chosen = dict(zip(contest.rows, contest.written(final), strict=True))
     if (corpus.fold == TEST).any():
-        chosen |= _of_tests(hear(TEST), way, contest.winner(widest), searched)
+        chosen |= _of_tests(hear(TEST), way, contest.winner(widest), searched, constants)
     if way == REWRITTEN:
         way = dataclasses.replace(contest.winner(widest), rewritten=True)
     consensus, beyond = way.mixture is not None, way.mixture is not None and not way.mixture.alone
     own, near = contest.captions[first[0]], contest.written(contest.best(first[1:]))
     steps = [
+        (Step("the constant sentence of the other folds", way == CONSTANT, aside=True), contest.captions[CONSTANT]),
         (Step(f"{runs[0].name}, greedy", False), [greedy.get(row, searched[row]) for row in contest.rows]),
-        (Step(f"{runs[0].name}, its search", not consensus), contest.captions[SEARCH]),
+        (Step(f"{runs[0].name}, its search", way == SEARCH), contest.captions[SEARCH]),
         (Step("consensus of its own candidates", consensus), own),
         (Step("+ neighbours and training captions", beyond), near),
     ]
@@ -163,8 +168,10 @@ def choose_captions(
     return Captions(chosen, contest.rows, steps, way, constants)
 
 
-def _of_tests(said: Said, way: Way, base: Way, searched: dict[int, str]) -> dict[int, str]:
+def _of_tests(said: Said, way: Way, base: Way, searched: dict[int, str], constants: dict[int, str]) -> dict[int, str]:
     """The test photos' captions by row."""
+    if way == CONSTANT:
+        return dict.fromkeys(said.rows, constants[TEST])
     if way == SEARCH:
         return {row: searched[row] for row in said.rows}
     chosen = base if way == REWRITTEN else way
