@@ -25,7 +25,7 @@ STAGES = ("preprocess", "split", "tune", "train", "predict", "ensemble", "evalua
 SUBMISSIONS = Path("submissions")
 DATA = Path("data")
 DEMO = DATA / "demo"
-DEMO_TRIALS, DEMO_EPOCHS = 4, 3
+DEMO_TRIALS, DEMO_EPOCHS = 3, 2
 """How the demo is tuned where tune.trials is not given: trials, and epochs of each."""
 _TORCHRUN = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"}
 

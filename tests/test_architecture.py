@@ -128,3 +128,9 @@ def test_files_and_functions_stay_small(path):
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             assert node.end_lineno - node.lineno + 1 <= 60, f"{node.name} does not fit on a screen"
+
+
+def test_readme_names_every_file():
+    tree = (SOURCE.parent / "README.md").read_text(encoding="utf-8").partition("## The tree")[2]
+    named = {line.split()[0] for line in tree.splitlines() if line.strip()}
+    assert not [path.name for path in FILES if path.name != "__init__.py" and path.name not in named]
