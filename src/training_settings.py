@@ -10,7 +10,7 @@ from src.setting_fields import number
 class Loss:
     """How the two tasks are weighed."""
 
-    quality: Literal["huber", "squared", "distribution", "none"] = "huber"
+    quality: Literal["huber", "squared", "distribution", "none"] = "squared"
     """Loss of each photo's score, in standard deviations of the training labels. distribution: the network predicts
     the shares of the whole scores, and the loss is the earth mover's distance (NIMA)."""
     plcc: float = number(0.0, low=0)

@@ -19,13 +19,13 @@ from src.training.fold_data import read_fold
 from src.training.parallel import join
 
 LOSSES = {
-    "huber": [],
-    "squared": ["loss.quality=squared"],
+    "squared": [],
+    "huber": ["loss.quality=huber"],
     "distribution": ["loss.quality=distribution"],
     "plcc": ["loss.quality=none", "loss.plcc=1"],
     "rank": ["loss.quality=none", "loss.rank=1"],
     "srcc": ["loss.quality=none", "loss.srcc=1"],
-    "huber + plcc": ["loss.plcc=1"],
+    "huber + plcc": ["loss.quality=huber", "loss.plcc=1"],
 }
 SEEDS = (0, 1, 2)
 
