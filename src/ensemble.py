@@ -6,9 +6,9 @@ captioners, searches, random samples and the nearest training photos propose, th
 for each fold in the way that was best on the other folds.
 
 Writes runs/NAME/ensemble/: oof.csv and test.csv, which evaluate and submit take, blend.json (weights, and how captions
-are chosen), constants.json (the folds' constant sentences), ladder.csv and ladder.txt (what each step adds out of fold)
-and ensemble.yaml, a --config for evaluate and submit; and runs/RUN/proposals/, which is kept for the next ensemble.
-NAME is all names joined by +, or run.name.
+are chosen), constants.json (the folds' constant sentences), ladder.csv, ladder.txt and ladder.png (what each step adds
+out of fold) and ensemble.yaml, a --config for evaluate and submit; and runs/RUN/proposals/, which is kept for the next
+ensemble unless --fresh is given. NAME is all names joined by +, or run.name.
 """
 
 import argparse
@@ -37,25 +37,26 @@ def blended(settings, table, labels):
     return found
 
 
-def spoken(settings, runs, table, labels, number):
+def spoken(settings, runs, table, labels, number, fresh):
     """The table's captions become the ensemble's; what was chosen, and the steps to it."""
     from src.blending.spoken import choose
     from src.metrics.meteor import shared_meteor
 
     meteor = shared_meteor()
     searched = table.set_index("photo_id")["caption"]
-    found, rungs = choose(settings, runs, labels.reset_index(), number, searched, meteor)
+    found, rungs = choose(settings, runs, labels.reset_index(), number, searched, meteor, fresh)
     chosen = {labels.index[row]: text for row, text in found.chosen.items()}
     table["caption"] = [chosen.get(name) or own for name, own in zip(table["photo_id"], table["caption"], strict=True)]
     return found, rungs
 
 
-def make(settings, runs, folder) -> list[str]:
-    """Write the ensemble of the runs; the names of the files."""
+def make(settings, runs, folder, fresh) -> list[str]:
+    """Write the ensemble of the runs; the names of the files. fresh: what they propose is made anew."""
     from src.blending.joining import check_alike, read_together, write_ensemble
     from src.blending.ladder import as_text, ladder
     from src.data.folds import load_folds
     from src.data.table import for_training, load_table
+    from src.visual.ladder import draw_ladder
 
     check_alike(runs)
     labels = load_table(pipeline.photos(runs[0]).folder / "photos.jsonl").set_index("photo_id")
@@ -64,11 +65,12 @@ def make(settings, runs, folder) -> list[str]:
     blend, speakers = blended(settings, table, labels), [run for run in runs if run.task != "mos"]
     rungs, captions = blend.steps if blend else [], None
     if settings.task != "mos" and settings.ensemble.captions == "consensus" and speakers:
-        captions, steps = spoken(settings, speakers, table, labels, number)
+        captions, steps = spoken(settings, speakers, table, labels, number, fresh)
         rungs = [*rungs, *steps]
     rows = ladder(rungs)
     if rows:
         print(as_text(rows, settings.metric.bootstrap), flush=True)
+        draw_ladder(rows, folder / "ladder.png")
     return write_ensemble(folder, settings, table, blend, captions, rows)
 
 
@@ -86,7 +88,7 @@ def main(argv=None) -> None:
     make_deterministic(settings.run.threads)
     with making(pipeline.ensemble(settings), chosen.fresh) as work:
         if work:
-            work.outputs += make(settings, joined(settings), work.folder)
+            work.outputs += make(settings, joined(settings), work.folder, chosen.fresh)
     config = pipeline.ensemble(settings).folder / "ensemble.yaml"
     print(f"ensemble: next: python -m src.evaluate --config {config}, then src.submit with the same", flush=True)
 

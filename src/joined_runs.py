@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.config import AddOptions, changed, load
+from src.config import AddOptions, as_arguments, changed, load
 from src.config_files import read_yaml
 from src.errors import InputError
 from src.files import read_json
@@ -43,8 +43,13 @@ def run_settings(settings: Settings, name: str) -> Settings:
 
 
 def joined(settings: Settings) -> list[Settings]:
-    """The settings of every run that is joined: those of this run itself are as given."""
-    names = settings.ensemble.runs or [settings.run.name]
+    """The settings of every run that is joined: those of this run itself are as given.
+
+    Raises InputError as `run_settings`, and where the runs would be joined in the folder of another trained run.
+    """
+    names, own = settings.ensemble.runs or [settings.run.name], Path(settings.run.root, settings.run.name)
+    if own.name not in names and any(own.glob("fold-*/settings.yaml")):
+        raise InputError(f"{own} is a trained run; join {', '.join(names)} under another name with run.name=NAME")
     return [settings if name == settings.run.name else run_settings(settings, name) for name in names]
 
 
@@ -53,13 +58,18 @@ def load_joining(
 ) -> tuple[Settings, argparse.Namespace]:
     """As `load`, for a stage that takes names of runs (`runs` among its options) as ensemble.runs.
 
-    Where they are given, the settings are those of the first of them where neither --config nor the command line says
-    otherwise, and the run's name is all of theirs.
+    Where they are given, the settings are those of the first of them (see `run_settings`) where the command line does
+    not say otherwise; the run's name is all of theirs, and so is the task. A run that is named alone is as without.
     """
     settings, chosen = load(argv, stage, description, options)
     if not chosen.runs:
         return settings, chosen
-    saved = settings_file(Path(settings.run.root), chosen.runs[0])
-    first = ["--config", str(saved), f"run.name={'+'.join(chosen.runs)}"]
-    given = sys.argv[1:] if argv is None else argv
-    return load([*first, *given, f"ensemble.runs={json.dumps(chosen.runs)}"], stage, description, options)
+    saved = [settings_file(Path(settings.run.root), name) for name in chosen.runs]
+    tasks = sorted({dict(read_yaml(str(path))).get("task", "both") for path in saved})
+    all_of_them = [f"run.name={'+'.join(chosen.runs)}", f"task={tasks[0] if len(tasks) == 1 else 'both'}"]
+    first, given = as_arguments(run_settings(settings, chosen.runs[0])), sys.argv[1:] if argv is None else argv
+    named = f"ensemble.runs={json.dumps(chosen.runs)}"
+    settings, chosen = load([*first, *all_of_them, *given, named], stage, description, options)
+    if settings.ensemble.runs == [settings.run.name]:
+        settings = dataclasses.replace(settings, ensemble=dataclasses.replace(settings.ensemble, runs=None))
+    return settings, chosen

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from src.blending import drift, machines
 from src.blending.members import Described, mos_members
-from src.blending.stacking import BLENDS, TEST, blend
+from src.blending.stacking import BLENDS, TEST, blend, within
 from src.data import codes
 from src.data.codebook import NEAREST, Codebook, _patches, learn
 
@@ -37,6 +37,12 @@ def test_a_photo_s_own_fold_has_no_part_in_its_blend(made_up, name):
     assert (one[fold == 1] != two[fold == 1]).any() and (one[fold == TEST] != two[fold == TEST]).any()
     error = np.abs(one - mos)[:300].mean()
     assert error < min(np.abs(members[:300, i] - mos[:300]).mean() for i in range(3))
+
+
+def test_not_even_the_range_of_a_fold_s_own_labels_is_known():
+    mos, fold = np.array([1.0, 9, 3, 5, np.nan, 99]), np.array([0, 0, 1, 1, TEST, TEST])
+    assert within(np.array([0.0, 10, 0, 10, 0, 10]), mos, fold).tolist() == [3, 5, 1, 9, 1, 9]
+    assert within(np.array([7.0, np.nan]), np.array([1.0, 2]), np.zeros(2)).tolist()[0] == 7, "nothing else is known"
 
 
 def test_memorising_is_not_rewarded(made_up):

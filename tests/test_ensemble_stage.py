@@ -4,22 +4,27 @@ import contextlib
 import csv
 import dataclasses
 import json
+import os
 import shutil
+import signal
+from importlib import import_module
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from src import compare, ensemble, evaluate, pipeline, predict, preprocess, split, submit, train
+from src import compare, ensemble, evaluate, pipeline, predict, preprocess, rebuild, split, submit, train
 from src.blending.captions import MIXTURES
-from src.blending.joining import blend_mos
+from src.blending.joining import blend_mos, read_together
 from src.blending.ladder import Rung, Step, ladder, mos_rung
 from src.blending.proposed import Proposed
+from src.blending.scoring import MEMBERS
 from src.blending.stacking import TEST, helpful
 from src.blending.voices import Corpus, listen
-from src.config import load
+from src.config import as_arguments, load
 from src.data.table import load_table
 from src.errors import InputError
+from src.files import lock
 from src.joined_runs import joined, load_joining
 from src.metrics.captions import scores
 from src.metrics.competition import caption_score
@@ -152,7 +157,7 @@ def test_a_fold_s_blend_does_not_know_its_labels_and_useless_members_are_left_ou
     found = blend_mos(table, truth, settings)
     assert found.weights.keys() == {"ridge", "network"} == {name for i, name in enumerate(members) if i in helpful(
         np.column_stack(list(members.values())), truth)}  # fmt: skip
-    other = np.where(table["fold"] == 1, rng.permutation(truth), truth)
+    other = np.where(table["fold"] == 1, 3 * rng.permutation(truth), truth)
     again = blend_mos(table, other, settings)
     own = (table["fold"] == 1).to_numpy()
     np.testing.assert_array_equal(found.mos[own], again.mos[own])
@@ -175,20 +180,47 @@ def test_gains_are_over_the_step_that_one_starts_from():
     assert rows[2]["gain_low"] <= rows[2]["gain"] <= rows[2]["gain_high"]
 
 
-def test_it_is_made_once_and_goes_on_from_what_was_proposed(at_work, capsys):
+def killed_at(name: str) -> None:
+    """Have a process ensemble both runs and be killed just before it has written a file."""
+    if process := os.fork():
+        assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+        return
+    try:
+        replace = os.replace
+        os.replace = lambda old, new: os.kill(os.getpid(), signal.SIGKILL) if new.name == name else replace(old, new)
+        ensemble.main([*BOTH, *CHOOSING])
+    finally:
+        os._exit(1)
+
+
+def test_it_is_made_once_and_goes_on_where_it_was_killed(at_work, capsys):
     ensemble.main([*BOTH, *CHOOSING])
     assert "ensemble: runs/one+two/ensemble: up to date" in (printed := capsys.readouterr().out)
     assert "next: python -m src.evaluate --config runs/one+two/ensemble/ensemble.yaml" in printed
-    before = (at_work / "runs/one+two/ensemble/test.csv").read_bytes()
-    (at_work / "runs/one+two/ensemble/done.json").unlink()
-    (at_work / "runs/two/proposals/fold-1/done.json").unlink()
+    folder = at_work / "runs/one+two/ensemble"
+    with lock(folder, "ensemble", wait=False), pytest.raises(InputError, match=r"one\+two/ensemble is in use by"):
+        ensemble.main([*BOTH, *CHOOSING])
+    results = [*folder.glob("*.csv"), *folder.glob("*.json"), at_work / "runs/two/proposals/fold-1/captions.jsonl"]
+    before = {file: file.read_bytes() for file in results}
+    (folder / "done.json").unlink()
+    shutil.rmtree(at_work / "runs/two/proposals/fold-1")
+    for moment in ("pooled.npy", "blend.json"):
+        killed_at(moment)
+        assert {file.read_bytes() == before[file] for file in results if file.is_file()} == {True}
+        assert not (folder / "done.json").is_file()
+    capsys.readouterr()
     ensemble.main([*BOTH, *CHOOSING])
+    assert capsys.readouterr().out.count("proposals/fold-1: up to date") == 2, "what was proposed before it was killed"
+    assert {file: file.read_bytes() for file in results} == before
+    proposals = at_work / "runs/one/proposals/fold-0/captions.jsonl"
+    before = proposals.read_bytes()
+    ensemble.main(["one", *CHOOSING, "--fresh"])
     printed = capsys.readouterr().out
-    assert printed.count("proposals/fold-") == 4 and printed.count("up to date") == 3, "what was cut off alone"
-    assert (at_work / "runs/one+two/ensemble/test.csv").read_bytes() == before
+    assert printed.count(": --fresh") == 3 and "needs predict" not in printed and proposals.read_bytes() == before
+    assert (at_work / "runs/one/ensemble/ladder.png").is_file()
 
 
-def test_evaluate_and_submit_take_it_by_its_own_config(at_work, competition):
+def test_evaluate_submit_and_rebuild_take_it_by_its_own_config(at_work, competition, monkeypatch):
     config = ["--config", "runs/one+two/ensemble/ensemble.yaml"]
     for stage in (train, predict, ensemble, evaluate, submit):
         stage.main(config)
@@ -206,6 +238,30 @@ def test_evaluate_and_submit_take_it_by_its_own_config(at_work, competition):
     assert manifest["runs"].keys() == {"one+two", *RUNS} and manifest["runs"]["two"]["settings"]["view.size"] == 40
     assert all(manifest["runs"][name]["proposals"].keys() == {"fold-0", "fold-1"} for name in RUNS)
     assert "test.csv" in manifest["ensemble"]
+
+    begin = lambda stage, settings: import_module(f"src.{stage}").main(as_arguments(settings))  # noqa: E731
+    monkeypatch.setattr(pipeline, "_run_stage", begin)
+    written = (at_work / "submissions" / "one+two.csv").read_bytes()
+    rebuild.main(["submissions/one+two.manifest.json"])
+    rebuilt = at_work / "runs" / "one+two.from-weights"
+    assert (rebuilt / "one+two.csv").read_bytes() == written and (rebuilt / "two/proposals/fold-1/done.json").is_file()
+
+
+def test_a_run_of_mos_and_one_of_captions_have_both(at_work, tmp_path, monkeypatch):
+    shutil.copytree(at_work / "runs", tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    for name, task in (("one", "caption"), ("two", "mos")):
+        saved = tmp_path / "runs" / name / "fold-0" / "settings.yaml"
+        saved.write_text(saved.read_text().replace("task: both", f"task: {task}"))
+        for file in (tmp_path / "runs" / name / "predictions" / f"{part}.csv" for part in ("oof", "test")):
+            table = table_of(file)
+            gone = [column for column in table if column in MEMBERS] if task == "caption" else []
+            table.drop(columns=gone).to_csv(file, index=False)
+    settings, _ = load_joining(BOTH, "ensemble", "", ensemble.add_options)
+    assert settings.task == "both"
+    table, theirs = read_together(joined(settings)), table_of(tmp_path / "runs/two/predictions/oof.csv")
+    assert set(table) & {"network", "ridge", "network two"} == {"ridge", "network two"}
+    assert table["ridge"][: len(theirs)].tolist() == theirs["ridge"].tolist()
 
 
 def test_compare_still_compares_what_the_networks_wrote(at_work, tmp_path):
@@ -226,6 +282,16 @@ def test_what_cannot_be_joined_is_one_line(at_work, tmp_path, monkeypatch):
     folds = next(path for path in (tmp_path / "runs" / "two").glob("fold-1"))
     settings, _ = load_joining(BOTH, "ensemble", "", ensemble.add_options)
     assert [run.view.size for run in joined(settings)] == [32, 40], "a run's own settings are its own"
+    (own := tmp_path / "runs/one+two/fold-0").mkdir()
+    shutil.copy2(folds / "settings.yaml", own)
+    with pytest.raises(InputError, match=r"^runs/one\+two is a trained run; join one, two under another name"):
+        ensemble.main(BOTH)
+    shutil.rmtree(own)
+    saved = (folds.with_name("fold-0") / "settings.yaml").read_text()
+    (folds.with_name("fold-0") / "settings.yaml").write_text(saved.replace("split:\n  folds: 2", "split:\n  folds: 3"))
+    with pytest.raises(InputError, match="^two cannot be joined with one: other folds"):
+        ensemble.main(BOTH)
+    (folds.with_name("fold-0") / "settings.yaml").write_text(saved)
     (folds / "best-mos.pt").write_bytes(b"")
     with pytest.raises(InputError, match=r"^two: runs/two/fold-1: .*best-mos.pt is missing or was changed; python -m"):
         ensemble.main([*BOTH, "ensemble.captions=consensus", "ensemble.samples=4"])

@@ -14,7 +14,9 @@ from PIL import Image
 from src.errors import InputError
 from src.visual.curves import best_epoch, draw_curves, draw_run_curves, mean_over_folds, read_metrics
 from src.visual.examples import _CAPTION, draw_examples, wrap
+from src.visual.ladder import draw_ladder
 from src.visual.statistics import draw_statistics
+from src.visual.style import GRAY
 
 MOS = ["mos_loss", "val_plcc", "val_srcc", "val_mos_score"]
 ONE_SHOT = ["length_loss", "loss", "val_wer", "val_wer_visible"]
@@ -250,6 +252,26 @@ def test_wrapping_keeps_words_and_order():
     assert len(lines) > 2 and " ".join(lines) == " ".join(text.split())
     assert wrap(text, 1.0, _CAPTION, most=2) == [lines[0], wrap(" ".join(lines[1:]), 1.0, _CAPTION, most=1)[0]]
     assert wrap(" ", 1.0, _CAPTION) == []
+
+
+def test_a_ladder_shows_every_step_and_in_grey_what_is_off(tmp_path, drawn):
+    scores = [("MOS", True, 0.5), ("MOS", False, 0.4), ("MOS", True, 0.6), ("caption", True, 2.0)]
+    rows = [
+        {"kind": kind, "step": f"step {i}", "on": on, "score": score, "low": score - 0.1, "high": score + 0.1}
+        for i, (kind, on, score) in enumerate(scores)
+    ]
+    rows[3] |= {"low": None, "high": None}
+    draw_ladder(rows, tmp_path / "l.png")
+    mos, caption = drawn[0].axes
+    dots = [line for line in mos.lines if line.get_marker() == "o"]
+    assert [line.get_xdata()[0] for line in dots] == [0.5, 0.4, 0.6]
+    assert [line.get_color() == GRAY for line in dots] == [False, True, False]
+    bars = [list(line.get_xdata()) for line in mos.lines if line.get_marker() != "o"]
+    assert bars == [[score - 0.1, score + 0.1] for _, _, score in scores[:3]] and len(caption.lines) == 1
+    assert [label.get_text() for label in mos.get_yticklabels()] == ["step 0", "step 1", "step 2"]
+    assert size(tmp_path / "l.png")[0] == 1600
+    draw_ladder(rows[3:], tmp_path / "l.png")
+    assert len(drawn[1].axes) == 1
 
 
 def test_equal_content_gives_equal_bytes_whatever_the_callers_settings(tmp_path):

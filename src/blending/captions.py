@@ -1,8 +1,9 @@
 """Which caption is submitted: several ways to choose it, and for each fold the way that was best on the others.
 
 A way is judged by what its captions score against people's, by the competition's formula with METEOR's stand-in. The
-captions of a fold's own photos have no say in it, so that the out-of-fold score is honest (as in any stack, the other
-folds' networks learned from them); test photos get what was best on all training photos.
+captions of a fold's own photos have no say in it, so that the out-of-fold score is honest (as in any stack, what the
+other folds' photos were offered came from networks, statistics and ways that learned from them); test photos get what
+was best on all training photos.
 """
 
 import dataclasses
@@ -148,7 +149,7 @@ def choose_captions(
     every = [SEARCH, *(way for way in contest.captions if way != SEARCH)]  # the first where too few photos tell
     way, final = contest.winner(every), contest.best(every)
     chosen = dict(zip(contest.rows, contest.written(final), strict=True))
-    if (corpus.fold == TEST).any():
+    if any(run.knows(TEST, row) for run in runs for row in np.flatnonzero(corpus.fold == TEST).tolist()):
         chosen |= _of_tests(hear(TEST), way, contest.winner(widest), searched, constants)
     if way == REWRITTEN:
         way = dataclasses.replace(contest.winner(widest), rewritten=True)

@@ -13,7 +13,7 @@ from src.artefacts import outdated, outputs_digest
 from src.blending.captions import Captions, Way
 from src.blending.ladder import Rung, Step, as_csv, as_text, mos_rung
 from src.blending.scoring import MEMBERS
-from src.blending.stacking import BLENDS, TEST, blend, final_weights, helpful, nonnegative, selective
+from src.blending.stacking import BLENDS, TEST, blend, final_weights, helpful, nonnegative, selective, within
 from src.blending.tables import read_predictions
 from src.config import as_yaml
 from src.errors import InputError
@@ -66,7 +66,8 @@ def read_together(runs: Sequence[Settings]) -> pd.DataFrame:
         if list(table["photo_id"]) != list(first["photo_id"]):
             raise InputError(f"{run.run.name} predicted other photos than {runs[0].run.name}; predict both again")
         own = [name for name in table if name == "network" or name.startswith("frozen_")]
-        first = first.assign(**{f"{name} {run.run.name}": table[name] for name in own})
+        common = [name for name in REGRESSORS if name in table and name not in (*own, *first)]
+        first = first.assign(**table[common], **{f"{name} {run.run.name}": table[name] for name in own})
     return first
 
 
@@ -94,10 +95,10 @@ def blend_mos(table: pd.DataFrame, mos: np.ndarray, settings: Settings) -> Blend
     if not names:
         return None
     fold, known = table["fold"].to_numpy(), ~np.isnan(mos) & (table["fold"] != TEST).to_numpy()
-    stacked, low, high = table[names].to_numpy(float), np.nanmin(mos), np.nanmax(mos)
+    stacked = table[names].to_numpy(float)
 
     def blended(columns: list[int], regressor=nonnegative) -> np.ndarray:
-        return blend(stacked[:, columns], mos, fold, regressor).clip(low, high)
+        return within(blend(stacked[:, columns], mos, fold, regressor), mos, fold)
 
     kept = helpful(stacked[known], mos[known])
     chosen = blended(list(range(len(names))), selective(BLENDS[settings.ensemble.mos]))
@@ -110,14 +111,16 @@ def blend_mos(table: pd.DataFrame, mos: np.ndarray, settings: Settings) -> Blend
 
 
 def _steps(names: list[str], kept: list[int], blended, settings: Settings) -> list[tuple[Step, np.ndarray]]:
-    """Steps with the MOS [N] after each: a network, member by member, and other blends of all."""
-    steps, taken = [], settings.predict.mos == "blend"
+    """Steps with the MOS [N] after each: a network, member by member onto those that help, and other blends of all."""
+    steps, submitted = [], settings.predict.mos
     if names[0] in REGRESSORS and "network" in names:
         first = (settings.ensemble.runs or [settings.run.name])[0]
-        steps.append((Step(f"network of {first} alone", False), blended([names.index("network")])))
-    for count, name in enumerate(names, 1):
-        title = name if count == 1 else f"+ {name}"
-        steps.append((Step(title, taken and count - 1 in kept), blended(list(range(count)))))
+        alone = Step(f"network of {first} alone", submitted == "network")
+        steps.append((alone, blended([names.index("network")])))
+    for place, name in enumerate(names):
+        title, helps = f"+ {name}" if place else name, place in kept
+        step = Step(title, helps if submitted == "blend" else title == submitted, aside=not helps)
+        steps.append((step, blended([*(other for other in kept if other < place), place])))
     for kind in BLENDS:
         if kind not in (nonnegative.__name__, settings.ensemble.mos):
             other = blended(list(range(len(names))), BLENDS[kind])
@@ -148,4 +151,4 @@ def write_ensemble(
     write_text(folder / "ladder.csv", as_csv(rows))
     write_text(folder / "ladder.txt", as_text(rows, settings.metric.bootstrap) + "\n")
     write_text(folder / "ensemble.yaml", as_yaml(settings))
-    return ["oof.csv", "test.csv", "blend.json", "constants.json", "ladder.csv"]
+    return ["oof.csv", "test.csv", "blend.json", "constants.json", "ladder.csv", "ladder.txt"]

@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.decomposition import PCA
 
 from src.blending.machines import joined, standardised, support_vectors
-from src.blending.stacking import blend, final_weights, out_of_fold
+from src.blending.stacking import blend, final_weights, out_of_fold, within
 from src.metrics.floors import boosting, ridge_floor
 
 _COMPONENTS = 256
@@ -28,7 +28,7 @@ class Described:
 def mos_members(
     network: np.ndarray | None, described: Described, mos: np.ndarray, fold: np.ndarray, folds: list[int]
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """Predictions of every member by name [N], clipped to the labels' range, and the blend's weight of each.
+    """Predictions of every member by name [N], `within` the labels' range, and the blend's weight of each.
 
     network: [N] out-of-fold and test predictions, None where the task has none. mos: [N], NaN where unknown. fold: [N],
     TEST for test photos. Without any label there is no member.
@@ -37,17 +37,16 @@ def mos_members(
     if not known.any():
         return {}, {}
     fewest = min((known & (fold != number)).sum() for number in folds)
-    low, high = mos[known].min(), mos[known].max()
     members = {} if network is None else {"network": network}
     if fewest > 1:
         machinery = _machinery(described, known)
         members |= {name: out_of_fold(fit, seen, mos, fold, folds) for name, (fit, seen) in machinery.items()}
     if not members:
         return {}, {}
-    members = {name: predicted.clip(low, high) for name, predicted in members.items()}
+    members = {name: within(predicted, mos, fold) for name, predicted in members.items()}
     stacked = np.column_stack(list(members.values()))
     weights = final_weights(stacked, mos, fold)
-    members["blend"] = blend(stacked, mos, fold).clip(low, high)
+    members["blend"] = within(blend(stacked, mos, fold), mos, fold)
     return members, dict(zip(members, weights.tolist(), strict=False))
 
 

@@ -45,29 +45,28 @@ class Proposed:
         return np.concatenate([self.pooled[number] for number in (self.pooled if fold == TEST else [fold])], axis=1)
 
 
-def proposed(settings: Settings, table: pd.DataFrame, fold: np.ndarray) -> Proposed:
-    """The proposals of a run for the photos of the table, drawn where they are missing.
+def proposed(settings: Settings, table: pd.DataFrame, fold: np.ndarray, fresh: bool) -> Proposed:
+    """The proposals of a run for the photos of the table, drawn where they are missing; all of them where `fresh`.
 
     fold [N]: TEST for test photos. Raises InputError where the photos or networks are no longer there.
     """
     found = Proposed(settings.run.name, {}, {}, {})
     rows = {name: row for row, name in enumerate(table["photo_id"])}
     for number in pipeline.folds_of(settings):
-        _draw(settings, number, table, fold)
-        folder = pipeline.proposals(settings, number).folder
-        lines = [json.loads(line) for line in (folder / "captions.jsonl").read_text(encoding="utf-8").splitlines()]
+        lines, found.pooled[number] = _drawn(settings, number, table, fold, fresh)
         found.captions[number] = {rows[line["photo_id"]]: line["captions"] for line in lines}
         found.greedy[number] = {
             rows[line["photo_id"]]: line["captions"][line["sources"].index("greedy")]
             for line in lines
             if "greedy" in line["sources"]
         }
-        found.pooled[number] = np.load(folder / "pooled.npy")
     return found
 
 
-def _draw(settings: Settings, number: int, table: pd.DataFrame, fold: np.ndarray) -> None:
-    """Have a fold's network propose, unless it has."""
+def _drawn(
+    settings: Settings, number: int, table: pd.DataFrame, fold: np.ndarray, fresh: bool
+) -> tuple[list[dict], np.ndarray]:
+    """What a fold's network proposes, by photo, and `Proposed.pooled` of it; drawn where missing or `fresh`."""
     sources = [make(settings) for make in (pipeline.photos, pipeline.vocabulary, pipeline.folds)]
     for artefact in (*sources, pipeline.fold(settings, number)):
         if reason := outdated(artefact, code=False):
@@ -75,7 +74,7 @@ def _draw(settings: Settings, number: int, table: pd.DataFrame, fold: np.ndarray
                 f"{settings.run.name}: {artefact.folder}: {reason}; python -m src.{artefact.stage} "
                 f"--config {pipeline.run_folder(settings)}/fold-{number}/settings.yaml makes it"
             )
-    with making(pipeline.proposals(settings, number)) as work:
+    with making(pipeline.proposals(settings, number), fresh) as work:
         if work:
             places = [artefact.folder for artefact in sources]
             ranks = join()
@@ -90,6 +89,9 @@ def _draw(settings: Settings, number: int, table: pd.DataFrame, fold: np.ndarray
             found = propose(folder, settings, data.labels, rows, searches, ranks, f"{label} proposals")
             seen = found | propose(folder, settings, data.labels, others, {}, ranks, f"{label} features")
             work.outputs += _write(work.folder, table["photo_id"].tolist(), found, seen)
+        folder = pipeline.proposals(settings, number).folder  # read while nobody else may draw otherwise
+        lines = (folder / "captions.jsonl").read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in lines if line], np.load(folder / "pooled.npy")
 
 
 def _write(folder: Path, names: list[str], found: dict[int, Proposals], seen: dict[int, Proposals]) -> list[str]:

@@ -24,14 +24,15 @@ def choose(
     number: np.ndarray,
     searched: pd.Series,
     meteor: Meteor,
+    fresh: bool,
 ) -> tuple[Captions, list[Rung]]:
     """The captions of all photos, and what each step to them scores out of fold.
 
     runs: those that wrote captions. table: of all photos. number: the folds of its training photos. searched: the
-    captions that the first run's own search wrote, by photo_id.
+    captions that the first run's own search wrote, by photo_id. fresh: have all networks propose anew.
     """
     fold = folds_of_rows(table, number)
-    proposals = [proposed(run, table, fold) for run in runs]
+    proposals = [proposed(run, table, fold, fresh) for run in runs]
     place = {name: row for row, name in enumerate(table["photo_id"])}
     raw = {place[name]: text for name, text in searched.items()}
     greedy = {row: text for texts in proposals[0].greedy.values() for row, text in texts.items() if fold[row] != TEST}

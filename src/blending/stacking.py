@@ -13,6 +13,8 @@ from src.metrics.quality import quality_score
 
 TEST = -2  # stands where a test photo has its fold number
 _FEWEST = 10
+_LEAST = 1e-4
+"""Of the score, that a member must add."""
 Regressor = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 """(features of labelled photos, their mos, features of others) → predictions of the others."""
 
@@ -116,6 +118,19 @@ def blend(members: np.ndarray, mos: np.ndarray, fold: np.ndarray, regressor: Reg
     return predicted
 
 
+def within(predicted: np.ndarray, mos: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """Predictions [N] clipped to the range of the labels: for each photo, of those outside its fold.
+
+    mos: [N], NaN where unknown. fold: [N], TEST for test photos.
+    """
+    clipped = predicted.copy()
+    for number in np.unique(fold):
+        others = mos[(fold != number) & (fold != TEST) & ~np.isnan(mos)]
+        if len(others):
+            clipped[fold == number] = predicted[fold == number].clip(others.min(), others.max())
+    return clipped
+
+
 def helpful(members: np.ndarray, mos: np.ndarray) -> list[int]:
     """The columns of members [N, M] that, taken in turn, raise the score of the non-negative blend out of fold.
 
@@ -128,7 +143,7 @@ def helpful(members: np.ndarray, mos: np.ndarray) -> list[int]:
 
     kept, best = [0], score([0])
     for column in range(1, members.shape[1]):
-        if (found := score([*kept, column])) > best:
+        if (found := score([*kept, column])) > best + _LEAST:
             kept, best = [*kept, column], found
     return kept
 
