@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from src import compare, ensemble, evaluate, pipeline, predict, preprocess, rebuild, split, submit, train
-from src.blending.captions import MIXTURES
+from src.blending.captions import MIXTURES, choose_captions
 from src.blending.joining import blend_mos, read_together
 from src.blending.ladder import Rung, Step, ladder, mos_rung
 from src.blending.proposed import Proposed
@@ -145,6 +145,17 @@ def test_nothing_said_of_a_fold_comes_from_its_own_captions(predicted, monkeypat
         assert set(before.choice(MIXTURES[0], 1)) <= own, "alone, captioners choose among their own captions"
         barred = {text for row in np.flatnonzero(fold == number) for text in references[row]} - own
         assert not barred & {text for texts in before.candidates for text in texts}
+
+
+def test_where_no_test_photo_can_be_read_training_photos_still_get_captions(meteor, monkeypatch):
+    quick(monkeypatch, meteor)
+    fold, said = np.array([0, 0, 1, 1, TEST]), [["the light is nice"], ["a nice photo"]] * 2 + [[]]
+    seen = np.eye(5, dtype=np.float32)
+    run = Proposed("one", {k: {2 * k: ["the light"], 2 * k + 1: ["a photo"]} for k in (0, 1)}, {}, {0: seen, 1: seen})
+    found = choose_captions(
+        Corpus(said, fold, Weights(), 0, 2), [run], dict.fromkeys(range(5), "the light"), {}, meteor
+    )
+    assert found.chosen.keys() == {0, 1, 2, 3} and found.constants.keys() == {0, 1}
 
 
 def test_a_fold_s_blend_does_not_know_its_labels_and_useless_members_are_left_out():

@@ -1,4 +1,4 @@
-"""What each step of an ensemble adds: its score out of fold, and the gain over the step above."""
+"""What each step of an ensemble adds: its score out of fold, and the gain over the step it starts from."""
 
 import csv
 import io
@@ -78,7 +78,9 @@ def as_csv(rows: Sequence[dict]) -> str:
 
 def as_text(rows: Sequence[dict], resamples: int) -> str:
     """Aligned columns; steps that test photos do not get are off."""
-    title = f"What each step adds out of fold; gain over the step before by paired bootstrap, {resamples} resamples"
+    title = (
+        f"What each step adds out of fold to the step it starts from, {resamples} resamples; off: not for test photos"
+    )
     cells = [["", "", "score", "95%", "gain", "95%", ""]]
     for row in rows:
         form = ".4f" if row["kind"] == "MOS" else ".3f"
