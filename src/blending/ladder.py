@@ -79,7 +79,7 @@ def as_csv(rows: Sequence[dict]) -> str:
 def as_text(rows: Sequence[dict], resamples: int) -> str:
     """Aligned columns; steps that test photos do not get are off."""
     title = (
-        f"What each step adds out of fold to the step it starts from, {resamples} resamples; off: not for test photos"
+        f"What each step adds to the one it starts from, out of fold, {resamples} resamples; off: not for test photos"
     )
     cells = [["", "", "score", "95%", "gain", "95%", ""]]
     for row in rows:
