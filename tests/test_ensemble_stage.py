@@ -293,11 +293,11 @@ def test_what_cannot_be_joined_is_one_line(at_work, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"^runs/one\+two is a trained run; join one, two under another name"):
         ensemble.main(BOTH)
     shutil.rmtree(own)
-    saved = (folds.with_name("fold-0") / "settings.yaml").read_text()
-    (folds.with_name("fold-0") / "settings.yaml").write_text(saved.replace("split:\n  folds: 2", "split:\n  folds: 3"))
+    other = folds.with_name("fold-0") / "settings.yaml"
+    other.write_text((saved := other.read_text()).replace("duplicate_distance: 6", "duplicate_distance: 5"))
     with pytest.raises(InputError, match="^two cannot be joined with one: other folds"):
         ensemble.main(BOTH)
-    (folds.with_name("fold-0") / "settings.yaml").write_text(saved)
+    other.write_text(saved)
     (folds / "best-mos.pt").write_bytes(b"")
     with pytest.raises(InputError, match=r"^two: runs/two/fold-1: .*best-mos.pt is missing or was changed; python -m"):
         ensemble.main([*BOTH, "ensemble.captions=consensus", "ensemble.samples=4"])
