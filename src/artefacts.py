@@ -77,27 +77,27 @@ def code_digest(stage: str) -> str:
 
     Comments, docstrings and layout do not count, nor do the packages of the tests.
     """
-    source, pending, trees = Path(__file__).parent, [f"src.{stage}"], {}
+    source, pending, codes = Path(__file__).parent, [f"src.{stage}"], {}
     while pending:
         module = pending.pop()
         path = source.joinpath(*module.split(".")[1:]).with_suffix(".py")
-        if module in trees or not path.is_file():
-            continue
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        trees[module] = ast.dump(_without_docstrings(path))
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("src"):
-                pending += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            elif isinstance(node, ast.Import):
-                pending += [alias.name for alias in node.names if alias.name.startswith("src.")]
+        if module not in codes and path.is_file():
+            codes[module], imported = _code_of(path.read_text(encoding="utf-8"))
+            pending += imported
     requirements = source.parent / "requirements.txt"
     text = requirements.read_text(encoding="utf-8").partition("# Tests")[0] if requirements.is_file() else ""
-    return digest_of({**trees, "requirements.txt": [line for line in text.splitlines() if "==" in line]})
+    return digest_of({**codes, "requirements.txt": [line for line in text.splitlines() if "==" in line]})
 
 
-def _without_docstrings(path: Path) -> ast.Module:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+@cache
+def _code_of(text: str) -> tuple[str, list[str]]:
+    """Hash of a file's code, and what of src it may import. Kept, as stages share most files."""
+    tree, imported = ast.parse(text), []
     for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("src"):
+            imported += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            imported += [alias.name for alias in node.names if alias.name.startswith("src.")]
         body = getattr(node, "body", None)
         if (
             isinstance(body, list)
@@ -105,8 +105,8 @@ def _without_docstrings(path: Path) -> ast.Module:
             and isinstance(body[0], ast.Expr)
             and isinstance(body[0].value, ast.Constant)
         ):
-            del body[0]
-    return tree
+            del body[0]  # a docstring
+    return digest(ast.dump(tree)), imported
 
 
 def outputs_digest(artefact: Artefact) -> str:
