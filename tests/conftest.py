@@ -1,5 +1,6 @@
 """A tiny competition and settings that train in seconds, for tests that run whole stages."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -29,6 +30,17 @@ TINY = [
 ]
 
 
+LONGEST_FIRST = [
+    f"test_{name}.py" for name in ("kill", "systems", "parallel", "stages", "ensemble_stage", "side_by_side", "tune")
+]
+"""Files that take longest. Each goes to one worker as a whole: late in the row it would leave the other idle."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
 @pytest.fixture(scope="session")
 def competition(tmp_path_factory) -> Path:
     """A demo competition of 60 training and 20 test photos."""
@@ -37,6 +49,23 @@ def competition(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("competition") / "data"
     make(root, progress=False, train=60, test=20)
     return root
+
+
+@pytest.fixture(scope="session")
+def meteor(tmp_path_factory):
+    """One small METEOR process for all tests."""
+    from tests.small_meteor import small_meteor
+
+    with contextlib.closing(small_meteor(tmp_path_factory.mktemp("meteor"))) as process:
+        yield process
+
+
+@pytest.fixture
+def quick(meteor, monkeypatch) -> None:
+    """Stages score by that METEOR and do not search for constant sentences."""
+    from tests.small_meteor import quick_scores
+
+    quick_scores(monkeypatch, meteor)
 
 
 @pytest.fixture

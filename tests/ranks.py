@@ -1,4 +1,4 @@
-"""Processes that run stages as torchrun would, forked from one server that has imported torch already."""
+"""Processes that run stages as torchrun would, forked from one server that knows what all need before it forks."""
 
 import contextlib
 import importlib
@@ -10,11 +10,18 @@ from pathlib import Path
 import torch.multiprocessing
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
+from src.artefacts import code_digest
 from src.errors import Stopped
 from src.metrics import meteor
 from src.training import engine, parallel
 from src.training.ema import Ema
 from tests.small_meteor import small_meteor
+
+KNOWN = ["tests.ranks", "src.training.fit", "src.visual.curves", "src.blending.tables", "torch.utils.tensorboard"]
+"""What the server imports."""
+
+for _stage in ("preprocess", "split", "train", "predict"):
+    code_digest(_stage)
 
 
 def stop_after(step: int) -> None:
@@ -66,7 +73,7 @@ def _work(rank: int, count: int, port: int, folder: Path, stage: str, arguments:
 
 def run(count: int, folder: Path, stage: str, arguments: list[str], stop: int | None = None) -> None:
     """A stage in `count` processes. stop: the last of them gets SIGTERM in that step, and all stop cleanly."""
-    torch.multiprocessing.get_context("forkserver").set_forkserver_preload(["tests.ranks", "src.training.fit"])
+    torch.multiprocessing.get_context("forkserver").set_forkserver_preload(KNOWN)
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]

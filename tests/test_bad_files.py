@@ -20,7 +20,6 @@ from PIL import Image
 from src import evaluate, predict, preprocess, split, submit, train
 from src.training import checkpoint
 from tests.bad_input import Malicious, exit_code, hurry, refused
-from tests.small_meteor import small_meteor
 from tests.test_training import equal
 
 QUICK = ["data.root=data", "view.size=32", "split.holdout=0.3", "train.epochs=2", "run.threads=1", "decoder.hidden=24"]
@@ -46,16 +45,14 @@ def odd_competition(source: Path, root: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def quick(tmp_path_factory):
+def quick(meteor):
     """Stages hurry, METEOR's process starts within a second, and a run's score is a fixed one."""
-    meteor = small_meteor(tmp_path_factory.mktemp("meteor"))
     with pytest.MonkeyPatch.context() as patch:
         hurry(patch)
         patch.setattr("src.metrics.meteor.shared_meteor", lambda: meteor)
         patch.setattr(evaluate, "score_run", lambda settings: SCORE)
         patch.setattr(evaluate, "draw_run", lambda settings: None)
         yield
-    meteor.close()
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,7 @@ from src.training.predicting import Prediction, open_network
 from src.visual import video
 from src.visual.frames import draw_text
 from tests.conftest import TINY
+from tests.small_meteor import quick_scores
 from tests.test_live import number_of, write_video
 
 SHORT = [*TINY, "train.epochs=1", "decoding.maximum_words=8"]
@@ -42,11 +43,12 @@ ATTENTION = [
 
 
 @pytest.fixture(scope="module")
-def finished(competition, tmp_path_factory):
+def finished(competition, meteor, tmp_path_factory):
     """A folder with the run demo of two folds, predicted, and the run attending of one."""
     folder = tmp_path_factory.mktemp("captioned")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        quick_scores(patch, meteor)
         for stage in (preprocess, split, train, predict):
             stage.main([f"data.root={competition}", *SHORT])
         train.main([f"data.root={competition}", *SHORT, *ATTENTION, "--fold=0"])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 
 from src import preprocess, split
@@ -70,8 +71,6 @@ def only_tokens(root: Path, shared: Path) -> Path:
 CASES = {
     "coco": ("coco", coco_by_hand, ("split.holdout=0.1", "split.folds=4"), (80, 0, 0)),
     "karpathy": ("karpathy", karpathy_by_hand, ("split.official=true", "split.holdout=0.1"), (80, 10, 10)),
-    "captions.txt": ("flickr8k", comma_by_hand, ("split.holdout=0.1",), (100, 0, 0)),
-    "Flickr8k.token.txt": ("flickr8k", token_by_hand, ("split.holdout=0.1",), (100, 0, 0)),
 }
 
 
@@ -80,17 +79,13 @@ def test_real_files_through_preprocess_and_split(case, shared_data, workplace, m
     """The table, the vocabulary and the folds hold what plain loops find in the files."""
     format, by_hand, splits, sizes = CASES[case]
     root = shared_data / ("coco_mini" if format == "coco" else "flickr8k")
-    root = only_tokens(workplace / "own", shared_data) if by_hand is token_by_hand else root
     expected = by_hand(root)
     hurry(monkeypatch)
     arguments = [f"data.root={root}", f"data.format={format}", "view.size=32"]
     preprocess.main(arguments)
     cache = workplace / "runs" / "cache"
     table = load_table(next(cache.glob("photos-*")) / "photos.jsonl")
-    assert {row.photo_id: (row.part, row.path, list(row.captions)) for row in table.itertuples()} == {
-        name: (part, path, list(dict.fromkeys(" ".join(text.split()) for text in captions)))
-        for name, (part, path, captions) in expected.items()
-    }
+    check_table(table, expected)
     order = ("train", "validation", "test")
     assert table["part"].tolist() == [part for part, size in zip(order, sizes, strict=True) for _ in range(size)]
     learned = [text for row in table.itertuples() if row.part == "train" for text in row.captions]
@@ -101,6 +96,24 @@ def test_real_files_through_preprocess_and_split(case, shared_data, workplace, m
     for how in splits:
         split.main([*arguments, how])
         check_folds(how, parts, folds_in(cache))
+
+
+@pytest.mark.parametrize("by_hand", [comma_by_hand, token_by_hand])
+def test_real_captions_of_flickr8k_without_its_parts(by_hand, shared_data, tmp_path):
+    root = shared_data / "flickr8k"
+    expected = by_hand(root)
+    table, rejections = read(
+        only_tokens(tmp_path / "own", shared_data) if by_hand is token_by_hand else root, "flickr8k"
+    )
+    check_table(table, expected)
+    assert len(table) == 100 and not rejections
+
+
+def check_table(table: pd.DataFrame, expected: dict[str, tuple[str, str, list[str]]]) -> None:
+    assert {row.photo_id: (row.part, row.path, list(row.captions)) for row in table.itertuples()} == {
+        name: (part, path, list(dict.fromkeys(" ".join(text.split()) for text in captions)))
+        for name, (part, path, captions) in expected.items()
+    }
 
 
 def folds_in(cache: Path) -> dict[str, int]:

@@ -22,7 +22,6 @@ from src.errors import InputError
 from src.metrics.bootstrap import resample_counts
 from src.metrics.captions import scores
 from src.metrics.competition import caption_score
-from src.metrics.floors import Constant
 from src.metrics.meteor import meteor_score
 from src.metrics.paired import paired, paired_captions, paired_quality
 from src.metrics.quality import quality_score, resampled_quality_scores
@@ -31,7 +30,7 @@ from src.settings import Weights
 from src.training import checkpoint
 from src.training.journal import write_parameters
 from tests.conftest import TINY
-from tests.small_meteor import small_meteor
+from tests.small_meteor import quick_scores
 from tests.test_metrics import made_up
 
 STAGES = (preprocess, split, train, predict, evaluate)
@@ -40,20 +39,12 @@ RUNS = {"one": [], "two": TWO, "part": [*TWO, "--fold=0"], "mos": ["task=mos", "
 
 
 @pytest.fixture(scope="module")
-def meteor(tmp_path_factory):
-    with contextlib.closing(small_meteor(tmp_path_factory.mktemp("meteor"))) as process:
-        yield process
-
-
-@pytest.fixture(scope="module")
 def compared(competition, meteor, tmp_path_factory):
     """A folder with four runs: one and two on the same folds, part (two's fold 0 alone) and mos, split otherwise."""
     folder = tmp_path_factory.mktemp("compared")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("src.metrics.meteor.shared_meteor", lambda: meteor)
-        for user in ("metrics.out_of_fold", "metrics.floors", "blending.scoring"):  # the search takes seconds
-            patch.setattr(f"src.{user}.constant_sentence", lambda *_, **__: Constant("the light is nice", 1.0))
+        quick_scores(patch, meteor)
         patch.setattr("src.evaluate.draw_run", lambda settings: None)
         short = [f"data.root={competition}", *TINY, "train.epochs=1"]
         for run, arguments in RUNS.items():

@@ -1,6 +1,5 @@
 """A student of a tiny teacher: what it learns, what it is judged by, and what is kept."""
 
-import contextlib
 import shutil
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from src.training.parallel import Ranks
 from src.training.predicting import predict_fold
 from src.training.self_critical import SelfCritical
 from tests.conftest import TINY
-from tests.small_meteor import small_meteor
 
 ONE = Ranks(0, 1, torch.device("cpu"))
 TEACHER = ["run.name=teacher", "view.size=40", "train.epochs=1", "optim.lr=0.02", "optim.warmup_epochs=0",
@@ -35,7 +33,7 @@ def common(competition) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def taught(common, tmp_path_factory):
+def taught(common, meteor, tmp_path_factory):
     """A folder with both trained through main, the batches and references that the student saw, and its fold's data."""
     folder, steps, rewarded = tmp_path_factory.mktemp("taught"), [], []
     step, prepare = Engine._step, SelfCritical.__init__
@@ -48,7 +46,7 @@ def taught(common, tmp_path_factory):
         rewarded.append(labels)
         prepare(critic, settings, labels, *given)
 
-    with contextlib.closing(small_meteor(folder)) as meteor, pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr("src.metrics.meteor.shared_meteor", lambda: meteor)
         for stage in (preprocess, split, train):

@@ -1,6 +1,5 @@
 """The floors: the constant sentence and its statistics against pycocoevalcap, regressors on made-up features."""
 
-import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -12,27 +11,14 @@ from src.metrics.captions import scores, tokenize
 from src.metrics.competition import caption_score
 from src.metrics.constant import ReferenceTables, repeats
 from src.metrics.floors import boosting, constant_sentence, ridge_floor
-from src.metrics.meteor import Meteor, meteor_score
+from src.metrics.meteor import Meteor, meteor_score, shared_meteor
 from src.metrics.quality import quality_score
 from src.metrics.search import edits
 from src.metrics.standin import Sample
 from src.settings import Weights
-from tests.small_meteor import small_meteor
 
 COMMENTS = Path(__file__).parents[2] / "shared" / "data" / "dacon_comments.csv"
 WORDS = ["fo", "ba", "qux", "zed", "mip", "tak", "lor"]
-
-
-@pytest.fixture(scope="module")
-def meteor(tmp_path_factory):
-    with contextlib.closing(small_meteor(tmp_path_factory.mktemp("meteor"))) as process:
-        yield process
-
-
-@pytest.fixture
-def real_meteor():
-    with contextlib.closing(Meteor()) as process:
-        yield process
 
 
 def made_up(photos: int, several: int, seed: int) -> list[list[str]]:
@@ -118,13 +104,13 @@ def test_captions_without_words_are_refused(meteor):
 
 
 @pytest.mark.skipif(not COMMENTS.exists(), reason="the real comments are not here")
-def test_constant_sentence_of_real_comments_holds_on_unseen_photos(real_meteor):
+def test_constant_sentence_of_real_comments_holds_on_unseen_photos():
     frame = pd.read_csv(COMMENTS, dtype=str, keep_default_na=False)
     references = tokenize([list(group) for _, group in frame.groupby("img_name").comments])
     order = np.random.default_rng(0).permutation(len(references))
     seen, unseen = ([references[i] for i in half] for half in np.array_split(order, 2))
-    found = constant_sentence(seen, Weights(), real_meteor, tokenized=True)
-    assert exact(found.sentence, unseen, real_meteor) >= 1.20
+    found = constant_sentence(seen, Weights(), shared_meteor(), tokenized=True)
+    assert exact(found.sentence, unseen, shared_meteor()) >= 1.20
 
 
 # --- MOS ---------------------------------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 """The METEOR process: its answers, its life and its end."""
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -24,12 +23,6 @@ def made_up(photos: int, seed: int) -> tuple[list[list[str]], list[str]]:
     rng = np.random.default_rng(seed)
     captions = [" ".join(rng.choice(WORDS, size=rng.integers(1, 12))) for _ in range(2 * photos)]
     return [[caption] for caption in captions[:photos]], captions[photos:]
-
-
-@pytest.fixture(scope="module")
-def meteor(tmp_path_factory):
-    with contextlib.closing(small_meteor(tmp_path_factory.mktemp("meteor"))) as process:
-        yield process
 
 
 def test_separators_and_line_breaks_in_captions_do_not_shift_the_answers(meteor):

@@ -1,6 +1,5 @@
 """The metrics against scipy, pycocoevalcap and numbers worked out by hand."""
 
-import contextlib
 import json
 import math
 
@@ -14,7 +13,7 @@ from src.metrics.bootstrap import resample_counts
 from src.metrics.captions import collapse, scores, tokenize
 from src.metrics.competition import bootstrap_captions, caption_block, caption_score, quality_block, report
 from src.metrics.health import alarms, caption_health, mos_health
-from src.metrics.meteor import STATS, Meteor, meteor_score
+from src.metrics.meteor import STATS, meteor_score, shared_meteor
 from src.metrics.ngrams import bleu_counts, bleu_scores, cider_d, compare, rouge_l
 from src.metrics.quality import bootstrap_quality, plcc, quality_score, srcc
 from src.settings import Weights
@@ -40,10 +39,9 @@ def theirs(scorer, references, candidates):
     return scorer.compute_score({i: references[i] for i in numbered}, {i: [candidates[i]] for i in numbered}, **options)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def meteor():
-    with contextlib.closing(Meteor()) as process:
-        yield process
+    return shared_meteor()
 
 
 @pytest.fixture

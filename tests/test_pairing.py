@@ -1,6 +1,5 @@
 """Stand-alone evaluation: a file of predictions against a file of references."""
 
-import contextlib
 import json
 
 import pytest
@@ -8,7 +7,6 @@ import pytest
 from src.errors import InputError
 from src.metrics.pairing import evaluate_files, pair, read_predictions, read_references
 from src.settings import Metric
-from tests.small_meteor import small_meteor
 
 REFERENCES = """img_name,img_path,mos,comments
 0213074526,./train/a.jpg,5.5,"a nice photo, with light"
@@ -35,12 +33,6 @@ def write(tmp_path):
         return str(path)
 
     return writer
-
-
-@pytest.fixture(scope="module")
-def meteor(tmp_path_factory):
-    with contextlib.closing(small_meteor(tmp_path_factory.mktemp("meteor"))) as process:
-        yield process
 
 
 def test_pairs_follow_the_references_and_skip_blank_cells(write):

@@ -21,6 +21,7 @@ from src.training import checkpoint, parallel
 from src.training.parallel import Ranks, synchronise
 from tests.conftest import TINY
 from tests.ranks import run
+from tests.small_meteor import paraphrases
 from tests.test_training import EXACT, PLAIN
 
 REPOSITORY = Path(__file__).parents[1]
@@ -30,7 +31,20 @@ COURSE = ["--fold=0", "train.batch_size=6", "train.epochs=3", "self_critical.fro
 TABLES = ("oof.csv", "test.csv", "test_folds.csv", "blend.json")
 
 
-def torchrun(processes: int, folder: Path, *arguments: str, environment: dict | None = None) -> subprocess.Popen:
+SMALL_METEOR = """
+import os
+if os.environ.get("RANK"):
+    from pathlib import Path
+    import src.metrics.meteor as meteor
+    meteor.shared_meteor = lambda: meteor.Meteor(Path({table!r}))
+"""
+
+
+def torchrun(processes: int, folder: Path, *arguments: str, start: str = "") -> subprocess.Popen:
+    """start: Python code that each process runs first."""
+    (folder / "start").mkdir(exist_ok=True)
+    code = SMALL_METEOR.format(table=str(paraphrases(folder))) + start
+    (folder / "start" / "sitecustomize.py").write_text(code)
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m", "src.train"]
     return subprocess.Popen(
         [sys.executable, *launcher, *arguments],
@@ -38,7 +52,7 @@ def torchrun(processes: int, folder: Path, *arguments: str, environment: dict | 
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment or ENVIRONMENT,
+        env={**ENVIRONMENT, "PYTHONPATH": f"{folder / 'start'}:{REPOSITORY}"},
     )
 
 
@@ -141,17 +155,15 @@ def test_a_killed_process_ends_all_with_a_reason_and_the_run_goes_on(folder, arg
     assert results(folder, "killed") == results(folder, "two")
 
 
-def test_a_fault_on_one_process_ends_all_with_its_message(folder, arguments, tmp_path):
-    (tmp_path / "sitecustomize.py").write_text(
-        "import os\n"
+def test_a_fault_on_one_process_ends_all_with_its_message(folder, arguments):
+    fault = (
         "if os.environ.get('RANK') == '1':\n"
         "    import src.training.engine as engine\n"
         "    def fail(self, batch, rewards):\n"
         "        raise engine.InputError('the second process has a fault')\n"
         "    engine.Engine._step = fail\n"
     )
-    environment = {**ENVIRONMENT, "PYTHONPATH": f"{tmp_path}:{REPOSITORY}"}
-    process = torchrun(2, folder, *arguments, "run.name=faulty", environment=environment)
+    process = torchrun(2, folder, *arguments, "run.name=faulty", start=fault)
     _, errors = process.communicate(timeout=300)
     assert process.returncode != 0
     assert "error: the second process has a fault" in errors

@@ -1,6 +1,5 @@
 """Training for rewards, the captioner fed with its own words, and encoders that wait or are computed before."""
 
-import contextlib
 import csv
 import os
 import signal
@@ -23,18 +22,11 @@ from src.training.fold_data import read_fold
 from src.training.parallel import Ranks
 from src.training.self_critical import SelfCritical
 from tests.conftest import TINY
-from tests.small_meteor import small_meteor
 
 ONE = Ranks(0, 1, torch.device("cpu"))
 EXACT = ["encoder.name=test_convnext", "decoder.dropout=0", "quality.dropout=0", "train.ema=0", "task=caption"]
 FORMULA = {"cider_d": 4, "meteor": 3, "bleu3": 1, "bleu4": 1, "rouge_l": 1}
 REWARDED = ["self_critical.from_epoch=0", "self_critical.samples=3", "self_critical.lr=0.05"]
-
-
-@pytest.fixture(scope="module")
-def meteor(tmp_path_factory):
-    with contextlib.closing(small_meteor(tmp_path_factory.mktemp("meteor"))) as meteor:
-        yield meteor
 
 
 @pytest.fixture(scope="module")

@@ -98,7 +98,7 @@ def test_out_of_fold_predictions_cover_every_training_photo_once(finished, compe
     assert (merged["fold"] == merged["fold_split"]).all()
 
 
-def test_the_same_in_another_folder_with_two_workers_is_the_same_file(finished, competition, workplace):
+def test_the_same_in_another_folder_with_two_workers_is_the_same_file(finished, competition, quick, workplace):
     root = shutil.copytree(competition, workplace / "moved")
     run_all(root, "run.workers=2", "run.name=other")
     assert (workplace / "submissions" / "submission.csv").read_bytes() == (
@@ -232,7 +232,7 @@ def test_unusable_photos_stop_the_run_or_are_left_out(competition, workplace):
     ],
     ids=["no captions", "no MOS"],
 )
-def test_a_missing_label_costs_nothing_else(arguments, blank, quality, caption, competition, workplace):
+def test_a_missing_label_costs_nothing_else(arguments, blank, quality, caption, competition, quick, workplace):
     root = shutil.copytree(competition, workplace / "data1")
     for name in ("train.csv", "test_labels.csv"):
         table = pd.read_csv(root / name, dtype=str, keep_default_na=False)

@@ -19,7 +19,6 @@ from src.metrics.captions import scores
 from src.metrics.competition import caption_score
 from src.settings import Settings
 from tests.conftest import TINY
-from tests.small_meteor import small_meteor
 
 SPACE = "tune.space={optim.lr: {low: 1e-4, high: 1e-1, log: true}, train.batch_size: {choices: [8, 16, 20]}}"
 QUICK = [*TINY, "task=mos", "train.ema=0", "split.holdout=0.4"]
@@ -142,9 +141,7 @@ def test_a_search_killed_again_and_again_tries_the_same_and_finds_the_same(searc
     assert len(rows) == 5 and len({row["optim.lr"] for row in rows}) == 5, "no trial is a copy of another"
 
 
-def test_decoding_is_searched_out_of_fold_without_training(competition, workplace, monkeypatch, capsys):
-    meteor = small_meteor(workplace)
-    monkeypatch.setattr("src.metrics.meteor.shared_meteor", lambda: meteor)
+def test_decoding_is_searched_out_of_fold_without_training(competition, workplace, meteor, quick, capsys):
     arguments = [f"data.root={competition}", *TINY, "task=caption", "vocabulary.minimum_count=1", "train.epochs=1"]
     for stage in (preprocess, split, train, predict):
         stage.main(arguments)

@@ -1,6 +1,5 @@
 """Expected scores against pycocoevalcap's classes, the choice by consensus against brute force."""
 
-import contextlib
 from collections import Counter
 
 import numpy as np
@@ -17,17 +16,10 @@ from src.metrics.competition import caption_score
 from src.metrics.meteor import meteor_score
 from src.metrics.utility import Evidence, Utility, corpus_score, corpus_worth
 from src.settings import Weights
-from tests.small_meteor import small_meteor
 
 WITHOUT_METEOR = Weights(meteor=0.0)
 TEXT = "this photo is a nice good lovely picture of the light colors colour shadows shadow sky with dark"
 WORDS = TEXT.split()
-
-
-@pytest.fixture(scope="module")
-def meteor(tmp_path_factory):
-    with contextlib.closing(small_meteor(tmp_path_factory.mktemp("meteor"))) as process:
-        yield process
 
 
 FREQUENCIES = 1 / np.arange(1, len(WORDS) + 1)
