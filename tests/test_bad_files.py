@@ -20,9 +20,10 @@ from PIL import Image
 from src import evaluate, predict, preprocess, split, submit, train
 from src.training import checkpoint
 from tests.bad_input import Malicious, exit_code, hurry, refused
+from tests.conftest import TINY
 from tests.test_training import equal
 
-QUICK = ["data.root=data", "view.size=32", "split.holdout=0.3", "train.epochs=2", "run.threads=1", "decoder.hidden=24"]
+QUICK = ["data.root=data", *TINY, "split.holdout=0.3"]
 STAGES = (preprocess, split, train, predict, evaluate, submit)
 FOLD = Path("runs/demo/fold-0")
 SCORE = {"oof": {"quality": {"score": 0.25}, "caption": {"score": 0.5}}, "test": None}

@@ -167,7 +167,14 @@ def quick(tmp_path_factory, monkeypatch):
 def test_karpathy_s_flickr8k_from_its_json_to_a_submission(shared_data, workplace, quick, write):
     """Official parts; the test part is scored against its own captions, here and by COCO's tools alike."""
     root = shared_data / "flickr8k"
-    arguments = [f"data.root={root}", "data.format=karpathy", *TINY, "split.official=true", "task=caption"]
+    arguments = [
+        f"data.root={root}",
+        "data.format=karpathy",
+        *TINY,
+        "split.official=true",
+        "task=caption",
+        "train.epochs=1",
+    ]
     for stage in STAGES:
         stage.main([*arguments, *(["--coco", "coco"] if stage is evaluate else [])])
     learned = {part: captions_of(official_captions(root, part)) for part in ("train", "val")}
