@@ -98,7 +98,7 @@ def test_out_of_fold_predictions_cover_every_training_photo_once(finished, compe
     assert (merged["fold"] == merged["fold_split"]).all()
 
 
-def test_the_same_in_another_folder_with_two_workers_is_the_same_file(finished, competition, quick, workplace):
+def test_the_same_in_another_folder_with_two_workers_is_the_same_file(finished, competition, workplace):
     root = shutil.copytree(competition, workplace / "moved")
     run_all(root, "run.workers=2", "run.name=other")
     assert (workplace / "submissions" / "submission.csv").read_bytes() == (
