@@ -21,3 +21,6 @@ class Ensemble:
     """Random captions that each fold's network proposes for a photo, beside those of its searches."""
     neighbours: int = number(10, low=1, high=1000)
     """Nearest training photos whose captions are proposed for a photo."""
+    rewriting: bool = False
+    """Captions may be changed word by word where that raises their expected score: it helps where people write by a
+    pattern, and harms where little is known of a photo. ladder.txt tells what it would do."""

@@ -118,12 +118,17 @@ class Captions:
 
 
 def choose_captions(
-    corpus: Corpus, runs: Sequence[Proposed], searched: dict[int, str], greedy: dict[int, str], meteor: Meteor
+    corpus: Corpus,
+    runs: Sequence[Proposed],
+    searched: dict[int, str],
+    greedy: dict[int, str],
+    meteor: Meteor,
+    rewriting: bool = False,
 ) -> Captions:
     """The captions of all training photos that were left out once, and of the readable test photos, tokenised.
 
     runs: their captions tokenised; the first one's search is where the steps begin. searched, greedy: its captions by
-    row, tokenised.
+    row, tokenised. rewriting: whether captions that were rewritten may be chosen; what they score is told either way.
     """
     constants: dict[int, str] = {}
 
@@ -146,14 +151,16 @@ def choose_captions(
     base = contest.best(widest)
     both = zip(contest.groups, contest.by_group(base), contest.by_group(contest.written(base)), strict=True)
     contest.enter(REWRITTEN, [_rewritten(*each) for each in both])
-    every = [SEARCH, *(way for way in contest.captions if way != SEARCH)]  # the first where too few photos tell
+    open_to_all = [way for way in contest.captions if way != SEARCH and (rewriting or way != REWRITTEN)]
+    every = [SEARCH, *open_to_all]  # the first where too few photos tell
     way, final = contest.winner(every), contest.best(every)
     chosen = dict(zip(contest.rows, contest.written(final), strict=True))
     if any(run.knows(TEST, row) for run in runs for row in np.flatnonzero(corpus.fold == TEST).tolist()):
         chosen |= _of_tests(hear(TEST), way, contest.winner(widest), searched, constants)
     if way == REWRITTEN:
         way = dataclasses.replace(contest.winner(widest), rewritten=True)
-    consensus, beyond = way.mixture is not None, way.mixture is not None and not way.mixture.alone
+    consensus = way.mixture is not None and way.mixture.own > 0
+    beyond = way.mixture is not None and not way.mixture.alone
     own, near = contest.captions[first[0]], contest.written(contest.best(first[1:]))
     steps = [
         (Step("the constant sentence of the other folds", way == CONSTANT, aside=True), contest.captions[CONSTANT]),

@@ -51,7 +51,7 @@ def choose(
         for each in proposals
     ]
     corpus = Corpus(references, fold, settings.metric.weights, settings.run.seed, settings.ensemble.neighbours)
-    found = choose_captions(corpus, spoken, said, greedy, meteor)
+    found = choose_captions(corpus, spoken, said, greedy, meteor, settings.ensemble.rewriting)
     rungs = _rungs(found, references, settings, meteor)
     kept = {row: raw[row] if text == said[row] else text for row, text in found.chosen.items()}
     return dataclasses.replace(found, chosen=kept), rungs
