@@ -167,7 +167,7 @@ def test_the_demo_alone_is_tuned_unasked(workplace):
     def plan(*argv):
         return pipeline.search_plan(load(list(argv), "train")[0])
 
-    assert (plan().trials, plan().epochs, plan().objective, plan().folds) == (4, 3, "mean", [0])
+    assert (plan().trials, plan().epochs, plan().objective, plan().folds) == (3, 2, "mean", [0])
     assert plan("tune.trials=12").epochs == Settings().train.epochs
     assert plan("task=mos").objective == "mos"
     assert plan("tune.trials=0").trials == plan("data.root=elsewhere").trials == 0
