@@ -23,4 +23,4 @@ class Ensemble:
     """Nearest training photos whose captions are proposed for a photo."""
     rewriting: bool = False
     """Captions may be changed word by word where that raises their expected score: it helps where people write by a
-    pattern, and harms where little is known of a photo. ladder.txt tells what it would do."""
+    pattern, and harms where little is known of a photo."""

@@ -126,7 +126,7 @@ class Train:
 
     fold: int | None = number(None, low=0, aside=True)
     """Train this fold only, as --fold K does; not given: all, one after another."""
-    epochs: int = number(16, low=1)
+    epochs: int = number(13, low=1)
     """Passes over the training photos."""
     batch_size: int = number(32, low=1)
     """Photos per optimiser step, over all GPUs and processes."""

@@ -128,7 +128,7 @@ def choose_captions(
     """The captions of all training photos that were left out once, and of the readable test photos, tokenised.
 
     runs: their captions tokenised; the first one's search is where the steps begin. searched, greedy: its captions by
-    row, tokenised. rewriting: whether captions that were rewritten may be chosen; what they score is told either way.
+    row, tokenised. rewriting: whether captions are rewritten, too, and may be chosen so.
     """
     constants: dict[int, str] = {}
 
@@ -149,10 +149,10 @@ def choose_captions(
     for way in dict.fromkeys([*first, *widest]):
         contest.enter(way, [group.choice(way.mixture, way.runs) for group in contest.groups])
     base = contest.best(widest)
-    both = zip(contest.groups, contest.by_group(base), contest.by_group(contest.written(base)), strict=True)
-    contest.enter(REWRITTEN, [_rewritten(*each) for each in both])
-    open_to_all = [way for way in contest.captions if way != SEARCH and (rewriting or way != REWRITTEN)]
-    every = [SEARCH, *open_to_all]  # the first where too few photos tell
+    if rewriting:
+        both = zip(contest.groups, contest.by_group(base), contest.by_group(contest.written(base)), strict=True)
+        contest.enter(REWRITTEN, [_rewritten(*each) for each in both])
+    every = [SEARCH, *(way for way in contest.captions if way != SEARCH)]  # the first where too few photos tell
     way, final = contest.winner(every), contest.best(every)
     chosen = dict(zip(contest.rows, contest.written(final), strict=True))
     if any(run.knows(TEST, row) for run in runs for row in np.flatnonzero(corpus.fold == TEST).tolist()):
@@ -171,7 +171,8 @@ def choose_captions(
     ]
     if len(runs) > 1:
         steps.append((Step("+ the other runs", way.runs > 1), contest.written(base)))
-    steps.append((Step("+ rewriting", way.rewritten, aside=True), contest.captions[REWRITTEN]))
+    if rewriting:
+        steps.append((Step("+ rewriting", way.rewritten, aside=True), contest.captions[REWRITTEN]))
     steps.append((Step("chosen on the other folds", True), contest.written(final)))
     return Captions(chosen, contest.rows, steps, way, constants)
 
