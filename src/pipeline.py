@@ -19,14 +19,12 @@ from src.errors import InputError, Stopped
 from src.files import digest_of, file_digest, read_json
 from src.joined_runs import joined
 from src.settings import Settings
-from src.tuning_settings import DEMO_SPACE, Tune
+from src.tuning_settings import DEMO_EPOCHS, DEMO_SPACE, DEMO_TRIALS, Tune
 
 STAGES = ("preprocess", "split", "tune", "train", "predict", "ensemble", "evaluate", "submit")
 SUBMISSIONS = Path("submissions")
 DATA = Path("data")
 DEMO = DATA / "demo"
-DEMO_TRIALS, DEMO_EPOCHS = 3, 2
-"""How the demo is tuned where tune.trials is not given: trials, and epochs of each."""
 _TORCHRUN = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"}
 
 

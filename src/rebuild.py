@@ -23,18 +23,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def write(path: Path, settings) -> None:
-    """Write the submission of a run that has predicted."""
-    import pandas as pd
-
-    from src.data.submission import read_form, write_submission
-
-    table = pd.read_csv(final(settings).folder / "test.csv", dtype={"photo_id": str}, keep_default_na=False)
-    table = table.set_index("photo_id")
-    form = read_form(data_root(settings), settings.data.format)
-    write_submission(path, form, table["mos"].to_dict(), table["caption"].to_dict())
-
-
 def compare(rebuilt: Path, sha: str) -> None:
     """Say that the rebuilt file is the submission, and put it in its place. Raises InputError where it is another."""
     from src.blending.rebuilding import how_far
@@ -57,6 +45,8 @@ def main(argv=None) -> None:
         raise InputError("no manifest is named: python -m src.rebuild submissions/NAME.manifest.json")
     from src.blending import rebuilding
     from src.blending.manifest import read_manifest, settings_of
+    from src.blending.tables import submit_predictions
+    from src.data.submission import read_form
 
     manifest = read_manifest(Path(chosen.manifest))
     runs = {name: moved(own, given) for name, own in settings_of(manifest, Path(chosen.manifest)).items()}
@@ -81,7 +71,8 @@ def main(argv=None) -> None:
                 rebuilding.check_sources(settings, recorded)
             require(settings, "evaluate" if run == name else "ensemble")
             if run == name:
-                write(root / submitted["file"], settings)
+                form = read_form(data_root(settings), settings.data.format)
+                submit_predictions(root / submitted["file"], final(settings).folder / "test.csv", form)
         compare(root / submitted["file"], submitted["sha256"])
 
 

@@ -29,7 +29,7 @@ def check(file: Path, form, name: str) -> None:
 
 def main(argv=None) -> None:
     settings, chosen = load(argv, "submit", __doc__, add_options)
-    from src.data.submission import read_form, write_submission
+    from src.data.submission import read_form
     from src.files import replacing, write_bytes
 
     if chosen.check:
@@ -45,15 +45,12 @@ def main(argv=None) -> None:
     with making(submission(settings), chosen.fresh) as work:
         if not work:
             return
-        import pandas as pd
-
         from src.blending.manifest import log_submission, write_manifest
+        from src.blending.tables import submit_predictions
 
-        table = pd.read_csv(final(settings).folder / "test.csv", dtype={"photo_id": str}, keep_default_na=False)
-        table = table.set_index("photo_id")
         own = SUBMISSIONS / f"{settings.run.name}.csv"
         with replacing(own) as temporary:
-            write_submission(temporary, form, table["mos"].to_dict(), table["caption"].to_dict())
+            submit_predictions(temporary, final(settings).folder / "test.csv", form)
             check(temporary, form, str(own))
         write_manifest(own.with_suffix(".manifest.json"), own, form, settings)
         write_bytes(SUBMISSIONS / "submission.csv", own.read_bytes())

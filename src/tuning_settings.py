@@ -11,6 +11,8 @@ DEMO_SPACE = {
     "loss.quality_weight": {"low": 0.5, "high": 4.0, "log": True},
 }
 """Searched where tune.space is not given."""
+DEMO_TRIALS, DEMO_EPOCHS = 3, 2
+"""How the demo is tuned where tune.trials is not given: trials, and epochs of each."""
 DECODING_SPACE = {
     "decoding.beam": {"low": 1, "high": 6},
     "decoding.length_penalty": {"low": 0.0, "high": 1.5},
@@ -25,7 +27,7 @@ class Tune:
     """The search for good settings. None of these changes what training with given settings computes."""
 
     trials: int | None = number(None, low=0, high=10**6, aside=True)
-    """Settings tried; 0 skips tuning. Not given: 4 on the embedded demo, else 0 (20 with --stage decode)."""
+    """Settings tried; 0 skips tuning. Not given: 3 on the embedded demo, else 0 (20 with --stage decode)."""
     space: dict[str, dict] | None = aside(None)
     """What is searched: {optim.lr: {low: 1e-4, high: 1e-2, log: true}, train.batch_size: {low: 16, high: 64, step: 16},
     decoder.cell: {choices: [lstm, gru]}}. Not given: a small space for the demo, without what differs from defaults."""
@@ -35,7 +37,7 @@ class Tune:
     pruner: Literal["none", "median", "halving", "hyperband"] = aside("none")
     """Ends trials early that fall behind: under the median, by successive halving, by Hyperband."""
     epochs: int | None = number(None, low=1, aside=True)
-    """Epochs of a trial. Not given: train.epochs; 3 where tune.trials is not given either."""
+    """Epochs of a trial. Not given: train.epochs; 2 where tune.trials is not given either."""
     folds: list[int] | None = aside(None)
     """Folds whose mean score counts. Not given: fold 0; all finished folds with --stage decode."""
     storage: str | None = aside(None)

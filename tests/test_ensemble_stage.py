@@ -1,6 +1,5 @@
 """The stage that joins runs: honest out of fold, resumed, and taken by evaluate and submit."""
 
-import contextlib
 import csv
 import dataclasses
 import json
@@ -28,28 +27,14 @@ from src.files import lock
 from src.joined_runs import joined, load_joining
 from src.metrics.captions import scores
 from src.metrics.competition import caption_score
-from src.metrics.floors import Constant
 from src.metrics.quality import quality_score
 from src.settings import Weights
 from tests.conftest import TINY
-from tests.small_meteor import small_meteor
+from tests.small_meteor import quick_scores
 
 RUNS = {"one": [], "two": ["view.size=40", "decoder.name=mask_predict", "decoder.feedforward=32", "run.seed=1"]}
 BOTH = ["one", "two", "metric.bootstrap=100"]
-CHOOSING = ["ensemble.captions=consensus", "ensemble.samples=3"]
-
-
-@pytest.fixture(scope="module")
-def meteor(tmp_path_factory):
-    with contextlib.closing(small_meteor(tmp_path_factory.mktemp("meteor"))) as process:
-        yield process
-
-
-def quick(patch, meteor) -> None:
-    """No search for constant sentences, and a METEOR that starts quickly."""
-    patch.setattr("src.metrics.meteor.shared_meteor", lambda: meteor)
-    for user in ("metrics.out_of_fold", "metrics.floors", "blending.scoring", "blending.captions"):
-        patch.setattr(f"src.{user}.constant_sentence", lambda *_, **__: Constant("the light is nice", 1.0))
+CHOOSING = ["ensemble.captions=consensus", "ensemble.samples=3", "ensemble.rewriting=true"]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +43,7 @@ def predicted(competition, meteor, tmp_path_factory):
     folder = tmp_path_factory.mktemp("joined")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        quick(patch, meteor)
+        quick_scores(patch, meteor)
         patch.setattr("src.evaluate.draw_run", lambda settings: None)
         short = [f"data.root={competition}", *TINY, "train.epochs=1"]
         for run, arguments in RUNS.items():
@@ -73,7 +58,7 @@ def predicted(competition, meteor, tmp_path_factory):
 @pytest.fixture
 def at_work(predicted, meteor, monkeypatch):
     monkeypatch.chdir(predicted)
-    quick(monkeypatch, meteor)
+    quick_scores(monkeypatch, meteor)
     return predicted
 
 
@@ -112,6 +97,7 @@ def test_the_ladder_holds_what_the_exact_scorer_finds(predicted, meteor):
     for step, captions in (("chosen on the other folds", ours["caption"]), ("one, its search", alone["caption"])):
         exact = scores([list(c) for c in truth["captions"][known]], captions[known].tolist(), meteor).totals()
         assert float(found[step]["score"]) == pytest.approx(caption_score(exact, Weights()), abs=1e-9)
+    assert "+ rewriting" in found
     how = json.loads((folder / "blend.json").read_text())
     assert sum(how["weights"].values()) == pytest.approx(1) and how["captions"]
     on = {
@@ -148,7 +134,7 @@ def test_nothing_said_of_a_fold_comes_from_its_own_captions(predicted, monkeypat
 
 
 def test_where_no_test_photo_can_be_read_training_photos_still_get_captions(meteor, monkeypatch):
-    quick(monkeypatch, meteor)
+    quick_scores(monkeypatch, meteor)
     fold, said = np.array([0, 0, 1, 1, TEST]), [["the light is nice"], ["a nice photo"]] * 2 + [[]]
     seen = np.eye(5, dtype=np.float32)
     run = Proposed("one", {k: {2 * k: ["the light"], 2 * k + 1: ["a photo"]} for k in (0, 1)}, {}, {0: seen, 1: seen})
@@ -156,6 +142,7 @@ def test_where_no_test_photo_can_be_read_training_photos_still_get_captions(mete
         Corpus(said, fold, Weights(), 0, 2), [run], dict.fromkeys(range(5), "the light"), {}, meteor
     )
     assert found.chosen.keys() == {0, 1, 2, 3} and found.constants.keys() == {0, 1}
+    assert "+ rewriting" not in [step.name for step, _ in found.steps], "only where it is asked for"
 
 
 def test_a_fold_s_blend_does_not_know_its_labels_and_useless_members_are_left_out():

@@ -1,6 +1,5 @@
 """A submission rebuilt from its manifest is the same bytes, or one line says why it is not."""
 
-import contextlib
 import hashlib
 import json
 import shutil
@@ -16,9 +15,8 @@ from src.blending.rebuilding import differences, how_far
 from src.config import as_arguments
 from src.config_files import ConfigError
 from src.errors import InputError
-from src.metrics.floors import Constant
 from tests.conftest import TINY
-from tests.small_meteor import small_meteor
+from tests.small_meteor import quick_scores
 
 MANIFEST = "submissions/demo.manifest.json"
 
@@ -30,15 +28,10 @@ def tree(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick(tmp_path_factory):
+def quick(meteor):
     """Stages run in this process, with a small METEOR and without searching for floors and drawing."""
-    with (
-        contextlib.closing(small_meteor(tmp_path_factory.mktemp("meteor"))) as meteor,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        patch.setattr("src.metrics.meteor.shared_meteor", lambda: meteor)
-        for user in ("metrics.out_of_fold", "metrics.floors", "blending.scoring"):
-            patch.setattr(f"src.{user}.constant_sentence", lambda *_, **__: Constant("the light is nice", 1.0))
+    with pytest.MonkeyPatch.context() as patch:
+        quick_scores(patch, meteor)
         patch.setattr("src.evaluate.draw_run", lambda settings: None)
         begin = lambda stage, settings: import_module(f"src.{stage}").main(as_arguments(settings))  # noqa: E731
         patch.setattr(pipeline, "_run_stage", begin)

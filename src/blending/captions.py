@@ -159,22 +159,30 @@ def choose_captions(
         chosen |= _of_tests(hear(TEST), way, contest.winner(widest), searched, constants)
     if way == REWRITTEN:
         way = dataclasses.replace(contest.winner(widest), rewritten=True)
-    consensus = way.mixture is not None and way.mixture.own > 0
-    beyond = way.mixture is not None and not way.mixture.alone
-    own, near = contest.captions[first[0]], contest.written(contest.best(first[1:]))
-    steps = [
-        (Step("the constant sentence of the other folds", way == CONSTANT, aside=True), contest.captions[CONSTANT]),
-        (Step(f"{runs[0].name}, greedy", False), [greedy.get(row, searched[row]) for row in contest.rows]),
-        (Step(f"{runs[0].name}, its search", way == SEARCH), contest.captions[SEARCH]),
-        (Step("consensus of its own candidates", consensus), own),
-        (Step("+ neighbours and training captions", beyond), near),
-    ]
-    if len(runs) > 1:
-        steps.append((Step("+ the other runs", way.runs > 1), contest.written(base)))
-    if rewriting:
-        steps.append((Step("+ rewriting", way.rewritten, aside=True), contest.captions[REWRITTEN]))
+    steps = _steps(contest, runs, way, [greedy.get(row, searched[row]) for row in contest.rows])
     steps.append((Step("chosen on the other folds", True), contest.written(final)))
     return Captions(chosen, contest.rows, steps, way, constants)
+
+
+def _steps(contest: Contest, runs: Sequence[Proposed], way: Way, greedy: list[str]) -> list[tuple[Step, list[str]]]:
+    """What leads to the way of the test photos, and the captions of all that were left out after each step."""
+    mixture, (alone, *first) = way.mixture, [Way(1, mixture) for mixture in MIXTURES]
+    steps = [
+        (Step("the constant sentence of the other folds", way == CONSTANT, aside=True), contest.captions[CONSTANT]),
+        (Step(f"{runs[0].name}, greedy", False), greedy),
+        (Step(f"{runs[0].name}, its search", way == SEARCH), contest.captions[SEARCH]),
+        (Step("consensus of its own candidates", mixture is not None and mixture.own > 0), contest.captions[alone]),
+        (
+            Step("+ neighbours and training captions", mixture is not None and not mixture.alone),
+            contest.written(contest.best(first)),
+        ),
+    ]
+    if len(runs) > 1:
+        base = contest.best([Way(len(runs), mixture) for mixture in MIXTURES])
+        steps.append((Step("+ the other runs", way.runs > 1), contest.written(base)))
+    if REWRITTEN in contest.captions:
+        steps.append((Step("+ rewriting", way.rewritten, aside=True), contest.captions[REWRITTEN]))
+    return steps
 
 
 def _of_tests(said: Said, way: Way, base: Way, searched: dict[int, str], constants: dict[int, str]) -> dict[int, str]:

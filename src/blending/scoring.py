@@ -24,12 +24,6 @@ def predicted_mos(predictions: pd.DataFrame) -> dict[str, np.ndarray]:
     return {name: predictions[name].to_numpy(float) for name in (*MEMBERS, *others) if name in predictions}
 
 
-def _predicted(settings: Settings, predictions: pd.DataFrame) -> tuple[np.ndarray | None, dict, list[str] | None]:
-    members = predicted_mos(predictions)
-    mos = predictions["mos"].to_numpy(float) if members else None
-    return mos, members, None if settings.task == "mos" else predictions["caption"].tolist()
-
-
 def score_out_of_fold(
     settings: Settings, table: pd.DataFrame, several: Sequence[pd.DataFrame], constants: dict[int, str], meteor: Meteor
 ) -> list[dict]:
@@ -46,22 +40,34 @@ def score_out_of_fold(
         sentences = constant_of_folds(train["captions"].tolist(), everywhere, settings.metric.weights, meteor)
 
     def report(predictions: pd.DataFrame) -> dict:
-        mos, members, candidates = _predicted(settings, predictions)
         labels, fold = train.loc[predictions["photo_id"]], predictions["fold"].to_numpy()
-        return run_report(
-            mos,
-            members,
-            labels["mos"].to_numpy(float),
-            candidates,
-            labels["captions"].tolist(),
-            [sentences.get(number) for number in fold.tolist()],
-            fold,
-            settings.metric,
-            meteor,
-            settings.run.seed,
-        )
+        return _report(settings, predictions, labels, [sentences.get(number) for number in fold.tolist()], fold, meteor)
 
     return [report(predictions) for predictions in several]
+
+
+def _report(
+    settings: Settings,
+    predictions: pd.DataFrame,
+    labels: pd.DataFrame,
+    sentences: list[str | None],
+    fold: np.ndarray,
+    meteor: Meteor,
+) -> dict:
+    """labels: mos and captions of the predicted photos. sentences, fold: their constant sentences and folds."""
+    members = predicted_mos(predictions)
+    return run_report(
+        predictions["mos"].to_numpy(float) if members else None,
+        members,
+        labels["mos"].to_numpy(float),
+        None if settings.task == "mos" else predictions["caption"].tolist(),
+        labels["captions"].tolist(),
+        sentences,
+        fold,
+        settings.metric,
+        meteor,
+        settings.run.seed,
+    )
 
 
 def test_labels(table: pd.DataFrame, file: Path) -> pd.DataFrame | None:
@@ -93,21 +99,9 @@ def score_test(
     table: the photos by photo_id. labels: those of the test photos, see `test_labels`. constants: as for
     `score_out_of_fold`.
     """
-    mos, members, candidates = _predicted(settings, predictions)
     labels = labels.loc[predictions["photo_id"]]
     captions = [list(several) for several in table["captions"][for_training(table)] if several]
     sentence = constants.get(TEST)
-    if candidates is not None and captions and not sentence:
+    if settings.task != "mos" and captions and not sentence:
         sentence = constant_sentence(captions, settings.metric.weights, meteor).sentence
-    return run_report(
-        mos,
-        members,
-        labels["mos"].to_numpy(float),
-        candidates,
-        labels["captions"].tolist(),
-        [sentence] * len(labels),
-        np.full(len(labels), -1),
-        settings.metric,
-        meteor,
-        settings.run.seed,
-    )
+    return _report(settings, predictions, labels, [sentence] * len(labels), np.full(len(labels), -1), meteor)

@@ -7,6 +7,7 @@ import pandas as pd
 
 from src.blending.members import Described, mos_members
 from src.blending.stacking import TEST
+from src.data.submission import Form, write_submission
 from src.data.table import for_training
 from src.settings import Settings
 from src.training.predicting import Prediction
@@ -91,3 +92,9 @@ def read_predictions(path: Path) -> pd.DataFrame:
     """A table that predict wrote."""
     text = {"photo_id": str, "caption": str, "fallback": str}
     return pd.read_csv(path, dtype=text, keep_default_na=False, na_values={"mos": [""]})
+
+
+def submit_predictions(path: Path, predictions: Path, form: Form) -> None:
+    """Write the submission to `path` that a table of test predictions makes."""
+    table = read_predictions(predictions).set_index("photo_id")
+    write_submission(path, form, table["mos"].to_dict(), table["caption"].to_dict())
