@@ -16,6 +16,9 @@ from src.models.decoder import PAD, CausalDecoder, Forced
 from src.models.features import Features
 from src.settings import Decoder as DecoderSettings
 
+_BF16_ON_CPU = not torch.backends.mkldnn.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+"""Whether oneDNN has an LSTM in bf16 for this processor: it needs AVX-512."""
+
 
 @dataclass(frozen=True)
 class RecurrentState:
@@ -82,7 +85,7 @@ class Recurrent(CausalDecoder):
         inputs = self._inputs(self._embed(inputs), image)
         if not self.every:
             inputs = torch.cat([image.unsqueeze(1), inputs], dim=1)
-        outputs, _ = self.cell(inputs)
+        outputs, _ = self._run(inputs, None)
         return Forced(self.output(self.dropout(outputs if self.every else outputs[:, 1:])))
 
     def start(self, features: Features) -> RecurrentState:
@@ -100,8 +103,17 @@ class Recurrent(CausalDecoder):
 
     def _advance(self, inputs: torch.Tensor, state: RecurrentState) -> tuple[torch.Tensor, RecurrentState]:
         lstm = isinstance(self.cell, nn.LSTM)
-        outputs, hidden = self.cell(inputs, state.hidden if lstm else state.hidden[0])
+        outputs, hidden = self._run(inputs, state.hidden if lstm else state.hidden[0])
         return outputs, RecurrentState(hidden if lstm else (hidden,), state.image)
+
+    def _run(self, inputs: torch.Tensor, hidden) -> tuple[torch.Tensor, ...]:
+        """What the cell gives from a state on (None: zeros), in float32 where the processor has no bf16 for it."""
+        if inputs.device.type != "cpu" or _BF16_ON_CPU:
+            return self.cell(inputs, hidden)
+        with torch.autocast("cpu", enabled=False):
+            if hidden is not None:
+                hidden = tuple(each.float() for each in hidden) if isinstance(hidden, tuple) else hidden.float()
+            return self.cell(inputs.float(), hidden)
 
     def reorder(self, state: RecurrentState, index: torch.Tensor) -> RecurrentState:
         hidden = tuple(tensor.index_select(1, index) for tensor in state.hidden)
