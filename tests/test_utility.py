@@ -12,9 +12,11 @@ from scipy.stats import spearmanr
 from src.decoding.consensus import Voice, consensus, pool
 from src.decoding.rewriting import rewrite
 from src.metrics.captions import scores
+from src.metrics.comparisons import meteor_of
 from src.metrics.competition import caption_score
 from src.metrics.meteor import meteor_score
-from src.metrics.utility import Evidence, Utility, corpus_score, corpus_worth
+from src.metrics.ngrams import bleu_scores
+from src.metrics.utility import Evidence, Expected, Utility, corpus_worth
 from src.settings import Weights
 
 WITHOUT_METEOR = Weights(meteor=0.0)
@@ -52,6 +54,13 @@ def theirs(training, candidate: str, reference: str) -> float:
     scorer.ctest *= documents
     cider = scorer.compute_cider()[0]
     return 4 * cider + 2 * (bleu[3] + bleu[2]) / 2 + rouge
+
+
+def corpus_score(expected: Expected, weights) -> float:
+    """The formula of a corpus of such captions, one a photo, BLEU and METEOR from their summed counts."""
+    bleu = bleu_scores(expected.bleu.sum(axis=0))
+    terms = {"cider_d": expected.cider_d.mean(), "rouge_l": expected.rouge_l.mean(), "bleu3": bleu[2], "bleu4": bleu[3]}
+    return float(caption_score({**terms, "meteor": meteor_of(expected.meteor.sum(axis=0))}, weights))
 
 
 def test_pairs_are_the_exact_formula_without_meteor():

@@ -1,9 +1,9 @@
 """Which caption is submitted: several ways to choose it, and for each fold the way that was best on the others.
 
-A way is judged by what its captions score against people's, by the competition's formula with METEOR's stand-in. The
-captions of a fold's own photos have no say in it, so that the out-of-fold score is honest (as in any stack, what the
-other folds' photos were offered came from networks, statistics and ways that learned from them); test photos get what
-was best on all training photos.
+A way is judged by what its captions score against people's, by the competition's formula itself. The captions of a
+fold's own photos have no say in it, so that the out-of-fold score is honest (as in any stack, what the other folds'
+photos were offered came from networks, statistics and ways that learned from them); test photos get what was best on
+all training photos.
 """
 
 import dataclasses
@@ -19,12 +19,13 @@ from src.blending.stacking import TEST
 from src.blending.voices import Corpus, Mixture, Said, listen
 from src.decoding.consensus import Choice, pool
 from src.decoding.rewriting import everything, rewrite
-from src.metrics.captions import Meteor
+from src.metrics.captions import CaptionScores, scores
+from src.metrics.competition import caption_score
 from src.metrics.floors import constant_sentence
-from src.metrics.utility import Evidence, Expected, corpus_score, joined
+from src.metrics.meteor import Once
 
-MIXTURES = (Mixture(1, 0, 0), Mixture(0.5, 0.5, 0), Mixture(0.375, 0.125, 0.5), Mixture(0.25, 0.25, 0.5),
-            Mixture(0, 0.5, 0.5))  # fmt: skip
+MIXTURES = (Mixture(1, 0, 0), Mixture(0.5, 0, 0.5), Mixture(0.5, 0.5, 0), Mixture(0.375, 0.125, 0.5),
+            Mixture(0.25, 0.25, 0.5), Mixture(0, 0.5, 0.5))  # fmt: skip
 PARTS = 5
 """Into which a fold that is alone is cut, so that each part's way is chosen on the others."""
 _FEWEST = 10
@@ -39,6 +40,8 @@ class Way:
     """So many of the runs take part; 0: every photo gets the constant sentence."""
     mixture: Mixture | None = None
     """Of the evidence; None: the caption is what the first run's search wrote, or the constant sentence."""
+    own_only: bool = False
+    """Whether the choice is among what captioners proposed: no neighbour's caption, nor the constant sentence."""
     rewritten: bool = False
 
     def __str__(self) -> str:
@@ -47,7 +50,8 @@ class Way:
         shares = (self.mixture.own, self.mixture.neighbours, self.mixture.training)
         names = ("own candidates", "neighbours' captions", "training captions")
         evidence = ", ".join(f"{share:.4g} {name}" for share, name in zip(shares, names, strict=True) if share)
-        return f"consensus under {evidence}{'; rewritten' if self.rewritten else ''}"
+        whose = " of its own candidates" if self.own_only else ""
+        return f"consensus{whose} under {evidence}{'; rewritten' if self.rewritten else ''}"
 
 
 SEARCH, CONSTANT, REWRITTEN = Way(), Way(0), Way(rewritten=True)
@@ -56,9 +60,9 @@ SEARCH, CONSTANT, REWRITTEN = Way(), Way(0), Way(rewritten=True)
 class Contest:
     """The captions of all training photos that were left out once, in several ways, beside people's."""
 
-    def __init__(self, corpus: Corpus, groups: Sequence[Said]):
+    def __init__(self, corpus: Corpus, groups: Sequence[Said], meteor: Once):
         """groups: what is said of the photos of each fold."""
-        self.corpus, self.groups = corpus, groups
+        self.corpus, self.groups, self.meteor = corpus, groups, meteor
         self.rows = [row for group in groups for row in group.rows]
         self.captions: dict[Way, list[str]] = {}
         self.known = np.array([bool(corpus.references[row]) for row in self.rows], bool)
@@ -67,26 +71,26 @@ class Contest:
         """The part of each photo, whose people do not judge which way its caption is chosen."""
         if len(groups) == 1:
             self.part[np.flatnonzero(self.known)] = np.arange(self.known.sum()) % PARTS
-        self._reached: dict[Way, Expected] = {}
+        self.people = [corpus.references[row] for row in self.rows if corpus.references[row]]
+        self._reached: dict[Way, CaptionScores] = {}
 
     def enter(self, way: Way, captions: Sequence[Sequence[str]]) -> None:
         """Take part with captions, those of each group of photos."""
         self.captions[way] = [caption for several in captions for caption in several]
-        parts = []
-        for group, several in zip(self.groups, captions, strict=True):
-            pairs = [(c, self.corpus.references[row]) for c, row in zip(several, group.rows, strict=True)]
-            pairs = [(caption, people) for caption, people in pairs if people]
-            evidence = [Evidence(people, np.ones(len(people))) for _, people in pairs]
-            parts += [group.utility.expected([[caption] for caption, _ in pairs], evidence)] if pairs else []
-        if parts:
-            self._reached[way] = joined(parts)
+        if self.people:
+            judged = [caption for caption, known in zip(self.captions[way], self.known, strict=True) if known]
+            self._reached[way] = scores(self.people, judged, self.meteor, tokenized=True)
 
     def winner(self, ways: Sequence[Way], part: int | None = None) -> Way:
         """The best on the photos outside a part, or on all; the first where too few photos tell."""
         judging = np.flatnonzero(self.part[self.known] != part) if part is not None else np.arange(self.known.sum())
         if len(judging) < _FEWEST:
             return ways[0]
-        return max(ways, key=lambda way: corpus_score(self._reached[way].select(judging), self.corpus.weights))
+
+        def reached(way: Way) -> float:
+            return caption_score(self._reached[way].subset(judging).totals(), self.corpus.weights)
+
+        return max(ways, key=reached)
 
     def best(self, ways: Sequence[Way]) -> list[Way]:
         """Of each photo the way that is best on the photos outside its part."""
@@ -122,7 +126,7 @@ def choose_captions(
     runs: Sequence[Proposed],
     searched: dict[int, str],
     greedy: dict[int, str],
-    meteor: Meteor,
+    meteor: Once,
     rewriting: bool = False,
 ) -> Captions:
     """The captions of all training photos that were left out once, and of the readable test photos, tokenised.
@@ -140,45 +144,48 @@ def choose_captions(
 
     folds = sorted(runs[0].captions)
     shown = tqdm(folds, desc="captions", unit="fold", leave=False, disable=None)
-    contest = Contest(corpus, [hear(fold) for fold in shown])
+    contest = Contest(corpus, [hear(fold) for fold in shown], meteor)
     contest.enter(
         CONSTANT, [[constants[fold]] * len(group.rows) for fold, group in zip(folds, contest.groups, strict=True)]
     )
     contest.enter(SEARCH, [[searched[row] for row in group.rows] for group in contest.groups])
-    first, widest = ([Way(count, mixture) for mixture in MIXTURES] for count in (1, len(runs)))
-    for way in dict.fromkeys([*first, *widest]):
-        contest.enter(way, [group.choice(way.mixture, way.runs) for group in contest.groups])
-    base = contest.best(widest)
+    ways = [*_consensus(1), *_consensus(len(runs))] if len(runs) > 1 else _consensus(1)
+    for way in ways:
+        contest.enter(way, [group.choice(way.mixture, way.runs, way.own_only) for group in contest.groups])
+    base = contest.best(ways)
     if rewriting:
         both = zip(contest.groups, contest.by_group(base), contest.by_group(contest.written(base)), strict=True)
         contest.enter(REWRITTEN, [_rewritten(*each) for each in both])
-    every = [SEARCH, *(way for way in contest.captions if way != SEARCH)]  # the first where too few photos tell
+    every = [SEARCH, CONSTANT, *ways, *([REWRITTEN] if rewriting else [])]  # the first where too few photos tell
     way, final = contest.winner(every), contest.best(every)
     chosen = dict(zip(contest.rows, contest.written(final), strict=True))
     if any(run.knows(TEST, row) for run in runs for row in np.flatnonzero(corpus.fold == TEST).tolist()):
-        chosen |= _of_tests(hear(TEST), way, contest.winner(widest), searched, constants)
+        chosen |= _of_tests(hear(TEST), way, contest.winner(ways), searched, constants)
     if way == REWRITTEN:
-        way = dataclasses.replace(contest.winner(widest), rewritten=True)
+        way = dataclasses.replace(contest.winner(ways), rewritten=True)
     steps = _steps(contest, runs, way, [greedy.get(row, searched[row]) for row in contest.rows])
     steps.append((Step("chosen on the other folds", True), contest.written(final)))
     return Captions(chosen, contest.rows, steps, way, constants)
 
 
+def _consensus(runs: int) -> list[Way]:
+    """The ways of the first so many runs: each mixture, of their own candidates and of all."""
+    return [Way(runs, mixture, own_only) for own_only in (True, False) for mixture in MIXTURES]
+
+
 def _steps(contest: Contest, runs: Sequence[Proposed], way: Way, greedy: list[str]) -> list[tuple[Step, list[str]]]:
     """What leads to the way of the test photos, and the captions of all that were left out after each step."""
-    mixture, (alone, *first) = way.mixture, [Way(1, mixture) for mixture in MIXTURES]
+    first, chosen = _consensus(1), way.mixture is not None
+    own = [each for each in first if each.own_only]
     steps = [
         (Step("the constant sentence of the other folds", way == CONSTANT, aside=True), contest.captions[CONSTANT]),
         (Step(f"{runs[0].name}, greedy", False), greedy),
         (Step(f"{runs[0].name}, its search", way == SEARCH), contest.captions[SEARCH]),
-        (Step("consensus of its own candidates", mixture is not None and mixture.own > 0), contest.captions[alone]),
-        (
-            Step("+ neighbours and training captions", mixture is not None and not mixture.alone),
-            contest.written(contest.best(first)),
-        ),
+        (Step("consensus of its own candidates", chosen), contest.written(contest.best(own))),
+        (Step("+ neighbours' captions", chosen and not way.own_only), contest.written(contest.best(first))),
     ]
     if len(runs) > 1:
-        base = contest.best([Way(len(runs), mixture) for mixture in MIXTURES])
+        base = contest.best([*first, *_consensus(len(runs))])
         steps.append((Step("+ the other runs", way.runs > 1), contest.written(base)))
     if REWRITTEN in contest.captions:
         steps.append((Step("+ rewriting", way.rewritten, aside=True), contest.captions[REWRITTEN]))
@@ -192,7 +199,7 @@ def _of_tests(said: Said, way: Way, base: Way, searched: dict[int, str], constan
     if way == SEARCH:
         return {row: searched[row] for row in said.rows}
     chosen = base if way == REWRITTEN else way
-    captions = said.choice(chosen.mixture, chosen.runs)
+    captions = said.choice(chosen.mixture, chosen.runs, chosen.own_only)
     if way == REWRITTEN:
         captions = _rewritten(said, [chosen] * len(captions), captions)
     return dict(zip(said.rows, captions, strict=True))

@@ -13,7 +13,8 @@ from src.blending.stacking import TEST
 from src.blending.tables import folds_of_rows
 from src.blending.voices import Corpus
 from src.data.table import for_training
-from src.metrics.captions import Meteor, scores, tokenize
+from src.metrics.captions import scores, tokenize
+from src.metrics.meteor import Meteor, Once
 from src.settings import Settings
 
 
@@ -51,8 +52,9 @@ def choose(
         for each in proposals
     ]
     corpus = Corpus(references, fold, settings.metric.weights, settings.run.seed, settings.ensemble.neighbours)
-    found = choose_captions(corpus, spoken, said, greedy, meteor, settings.ensemble.rewriting)
-    rungs = _rungs(found, references, settings, meteor)
+    once = Once(meteor)
+    found = choose_captions(corpus, spoken, said, greedy, once, settings.ensemble.rewriting)
+    rungs = _rungs(found, references, settings, once)
     kept = {row: raw[row] if text == said[row] else text for row, text in found.chosen.items()}
     return dataclasses.replace(found, chosen=kept), rungs
 
@@ -67,28 +69,12 @@ def _tokens(groups) -> dict[str, str]:
     return dict(zip(distinct, tokenize([distinct])[0], strict=True))
 
 
-def _rungs(found: Captions, references: list[list[str]], settings: Settings, meteor: Meteor) -> list[Rung]:
+def _rungs(found: Captions, references: list[list[str]], settings: Settings, meteor: Once) -> list[Rung]:
     """Each step scored by the competition's formula on the photos that people wrote captions of."""
     known = [place for place, row in enumerate(found.rows) if references[row]]
-    people, once, metric = [references[found.rows[place]] for place in known], Once(meteor), settings.metric
+    people, metric = [references[found.rows[place]] for place in known], settings.metric
     rungs = []
     for step, captions in found.steps if known else []:
-        reached = scores(people, [captions[place] for place in known], once, tokenized=True)
+        reached = scores(people, [captions[place] for place in known], meteor, tokenized=True)
         rungs.append(caption_rung(step, reached, metric.weights, metric.bootstrap, settings.run.seed))
     return rungs
-
-
-class Once:
-    """METEOR that is asked once for a caption and its references, however many steps have it."""
-
-    def __init__(self, meteor: Meteor):
-        self.meteor, self.known = meteor, {}
-
-    def stats(self, references: list[list[str]], candidates: list[str]) -> np.ndarray:
-        """As `Meteor.stats`."""
-        keys = [(caption, *group) for caption, group in zip(candidates, references, strict=True)]
-        new = list(dict.fromkeys(key for key in keys if key not in self.known))
-        if new:
-            counts = self.meteor.stats([list(group) for _, *group in new], [caption for caption, *_ in new])
-            self.known |= zip(new, counts, strict=True)
-        return np.stack([self.known[key] for key in keys])

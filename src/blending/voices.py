@@ -3,7 +3,7 @@
 A photo's candidates are the captions that every joined run's captioners propose, those of the nearest training photos
 in each run's features, and the constant sentence. What speaks for them is, kind by kind, the runs' proposals, the
 neighbours' captions, and some random training captions that may not be chosen by that alone. Each kind's expected
-scores are computed once; any mixture of kinds is a weighted sum of them.
+scores are computed once; any mixture of kinds is a weighted sum of them. The choice may be left to the proposals.
 
 Whatever is said of a fold's photos comes from networks, neighbours and statistics of the other folds; whatever is said
 of test photos comes from all.
@@ -56,11 +56,6 @@ class Mixture:
     neighbours: float
     training: float
 
-    @property
-    def alone(self) -> bool:
-        """Whether only what captioners proposed may be chosen."""
-        return self.own == 1
-
 
 @dataclass(frozen=True)
 class Said:
@@ -78,27 +73,27 @@ class Said:
     kinds: dict[tuple[str, int], Expected]
     """What all candidates are expected to score if one kind of evidence alone is right."""
 
-    def choice(self, mixture: Mixture, runs: int) -> list[str]:
-        """The caption of each photo by consensus of the first so many runs."""
+    def choice(self, mixture: Mixture, runs: int, own_only: bool = False) -> list[str]:
+        """The caption of each photo by consensus of the first so many runs. own_only: of what captioners proposed."""
         shares = {("training", 0): mixture.training}
         for run in range(runs):
             shares |= {("own", run): mixture.own / runs, ("near", run): mixture.neighbours / runs}
         used = {kind: share for kind, share in shares.items() if share}
         expected = mixed([self.kinds[kind] for kind in used], list(used.values()))
-        sizes, allowed = [len(several) for several in self.candidates], self._open(mixture, runs)
+        sizes, allowed = [len(several) for several in self.candidates], self._open(runs, own_only)
         places = choose(expected, sizes, self.utility.weights, allowed=allowed)
         flat = [caption for several in self.candidates for caption in several]
         return [flat[place] for place in places]
 
-    def _open(self, mixture: Mixture, runs: int) -> np.ndarray:
+    def _open(self, runs: int, own_only: bool) -> np.ndarray:
         """Which candidates the first so many runs bring in, bool."""
         flags = []
         for photo, several in enumerate(self.candidates):
             voices = [self.own[run][photo] for run in range(runs)]
-            voices += [] if mixture.alone else [self.near[run][photo] for run in range(runs)]
+            voices += [] if own_only else [self.near[run][photo] for run in range(runs)]
             said = {caption for voice in voices for caption in voice.captions}
             flags += [caption in said for caption in several[:-1]]
-            flags.append(not mixture.alone or several[-1] in said)  # the constant sentence
+            flags.append(not own_only or several[-1] in said)  # the constant sentence
         return np.array(flags, bool)
 
     def voices(self, photo: int, mixture: Mixture, runs: int) -> list[Voice]:

@@ -144,6 +144,22 @@ class Meteor:
         return " ".join(said) or unexpected or f"exit code {self._process.returncode}, no message"
 
 
+class Once:
+    """METEOR that is asked once for a caption and its references, however often they are scored."""
+
+    def __init__(self, meteor: Meteor):
+        self.meteor, self.known = meteor, {}
+
+    def stats(self, references: list[list[str]], candidates: list[str]) -> np.ndarray:
+        """As `Meteor.stats`."""
+        keys = [(caption, *group) for caption, group in zip(candidates, references, strict=True)]
+        new = list(dict.fromkeys(key for key in keys if key not in self.known))
+        if new:
+            counts = self.meteor.stats([list(group) for _, *group in new], [caption for caption, *_ in new])
+            self.known |= zip(new, counts, strict=True)
+        return np.stack([self.known[key] for key in keys])
+
+
 class _Died(Exception):
     """The process gave no answer."""
 

@@ -75,13 +75,6 @@ def joined(parts: Sequence[Expected]) -> Expected:
 FIELDS = ("sentence", "cider_d", "rouge_l", "bleu", "meteor")
 
 
-def corpus_score(expected: Expected, weights) -> float:
-    """The formula of a corpus of such captions, one a photo, BLEU and METEOR from their summed counts."""
-    bleu = bleu_scores(expected.bleu.sum(axis=0))
-    terms = {"cider_d": expected.cider_d.mean(), "rouge_l": expected.rouge_l.mean(), "bleu3": bleu[2], "bleu4": bleu[3]}
-    return float(caption_score({**terms, "meteor": meteor_of(expected.meteor.sum(axis=0))}, weights))
-
-
 def corpus_worth(expected: Expected, corpus: Expected, weights) -> np.ndarray:
     """What each caption adds to the score of a corpus of captions, times the corpus's size, to first order [n]."""
     bleu, meteor = corpus.bleu.sum(axis=0), corpus.meteor.sum(axis=0)
