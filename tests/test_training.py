@@ -286,6 +286,21 @@ def test_a_loss_that_is_not_finite_stops_with_a_reason(prepared, tmp_path):
     assert not (tmp_path / "last.pt").exists()
 
 
+def test_photos_without_a_label_of_the_task_are_not_trained_on(prepared, tmp_path):
+    settings, data = prepared("task=mos")
+    gone, kept = np.split(np.random.default_rng(0).permutation(data.train_rows), 2)
+    mos = data.labels.mos.copy()
+    mos[gone] = np.nan
+    labels = dataclasses.replace(data.labels, mos=mos)
+    fewer = dataclasses.replace(data, labels=labels, targets=labels)
+    for name, rows in (("all", data.train_rows), ("kept", np.sort(kept))):
+        (tmp_path / name).mkdir()
+        Fit(settings, dataclasses.replace(fewer, train_rows=rows), 0, tmp_path / name, ONE, None).run()
+    metrics = [(tmp_path / name / "metrics.csv").read_bytes() for name in ("all", "kept")]
+    assert metrics[0] == metrics[1]
+    assert len(fewer.labelled("mos")) < len(fewer.labelled("both")) == len(data.train_rows)
+
+
 def test_training_starts_from_another_run(prepared, tmp_path):
     settings, data = prepared("task=mos", "train.epochs=1")
     settings = dataclasses.replace(settings, run=dataclasses.replace(settings.run, root=str(tmp_path)))

@@ -68,6 +68,7 @@ class Fit:
         self, settings: Settings, data: FoldData, fold: int, folder: Path, ranks: Ranks, meteor: Meteor | None
     ):
         self.settings, self.data, self.fold, self.folder, self.ranks = settings, data, fold, folder, ranks
+        self.rows = data.labelled(settings.task)
         rewarded = settings.self_critical.from_epoch is not None
         critic = SelfCritical(settings, data.labels, data.train_rows, data.vocabulary.words) if rewarded else None
         self.engine = Engine(build_task(settings, data, fold), settings, ranks, critic)
@@ -88,7 +89,7 @@ class Fit:
         Raises Stopped where the process was asked to stop; the same call then goes on.
         """
         settings, standing = self.settings, self.standing
-        steps = -(-len(self.data.train_rows) // settings.train.batch_size)
+        steps = -(-len(self.rows) // settings.train.batch_size)
         augmenter = Augmenter(settings.augment, settings.view.size)
         captions, uniforms = settings.train.captions_per_photo, self.engine.task.uniforms_per_token
         batches = Batches(self.data.targets, augmenter, settings.run.seed, captions, uniforms)
@@ -158,7 +159,7 @@ class Fit:
         train = self.settings.train
         for epoch in range(self.standing.epoch, train.epochs):
             first = self.standing.step if epoch == self.standing.epoch else 0
-            plan = steps_of_epoch(self.data.train_rows, train.batch_size, self.settings.run.seed, epoch)
+            plan = steps_of_epoch(self.rows, train.batch_size, self.settings.run.seed, epoch)
             for rows in islice(plan, first, steps):
                 yield share_of(rows, self.ranks.rank, self.ranks.count, epoch)
 

@@ -30,6 +30,12 @@ class FoldData:
     channel_mean: tuple[float, ...]
     channel_std: tuple[float, ...]
 
+    def labelled(self, task: str) -> np.ndarray:
+        """Those of train_rows that have a label which the task learns from."""
+        captioned = np.diff(self.labels.firsts)[self.train_rows] > 0
+        rated = ~np.isnan(self.labels.mos[self.train_rows])
+        return self.train_rows[{"mos": rated, "caption": captioned, "both": rated | captioned}[task]]
+
     def scale(self, task: str) -> Scale:
         """Range, mean and spread of the training labels. Raises InputError where the task has nothing to learn."""
         mos = self.labels.mos[self.train_rows].astype(np.float64)
