@@ -7,13 +7,14 @@ import os
 import shutil
 import signal
 from importlib import import_module
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from src import compare, ensemble, evaluate, pipeline, predict, preprocess, rebuild, split, submit, train
-from src.blending.captions import MIXTURES, choose_captions
+from src.blending.captions import MIXTURES, Contest, Way, choose_captions
 from src.blending.joining import blend_mos, read_together
 from src.blending.ladder import Rung, Step, ladder, mos_rung
 from src.blending.proposed import Proposed
@@ -131,6 +132,27 @@ def test_nothing_said_of_a_fold_comes_from_its_own_captions(predicted, monkeypat
             assert set(before.choice(mixture, 1, own_only=True)) <= own
         barred = {text for row in np.flatnonzero(fold == number) for text in references[row]} - own
         assert not barred & {text for texts in before.candidates for text in texts}
+
+
+def test_a_wider_choice_that_misleads_is_not_made(meteor):
+    rng, fold = np.random.default_rng(0), np.repeat([0, 1, 2], 10)
+    words = ["a", "sharp", "and", "very", "bright", "photo", "of", "one", "old", "house"]
+    people = [[" ".join(rng.permutation(words))] for _ in fold]
+    groups = [SimpleNamespace(rows=np.flatnonzero(fold == number).tolist()) for number in range(3)]
+    contest = Contest(Corpus(people, fold, Weights(), 0, 3), groups, meteor)
+    plain, good, *clever = (Way(1, mixture) for mixture in MIXTURES[:5])
+
+    def enter(way, write):
+        contest.enter(way, [[write(row) for row in group.rows] for group in groups])
+
+    enter(plain, lambda row: " ".join(people[row][0].split()[:5]))
+    enter(good, lambda row: " ".join(people[row][0].split()[:7]))
+    for number, way in enumerate(clever):  # perfect on all folds but one, so that the other folds ask for it there
+        enter(way, lambda row, number=number: "nothing" if fold[row] == number else people[row][0])
+    assert contest.winner([plain, *clever]) in clever
+    assert contest.best([plain, *clever]) == [clever[number] for number in fold]
+    assert contest.settled([[plain], [plain, *clever]]) == (plain, [plain] * 30)
+    assert contest.settled([[plain], [plain, good], [plain, good, *clever]]) == (good, [good] * 30)
 
 
 def test_where_no_test_photo_can_be_read_training_photos_still_get_captions(meteor, monkeypatch):

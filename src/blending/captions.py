@@ -78,24 +78,46 @@ class Contest:
         """Take part with captions, those of each group of photos."""
         self.captions[way] = [caption for several in captions for caption in several]
         if self.people:
-            judged = [caption for caption, known in zip(self.captions[way], self.known, strict=True) if known]
-            self._reached[way] = scores(self.people, judged, self.meteor, tokenized=True)
+            self._reached[way] = self._scored(self.captions[way])
+
+    def _scored(self, captions: Sequence[str]) -> CaptionScores:
+        judged = [caption for caption, known in zip(captions, self.known, strict=True) if known]
+        return scores(self.people, judged, self.meteor, tokenized=True)
+
+    def _score(self, reached: CaptionScores, part: int | None) -> float:
+        """On the photos outside a part, or on all; 0 where too few photos tell."""
+        judging = self.part[self.known] != part  # with None all
+        if judging.sum() < _FEWEST:
+            return 0.0
+        return caption_score(reached.subset(judging).totals(), self.corpus.weights)
 
     def winner(self, ways: Sequence[Way], part: int | None = None) -> Way:
         """The best on the photos outside a part, or on all; the first where too few photos tell."""
-        judging = np.flatnonzero(self.part[self.known] != part) if part is not None else np.arange(self.known.sum())
-        if len(judging) < _FEWEST:
-            return ways[0]
-
-        def reached(way: Way) -> float:
-            return caption_score(self._reached[way].subset(judging).totals(), self.corpus.weights)
-
-        return max(ways, key=reached)
+        return max(ways, key=lambda way: self._score(self._reached[way], part)) if self.people else ways[0]
 
     def best(self, ways: Sequence[Way]) -> list[Way]:
         """Of each photo the way that is best on the photos outside its part."""
         winners = {part: self.winner(ways, part) for part in np.unique(self.part).tolist()}
         return [winners[part] for part in self.part.tolist()]
+
+    def settled(self, sets: Sequence[Sequence[Way]]) -> tuple[Way, list[Way]]:
+        """The way of test photos, and that of each photo, from one of several sets, each wider than the one before.
+
+        More ways offer more, and mislead more. So a set is judged by what `best` makes of it, again on the photos
+        outside a part, and the narrowest of equals is taken.
+        """
+        if not self.people:
+            return sets[0][0], [sets[0][0]] * len(self.rows)
+        chosen = [self.best(ways) for ways in sets]
+        reached = [self._scored(self.written(each)) for each in chosen]
+
+        def place(part: int | None) -> int:
+            return max(range(len(sets)), key=lambda number: self._score(reached[number], part))
+
+        places = {part: place(part) for part in np.unique(self.part).tolist()}
+        return self.winner(sets[place(None)]), [
+            chosen[places[part]][photo] for photo, part in enumerate(self.part.tolist())
+        ]
 
     def written(self, ways: Sequence[Way]) -> list[str]:
         """Each photo's caption by its way."""
@@ -149,15 +171,18 @@ def choose_captions(
         CONSTANT, [[constants[fold]] * len(group.rows) for fold, group in zip(folds, contest.groups, strict=True)]
     )
     contest.enter(SEARCH, [[searched[row] for row in group.rows] for group in contest.groups])
-    ways = [*_consensus(1), *_consensus(len(runs))] if len(runs) > 1 else _consensus(1)
+    kinds = [_consensus(count, own_only) for count in sorted({1, len(runs)}) for own_only in (True, False)]
+    ways = [way for kind in kinds for way in kind]
     for way in ways:
         contest.enter(way, [group.choice(way.mixture, way.runs, way.own_only) for group in contest.groups])
     base = contest.best(ways)
     if rewriting:
         both = zip(contest.groups, contest.by_group(base), contest.by_group(contest.written(base)), strict=True)
         contest.enter(REWRITTEN, [_rewritten(*each) for each in both])
-    every = [SEARCH, CONSTANT, *ways, *([REWRITTEN] if rewriting else [])]  # the first where too few photos tell
-    way, final = contest.winner(every), contest.best(every)
+    sets = [[SEARCH, CONSTANT]]  # the first of the first where too few photos tell
+    for more in [*kinds, *([[REWRITTEN]] if rewriting else [])]:
+        sets.append([*sets[-1], *more])
+    way, final = contest.settled(sets)
     chosen = dict(zip(contest.rows, contest.written(final), strict=True))
     if any(run.knows(TEST, row) for run in runs for row in np.flatnonzero(corpus.fold == TEST).tolist()):
         chosen |= _of_tests(hear(TEST), way, contest.winner(ways), searched, constants)
@@ -168,15 +193,15 @@ def choose_captions(
     return Captions(chosen, contest.rows, steps, way, constants)
 
 
-def _consensus(runs: int) -> list[Way]:
-    """The ways of the first so many runs: each mixture, of their own candidates and of all."""
-    return [Way(runs, mixture, own_only) for own_only in (True, False) for mixture in MIXTURES]
+def _consensus(runs: int, own_only: bool) -> list[Way]:
+    """The ways of the first so many runs, one for each mixture."""
+    return [Way(runs, mixture, own_only) for mixture in MIXTURES]
 
 
 def _steps(contest: Contest, runs: Sequence[Proposed], way: Way, greedy: list[str]) -> list[tuple[Step, list[str]]]:
     """What leads to the way of the test photos, and the captions of all that were left out after each step."""
-    first, chosen = _consensus(1), way.mixture is not None
-    own = [each for each in first if each.own_only]
+    own, chosen = _consensus(1, True), way.mixture is not None
+    first = [*own, *_consensus(1, False)]
     steps = [
         (Step("the constant sentence of the other folds", way == CONSTANT, aside=True), contest.captions[CONSTANT]),
         (Step(f"{runs[0].name}, greedy", False), greedy),
@@ -185,7 +210,7 @@ def _steps(contest: Contest, runs: Sequence[Proposed], way: Way, greedy: list[st
         (Step("+ neighbours' captions", chosen and not way.own_only), contest.written(contest.best(first))),
     ]
     if len(runs) > 1:
-        base = contest.best([*first, *_consensus(len(runs))])
+        base = contest.best([*first, *_consensus(len(runs), True), *_consensus(len(runs), False)])
         steps.append((Step("+ the other runs", way.runs > 1), contest.written(base)))
     if REWRITTEN in contest.captions:
         steps.append((Step("+ rewriting", way.rewritten, aside=True), contest.captions[REWRITTEN]))
