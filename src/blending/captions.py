@@ -171,7 +171,11 @@ def choose_captions(
         CONSTANT, [[constants[fold]] * len(group.rows) for fold, group in zip(folds, contest.groups, strict=True)]
     )
     contest.enter(SEARCH, [[searched[row] for row in group.rows] for group in contest.groups])
-    kinds = [_consensus(count, own_only) for count in sorted({1, len(runs)}) for own_only in (True, False)]
+    kinds = [
+        [Way(count, mixture, own_only) for mixture in MIXTURES]
+        for count in sorted({1, len(runs)})
+        for own_only in (True, False)
+    ]
     ways = [way for kind in kinds for way in kind]
     for way in ways:
         contest.enter(way, [group.choice(way.mixture, way.runs, way.own_only) for group in contest.groups])
@@ -188,20 +192,20 @@ def choose_captions(
         chosen |= _of_tests(hear(TEST), way, contest.winner(ways), searched, constants)
     if way == REWRITTEN:
         way = dataclasses.replace(contest.winner(ways), rewritten=True)
-    steps = _steps(contest, runs, way, [greedy.get(row, searched[row]) for row in contest.rows])
+    steps = _steps(contest, runs, kinds, way, [greedy.get(row, searched[row]) for row in contest.rows])
     steps.append((Step("chosen on the other folds", True), contest.written(final)))
     return Captions(chosen, contest.rows, steps, way, constants)
 
 
-def _consensus(runs: int, own_only: bool) -> list[Way]:
-    """The ways of the first so many runs, one for each mixture."""
-    return [Way(runs, mixture, own_only) for mixture in MIXTURES]
+def _steps(
+    contest: Contest, runs: Sequence[Proposed], kinds: Sequence[list[Way]], way: Way, greedy: list[str]
+) -> list[tuple[Step, list[str]]]:
+    """What leads to the way of the test photos, and the captions of all that were left out after each step.
 
-
-def _steps(contest: Contest, runs: Sequence[Proposed], way: Way, greedy: list[str]) -> list[tuple[Step, list[str]]]:
-    """What leads to the way of the test photos, and the captions of all that were left out after each step."""
-    own, chosen = _consensus(1, True), way.mixture is not None
-    first = [*own, *_consensus(1, False)]
+    kinds: the ways of the first run, of its own candidates and of all; then those of all runs.
+    """
+    own, everybody, *_ = kinds
+    first, chosen = [*own, *everybody], way.mixture is not None
     steps = [
         (Step("the constant sentence of the other folds", way == CONSTANT, aside=True), contest.captions[CONSTANT]),
         (Step(f"{runs[0].name}, greedy", False), greedy),
@@ -210,7 +214,7 @@ def _steps(contest: Contest, runs: Sequence[Proposed], way: Way, greedy: list[st
         (Step("+ neighbours' captions", chosen and not way.own_only), contest.written(contest.best(first))),
     ]
     if len(runs) > 1:
-        base = contest.best([*first, *_consensus(len(runs), True), *_consensus(len(runs), False)])
+        base = contest.best([way for kind in kinds for way in kind])
         steps.append((Step("+ the other runs", way.runs > 1), contest.written(base)))
     if REWRITTEN in contest.captions:
         steps.append((Step("+ rewriting", way.rewritten, aside=True), contest.captions[REWRITTEN]))

@@ -38,12 +38,10 @@ class FoldData:
 
     def scale(self, task: str) -> Scale:
         """Range, mean and spread of the training labels. Raises InputError where the task has nothing to learn."""
-        mos = self.labels.mos[self.train_rows].astype(np.float64)
-        mos = mos[~np.isnan(mos)]
-        captioned = np.diff(self.labels.firsts)[self.train_rows].sum()
+        mos = self.labels.mos[self.labelled("mos")].astype(np.float64)
         if task != "caption" and (len(mos) < 2 or mos.min() == mos.max()):
             raise InputError(f"task={task}: the training photos hold no two different MOS; use task=caption")
-        if task != "mos" and not captioned:
+        if task != "mos" and not len(self.labelled("caption")):
             raise InputError(f"task={task}: the training photos hold no caption; use task=mos")
         if task == "caption":
             return Scale(0.0, 1.0, 0.5, 1.0)
