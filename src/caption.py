@@ -13,9 +13,9 @@ import argparse
 import contextlib
 from pathlib import Path
 
-from src.config import load_run
-from src.errors import InputError, Stopped, guarded
-from src.pipeline import run_folder
+from src.base.errors import InputError, Stopped, guarded
+from src.pipeline.stages import run_folder
+from src.settings.load import load_run
 
 PER_SECOND = 2
 """Captions a second of a video that is written and not shown."""
@@ -30,7 +30,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def kind_of(sources: list[str]) -> str:
     """What is to be captioned: "photos", "folder", "video" or "camera". Raises InputError for a mixture, or nothing."""
-    from src.visual.video import SUFFIXES
+    from src.video.reading import SUFFIXES
 
     def kind(source: str) -> str:
         if source.isdecimal():
@@ -67,8 +67,8 @@ def check_options(kind: str, chosen: argparse.Namespace) -> None:
 
 def open_narrator(settings):
     """The run's networks."""
-    from src.randomness import make_deterministic
-    from src.training.narrator import Narrator
+    from src.base.randomness import make_deterministic
+    from src.inference.photo_captioner import Narrator
 
     make_deterministic(settings.run.threads)
     return Narrator(run_folder(settings), settings)
@@ -76,7 +76,7 @@ def open_narrator(settings):
 
 def caption_photos(settings, chosen) -> None:
     """Print a line a photo; draw the attention where it is asked for."""
-    from src.training.narrator import describe_files, draw_looks
+    from src.inference.photo_captioner import describe_files, draw_looks
 
     narrator, problems = open_narrator(settings), []
     for path, said, problem in describe_files(narrator, map(Path, chosen.sources)):
@@ -96,7 +96,7 @@ def caption_folder(settings, chosen) -> None:
     """Write a row a photo; the cells of one that cannot be read stay empty."""
     from tqdm import tqdm
 
-    from src.training.narrator import describe_files, photos_in, write_captions
+    from src.inference.photo_captioner import describe_files, photos_in, write_captions
 
     paths = photos_in(Path(chosen.sources[0]))
     narrator = open_narrator(settings)
@@ -114,9 +114,9 @@ def caption_video(settings, chosen, source) -> None:
 
     Ctrl-C ends a camera's film, which has no other end.
     """
-    from src.visual.frames import draw_text
-    from src.visual.live import Beside, Every, Steadily, paced, play
-    from src.visual.video import film, open_window
+    from src.video.frames import draw_text
+    from src.video.live import Beside, Every, Steadily, paced, play
+    from src.video.reading import film, open_window
 
     shows = source.camera or not chosen.output
     window = open_window(f"{chosen.sources[0]} - {settings.run.name}") if shows else None
@@ -150,7 +150,7 @@ def main(argv=None) -> None:
     check_options(kind, chosen)
     try:
         if kind in ("video", "camera"):
-            from src.visual.video import Source
+            from src.video.reading import Source
 
             source = Source(int(chosen.sources[0]) if kind == "camera" else Path(chosen.sources[0]))
             with contextlib.closing(source):

@@ -8,8 +8,8 @@ comparison.txt and comparison.png. Nothing is trained or predicted.
 import argparse
 from pathlib import Path
 
-from src.config import load
-from src.errors import InputError, guarded
+from src.base.errors import InputError, guarded
+from src.settings.load import load
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -21,12 +21,12 @@ def main(argv=None) -> None:
     settings, chosen = load(argv, "compare", __doc__, add_options)
     if not chosen.runs:
         raise InputError("no run is named: python -m src.compare RUN RUN…")
-    from src.blending.comparison import open_run, row
-    from src.blending.comparison_table import as_csv, as_text
-    from src.blending.pairs import pairs
-    from src.files import write_text
+    from src.base.files import write_text
     from src.metrics.meteor import shared_meteor
-    from src.visual.comparison import draw_comparison
+    from src.plots.comparison_plot import draw_comparison
+    from src.reports.comparison_table import as_csv, as_text
+    from src.reports.paired_tests import pairs
+    from src.reports.run_comparison import open_run, row
 
     root = Path(settings.run.root)
     folder = Path(chosen.output) if chosen.output else root / "comparison"

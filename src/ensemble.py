@@ -14,10 +14,10 @@ ensemble unless --fresh is given. NAME is all names joined by +, or run.name.
 import argparse
 import os
 
-from src import pipeline
-from src.artefacts import making
-from src.errors import InputError, guarded
-from src.joined_runs import joined, load_joining
+from src.base.errors import InputError, guarded
+from src.pipeline import stages
+from src.pipeline.artefacts import making
+from src.pipeline.runs import joined, load_joining
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +26,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def blended(settings, table, labels):
     """The table with the ensemble's MOS in it; and the blend, None where nothing is known of MOS."""
-    from src.blending.joining import blend_mos
+    from src.ensembling.mos_blend import blend_mos
 
     mos = labels["mos"].where(labels["part"] != "test").reindex(table["photo_id"]).to_numpy(float)
     found = blend_mos(table, mos, settings)
@@ -39,7 +39,7 @@ def blended(settings, table, labels):
 
 def spoken(settings, runs, table, labels, number, fresh):
     """The table's captions become the ensemble's; what was chosen, and the steps to it."""
-    from src.blending.spoken import choose
+    from src.ensembling.captions import choose
     from src.metrics.meteor import shared_meteor
 
     meteor = shared_meteor()
@@ -52,15 +52,15 @@ def spoken(settings, runs, table, labels, number, fresh):
 
 def make(settings, runs, folder, fresh) -> list[str]:
     """Write the ensemble of the runs; the names of the files. fresh: what they propose is made anew."""
-    from src.blending.joining import check_alike, read_together, write_ensemble
-    from src.blending.ladder import as_text, ladder
     from src.data.folds import load_folds
     from src.data.table import for_training, load_table
-    from src.visual.ladder import draw_ladder
+    from src.ensembling.ablation import as_text, ladder
+    from src.ensembling.mos_blend import check_alike, read_together, write_ensemble
+    from src.plots.ablation_plot import draw_ladder
 
     check_alike(runs)
-    labels = load_table(pipeline.photos(runs[0]).folder / "photos.jsonl").set_index("photo_id")
-    number = load_folds(pipeline.folds(runs[0]).folder / "folds.csv", labels.index[for_training(labels)].tolist())
+    labels = load_table(stages.photos(runs[0]).folder / "photos.jsonl").set_index("photo_id")
+    number = load_folds(stages.folds(runs[0]).folder / "folds.csv", labels.index[for_training(labels)].tolist())
     table = read_together(runs)
     blend, speakers = blended(settings, table, labels), [run for run in runs if run.task != "mos"]
     rungs, captions = blend.steps if blend else [], None
@@ -78,18 +78,18 @@ def main(argv=None) -> None:
     settings, chosen = load_joining(argv, "ensemble", __doc__, add_options)
     if "RANK" in os.environ:
         raise InputError("ensemble is one process; start it without torchrun")
-    pipeline.require(settings, "ensemble")
-    settings = pipeline.tuned(settings)
-    if not pipeline.ensembles(settings):
+    stages.require(settings, "ensemble")
+    settings = stages.tuned(settings)
+    if not stages.ensembles(settings):
         print("ensemble: nothing to do (one run, with the captions of its own search and the usual blend)", flush=True)
         return
-    from src.randomness import make_deterministic
+    from src.base.randomness import make_deterministic
 
     make_deterministic(settings.run.threads)
-    with making(pipeline.ensemble(settings), chosen.fresh) as work:
+    with making(stages.ensemble(settings), chosen.fresh) as work:
         if work:
             work.outputs += make(settings, joined(settings), work.folder, chosen.fresh)
-    config = pipeline.ensemble(settings).folder / "ensemble.yaml"
+    config = stages.ensemble(settings).folder / "ensemble.yaml"
     print(f"ensemble: next: python -m src.evaluate --config {config}, then src.submit with the same", flush=True)
 
 

@@ -14,10 +14,10 @@ captions of the other folds (stand-alone: of --train). The floor of the MOS is r
 import argparse
 from pathlib import Path
 
-from src import pipeline
-from src.artefacts import making
-from src.config import load
-from src.errors import InputError, guarded
+from src.base.errors import InputError, guarded
+from src.pipeline import stages
+from src.pipeline.artefacts import making
+from src.settings.load import load
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -30,9 +30,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def evaluate_alone(settings, chosen) -> None:
     """Score a file against a file."""
-    from src.files import write_json
-    from src.metrics.pairing import evaluate_files
-    from src.metrics.summary import summary
+    from src.base.files import write_json
+    from src.metrics.file_evaluation import evaluate_files
+    from src.metrics.report import summary
 
     if not (chosen.predictions and chosen.references):
         raise InputError("--predictions and --references go together; give both files")
@@ -49,11 +49,11 @@ def main(argv=None) -> None:
     if any((chosen.predictions, chosen.references, chosen.train, chosen.json)):
         evaluate_alone(settings, chosen)
         return
-    pipeline.require(settings, "evaluate")
-    settings = pipeline.tuned(settings)
-    with making(pipeline.score(settings), chosen.fresh) as work:
+    stages.require(settings, "evaluate")
+    settings = stages.tuned(settings)
+    with making(stages.score(settings), chosen.fresh) as work:
         if work:
-            from src.files import write_json
+            from src.base.files import write_json
 
             write_json(work.folder / "score.json", score_run(settings))
             work.outputs += ["score.json", *write_drift(settings, work.folder)]
@@ -66,33 +66,35 @@ def write_drift(settings, folder: Path) -> list[str]:
     """Write whether the test photos come from where the training photos do, and say it; the names of the files."""
     import numpy as np
 
-    from src.blending import drift
-    from src.blending.tables import read_predictions
+    from src.base.files import write_json, write_text
     from src.data.table import for_training, load_table
-    from src.files import write_json, write_text
+    from src.ensembling.tables import read_predictions
+    from src.reports import covariate_shift
 
-    source, codes = pipeline.photos(settings).folder, pipeline.codes(settings)
+    source, codes = stages.photos(settings).folder, stages.codes(settings)
     table = load_table(source / "photos.jsonl")
     features = np.load(source / "handmade.npy")
     if codes.record():
         features = np.concatenate([features, np.load(codes.folder / "codes.npy")], axis=1)
     train, test = np.flatnonzero(for_training(table)), np.flatnonzero(table["part"] == "test")
     groups = table["group"].iloc[np.concatenate([train, test])].to_numpy(str)
-    found = drift.find_drift(features[train], features[test], groups, settings.run.seed)
-    print(drift.summary(found), flush=True)
-    report, names = drift.drift_report(found), ["drift.json"]
+    found = covariate_shift.find_drift(features[train], features[test], groups, settings.run.seed)
+    print(covariate_shift.summary(found), flush=True)
+    report, names = covariate_shift.drift_report(found), ["drift.json"]
     if found:
         photos = table.iloc[train].set_index("photo_id")
-        own = read_predictions(pipeline.final(settings).folder / "oof.csv").set_index("photo_id")["mos"]
+        own = read_predictions(stages.final(settings).folder / "oof.csv").set_index("photo_id")["mos"]
         predicted, likeness = own.reindex(photos.index).to_numpy(float), found.whole.likeness[: len(train)]
         metric, mos = settings.metric, photos["mos"].to_numpy(float)
-        report["alike"] = drift.score_alike(likeness, predicted, mos, metric.bootstrap, settings.run.seed)
+        report["alike"] = covariate_shift.score_alike(likeness, predicted, mos, metric.bootstrap, settings.run.seed)
         weights = {"weight": found.whole.weights, "likeness": likeness}
         weights |= {f"weight_{i}": block.weights for i, block in enumerate(found.blocks, 1)}
         write_text(folder / "drift.csv", photos[[]].assign(**weights).to_csv(lineterminator="\n"))
         names.append("drift.csv")
         if found.found:
-            draw_drift(drift.most_shifted(found, len(train), 12), table.iloc[test], source, folder / "drift.png")
+            draw_drift(
+                covariate_shift.most_shifted(found, len(train), 12), table.iloc[test], source, folder / "drift.png"
+            )
     write_json(folder / "drift.json", report)
     return names
 
@@ -101,7 +103,7 @@ def draw_drift(shifted: list[tuple[int, float]], tested, source: Path, out: Path
     """The test photos that are most unlike the training photos. tested: the table of test photos."""
     import numpy as np
 
-    from src.visual.examples import draw_examples
+    from src.plots.example_photos import draw_examples
 
     shown = tested.iloc[[row for row, _ in shifted]]
     pixels = np.load(source / "pixels.npy", mmap_mode="r")[shown.index.to_numpy()]
@@ -111,13 +113,13 @@ def draw_drift(shifted: list[tuple[int, float]], tested, source: Path, out: Path
 
 def write_coco(settings, folder: Path) -> None:
     """The captions of the run as COCO result files; no test.json where there is no test photo."""
-    from src.blending.tables import read_predictions
+    from src.ensembling.tables import read_predictions
     from src.metrics.coco_files import write_results
 
     if settings.task == "mos":
         raise InputError("--coco: task=mos has no captions; leave it out")
     for name in ("oof", "test"):
-        predicted = read_predictions(pipeline.final(settings).folder / f"{name}.csv")
+        predicted = read_predictions(stages.final(settings).folder / f"{name}.csv")
         if len(predicted):
             write_results(folder / f"{name}.json", dict(zip(predicted["photo_id"], predicted["caption"], strict=True)))
             print(f"evaluate: {folder / f'{name}.json'}: captions of {len(predicted)} photos", flush=True)
@@ -127,18 +129,18 @@ def draw_run(settings) -> None:
     """Pictures of the run: the folds' curves, and some photos with what was predicted of them out of fold."""
     import numpy as np
 
-    from src.blending.scoring import predicted_mos
-    from src.blending.tables import read_predictions
     from src.data.table import load_table
-    from src.visual.curves import draw_run_curves
-    from src.visual.examples import draw_examples
+    from src.ensembling.tables import read_predictions
+    from src.plots.example_photos import draw_examples
+    from src.plots.training_curves import draw_run_curves
+    from src.reports.run_report import predicted_mos
 
-    folder, source = pipeline.run_folder(settings), pipeline.photos(settings).folder
-    metrics = {f"fold {k}": folder / f"fold-{k}" / "metrics.csv" for k in pipeline.folds_of(settings)}
+    folder, source = stages.run_folder(settings), stages.photos(settings).folder
+    metrics = {f"fold {k}": folder / f"fold-{k}" / "metrics.csv" for k in stages.folds_of(settings)}
     if metrics:
         draw_run_curves(metrics, folder / "curves.png")
     table = load_table(source / "photos.jsonl").reset_index().set_index("photo_id")
-    shown = read_predictions(pipeline.final(settings).folder / "oof.csv")
+    shown = read_predictions(stages.final(settings).folder / "oof.csv")
     shown = shown.iloc[np.random.default_rng(settings.run.seed).permutation(len(shown))[:12]]
     truth = table.loc[shown["photo_id"]]
     said = ["" if np.isnan(mos) else f", people say {mos:.1f}" for mos in truth["mos"]]
@@ -151,20 +153,20 @@ def draw_run(settings) -> None:
 
 def score_run(settings) -> dict:
     """The reports `oof` and `test` of a run, printed too, and `single` of what it predicted before the ensemble."""
-    from src.blending.scoring import score_out_of_fold, score_test, test_labels
-    from src.blending.tables import read_predictions
+    from src.base.files import read_json
     from src.data.table import load_table
-    from src.files import read_json
+    from src.ensembling.tables import read_predictions
     from src.metrics.meteor import shared_meteor
-    from src.metrics.summary import summary
+    from src.metrics.report import summary
+    from src.reports.run_report import score_out_of_fold, score_test, test_labels
 
-    table = load_table(pipeline.photos(settings).folder / "photos.jsonl").set_index("photo_id")
-    folder, own = pipeline.final(settings).folder, pipeline.predictions(settings).folder
-    labels = test_labels(table, pipeline.data_root(settings) / "test_labels.csv")
+    table = load_table(stages.photos(settings).folder / "photos.jsonl").set_index("photo_id")
+    folder, own = stages.final(settings).folder, stages.predictions(settings).folder
+    labels = test_labels(table, stages.data_root(settings) / "test_labels.csv")
     meteor = shared_meteor()
-    several = [folder] if folder == own or not pipeline.has_networks(settings) else [folder, own]
+    several = [folder] if folder == own or not stages.has_networks(settings) else [folder, own]
     predicted = [read_predictions(each / "oof.csv") for each in several]
-    found = read_json(folder / "constants.json") if pipeline.ensembles(settings) else {}
+    found = read_json(folder / "constants.json") if stages.ensembles(settings) else {}
     constants = {int(fold): sentence for fold, sentence in found.items()}
     reports = score_out_of_fold(settings, table, predicted, constants, meteor)
     scores = dict(zip(("oof", "single"), reports, strict=False))

@@ -10,15 +10,15 @@ import contextlib
 import os
 import time
 
-from src import artefacts, pipeline
-from src.config import load
-from src.errors import guarded
+from src.base.errors import guarded
+from src.pipeline import artefacts, stages
+from src.settings.load import load
 
 
 def sources(settings) -> list:
     """The folders of photos, vocabulary and folds, then that of each fold's checkpoints."""
-    shared = [make(settings).folder for make in (pipeline.photos, pipeline.vocabulary, pipeline.folds)]
-    return [*shared, *(pipeline.fold(settings, number).folder for number in pipeline.folds_of(settings))]
+    shared = [make(settings).folder for make in (stages.photos, stages.vocabulary, stages.folds)]
+    return [*shared, *(stages.fold(settings, number).folder for number in stages.folds_of(settings))]
 
 
 def predict_networks(settings, places, table, ranks) -> tuple:
@@ -32,16 +32,16 @@ def predict_networks(settings, places, table, ranks) -> tuple:
     import numpy as np
     import pandas as pd
 
+    from src.inference.fold_predictions import best_fold, predict_fold, write_together
     from src.training.feature_cache import cached_features
     from src.training.fold_data import read_fold
-    from src.training.predicting import best_fold, predict_fold, write_together
 
     source, words, assigned, *folders = places
     rejected = pd.read_csv(source / "rejected.csv", dtype=str, keep_default_na=False)["photo_id"]
     tested = np.flatnonzero((table["part"] == "test") & ~table["photo_id"].isin(rejected)).tolist()
     features = cached_features(settings, ranks)
     found, times = {}, []
-    for number, folder in zip(pipeline.folds_of(settings), folders, strict=True):
+    for number, folder in zip(stages.folds_of(settings), folders, strict=True):
         data = read_fold(source, words, assigned, number, settings.vocabulary.maximum_words, features)
         rows = data.validation_rows.tolist() + tested
         began = time.perf_counter()
@@ -50,7 +50,7 @@ def predict_networks(settings, places, table, ranks) -> tuple:
     if settings.decoding.ensemble != "none" and settings.task != "mos":
         captions = write_together(folders, settings, data.labels, tested, ranks, "all folds")
     else:
-        best = best_fold(pipeline.run_folder(settings), list(found))
+        best = best_fold(stages.run_folder(settings), list(found))
         captions = {row: found[best][row].caption for row in tested}
     return found, captions, pd.DataFrame(times)
 
@@ -59,16 +59,16 @@ def photo_codes(settings, table):
     """The photos' numbers from the codebook [N, C], computed where they are absent; None without enough labels."""
     import numpy as np
 
-    from src.data.codes import FEWEST, build
+    from src.data.codebook_features import FEWEST, build
     from src.data.table import for_training
 
     if settings.task == "caption" or table["mos"].notna().sum() < FEWEST:
         return None
-    artefact = pipeline.codes(settings)
+    artefact = stages.codes(settings)
     with artefacts.making(artefact) as work:
         if work:
             threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            root, paths = pipeline.data_root(settings), table["path"].tolist()
+            root, paths = stages.data_root(settings), table["path"].tolist()
             work.outputs += build(work.folder, root, paths, for_training(table), threads)
     return np.load(artefact.folder / "codes.npy")
 
@@ -77,17 +77,17 @@ def write_tables(settings, table, found: dict, test_captions: dict, folder) -> l
     """Write what the run predicts; the names of the files."""
     import numpy as np
 
-    from src.blending.members import Described
-    from src.blending.stacking import TEST
-    from src.blending.tables import fold_table, folds_of_rows, prediction_tables
+    from src.base.files import write_json, write_text
     from src.data.folds import load_folds
     from src.data.table import for_training
-    from src.files import write_json, write_text
-    from src.metrics.floors import constant_sentence
+    from src.ensembling.regressors import Described
+    from src.ensembling.stacking import TEST
+    from src.ensembling.tables import fold_table, folds_of_rows, prediction_tables
+    from src.metrics.baselines import constant_sentence
     from src.metrics.meteor import shared_meteor
 
-    source, train = pipeline.photos(settings).folder, table[for_training(table)]
-    number = load_folds(pipeline.folds(settings).folder / "folds.csv", train["photo_id"].tolist())
+    source, train = stages.photos(settings).folder, table[for_training(table)]
+    number = load_folds(stages.folds(settings).folder / "folds.csv", train["photo_id"].tolist())
     fold = folds_of_rows(table, number)
     captions = [list(several) for several in train["captions"] if several]
     unanswered = settings.task == "mos" or not set(np.flatnonzero(fold == TEST)) <= set(found[min(found)])
@@ -96,7 +96,7 @@ def write_tables(settings, table, found: dict, test_captions: dict, folder) -> l
         sentence = constant_sentence(captions, settings.metric.weights, shared_meteor()).sentence
     frozen = None
     if settings.encoder.cache != "none" and settings.task != "caption":
-        frozen = np.load(pipeline.features(settings).folder / "pooled.npy")
+        frozen = np.load(stages.features(settings).folder / "pooled.npy")
     described = Described(np.load(source / "handmade.npy"), photo_codes(settings, table), frozen)
     tables = prediction_tables(settings, table, fold, described, found, test_captions, sentence)
     write_json(folder / "blend.json", tables[2])
@@ -109,18 +109,18 @@ def write_tables(settings, table, found: dict, test_captions: dict, folder) -> l
 def main(argv=None) -> None:
     settings, chosen = load(argv, "predict", __doc__)
     if os.environ.get("RANK", "0") == "0":
-        pipeline.require(settings, "predict")
-        settings = pipeline.tuned(settings)
-    if not pipeline.folds_of(settings):
+        stages.require(settings, "predict")
+        settings = stages.tuned(settings)
+    if not stages.folds_of(settings):
         print(f"predict: nothing to do: {settings.run.name} joins other runs", flush=True)
         return
-    if "RANK" not in os.environ and not chosen.fresh and not artefacts.outdated(pipeline.predictions(settings)):
-        print(f"predict: {pipeline.predictions(settings).folder}: up to date", flush=True)
+    if "RANK" not in os.environ and not chosen.fresh and not artefacts.outdated(stages.predictions(settings)):
+        print(f"predict: {stages.predictions(settings).folder}: up to date", flush=True)
         return
+    from src.base.files import write_text
+    from src.base.randomness import make_deterministic
     from src.data.table import load_table
-    from src.files import write_text
-    from src.randomness import make_deterministic
-    from src.training.parallel import join, leave
+    from src.training.distributed import join, leave
 
     make_deterministic(settings.run.threads)
     ranks = join()
@@ -128,7 +128,7 @@ def main(argv=None) -> None:
     with contextlib.ExitStack() as stack:
         work = None
         if ranks.main:
-            work = stack.enter_context(artefacts.making(pipeline.predictions(settings), chosen.fresh))
+            work = stack.enter_context(artefacts.making(stages.predictions(settings), chosen.fresh))
         if places := ranks.places(lambda: sources(settings) if work else []):
             table = load_table(places[0] / "photos.jsonl")
             found, captions, times = predict_networks(settings, places, table, ranks)

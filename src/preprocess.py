@@ -8,19 +8,19 @@ data.root is not given and data/train.csv is absent.
 import os
 from pathlib import Path
 
-from src.artefacts import Making, making, tree_signature
-from src.comma_separated import read_rows
-from src.config import load
-from src.errors import InputError, guarded
-from src.files import write_bytes
-from src.pipeline import DEMO, data_root, demo, photos, run_folder, vocabulary
+from src.base.csv_files import read_rows
+from src.base.errors import InputError, guarded
+from src.base.files import write_bytes
+from src.pipeline.artefacts import Making, making, tree_signature
+from src.pipeline.stages import DEMO, data_root, demo, photos, run_folder, vocabulary
+from src.settings.load import load
 
 
 def make_demo(fresh: bool) -> None:
     """Make the demo competition, or leave it where it is up to date."""
     with making(demo(), fresh) as work:
         if work:
-            from src.data.demo import make
+            from src.demo.competition import make
 
             make(work.folder)
             work.outputs += ["train.csv", "test.csv", "sample_submission.csv", "test_labels.csv"]
@@ -31,12 +31,12 @@ def make_photos(settings, work: Making) -> None:
     """The table, the pixels, what is computed from them, and the list of what cannot be used."""
     import numpy as np
 
-    from src.data.pixels import build
-    from src.data.readers import read
+    from src.base.files import write_json
+    from src.data.pixel_cache import build
+    from src.data.readers.registry import read
     from src.data.statistics import describe
     from src.data.table import Rejection, for_training, save_table, write_rejections
-    from src.files import write_json
-    from src.visual.statistics import draw_statistics
+    from src.plots.data_histograms import draw_statistics
 
     root = data_root(settings)
     table, rejections = read(root, settings.data.format)

@@ -10,10 +10,10 @@ settings only those that change no result are taken, such as data.root and run.r
 import argparse
 from pathlib import Path
 
-from src.config import load_given, moved
-from src.errors import InputError, guarded
-from src.files import file_digest, lock, write_bytes
-from src.pipeline import SUBMISSIONS, data_root, final, require, run_folder
+from src.base.errors import InputError, guarded
+from src.base.files import file_digest, lock, write_bytes
+from src.pipeline.stages import SUBMISSIONS, data_root, final, require, run_folder
+from src.settings.load import load_given, moved
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def compare(rebuilt: Path, sha: str) -> None:
     """Say that the rebuilt file is the submission, and put it in its place. Raises InputError where it is another."""
-    from src.blending.rebuilding import how_far
+    from src.submission.rebuilding import how_far
 
     place = SUBMISSIONS / rebuilt.name
     there = file_digest(place) if place.is_file() else None
@@ -43,10 +43,10 @@ def main(argv=None) -> None:
     given, chosen = load_given(argv, "rebuild", __doc__, add_options)
     if not chosen.manifest:
         raise InputError("no manifest is named: python -m src.rebuild submissions/NAME.manifest.json")
-    from src.blending import rebuilding
-    from src.blending.manifest import read_manifest, settings_of
-    from src.blending.tables import submit_predictions
-    from src.data.submission import read_form
+    from src.ensembling.tables import submit_predictions
+    from src.submission import rebuilding
+    from src.submission.form import read_form
+    from src.submission.manifest import read_manifest, settings_of
 
     manifest = read_manifest(Path(chosen.manifest))
     runs = {name: moved(own, given) for name, own in settings_of(manifest, Path(chosen.manifest)).items()}

@@ -5,10 +5,10 @@ validation part is the one fold. Writes runs/cache/folds-KEY/folds.csv (photo_id
 prints each fold's size, mean MOS and captions.
 """
 
-from src.artefacts import making
-from src.config import load
-from src.errors import guarded
-from src.pipeline import folds, photos, require
+from src.base.errors import guarded
+from src.pipeline.artefacts import making
+from src.pipeline.stages import folds, photos, require
+from src.settings.load import load
 
 
 def folds_of_photos(settings, frame, alike):

@@ -8,10 +8,10 @@ captions alone has no organiser's form: img_name and comments of all test photos
 import argparse
 from pathlib import Path
 
-from src.artefacts import making
-from src.config import load
-from src.errors import InputError, guarded
-from src.pipeline import SUBMISSIONS, data_root, final, require, submission, tuned
+from src.base.errors import InputError, guarded
+from src.pipeline.artefacts import making
+from src.pipeline.stages import SUBMISSIONS, data_root, final, require, submission, tuned
+from src.settings.load import load
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +20,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def check(file: Path, form, name: str) -> None:
     """Raise InputError with every fault where the file is not a valid submission."""
-    from src.data.submission import faults
+    from src.submission.form import faults
 
     found = faults(file, form)
     if found:
@@ -29,8 +29,8 @@ def check(file: Path, form, name: str) -> None:
 
 def main(argv=None) -> None:
     settings, chosen = load(argv, "submit", __doc__, add_options)
-    from src.data.submission import read_form
-    from src.files import replacing, write_bytes
+    from src.base.files import replacing, write_bytes
+    from src.submission.form import read_form
 
     if chosen.check:
         check(Path(chosen.check), read_form(data_root(settings), settings.data.format), chosen.check)
@@ -45,8 +45,8 @@ def main(argv=None) -> None:
     with making(submission(settings), chosen.fresh) as work:
         if not work:
             return
-        from src.blending.manifest import log_submission, write_manifest
-        from src.blending.tables import submit_predictions
+        from src.ensembling.tables import submit_predictions
+        from src.submission.manifest import log_submission, write_manifest
 
         own = SUBMISSIONS / f"{settings.run.name}.csv"
         with replacing(own) as temporary:

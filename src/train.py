@@ -10,22 +10,22 @@ import contextlib
 import os
 from importlib.metadata import version
 
-from src.artefacts import making, outdated
-from src.config import load, save
-from src.errors import guarded
-from src.files import provenance, write_json
-from src.pipeline import fold, folds, folds_of, photos, require, tuned, vocabulary
+from src.base.errors import guarded
+from src.base.files import provenance, write_json
+from src.pipeline.artefacts import making, outdated
+from src.pipeline.stages import fold, folds, folds_of, photos, require, tuned, vocabulary
+from src.settings.load import load, save
 
 PACKAGES = ["torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn", "albumentations", "pycocoevalcap"]
 
 
 def train_fold(settings, number: int, folder, places, ranks, meteor, features) -> list[str]:
     """Train one fold in its folder, from the data in `places`; the names of the files that count."""
-    from src.training.distillation import captions_of_teacher
+    from src.inference.teacher_captions import captions_of_teacher
+    from src.plots.training_curves import draw_curves
     from src.training.fit import Fit
     from src.training.fold_data import read_fold
-    from src.training.journal import write_parameters
-    from src.visual.curves import draw_curves
+    from src.training.metrics_log import write_parameters
 
     teacher = captions_of_teacher(settings, number, ranks)
     data = read_fold(*places, number, settings.vocabulary.maximum_words, features, teacher)
@@ -47,7 +47,7 @@ def start_jobs(settings, numbers: list[int], fresh: bool) -> bool:
         return False
     import torch
 
-    from src.side_by_side import train_side_by_side
+    from src.pipeline.fold_jobs import train_side_by_side
 
     gpus = torch.cuda.device_count()
     jobs = min(settings.run.jobs or gpus, len(numbers))
@@ -68,10 +68,10 @@ def main(argv=None) -> None:
                 if number not in missing:
                     print(f"train: {fold(settings, number).folder}: up to date", flush=True)
             return
+    from src.base.randomness import make_deterministic
     from src.metrics.meteor import shared_meteor
-    from src.randomness import make_deterministic
+    from src.training.distributed import join, leave, notice
     from src.training.feature_cache import cached_features
-    from src.training.parallel import join, leave, notice
 
     make_deterministic(settings.run.threads)
     ranks = join()

@@ -14,12 +14,12 @@ import dataclasses
 import os
 from pathlib import Path
 
-from src import pipeline
-from src.artefacts import Artefact, code_digest, making, outdated, outputs_digest
-from src.config import changed, changing, flatten, load, load_run
-from src.errors import InputError, guarded
-from src.files import digest_of
-from src.settings import Settings
+from src.base.errors import InputError, guarded
+from src.base.files import digest_of
+from src.pipeline import stages
+from src.pipeline.artefacts import Artefact, code_digest, making, outdated, outputs_digest
+from src.settings.load import changed, changing, flatten, load, load_run
+from src.settings.schema import Settings
 
 DECODE_TRIALS = 20
 
@@ -31,7 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def decoding_plan(settings: Settings):
     """The search over decoding.* with nothing left open."""
-    from src.tuning_settings import DECODING_SPACE
+    from src.settings.tuning import DECODING_SPACE
 
     tune = settings.tune
     return dataclasses.replace(
@@ -39,15 +39,15 @@ def decoding_plan(settings: Settings):
         trials=DECODE_TRIALS if tune.trials is None else tune.trials,
         space=DECODING_SPACE if tune.space is None else tune.space,
         objective="caption",
-        folds=tune.folds or pipeline.folds_of(settings),
+        folds=tune.folds or stages.folds_of(settings),
     )
 
 
 def decoded(settings: Settings, plan) -> Artefact:
     """What --stage decode makes. Raises InputError where a fold is not trained, or otherwise."""
-    folder, inputs = pipeline.run_folder(settings) / "tune-decode", {}
+    folder, inputs = stages.run_folder(settings) / "tune-decode", {}
     for number in plan.folds:
-        fold = pipeline.fold(settings, number)
+        fold = stages.fold(settings, number)
         if reason := outdated(fold, code=False):
             raise InputError(f"{fold.folder}: {reason}; python -m src.train run.name={settings.run.name} trains it")
         inputs[f"fold-{number}"] = outputs_digest(fold)
@@ -95,7 +95,7 @@ def open_study(settings: Settings, plan, artefact: Artefact, fresh: bool):
 def objective_of(settings: Settings, plan, stage: str, folder: Path):
     """What a trial does with its settings."""
     from src.metrics.meteor import shared_meteor
-    from src.tuning.objectives import Decoding, Training
+    from src.tuning.trials import Decoding, Training
 
     meteor = shared_meteor() if settings.task != "mos" else None
     if stage == "decode":
@@ -105,9 +105,9 @@ def objective_of(settings: Settings, plan, stage: str, folder: Path):
 
 def search(settings: Settings, trial: Settings, plan, artefact: Artefact, chosen: argparse.Namespace) -> None:
     """Work on the study until it has its trials, and write what it found. trial: what each trial starts from."""
-    from src.randomness import make_deterministic
+    from src.base.randomness import make_deterministic
     from src.tuning.results import rows_of, table, write_results
-    from src.tuning.work import work
+    from src.tuning.worker import work
 
     study = open_study(settings, plan, artefact, chosen.fresh and not chosen.show)
     if chosen.show:
@@ -131,7 +131,7 @@ def main(argv=None) -> None:
         settings, chosen = load_run(argv, "tune", __doc__, add_options)
         plan = decoding_plan(settings)
     else:
-        plan = pipeline.search_plan(settings)
+        plan = stages.search_plan(settings)
     if not plan.trials:
         print("tune: nothing to do (tune.trials=0, which is the default outside the demo)", flush=True)
         return
@@ -139,8 +139,8 @@ def main(argv=None) -> None:
     trial = dataclasses.replace(settings, tune=type(plan)(trials=0))
     if chosen.stage == "train":
         trial = changed(trial, {"train.epochs": plan.epochs}, "tune.epochs")
-        pipeline.require(settings, "tune")
-    artefact = pipeline.tuning(settings) if chosen.stage == "train" else decoded(settings, plan)
+        stages.require(settings, "tune")
+    artefact = stages.tuning(settings) if chosen.stage == "train" else decoded(settings, plan)
     if not (chosen.fresh or chosen.show or outdated(artefact)):
         print(f"tune: {artefact.folder}: up to date", flush=True)
         return

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src import artefacts, config, preprocess
-from src.errors import guarded
-from src.files import file_digest, read_json
+from src import preprocess
+from src.base.errors import guarded
+from src.base.files import file_digest, read_json
+from src.pipeline import artefacts
+from src.settings import load
 
 SMALL = ["data.root=data", "view.size=16"]
 """Settings for `small_competition` in the folder data of the present one."""
@@ -23,7 +25,7 @@ LONGEST_LINE = 400
 """Characters that a line about bad input may have."""
 _REPORTS = {"rejected.csv", "settings.yaml", "provenance.json", "started.json"}
 """Files that are no results: a stage that fails may have written them, whole."""
-_PARSER = cache(config.settings_parser)
+_PARSER = cache(load.settings_parser)
 _MARKERS = {"done.json", "evaluated.json", "submitted.json"}
 
 
@@ -51,8 +53,8 @@ def small_competition(root: Path) -> None:
 def hurry(patch: pytest.MonkeyPatch) -> None:
     """Have photos decoded in this process, build the parser of settings once, leave out the picture of statistics."""
     patch.setattr("os.sched_getaffinity", lambda process: {0})
-    patch.setattr("src.config.settings_parser", _PARSER)
-    patch.setattr("src.visual.statistics.draw_statistics", lambda *_: None)
+    patch.setattr("src.settings.load.settings_parser", _PARSER)
+    patch.setattr("src.plots.data_histograms.draw_statistics", lambda *_: None)
 
 
 def preprocessed_competition(folder: Path) -> Path:

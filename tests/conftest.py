@@ -44,7 +44,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def competition(tmp_path_factory) -> Path:
     """A demo competition of 60 training and 20 test photos."""
-    from src.data.demo import make
+    from src.demo.competition import make
 
     root = tmp_path_factory.mktemp("competition") / "data"
     make(root, progress=False, train=60, test=20)

@@ -13,7 +13,7 @@ from src.decoding.constraints import Constraints
 from src.models.captioner import DECODERS, build_decoder
 from src.models.decoder import END, PAD, START, UNK, CausalDecoder, Forced
 from src.models.features import Features
-from src.settings import Decoder as DecoderSettings
+from src.settings.schema import Decoder as DecoderSettings
 
 VOCABULARY = 12
 CAUSAL = sorted(name for name, kind in DECODERS.items() if issubclass(kind, CausalDecoder))

@@ -10,14 +10,20 @@ from pathlib import Path
 import torch.multiprocessing
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
-from src.artefacts import code_digest
-from src.errors import Stopped
+from src.base.errors import Stopped
 from src.metrics import meteor
-from src.training import engine, parallel
+from src.pipeline.artefacts import code_digest
+from src.training import distributed, engine
 from src.training.ema import Ema
 from tests.small_meteor import small_meteor
 
-KNOWN = ["tests.ranks", "src.training.fit", "src.visual.curves", "src.blending.tables", "torch.utils.tensorboard"]
+KNOWN = [
+    "tests.ranks",
+    "src.training.fit",
+    "src.plots.training_curves",
+    "src.ensembling.tables",
+    "torch.utils.tensorboard",
+]
 """What the server imports."""
 
 for _stage in ("preprocess", "split", "train", "predict"):
@@ -40,7 +46,7 @@ def count_exchanges(exchanges: list[int]) -> None:
     """Have DDP note the size of every bucket of gradients that it exchanges."""
 
     def wrapped(*arguments):
-        module = parallel.wrap(*arguments)
+        module = distributed.wrap(*arguments)
 
         def hook(group, bucket):
             exchanges.append(bucket.buffer().numel())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from src.metrics.floors import Constant
+from src.metrics.baselines import Constant
 from src.metrics.meteor import Meteor
 
 
@@ -24,5 +24,5 @@ def small_meteor(folder: Path) -> Meteor:
 def quick_scores(patch: pytest.MonkeyPatch, meteor: Meteor) -> None:
     """Have stages score by this METEOR, and take one constant sentence instead of searching for the best."""
     patch.setattr("src.metrics.meteor.shared_meteor", lambda: meteor)
-    for user in ("metrics.floors", "metrics.out_of_fold", "blending.scoring", "blending.captions"):
+    for user in ("metrics.baselines", "metrics.out_of_fold", "reports.run_report", "ensembling.caption_selection"):
         patch.setattr(f"src.{user}.constant_sentence", lambda *_, **__: Constant("the light is nice", 1.0))

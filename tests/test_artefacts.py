@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from src import artefacts
-from src.artefacts import Artefact, making, outdated, tree_signature
-from src.errors import InputError
-from src.files import lock, replacing, write_text
+from src.base.errors import InputError
+from src.base.files import lock, replacing, write_text
+from src.pipeline import artefacts
+from src.pipeline.artefacts import Artefact, making, outdated, tree_signature
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -122,7 +122,7 @@ def test_replacing_keeps_the_old_file_where_writing_fails(tmp_path):
 
 def hold(folder) -> subprocess.Popen:
     code = (
-        f"from pathlib import Path; from src.files import lock; import time\n"
+        f"from pathlib import Path; from src.base.files import lock; import time\n"
         f"with lock(Path({str(folder)!r}), 'train', wait=False):\n    print('held', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)

@@ -7,7 +7,7 @@ import scipy.ndimage
 import torch
 from PIL import Image
 
-from src.visual.attention_maps import BLUR, BOXES, draw_attention, heat, lay_over
+from src.plots.attention_maps import BLUR, BOXES, draw_attention, heat, lay_over
 
 RNG = np.random.default_rng(0)
 WORDS = ("a", "dog", "by", "the", "quiet", "harbour", "한국")

@@ -254,7 +254,7 @@ def test_pixels_on_a_full_disk_lose_nothing(place, capfd, monkeypatch):
 
     arguments = [*QUICK, "view.size=16"]
     with monkeypatch.context() as patch:
-        patch.setattr("src.data.pixels.open", opened, raising=False)
+        patch.setattr("src.data.pixel_cache.open", opened, raising=False)
         refused(capfd, preprocess, arguments, ("pixels.npy", "the disk is full"))
     assert exit_code(preprocess, *arguments) == 0
 

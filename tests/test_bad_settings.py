@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from src import config, evaluate, preprocess, split, submit, train, tune
+from src import evaluate, preprocess, split, submit, train, tune
+from src.settings import load
 from tests.bad_input import SMALL, Malicious, exit_code, hurry, preprocessed_competition, refused
 
 
@@ -84,7 +85,7 @@ def test_numbers_and_dates_of_a_settings_file_are_read_as_they_stand(place):
     """YAML 1.1 would take 0123 for 83, 12:30 for 750 and 2024-01-01 for a date."""
     for text in ("0123", "12:30", "2024-01-01", "1_000", "1e3"):
         (place / "mine.yaml").write_text(f"\ufeffrun: {{name: {text}}}\noptim: {{lr: 1e-3}}\nencoder.weights:\n")
-        settings, _ = config.load(["--config", "mine.yaml"], "split")
+        settings, _ = load.load(["--config", "mine.yaml"], "split")
         assert (settings.run.name, settings.optim.lr, settings.encoder.weights) == (text, 1e-3, None)
 
 

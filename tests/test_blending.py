@@ -9,11 +9,12 @@ from PIL import Image
 from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 
-from src.blending import drift, machines
-from src.blending.members import Described, mos_members
-from src.blending.stacking import BLENDS, TEST, blend, within
-from src.data import codes
+from src.data import codebook_features
 from src.data.codebook import NEAREST, Codebook, _patches, learn
+from src.ensembling import svr
+from src.ensembling.regressors import Described, mos_members
+from src.ensembling.stacking import BLENDS, TEST, blend, within
+from src.reports import covariate_shift
 
 
 @pytest.fixture(scope="module")
@@ -60,14 +61,14 @@ def test_support_vectors_see_what_codes_show(monkeypatch):
     fold = np.r_[np.arange(360) % 3, np.full(40, TEST)]
     labels = np.where(fold == TEST, np.nan, mos)
 
-    def score(codes):
-        members, weights = mos_members(None, Described(handmade, codes), labels, fold, [0, 1, 2])
+    def score(codebook_features):
+        members, weights = mos_members(None, Described(handmade, codebook_features), labels, fold, [0, 1, 2])
         assert list(members) == ["ridge", "boosting", "vectors", "blend"] and sum(weights.values()) == pytest.approx(1)
         return [np.corrcoef(members["vectors"][part], mos[part])[0, 1] for part in (fold != TEST, fold == TEST)]
 
     seen, blind = score(patterns), score(None)
     assert min(seen) > 0.85 and max(blind) < 0.7
-    monkeypatch.setattr(machines, "COMMITTEE", 130)
+    monkeypatch.setattr(svr, "COMMITTEE", 130)
     assert min(score(patterns)) > 0.8
 
 
@@ -118,9 +119,9 @@ def test_codes_cut_off_go_on_to_the_same_bytes(tmp_path, monkeypatch):
         Image.fromarray(textured(i)).save(tmp_path / f"{i}.png")
     paths = [f"{i}.png" for i in range(24)] + ["absent.png"]
     training = np.arange(25) < 16
-    monkeypatch.setattr(codes, "_CHUNK", 5)
+    monkeypatch.setattr(codebook_features, "_CHUNK", 5)
     (tmp_path / "whole").mkdir(), (tmp_path / "cut").mkdir()
-    codes.build(tmp_path / "whole", tmp_path, paths, training, 2)
+    codebook_features.build(tmp_path / "whole", tmp_path, paths, training, 2)
     describe, calls = Codebook.describe, []
 
     def cut(book, rgb):
@@ -132,8 +133,8 @@ def test_codes_cut_off_go_on_to_the_same_bytes(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Codebook, "describe", cut)
         with pytest.raises(KeyboardInterrupt):
-            codes.build(tmp_path / "cut", tmp_path, paths, training, 1)
-    names = codes.build(tmp_path / "cut", tmp_path, paths, training, 1)
+            codebook_features.build(tmp_path / "cut", tmp_path, paths, training, 1)
+    names = codebook_features.build(tmp_path / "cut", tmp_path, paths, training, 1)
     for name in names:
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     found = np.load(tmp_path / "cut" / "codes.npy")
@@ -141,7 +142,7 @@ def test_codes_cut_off_go_on_to_the_same_bytes(tmp_path, monkeypatch):
 
 
 def features_of(kind, count: int, seed: int) -> np.ndarray:
-    from src.data.handmade import features
+    from src.data.handcrafted import features
 
     return np.stack([features(kind(textured(1000 * seed + i))) for i in range(count)])
 
@@ -150,21 +151,21 @@ def test_drift_is_found_where_it_is_and_only_there():
     """The last fifth of the test photos is blurred."""
     blurred = lambda rgb: cv2.GaussianBlur(rgb, (0, 0), 1.2)  # noqa: E731
     train, test = features_of(np.asarray, 200, 1), features_of(np.asarray, 160, 2)
-    none = drift.find_drift(train, np.concatenate([test, features_of(np.asarray, 40, 3)]))
-    assert not none.found and "none" in drift.summary(none) and (none.whole.weights == 1).all()
-    found = drift.find_drift(train, np.concatenate([test, features_of(blurred, 40, 3)]))
+    none = covariate_shift.find_drift(train, np.concatenate([test, features_of(np.asarray, 40, 3)]))
+    assert not none.found and "none" in covariate_shift.summary(none) and (none.whole.weights == 1).all()
+    found = covariate_shift.find_drift(train, np.concatenate([test, features_of(blurred, 40, 3)]))
     assert [block.found for block in found.blocks] == [False] * 4 + [True]
     last = found.blocks[4]
     assert last.rows == (160, 200) and last.auc >= 0.9 and last.interval[0] > 0.8
-    assert {row for row, _ in drift.most_shifted(found, 200, 12)} <= set(range(160, 200))
-    assert "rows 161 to 200" in drift.summary(found)
+    assert {row for row, _ in covariate_shift.most_shifted(found, 200, 12)} <= set(range(160, 200))
+    assert "rows 161 to 200" in covariate_shift.summary(found)
 
 
 def test_weights_are_the_ratio_of_densities():
     """Of two Gaussians a unit apart the logarithm of the ratio rises by one per unit."""
     rng = np.random.default_rng(0)
     train, test = rng.normal(0, 1, (2000, 1)), rng.normal(1, 1, (1000, 1))
-    shift = drift.find_drift(train, test).whole
+    shift = covariate_shift.find_drift(train, test).whole
     assert shift.found and shift.weights.mean() == pytest.approx(1)
     middle = np.abs(train[:, 0]) < 1.5
     slope, _ = np.polyfit(train[middle, 0], np.log(shift.weights[middle]), 1)
@@ -181,7 +182,7 @@ def test_no_drift_is_said_of_groups_that_look_alike():
         features = rng.normal(0, 1, (40, 12))[group] + rng.normal(0, 0.1, (400, 12))
         order = np.argsort(group >= 20, kind="stable")
         features, group = features[order], group[order]
-        found.append(drift.find_drift(features[:200], features[200:], group, seed).whole.found)
+        found.append(covariate_shift.find_drift(features[:200], features[200:], group, seed).whole.found)
     assert sum(found) <= 1
 
 
@@ -189,7 +190,7 @@ def test_auc_and_its_interval():
     rng = np.random.default_rng(0)
     negative, positive = rng.normal(0, 1, 80).round(1), rng.normal(1, 1, 50).round(1)
     truth = np.r_[np.zeros(80), np.ones(50)]
-    assert drift.auc(negative, positive) == pytest.approx(roc_auc_score(truth, np.r_[negative, positive]))
-    low, high = drift.auc_interval(negative, positive)
-    resampled = [drift.auc(rng.choice(negative, 80), rng.choice(positive, 50)) for _ in range(1000)]
+    assert covariate_shift.auc(negative, positive) == pytest.approx(roc_auc_score(truth, np.r_[negative, positive]))
+    low, high = covariate_shift.auc_interval(negative, positive)
+    resampled = [covariate_shift.auc(rng.choice(negative, 80), rng.choice(positive, 50)) for _ in range(1000)]
     np.testing.assert_allclose([low, high], np.percentile(resampled, [2.5, 97.5]), atol=0.015)

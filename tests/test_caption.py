@@ -16,18 +16,18 @@ import torch
 from PIL import Image
 
 from src import caption, predict, preprocess, split, train
-from src.config import load_run
-from src.config_files import ConfigError
-from src.data.decode import to_view
+from src.base.errors import InputError
+from src.data.image import to_view
 from src.data.photo import load
 from src.data.vocabulary import Vocabulary
-from src.errors import InputError
+from src.inference.fold_predictions import Prediction, open_network
+from src.inference.photo_captioner import Narrator, seen_of
 from src.models.decoder import END, START
-from src.settings import View
-from src.training.narrator import Narrator, seen_of
-from src.training.predicting import Prediction, open_network
-from src.visual import video
-from src.visual.frames import draw_text
+from src.settings.load import load_run
+from src.settings.schema import View
+from src.settings.yaml_files import ConfigError
+from src.video import reading
+from src.video.frames import draw_text
 from tests.conftest import TINY
 from tests.small_meteor import quick_scores
 from tests.test_live import number_of, write_video
@@ -58,7 +58,7 @@ def finished(competition, meteor, tmp_path_factory):
 @pytest.fixture(autouse=True)
 def no_screen(monkeypatch):
     """No window opens on the screen of whoever runs the tests."""
-    monkeypatch.setattr(video, "open_window", lambda title: None)
+    monkeypatch.setattr(reading, "open_window", lambda title: None)
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def moving(count=50, height=120, width=160):
 
 
 def read_video(path):
-    source = video.Source(path)
+    source = reading.Source(path)
     return list(source), source.rate
 
 
@@ -286,7 +286,7 @@ def test_ctrl_c_ends_a_camera_s_film_properly(place, monkeypatch, capsys):
     caption.main(["3", "--output", str(place / "out.mp4"), "--fold=0"])
     assert "60 frames" in capsys.readouterr().out
     frames, rate = read_video(place / "out.mp4")
-    assert frames and rate == video.USUAL_RATE
+    assert frames and rate == reading.USUAL_RATE
     assert [path.name for path in place.iterdir()] == ["out.mp4"]
 
 
@@ -308,7 +308,7 @@ def test_the_window_gets_every_frame_while_a_caption_is_written(place, monkeypat
         return len(shown) < 80
 
     monkeypatch.setattr(Narrator, "describe_frame", describe)
-    monkeypatch.setattr(video, "open_window", lambda title: window)
+    monkeypatch.setattr(reading, "open_window", lambda title: window)
     monkeypatch.setattr(cv2, "VideoCapture", Camera(1000))
     caption.main(["3", "--fold=0"])
     assert [number_of(frame) for frame in shown] == list(range(80)), "upper left corner: the frame's own number"
@@ -320,7 +320,7 @@ def test_the_window_gets_every_frame_while_a_caption_is_written(place, monkeypat
 ONE_LINE = {
     "nothing to caption: give photos": [],
     "none.mp4: no such file": ["none.mp4"],
-    "cut.mp4: not a video, or truncated or damaged": ["cut.mp4", "--output", "out.mp4"],
+    "cut.mp4: not a reading, or truncated or damaged": ["cut.mp4", "--output", "out.mp4"],
     "camera 97: not found, or used by another program": ["97", "--output", "out.mp4"],
     "there is no screen here": ["in.mp4"],
     "give one or more photos, or one folder, video or camera at a time": ["in.mp4", "a.jpg"],
@@ -328,7 +328,7 @@ ONE_LINE = {
     "--output out.avi: give a name that ends in .mp4": ["in.mp4", "--output", "out.avi"],
     "--attention draws one photo": ["a.jpg", "b.jpg", "--attention", "a.png"],
     "--attention a.jpg: pictures are written as PNG": ["b.jpg", "--attention", "a.jpg"],
-    "--output is for a video, a camera or a folder": ["b.jpg", "--output", "a.csv"],
+    "--output is for a reading, a camera or a folder": ["b.jpg", "--output", "a.csv"],
     "not readable: absent.jpg: No such file or directory; cut.mp4.jpg: not a photo": ["absent.jpg", "cut.mp4.jpg"],
     "empty: no photos in it": ["empty"],
     "runs/absent: no fold trained to its end; python -m src.train": ["in.mp4", "--output", "o.mp4", "run.name=absent"],

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 
 from src import preprocess, split
-from src.data.readers import read
+from src.base.errors import InputError
+from src.data.readers.registry import read
 from src.data.table import load_table
 from src.data.vocabulary import Vocabulary, tokenize
-from src.errors import InputError
 from tests.bad_input import hurry
 
 

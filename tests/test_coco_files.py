@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from src import evaluate, predict, preprocess, split, submit, train
-from src.errors import InputError
+from src.base.errors import InputError
+from src.metrics.baselines import Constant
 from src.metrics.coco_files import write_results
-from src.metrics.floors import Constant
-from src.metrics.pairing import pair, read_predictions, read_references
+from src.metrics.file_evaluation import pair, read_predictions, read_references
 from tests.bad_input import hurry
 from tests.conftest import TINY
 from tests.small_meteor import small_meteor
@@ -156,11 +156,11 @@ def quick(tmp_path_factory, monkeypatch):
         return Constant("a dog", 0.0)
 
     hurry(monkeypatch)
-    for user in ("src.blending.scoring", "src.metrics.out_of_fold"):
+    for user in ("src.reports.run_report", "src.metrics.out_of_fold"):
         monkeypatch.setattr(f"{user}.constant_sentence", constant_sentence)
     with contextlib.closing(small_meteor(tmp_path_factory.mktemp("meteor"))) as meteor:
         monkeypatch.setattr("src.metrics.meteor.shared_meteor", lambda: meteor)
-        monkeypatch.setattr("src.metrics.pairing.Meteor", lambda: small_meteor(tmp_path_factory.mktemp("own")))
+        monkeypatch.setattr("src.metrics.file_evaluation.Meteor", lambda: small_meteor(tmp_path_factory.mktemp("own")))
         yield searched
 
 

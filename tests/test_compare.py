@@ -15,20 +15,20 @@ from pycocoevalcap.bleu.bleu import Bleu
 from scipy import stats
 
 from src import compare, evaluate, predict, preprocess, split, train
-from src.config import load
-from src.config_files import ConfigError
+from src.base.errors import InputError
 from src.data.table import load_table
-from src.errors import InputError
 from src.metrics.bootstrap import resample_counts
-from src.metrics.captions import scores
-from src.metrics.competition import caption_score
+from src.metrics.caption_scores import scores
+from src.metrics.competition_score import caption_score
 from src.metrics.meteor import meteor_score
-from src.metrics.paired import paired, paired_captions, paired_quality
-from src.metrics.quality import quality_score, resampled_quality_scores
+from src.metrics.mos_score import quality_score, resampled_quality_scores
+from src.metrics.significance import paired, paired_captions, paired_quality
 from src.models.captioner import build
-from src.settings import Weights
+from src.settings.load import load
+from src.settings.schema import Weights
+from src.settings.yaml_files import ConfigError
 from src.training import checkpoint
-from src.training.journal import write_parameters
+from src.training.metrics_log import write_parameters
 from tests.conftest import TINY
 from tests.small_meteor import quick_scores
 from tests.test_metrics import made_up

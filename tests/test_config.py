@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from src.config import as_arguments, changing, flatten, load, save
-from src.config_files import ConfigError
-from src.settings import Settings
+from src.settings.load import as_arguments, changing, flatten, load, save
+from src.settings.schema import Settings
+from src.settings.yaml_files import ConfigError
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 STAGES = ("preprocess", "split", "tune", "train", "predict", "evaluate", "submit", "compare", "caption")

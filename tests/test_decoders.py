@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import nn
 
+from src.base.errors import InputError
+from src.decoding.beam import greedy
 from src.decoding.constraints import Constraints
-from src.decoding.search import greedy
-from src.errors import InputError
 from src.models.captioner import build_decoder
 from src.models.decoder import END, PAD, START, shifted
 from src.models.features import Features
 from src.models.transformer import boxes, sinusoids
-from src.settings import Decoder as DecoderSettings
+from src.settings.schema import Decoder as DecoderSettings
 
 pytestmark = pytest.mark.usefixtures("seeded")
 

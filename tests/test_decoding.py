@@ -6,15 +6,15 @@ import itertools
 import pytest
 import torch
 
+from src.base.errors import InputError
+from src.decoding.beam import beam, greedy
 from src.decoding.candidates import Candidates
-from src.decoding.chosen import Search
 from src.decoding.constraints import IMPOSSIBLE, Constraints, constrain, repeats
-from src.decoding.diverse import diverse_beam
+from src.decoding.diverse_beam import diverse_beam
 from src.decoding.sampling import sample, uniforms_for
-from src.decoding.search import beam, greedy
-from src.errors import InputError
+from src.decoding.strategy import Search
 from src.models.decoder import END, PAD, UNK
-from src.settings import Decoding
+from src.settings.schema import Decoding
 from tests import plain_decoding as plain
 from tests.plain_decoding import CAUSAL, VOCABULARY, Scrambled, allowed_tokens, as_list, following, photos
 

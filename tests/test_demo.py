@@ -9,11 +9,12 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from scipy.stats import spearmanr
 
-from src.data import demo, demo_rating
-from src.data.demo_comments import FAULTS
-from src.data.demo_distortions import KINDS, Distortion, distort
-from src.data.demo_sources import _photograph, drawings, photographs, render
-from src.errors import InputError
+from src.base.errors import InputError
+from src.demo import competition as demo_competition
+from src.demo import rating
+from src.demo.comments import FAULTS
+from src.demo.distortions import KINDS, Distortion, distort
+from src.demo.sources import _photograph, drawings, photographs, render
 
 TRAIN, TEST = 48, 12
 
@@ -30,13 +31,13 @@ def _rows(path: Path) -> list[dict]:
 @pytest.fixture(scope="module")
 def competition(tmp_path_factory):
     root = tmp_path_factory.mktemp("competition") / "demo"
-    demo.make(root, progress=False, seed=3, train=TRAIN, test=TEST, processes=1)
+    demo_competition.make(root, progress=False, seed=3, train=TRAIN, test=TEST, processes=1)
     return root
 
 
 @pytest.fixture(scope="module")
 def full_plan():
-    return demo.plan(0, 1500, 300)
+    return competition.plan(0, 1500, 300)
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +78,9 @@ def test_train_rows_are_as_untidy_as_the_real_ones(competition):
 
 
 def test_equal_seeds_give_equal_bytes_for_any_number_of_processes(competition, tmp_path):
-    demo.make(tmp_path / "again", progress=False, seed=3, train=TRAIN, test=TEST, processes=2)
+    demo_competition.make(tmp_path / "again", progress=False, seed=3, train=TRAIN, test=TEST, processes=2)
     assert _bytes(tmp_path / "again") == _bytes(competition)
-    demo.make(tmp_path / "other", progress=False, seed=4, train=4, test=2)
+    demo_competition.make(tmp_path / "other", progress=False, seed=4, train=4, test=2)
     assert not set(_bytes(tmp_path / "other")["train.csv"].split(b"\n")[1:]) & set(
         (competition / "train.csv").read_bytes().split(b"\n")[1:-1]
     ) - {b""}
@@ -135,7 +136,7 @@ def test_every_kind_occurs_about_equally_often_and_some_photos_have_none_or_two(
 @pytest.mark.parametrize("kind", KINDS)
 def test_score_falls_and_damage_grows_with_strength(kind, clean):
     strengths = [KINDS[kind].strength(share) for share in (0.0, 0.33, 0.67, 1.0)]
-    scores = [demo_rating.expected_score(7.5, (Distortion(kind, strength),)) for strength in strengths]
+    scores = [rating.expected_score(7.5, (Distortion(kind, strength),)) for strength in strengths]
     assert all(first - second > 0.3 for first, second in zip(scores, scores[1:], strict=False))
     seen = [distort(clean, (Distortion(kind, strength),), np.random.default_rng(2)) for strength in strengths]
     damage = [np.square(image.astype(float) - clean).mean() for image in seen]
@@ -148,14 +149,14 @@ def test_rule_is_that_of_bt_500():
     assert noise.impairment(noise.high) == pytest.approx(noise.severe)
     assert noise.impairment(np.sqrt(noise.low * noise.high)) == pytest.approx(np.sqrt(noise.mild * noise.severe))
     both = (Distortion("noise", noise.low), Distortion("blur", KINDS["blur"].low))
-    assert demo_rating.impairment(both) == pytest.approx(0.16 + 0.16)
-    assert demo_rating.expected_score(7.2, both) == pytest.approx(1.2 + 6.0 / 1.32)
-    assert demo_rating.expected_score(7.2, ()) == pytest.approx(7.2)
+    assert rating.impairment(both) == pytest.approx(0.16 + 0.16)
+    assert rating.expected_score(7.2, both) == pytest.approx(1.2 + 6.0 / 1.32)
+    assert rating.expected_score(7.2, ()) == pytest.approx(7.2)
 
 
 def test_mean_opinion_score_scatters_around_the_expectation():
-    rng, biases = np.random.default_rng(0), demo_rating.panel(0)
-    scores = np.array([demo_rating.mean_opinion_score(5.0, biases, rng) for _ in range(2000)])
+    rng, biases = np.random.default_rng(0), rating.panel(0)
+    scores = np.array([rating.mean_opinion_score(5.0, biases, rng) for _ in range(2000)])
     assert abs(scores.mean() - 5.0) < 0.03 and 0.2 < scores.std() < 0.35
 
 
@@ -203,7 +204,7 @@ def test_comments_read_like_real_ones(full_plan):
 
 def test_comments_name_what_was_done_to_the_photo(full_plan):
     faults = [
-        (photo, FAULTS[photo.distortions[0].kind], demo_rating.level(photo.distortions[0]))
+        (photo, FAULTS[photo.distortions[0].kind], rating.level(photo.distortions[0]))
         for photo in full_plan
         if photo.distortions
     ]
@@ -217,15 +218,15 @@ def test_comments_name_what_was_done_to_the_photo(full_plan):
 
 
 def test_a_failure_leaves_what_was_there(competition, tmp_path, monkeypatch):
-    demo.make(tmp_path / "demo", progress=False, train=3, test=2)
+    demo_competition.make(tmp_path / "demo", progress=False, train=3, test=2)
     before = _bytes(tmp_path / "demo")
 
     def broken(photo):
         raise OSError("no space")
 
-    monkeypatch.setattr(demo, "draw", broken)
+    monkeypatch.setattr(competition, "draw", broken)
     with pytest.raises(OSError, match="no space"):
-        demo.make(tmp_path / "demo", progress=False, seed=1, train=3, test=2)
+        competition.make(tmp_path / "demo", progress=False, seed=1, train=3, test=2)
     assert _bytes(tmp_path / "demo") == before
 
 

@@ -7,16 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from src import pipeline, preprocess, split, train
-from src.config import load, load_run
+from src import preprocess, split, train
+from src.base.errors import InputError
 from src.data.vocabulary import Vocabulary
-from src.errors import InputError
-from src.training import checkpoint, distillation
+from src.inference import teacher_captions
+from src.inference.fold_predictions import predict_fold
+from src.pipeline import stages
+from src.settings.load import load, load_run
+from src.training import checkpoint
+from src.training.distributed import Ranks
 from src.training.engine import Engine
 from src.training.fit import Fit
 from src.training.fold_data import read_fold
-from src.training.parallel import Ranks
-from src.training.predicting import predict_fold
 from src.training.self_critical import SelfCritical
 from tests.conftest import TINY
 
@@ -60,8 +62,8 @@ def taught(common, meteor, tmp_path_factory):
 
 
 def data_of(settings):
-    places = [make(settings).folder for make in (pipeline.photos, pipeline.vocabulary, pipeline.folds)]
-    said = distillation.captions_of_teacher(settings, 0, ONE)
+    places = [make(settings).folder for make in (stages.photos, stages.vocabulary, stages.folds)]
+    said = teacher_captions.captions_of_teacher(settings, 0, ONE)
     return read_fold(*places, 0, settings.vocabulary.maximum_words, taught=said)
 
 
@@ -103,9 +105,9 @@ def test_the_student_is_judged_and_rewarded_by_what_people_wrote(taught, common,
 
 def test_what_the_teacher_wrote_is_kept_and_what_was_cut_off_goes_on(place, common, monkeypatch, capsys):
     settings, _ = load([*common, *STUDENT, "run.name=other", "decoder.hidden=16"], "train")
-    kept = pipeline.teacher_captions(settings, 0)
+    kept = stages.teacher_captions(settings, 0)
     files = {path.name: path.read_bytes() for path in kept.folder.glob("0*.json")}
-    write, calls = distillation.write_together, []
+    write, calls = teacher_captions.write_together, []
 
     def cut(*arguments):
         calls.append(arguments[3])
@@ -113,14 +115,14 @@ def test_what_the_teacher_wrote_is_kept_and_what_was_cut_off_goes_on(place, comm
             raise KeyboardInterrupt
         return write(*arguments)
 
-    monkeypatch.setattr(distillation, "write_together", cut)
-    whole = distillation.captions_of_teacher(settings, 0, ONE)
+    monkeypatch.setattr(teacher_captions, "write_together", cut)
+    whole = teacher_captions.captions_of_teacher(settings, 0, ONE)
     assert not calls and "up to date" in capsys.readouterr().out and len(files) == 1
     shutil.rmtree(kept.folder)
-    monkeypatch.setattr(distillation, "_BATCHES", 1)
+    monkeypatch.setattr(teacher_captions, "_BATCHES", 1)
     with pytest.raises(KeyboardInterrupt):
-        distillation.captions_of_teacher(settings, 0, ONE)
-    assert distillation.captions_of_teacher(settings, 0, ONE) == whole
+        teacher_captions.captions_of_teacher(settings, 0, ONE)
+    assert teacher_captions.captions_of_teacher(settings, 0, ONE) == whole
     assert [len(rows) for rows in calls] == [16, 14, 14] and calls[1] == calls[2], "what was done is not done again"
 
 
@@ -129,16 +131,16 @@ def test_another_teacher_is_another_fold(place, common):
     settings, _ = load(arguments, "train")
     train.main(arguments)  # up to date: the student needs nothing
     teacher = place / "runs" / "teacher" / "fold-0"
-    before = pipeline.fold(settings, 0).inputs
+    before = stages.fold(settings, 0).inputs
     saved = teacher / "settings.yaml"
     saved.write_text(saved.read_text().replace("beam: 3", "beam: 1"))
-    other = pipeline.fold(settings, 0).inputs
+    other = stages.fold(settings, 0).inputs
     assert {name for name in before if before[name] != other[name]} == {"distill_from"}
     with pytest.raises(InputError, match=r"its distill_from changed.*run.name=NAME"):
         train.main(arguments)
     assert load_run(["run.name=teacher", "--fold=0"], "train")[0].decoding.beam == 1
     (teacher / "done.json").write_text((teacher / "done.json").read_text() + "\n")
-    assert pipeline.fold(settings, 0).inputs["distill_from"] not in (before["distill_from"], other["distill_from"])
+    assert stages.fold(settings, 0).inputs["distill_from"] not in (before["distill_from"], other["distill_from"])
 
 
 def test_a_teacher_that_may_not_teach_is_one_line(place, common):
@@ -150,7 +152,7 @@ def test_a_teacher_that_may_not_teach_is_one_line(place, common):
     saved = place / "runs" / "teacher" / "fold-0" / "settings.yaml"
     saved.write_text(saved.read_text().replace("task: caption", "task: mos"))
     with pytest.raises(InputError, match=r"^decoder.distill_from=teacher has learned no captions \(task=mos\)"):
-        distillation._teacher(settings, 0)
+        teacher_captions._teacher(settings, 0)
     assert not (place / "runs" / "other").exists()
 
 

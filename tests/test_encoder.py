@@ -6,9 +6,9 @@ import pytest
 import timm
 import torch
 
-from src.errors import InputError
-from src.models.encoder import build_encoder
-from src.settings import Encoder as EncoderSettings
+from src.base.errors import InputError
+from src.models.backbone import build_encoder
+from src.settings.schema import Encoder as EncoderSettings
 
 pytestmark = pytest.mark.usefixtures("seeded")
 

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
+from src.base.errors import InputError
+from src.decoding.beam import beam, greedy
 from src.decoding.constraints import Constraints
-from src.decoding.diverse import diverse_beam
-from src.decoding.ensemble import Ensemble, Together
+from src.decoding.diverse_beam import diverse_beam
+from src.decoding.model_averaging import Ensemble, Together
 from src.decoding.sampling import sample, uniforms_for
-from src.decoding.search import beam, greedy
-from src.errors import InputError
 from tests import plain_decoding as plain
 from tests.plain_decoding import CAUSAL, VOCABULARY, Scrambled, as_list, following, photos
 

@@ -13,23 +13,24 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src import compare, ensemble, evaluate, pipeline, predict, preprocess, rebuild, split, submit, train
-from src.blending.captions import MIXTURES, Contest, Way, choose_captions
-from src.blending.joining import blend_mos, read_together
-from src.blending.ladder import Rung, Step, ladder, mos_rung
-from src.blending.proposed import Proposed
-from src.blending.scoring import MEMBERS
-from src.blending.stacking import TEST, helpful
-from src.blending.voices import Corpus, listen
-from src.config import as_arguments, load
+from src import compare, ensemble, evaluate, predict, preprocess, rebuild, split, submit, train
+from src.base.errors import InputError
+from src.base.files import lock
 from src.data.table import load_table
-from src.errors import InputError
-from src.files import lock
-from src.joined_runs import joined, load_joining
-from src.metrics.captions import scores
-from src.metrics.competition import caption_score
-from src.metrics.quality import quality_score
-from src.settings import Weights
+from src.ensembling.ablation import Rung, Step, ladder, mos_rung
+from src.ensembling.caption_selection import MIXTURES, Contest, Way, choose_captions
+from src.ensembling.evidence import Corpus, listen
+from src.ensembling.mos_blend import blend_mos, read_together
+from src.ensembling.run_candidates import Proposed
+from src.ensembling.stacking import TEST, helpful
+from src.metrics.caption_scores import scores
+from src.metrics.competition_score import caption_score
+from src.metrics.mos_score import quality_score
+from src.pipeline import stages
+from src.pipeline.runs import joined, load_joining
+from src.reports.run_report import MEMBERS
+from src.settings.load import as_arguments, load
+from src.settings.schema import Weights
 from tests.conftest import TINY
 from tests.small_meteor import quick_scores
 
@@ -255,7 +256,7 @@ def test_evaluate_submit_and_rebuild_take_it_by_its_own_config(at_work, competit
     assert "test.csv" in manifest["ensemble"]
 
     begin = lambda stage, settings: import_module(f"src.{stage}").main(as_arguments(settings))  # noqa: E731
-    monkeypatch.setattr(pipeline, "_run_stage", begin)
+    monkeypatch.setattr(stages, "_run_stage", begin)
     written = (at_work / "submissions" / "one+two.csv").read_bytes()
     rebuild.main(["submissions/one+two.manifest.json"])
     rebuilt = at_work / "runs" / "one+two.from-weights"
@@ -313,4 +314,4 @@ def test_what_cannot_be_joined_is_one_line(at_work, tmp_path, monkeypatch):
     shutil.rmtree(tmp_path / "runs" / "two" / "predictions")
     with pytest.raises(InputError, match=r"^two: not predicted yet; python -m src.predict --config runs/two/fold-0"):
         ensemble.main(BOTH)
-    assert not (tmp_path / "runs/one+two/ensemble/.lock").exists() and pipeline.ensembles(settings)
+    assert not (tmp_path / "runs/one+two/ensemble/.lock").exists() and stages.ensembles(settings)

@@ -6,16 +6,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src.errors import InputError
-from src.metrics.captions import scores, tokenize
-from src.metrics.competition import caption_score
-from src.metrics.constant import ReferenceTables, repeats
-from src.metrics.floors import boosting, constant_sentence, ridge_floor
+from src.base.errors import InputError
+from src.metrics.baselines import boosting, constant_sentence, ridge_floor
+from src.metrics.caption_scores import scores, tokenize
+from src.metrics.competition_score import caption_score
+from src.metrics.constant_caption import edits
 from src.metrics.meteor import Meteor, meteor_score, shared_meteor
-from src.metrics.quality import quality_score
-from src.metrics.search import edits
-from src.metrics.standin import Sample
-from src.settings import Weights
+from src.metrics.meteor_proxy import Sample
+from src.metrics.mos_score import quality_score
+from src.metrics.reference_tables import ReferenceTables, repeats
+from src.settings.schema import Weights
 
 COMMENTS = Path(__file__).parents[2] / "shared" / "data" / "dacon_comments.csv"
 WORDS = ["fo", "ba", "qux", "zed", "mip", "tak", "lor"]

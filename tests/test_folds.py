@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from src.base.errors import InputError
 from src.data.folds import Leak, assign, check, load_folds, near_duplicates, save_folds, table, union
 from src.data.perceptual_hash import perceptual_hash
-from src.errors import InputError
 
 
 def by_brute_force(phash, distance):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from src import caption, predict, train, tune
-from src.errors import Stopped, hint_of
+from src.base.errors import Stopped, hint_of
 from src.training.ema import Ema
 from tests.conftest import TINY
 from tests.test_training import EXACT, PLAIN

@@ -11,7 +11,7 @@ from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from src.data.handmade import NAMES, SHORT_SIDE, features
+from src.data.handcrafted import NAMES, SHORT_SIDE, features
 
 REAL = Path(__file__).parents[1].parent / "shared" / "data" / "real"
 
@@ -128,8 +128,8 @@ def test_names_are_distinct():
 
 @pytest.mark.skipif(not REAL.exists(), reason="the real photos are not here")
 def test_ridge_predicts_the_scores_of_real_photos():
-    from src.data.decode import decode
-    from src.data.readers import read
+    from src.data.image import decode
+    from src.data.readers.registry import read
 
     frame, _ = read(REAL, "dacon")
     frame = frame[frame["mos"].notna()][::2]

@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
-from src.errors import InputError
-from src.visual.frames import MOST_LINES, draw_text, lines_of
-from src.visual.live import Beside, Every, Steadily, paced, play
-from src.visual.video import Source, film, open_window
+from src.base.errors import InputError
+from src.video.frames import MOST_LINES, draw_text, lines_of
+from src.video.live import Beside, Every, Steadily, paced, play
+from src.video.reading import Source, film, open_window
 
 LONG = "a very long caption about the warm evening light over the café by the quiet harbour " * 3
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.errors import InputError
-from src.metrics.captions import tokenize
+from src.base.errors import InputError
+from src.metrics.caption_scores import tokenize
 from src.metrics.meteor import STATS, Meteor, meteor_score
 from tests.small_meteor import paraphrases, small_meteor
 

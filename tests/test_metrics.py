@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from src.errors import InputError
+from src.base.errors import InputError
 from src.metrics import bootstrap, java
 from src.metrics.bootstrap import resample_counts
-from src.metrics.captions import collapse, scores, tokenize
-from src.metrics.competition import bootstrap_captions, caption_block, caption_score, quality_block, report
-from src.metrics.health import alarms, caption_health, mos_health
+from src.metrics.caption_scores import collapse, scores, tokenize
+from src.metrics.competition_score import bootstrap_captions, caption_block, caption_score, quality_block, report
+from src.metrics.diagnostics import alarms, caption_health, mos_health
 from src.metrics.meteor import STATS, meteor_score, shared_meteor
+from src.metrics.mos_score import bootstrap_quality, plcc, quality_score, srcc
 from src.metrics.ngrams import bleu_counts, bleu_scores, cider_d, compare, rouge_l
-from src.metrics.quality import bootstrap_quality, plcc, quality_score, srcc
-from src.settings import Weights
+from src.settings.schema import Weights
 
 WORDS = ["the", "a", "colour", "of", "light", "is", "nice", "very", "photo", "sharp", "but", "i", "like", "blur"]
 

@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from src.errors import InputError
+from src.base.errors import InputError
 from src.models.captioner import build, build_decoder
 from src.models.decoder import END, PAD, START, CausalDecoder, Forced
 from src.models.features import Features
-from src.models.quality_head import QualityHead
-from src.settings import Decoder as DecoderSettings
-from src.settings import Encoder as EncoderSettings
-from src.settings import Settings, View
+from src.models.mos_head import QualityHead
+from src.settings.schema import Decoder as DecoderSettings
+from src.settings.schema import Encoder as EncoderSettings
+from src.settings.schema import Settings, View
 
 pytestmark = pytest.mark.usefixtures("seeded")
 

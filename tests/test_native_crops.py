@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from src.config import load
-from src.data.batches import Batches, Share
-from src.data.decode import decode, native_crops, to_view
+from src.data.dataset import Batches, Share
+from src.data.image import decode, native_crops, to_view
 from src.data.photo import load as load_photo
 from src.data.table import load_table
-from src.settings import View
+from src.inference.fold_predictions import open_network, predict_fold
+from src.inference.photo_captioner import seen_of
+from src.settings.load import load
+from src.settings.schema import View
 from src.training.fit import Fit
-from src.training.narrator import seen_of
-from src.training.predicting import open_network, predict_fold
 from tests.conftest import TINY
 from tests.test_training import ONE, prepared  # noqa: F401
 

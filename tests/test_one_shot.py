@@ -8,16 +8,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from src.decoding.alignments import Lattice, Prefixes, collapsed
+from src.decoding.beam import beam
 from src.decoding.constraints import Constraints, keeps
-from src.decoding.refine import refine
-from src.decoding.search import beam
+from src.decoding.ctc_search import Lattice, Prefixes, collapsed
+from src.decoding.mask_predict_search import refine
 from src.models.captioner import build_decoder
 from src.models.ctc import bounded, prefix_log_probs
 from src.models.decoder import END, PAD, UNK
-from src.settings import Decoder as DecoderSettings
-from src.training.hidden_words import hidden_losses, with_visible_words
+from src.settings.schema import Decoder as DecoderSettings
 from src.training.losses import alignment_loss
+from src.training.masked_losses import hidden_losses, with_visible_words
 from tests.plain_decoding import VOCABULARY, allowed_tokens, as_list, photos, plain_greedy
 
 pytestmark = pytest.mark.usefixtures("seeded")

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from src.errors import InputError
-from src.metrics.pairing import evaluate_files, pair, read_predictions, read_references
-from src.settings import Metric
+from src.base.errors import InputError
+from src.metrics.file_evaluation import evaluate_files, pair, read_predictions, read_references
+from src.settings.schema import Metric
 
 REFERENCES = """img_name,img_path,mos,comments
 0213074526,./train/a.jpg,5.5,"a nice photo, with light"

@@ -14,11 +14,11 @@ import pytest
 import timm
 import torch
 
-from src.config import load
-from src.errors import InputError
-from src.settings import Settings
-from src.training import checkpoint, parallel
-from src.training.parallel import Ranks, synchronise
+from src.base.errors import InputError
+from src.settings.load import load
+from src.settings.schema import Settings
+from src.training import checkpoint, distributed
+from src.training.distributed import Ranks, synchronise
 from tests.conftest import TINY
 from tests.ranks import run
 from tests.small_meteor import paraphrases
@@ -171,7 +171,7 @@ def test_a_fault_on_one_process_ends_all_with_its_message(folder, arguments):
 
 def test_a_machine_without_the_shared_storage_says_so(tmp_path, monkeypatch):
     elsewhere = Ranks(1, 2, torch.device("cpu"))
-    monkeypatch.setattr(parallel, "_STORAGE_LAGS", 0)
+    monkeypatch.setattr(distributed, "_STORAGE_LAGS", 0)
     monkeypatch.setattr(Ranks, "share", lambda self, value: [tmp_path, tmp_path / "absent"])
     with pytest.raises(InputError, match=r"absent is not there on .*, for process 1 of 2: all machines must share"):
         elsewhere.places(lambda: pytest.fail("only the main process looks for them"))

@@ -15,14 +15,14 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageDraw
 
-from src.data import pixels as pixels_module
-from src.data.decode import Unreadable, decode, to_view
-from src.data.handmade import NAMES
-from src.data.pixels import CHUNK, build
+from src.base.errors import InputError
+from src.data import pixel_cache as pixels_module
+from src.data.handcrafted import NAMES
+from src.data.image import Unreadable, decode, to_view
+from src.data.pixel_cache import CHUNK, build
 from src.data.statistics import channel_statistics, describe
 from src.data.table import make_table
-from src.errors import InputError
-from src.settings import View
+from src.settings.schema import View
 
 REPOSITORY = Path(__file__).parents[1]
 ARRAYS = ("pixels.npy", "handmade.npy", "phash.npy", "digests.npy", "problems.json")
@@ -250,8 +250,8 @@ BUILD = """
 import sys
 from pathlib import Path
 if __name__ == "__main__":
-    from src.data.pixels import build
-    from src.settings import View
+    from src.data.pixel_cache import build
+    from src.settings.schema import View
     root = Path(sys.argv[1])
     build(Path(sys.argv[2]), root, sorted(p.name for p in root.iterdir()) * 8, View(size=32), 2, False)
 """

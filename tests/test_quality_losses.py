@@ -7,14 +7,14 @@ import pytest
 import torch
 from scipy.stats import pearsonr, rankdata, spearmanr, wasserstein_distance
 
-from src.models.quality_head import DistributionHead
-from src.settings import Loss
-from src.training.agreement import Agreement
+from src.models.mos_head import DistributionHead
+from src.settings.schema import Loss
+from src.training.batch_loss_exchange import Agreement
 from src.training.batch_losses import batch_loss, plcc_loss, rank_loss, soft_ranks, srcc_loss
+from src.training.distributed import Ranks
 from src.training.engine import Engine
 from src.training.fit import build_task
 from src.training.losses import distribution_loss
-from src.training.parallel import Ranks
 from tests.test_training import EXACT, ONE, PLAIN, prepared  # noqa: F401
 
 THIRDS = ["train.batch_size=12", "train.accumulate=3"]

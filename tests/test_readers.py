@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src.data.listing import clean_caption
-from src.data.readers import read
+from src.base.errors import InputError
+from src.data.readers.common import clean_caption
+from src.data.readers.registry import read
 from src.data.table import COLUMNS, Rejection, load_table, make_table, save_table, write_rejections
-from src.errors import InputError
 
 REAL = Path(__file__).parents[1].parent / "shared" / "data" / "real"
 HEADER = "img_name,img_path,mos,comments\n"

@@ -9,12 +9,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from src import pipeline, rebuild
-from src.blending.manifest import read_manifest
-from src.blending.rebuilding import differences, how_far
-from src.config import as_arguments
-from src.config_files import ConfigError
-from src.errors import InputError
+from src import rebuild
+from src.base.errors import InputError
+from src.pipeline import stages
+from src.settings.load import as_arguments
+from src.settings.yaml_files import ConfigError
+from src.submission.manifest import read_manifest
+from src.submission.rebuilding import differences, how_far
 from tests.conftest import TINY
 from tests.small_meteor import quick_scores
 
@@ -34,7 +35,7 @@ def quick(meteor):
         quick_scores(patch, meteor)
         patch.setattr("src.evaluate.draw_run", lambda settings: None)
         begin = lambda stage, settings: import_module(f"src.{stage}").main(as_arguments(settings))  # noqa: E731
-        patch.setattr(pipeline, "_run_stage", begin)
+        patch.setattr(stages, "_run_stage", begin)
         yield
 
 
@@ -84,7 +85,7 @@ def test_from_weights_the_file_is_the_same_and_the_run_untouched(submitted, else
     assert "may differ" not in said
 
     begun = []
-    monkeypatch.setattr(pipeline, "_run_stage", lambda stage, settings: begun.append(stage))
+    monkeypatch.setattr(stages, "_run_stage", lambda stage, settings: begun.append(stage))
     rebuild.main([MANIFEST, "data.root=../photos"])  # goes on from what is there, which is all
     assert not begun and "submissions/demo.csv: the same" in capsys.readouterr().out
 

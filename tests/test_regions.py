@@ -8,10 +8,10 @@ import torch
 from torchvision.models import get_model
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights, fasterrcnn_resnet50_fpn
 
-from src.errors import InputError
-from src.models.encoder import build_encoder
-from src.models.regions import choose
-from src.settings import Encoder as EncoderSettings
+from src.base.errors import InputError
+from src.models.backbone import build_encoder
+from src.models.faster_rcnn import choose
+from src.settings.schema import Encoder as EncoderSettings
 
 SMALL, LARGE = "fasterrcnn_mobilenet_v3_large_320_fpn", "fasterrcnn_resnet50_fpn"
 DOWNLOAD = "torchvision.models._api.load_state_dict_from_url"

@@ -6,19 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from src import pipeline, preprocess, split
-from src.config import load
-from src.decoding import retrieval
-from src.decoding.chosen import Search
-from src.decoding.consensus import Voice, consensus, pool
-from src.decoding.retrieval import heard, nearest, standardised
-from src.metrics.utility import Utility
-from src.settings import Weights
+from src import preprocess, split
+from src.decoding.strategy import Search
+from src.ensembling import retrieval
+from src.ensembling.expected_score import Utility
+from src.ensembling.mbr import Voice, consensus, pool
+from src.ensembling.retrieval import heard, nearest, standardised
+from src.inference.fold_candidates import many, propose
+from src.inference.fold_predictions import open_network, predict_fold
+from src.pipeline import stages
+from src.settings.load import load
+from src.settings.schema import Weights
+from src.training.distributed import Ranks
 from src.training.fit import Fit
 from src.training.fold_data import read_fold
-from src.training.parallel import Ranks
-from src.training.predicting import open_network, predict_fold
-from src.training.proposing import many, propose
 from tests.conftest import TINY
 from tests.small_meteor import small_meteor
 
@@ -84,7 +85,7 @@ def finished(competition, tmp_path_factory):
     preprocess.main(arguments)
     split.main(arguments)
     settings, _ = load(arguments, "train")
-    places = [make(settings).folder for make in (pipeline.photos, pipeline.vocabulary, pipeline.folds)]
+    places = [make(settings).folder for make in (stages.photos, stages.vocabulary, stages.folds)]
     data = read_fold(*places, 0, settings.vocabulary.maximum_words)
     with contextlib.closing(small_meteor(folder)) as meteor:
         Fit(settings, data, 0, folder, ONE, meteor).run()

@@ -11,7 +11,7 @@ from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.cider.cider_scorer import CiderScorer
 from pycocoevalcap.rouge.rouge import Rouge
 
-from src.errors import InputError
+from src.base.errors import InputError
 from src.metrics.meteor import meteor_score
 from src.metrics.ngram_table import ngram_tables, rarities
 from src.metrics.reward import Reward, RewardWeights

@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from src.config import load
-from src.errors import InputError
+from src.base.errors import InputError
+from src.inference.fold_predictions import Scorer
 from src.models.captioner import build
-from src.training.predicting import Scorer
+from src.settings.load import load
 from tests.conftest import TINY
 
 

@@ -8,18 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from src import pipeline, preprocess, split, train
-from src.config import load
-from src.data.batches import Batches, share_of
+from src import preprocess, split, train
+from src.base.errors import Stopped
+from src.base.randomness import fold_in, make_deterministic
+from src.data.dataset import Batches, share_of
 from src.decoding.sampling import uniforms_for
-from src.errors import Stopped
 from src.models.decoder import END, PAD, START
-from src.randomness import fold_in, make_deterministic
+from src.pipeline import stages
+from src.settings.load import load
 from src.training import checkpoint, feature_cache
+from src.training.distributed import Ranks
 from src.training.engine import Engine, Interrupt
 from src.training.fit import Fit, build_task
 from src.training.fold_data import read_fold
-from src.training.parallel import Ranks
 from src.training.self_critical import SelfCritical
 from tests.conftest import TINY
 
@@ -39,7 +40,7 @@ def prepared(competition, tmp_path_factory):
         settings, _ = load(arguments, "train")
         preprocess.main(arguments)
         split.main(arguments)
-        places = [make(settings).folder for make in (pipeline.photos, pipeline.vocabulary, pipeline.folds)]
+        places = [make(settings).folder for make in (stages.photos, stages.vocabulary, stages.folds)]
         return settings, read_fold(*places, 0, settings.vocabulary.maximum_words)
 
     make_deterministic(1)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from src.files import lock
-from src.side_by_side import gpu_of
+from src.base.files import lock
+from src.pipeline.fold_jobs import gpu_of
 from tests.conftest import TINY
 from tests.ranks import run
 from tests.test_parallel import ENVIRONMENT, results
@@ -79,7 +79,7 @@ def test_gpus_are_dealt_in_turn(monkeypatch):
 
 @pytest.mark.parametrize("given", ["parallel=dp", "parallel=ddp"])
 def test_gpus_are_not_divided_twice(given, capsys):
-    from src.config import load
+    from src.settings.load import load
 
     with pytest.raises(SystemExit):
         load(["run.jobs=2", given], "train")

@@ -10,8 +10,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from src import evaluate, pipeline, predict, preprocess, split, submit, train
-from src.errors import InputError
+from src import evaluate, predict, preprocess, split, submit, train
+from src.base.errors import InputError
+from src.pipeline import stages
 from src.training import checkpoint
 from tests.conftest import TINY
 from tests.test_training import equal
@@ -254,7 +255,7 @@ def test_a_stage_makes_the_demo_first_where_nothing_is_there(workplace, monkeypa
         begun.append(stage)
         raise InputError("far enough")
 
-    monkeypatch.setattr(pipeline, "_run_stage", begin)
+    monkeypatch.setattr(stages, "_run_stage", begin)
     for stage in (split, train, predict, evaluate, submit):
         with pytest.raises(InputError, match="far enough"):
             stage.main(["--fold", "0"])

@@ -13,12 +13,12 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from src.config_files import ConfigError
-from src.errors import InputError
-from src.tuning import alone
+from src.base.errors import InputError
+from src.settings.yaml_files import ConfigError
+from src.tuning import claims
 from src.tuning.results import pareto_front, rows_of, winner_of
 from src.tuning.study import Plan, Study, TakenOver
-from src.tuning.work import work
+from src.tuning.worker import work
 
 SPACE = {"x": {"low": -5.0, "high": 5.0}, "kind": {"choices": ["a", None, 3]}, "n": {"low": 2, "high": 9, "step": 3}}
 PRESENT = {"x": 0.25, "kind": None, "n": 4}
@@ -39,7 +39,7 @@ def folder_of_postgres() -> Path | None:
 
 @pytest.fixture
 def postgres(tmp_path_factory) -> Iterator[str]:
-    """The URL of a PostgreSQL server of our own, which listens on a socket in a temporary folder alone."""
+    """The URL of a PostgreSQL server of our own, which listens on a socket in a temporary folder claims."""
     binaries = folder_of_postgres()
     if binaries is None:
         pytest.skip("PostgreSQL's server is not installed here")
@@ -63,7 +63,7 @@ def postgres(tmp_path_factory) -> Iterator[str]:
 
 
 def worker(url: str, place: int) -> None:
-    alone._machine = lambda: f"machine {place}"  # else the dead would be known by their process at once
+    claims._machine = lambda: f"machine {place}"  # else the dead would be known by their process at once
 
     def objective(claim):
         for epoch in (1, 2, 3):

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from src import evaluate, predict, preprocess, split, submit, train
-from src.config import flatten, load
 from src.models.captioner import build
 from src.models.decoder import END, PAD
+from src.settings.load import flatten, load
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 SIBLINGS = {

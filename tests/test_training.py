@@ -10,23 +10,24 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from src import pipeline, preprocess, split
-from src.config import load
+from src import preprocess, split
+from src.base.errors import InputError, Stopped
+from src.base.randomness import fold_in, make_deterministic
 from src.data import vocabulary as words
-from src.data.batches import Batches, share_of, steps_of_epoch
-from src.errors import InputError, Stopped
+from src.data.dataset import Batches, share_of, steps_of_epoch
 from src.models import decoder as tokens
 from src.models.decoder import token_log_probs
-from src.randomness import fold_in, make_deterministic
-from src.settings import Optim
+from src.pipeline import stages
+from src.settings.load import load
+from src.settings.schema import Optim
 from src.training import checkpoint
+from src.training.distributed import Ranks
 from src.training.ema import Ema
 from src.training.engine import Engine, Interrupt, infer
 from src.training.fit import Fit, build_task
 from src.training.fold_data import read_fold
 from src.training.losses import attention_loss, caption_loss, quality_loss
-from src.training.optim import learning_rate, parameter_groups
-from src.training.parallel import Ranks
+from src.training.optimizer import learning_rate, parameter_groups
 from tests.conftest import TINY
 
 ONE = Ranks(0, 1, torch.device("cpu"))
@@ -45,7 +46,7 @@ def prepared(competition, tmp_path_factory):
         settings, _ = load([f"data.root={competition}", *TINY, f"run.root={folder}/runs", *arguments], "train")
         preprocess.main([f"data.root={competition}", *TINY, f"run.root={folder}/runs", *arguments])
         split.main([f"data.root={competition}", *TINY, f"run.root={folder}/runs", *arguments])
-        places = [make(settings).folder for make in (pipeline.photos, pipeline.vocabulary, pipeline.folds)]
+        places = [make(settings).folder for make in (stages.photos, stages.vocabulary, stages.folds)]
         return settings, read_fold(*places, 0, settings.vocabulary.maximum_words)
 
     make_deterministic(1)

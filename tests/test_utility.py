@@ -9,15 +9,15 @@ from pycocoevalcap.cider.cider_scorer import CiderScorer
 from pycocoevalcap.rouge.rouge import Rouge
 from scipy.stats import spearmanr
 
-from src.decoding.consensus import Voice, consensus, pool
-from src.decoding.rewriting import rewrite
-from src.metrics.captions import scores
+from src.ensembling.expected_score import Evidence, Expected, Utility, corpus_worth
+from src.ensembling.mbr import Voice, consensus, pool
+from src.ensembling.rewriting import rewrite
+from src.metrics.caption_scores import scores
 from src.metrics.comparisons import meteor_of
-from src.metrics.competition import caption_score
+from src.metrics.competition_score import caption_score
 from src.metrics.meteor import meteor_score
 from src.metrics.ngrams import bleu_scores
-from src.metrics.utility import Evidence, Expected, Utility, corpus_worth
-from src.settings import Weights
+from src.settings.schema import Weights
 
 WITHOUT_METEOR = Weights(meteor=0.0)
 TEXT = "this photo is a nice good lovely picture of the light colors colour shadows shadow sky with dark"
@@ -80,7 +80,7 @@ def test_a_corpus_scores_as_the_exact_scorer_says_and_blocks_change_nothing(mete
     expected = utility.expected(said, references)
     exact = scores(training, [group[0] for group in said], meteor, tokenized=True).totals()
     assert corpus_score(expected, WITHOUT_METEOR) == pytest.approx(caption_score(exact, WITHOUT_METEOR), abs=1e-9)
-    monkeypatch.setattr("src.metrics.utility._AT_ONCE", 3)
+    monkeypatch.setattr("src.ensembling.expected_score._AT_ONCE", 3)
     again = utility.expected(said, references)
     np.testing.assert_allclose(again.sentence, expected.sentence, atol=1e-12)
     np.testing.assert_allclose(again.bleu, expected.bleu)

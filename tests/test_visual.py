@@ -11,12 +11,12 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from src.errors import InputError
-from src.visual.curves import best_epoch, draw_curves, draw_run_curves, mean_over_folds, read_metrics
-from src.visual.examples import _CAPTION, draw_examples, wrap
-from src.visual.ladder import draw_ladder
-from src.visual.statistics import draw_statistics
-from src.visual.style import GRAY
+from src.base.errors import InputError
+from src.plots.ablation_plot import draw_ladder
+from src.plots.data_histograms import draw_statistics
+from src.plots.example_photos import _CAPTION, draw_examples, wrap
+from src.plots.style import GRAY
+from src.plots.training_curves import best_epoch, draw_curves, draw_run_curves, mean_over_folds, read_metrics
 
 MOS = ["mos_loss", "val_plcc", "val_srcc", "val_mos_score"]
 ONE_SHOT = ["length_loss", "loss", "val_wer", "val_wer_visible"]
@@ -180,7 +180,7 @@ def test_statistics_say_what_is_missing(tmp_path, drawn, captions):
 def test_statistics_are_drawn_as_the_data_room_describes_them(tmp_path, drawn):
     import pandas as pd
 
-    from src.data.handmade import NAMES
+    from src.data.handcrafted import NAMES
     from src.data.statistics import describe
 
     captions = [("a dark photo", "too dark"), (), ()]
@@ -291,7 +291,7 @@ def test_equal_content_gives_equal_bytes_whatever_the_callers_settings(tmp_path)
 
 
 def test_drawing_needs_neither_pyplot_nor_a_heavy_package():
-    code = "import sys, src.visual.curves, src.visual.statistics, src.visual.examples\n"
+    code = "import sys, src.plots.training_curves, src.plots.data_histograms, src.plots.example_photos\n"
     code += "print(sorted({'matplotlib.pyplot', 'torch', 'pandas'} & set(sys.modules)))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"

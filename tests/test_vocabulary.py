@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from src.base.errors import InputError
 from src.data.vocabulary import END, PAD, SPECIAL, START, UNK, Vocabulary, tokenize
-from src.errors import InputError
 
 COMMENTS = Path(__file__).parents[1].parent / "shared" / "data" / "dacon_comments.csv"
 

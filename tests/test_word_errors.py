@@ -3,7 +3,7 @@
 import jiwer
 import numpy as np
 
-from src.metrics.word_errors import error_rate, nearest, word_errors
+from src.metrics.word_error_rate import error_rate, nearest, word_errors
 from tests.test_metrics import made_up
 
 

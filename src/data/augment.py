@@ -8,8 +8,8 @@ import albumentations as A
 import cv2
 import numpy as np
 
-from src.randomness import fold_in
-from src.settings import Augment
+from src.base.randomness import fold_in
+from src.settings.schema import Augment
 
 cv2.setNumThreads(0)
 

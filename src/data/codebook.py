@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from src.randomness import fold_in
+from src.base.randomness import fold_in
 
 PATCH, STRIDE = 7, 4
 WORDS, NEAREST = 100, 5

@@ -10,10 +10,10 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from src.comma_separated import read_rows
-from src.errors import InputError
-from src.files import write_text
-from src.randomness import fold_in
+from src.base.csv_files import read_rows
+from src.base.errors import InputError
+from src.base.files import write_text
+from src.base.randomness import fold_in
 
 MOS_BINS = 10
 LARGEST_DISTANCE = 7

@@ -8,10 +8,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from src.data.decode import Unreadable, decode, native_crops, needed_short_side, to_view
-from src.data.handmade import DECODED_SHORT_SIDE, features
+from src.data.handcrafted import DECODED_SHORT_SIDE, features
+from src.data.image import Unreadable, decode, native_crops, needed_short_side, to_view
 from src.data.perceptual_hash import perceptual_hash
-from src.settings import View
+from src.settings.schema import View
 
 DIGEST_BYTES = 16
 LARGEST_FILE = 1 << 29

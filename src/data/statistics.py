@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from src.data.handmade import NAMES
+from src.data.handcrafted import NAMES
 from src.data.table import for_training
 from src.data.vocabulary import tokenize
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from src.errors import InputError
-from src.files import write_text
+from src.base.errors import InputError
+from src.base.files import write_text
 
 COLUMNS = ("photo_id", "path", "mos", "captions", "group", "part")
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from nltk.tokenize import NLTKWordTokenizer
 
-from src.errors import InputError
-from src.files import read_json, write_text
+from src.base.errors import InputError
+from src.base.files import read_json, write_text
 
 PAD, START, END, UNK = 0, 1, 2, 3
 SPECIAL = ("<pad>", "<start>", "<end>", "<unk>")

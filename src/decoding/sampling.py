@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from src.base.randomness import fold_in
+from src.decoding.autoregressive import Steps, write
 from src.decoding.candidates import Candidates, trimmed
 from src.decoding.constraints import Constraints
-from src.decoding.word_by_word import Steps, write
-from src.randomness import fold_in
 
 
 def uniforms_for(seed: int, rows: Iterable[int], samples: int, places: int) -> torch.Tensor:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from src.randomness import fold_in
+from src.base.randomness import fold_in
 
 _CELLS = 200_000
 

@@ -6,9 +6,9 @@ Chen et al., Microsoft COCO Captions: Data Collection and Evaluation Server, 201
 from collections.abc import Mapping
 from pathlib import Path
 
-from src.errors import InputError
-from src.files import write_json
-from src.json_files import id_text, list_of, load_json
+from src.base.errors import InputError
+from src.base.files import write_json
+from src.base.json_files import id_text, list_of, load_json
 
 
 def read_results(path: Path) -> list[tuple[str, str]]:

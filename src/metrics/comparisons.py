@@ -14,9 +14,9 @@ from rapidfuzz import process
 from rapidfuzz.distance import LCSseq
 
 from src.metrics.meteor import MODULE_WEIGHTS
+from src.metrics.meteor_proxy import meteor_formula, stems, worth
 from src.metrics.ngram_table import NgramTable, Rarity, find, ngram_tables, packed_ngrams, spans
 from src.metrics.ngrams import ORDERS, SIGMA
-from src.metrics.standin import meteor_formula, stems, worth
 
 _PAD = 0
 _FIRST_CODE = 0x10000  # of the characters that stand for ids: past the surrogates, which are not characters

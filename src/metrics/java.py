@@ -4,7 +4,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from src.errors import InputError
+from src.base.errors import InputError
 
 # A decimal comma breaks METEOR's protocol, and without these encodings letters outside ASCII could become "?".
 _OPTIONS = (

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from src.errors import InputError
+from src.base.errors import InputError
 from src.metrics.ngrams import ORDERS
 
 LARGEST_ID = 2**16 - 1

@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from src.metrics.captions import CaptionScores, Meteor, scores, tokenize
-from src.metrics.competition import caption_block, caption_score, quality_block, report
-from src.metrics.floors import constant_sentence
-from src.metrics.health import alarms, caption_health, mos_health
-from src.metrics.quality import quality_score
+from src.metrics.baselines import constant_sentence
+from src.metrics.caption_scores import CaptionScores, Meteor, scores, tokenize
+from src.metrics.competition_score import caption_block, caption_score, quality_block, report
+from src.metrics.diagnostics import alarms, caption_health, mos_health
+from src.metrics.mos_score import quality_score
 from src.metrics.spice import spice
-from src.settings import Metric
+from src.settings.schema import Metric
 
 FLOOR = "ridge"
 """The member that is the floor of the MOS score: ridge regression on hand-made features."""

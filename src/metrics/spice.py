@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.errors import InputError
+from src.base.errors import InputError
 from src.metrics.java import scorer_file, start
 
 

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from src.errors import InputError
+from src.base.errors import InputError
 from src.models.decoder import PAD, CausalDecoder, Forced
 from src.models.features import Features
-from src.settings import Decoder as DecoderSettings
+from src.settings.schema import Decoder as DecoderSettings
 
 
 @dataclass(frozen=True)

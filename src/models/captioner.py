@@ -3,19 +3,19 @@
 import torch
 from torch import nn
 
-from src.errors import InputError
+from src.base.errors import InputError
 from src.models.attention import Attention
+from src.models.backbone import Encoder, build_encoder
 from src.models.ctc import CTCMaskPredict
 from src.models.decoder import Decoder
-from src.models.encoder import Encoder, build_encoder
 from src.models.features import Features
 from src.models.mask_predict import MaskPredict
-from src.models.quality_head import DistributionHead, QualityHead
+from src.models.mos_head import DistributionHead, QualityHead
 from src.models.recurrent import Recurrent
 from src.models.transformer import Transformer
 from src.models.updown import UpDown
-from src.settings import Decoder as DecoderSettings
-from src.settings import Settings
+from src.settings.schema import Decoder as DecoderSettings
+from src.settings.schema import Settings
 
 DECODERS: dict[str, type[Decoder]] = {
     "recurrent": Recurrent,

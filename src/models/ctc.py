@@ -15,7 +15,7 @@ import torch
 from src.models.decoder import END, PAD, START, UNK, hide, word_counts
 from src.models.features import Features
 from src.models.mask_predict import MaskPredict
-from src.settings import Decoder as DecoderSettings
+from src.settings.schema import Decoder as DecoderSettings
 
 NEVER = -1e30
 """A logarithm of nothing that can still be subtracted from itself."""

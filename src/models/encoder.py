@@ -1,273 +1,58 @@
-"""The network that sees the photo: any timm backbone by name, or torchvision's GoogLeNet."""
+"""What every encoder is: a network that makes features of photos, and that can be kept as it is."""
 
-import difflib
-import logging
-import math
-import sys
-from collections import OrderedDict
-from typing import Any
+from abc import ABC, abstractmethod
 
-import timm
 import torch
-from timm.models import group_parameters
 from torch import nn
 
-from src.errors import InputError
-from src.models.extractor import Extractor, learning
 from src.models.features import Features
-from src.models.regions import DETECTORS, build_regions
-from src.models.weights import fit_weights, read_weights
-from src.settings import Encoder as EncoderSettings
-
-# Differs from ImageNet's usual mean and std: these weights were carried over from TensorFlow.
-_GOOGLENET = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "first_conv": "conv1.conv", "input_size": (3, 224, 224),
-              "classifier": ("fc", "aux1", "aux2"), "num_classes": 1000}  # fmt: skip
 
 
-class Encoder(Extractor):
-    """A backbone, the normalisation of its input, and its output in one form.
+class Extractor(nn.Module, ABC):
+    """An encoder of photos.
 
-    `layout` is that of the grid at the size it was built for, `pooled` the pooling that the backbone was made for
-    (mean, class token, a norm after the mean) where that keeps the width, else the mean over the grid. Parts of the
-    backbone that features do not depend on are removed, so that every parameter gets a gradient.
+    `width` is D of the features, `layout` the (height, width) of their grid. `frozen`: it does not learn. `removed`:
+    the parts of the published network that features do not depend on and that were left out. `notice`: a sentence
+    that whoever trains it should read, or "". `one_size`: it sees photos of the size it was built for only.
     """
 
-    def __init__(
-        self,
-        backbone: nn.Module,
-        channels: int,
-        size: int,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        frozen: bool = False,
-        channels_last: bool = False,
-    ):
-        super().__init__(channels, mean, std, channels_last and not _breaks_channels_last(backbone))
-        self.backbone = backbone
-        self._tokens_skipped = getattr(backbone, "num_prefix_tokens", 0)
-        self._channels_at_end = getattr(backbone, "output_fmt", "NCHW") == "NHWC"
-        self._head_pools = False
-        self.one_size = bool((getattr(backbone, "pretrained_cfg", None) or {}).get("fixed_input_size"))
-        self._probe(channels, size)
-        self.backbone.to(memory_format=self.memory_format)
-        self.may_freeze(self.backbone, frozen)
+    width: int
+    layout: tuple[int, int]
+    frozen: bool
+    removed: set[str]
+    notice: str = ""
+    one_size: bool = False
 
+    def __init__(self, channels: int, mean: tuple[float, ...], std: tuple[float, ...], channels_last: bool):
+        super().__init__()
+        self.removed = set()
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, channels, 1, 1) * 255)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, channels, 1, 1) * 255)
+        self._trainable: list[nn.Parameter] = []
+
+    @abstractmethod
     def forward(self, pixels: torch.Tensor) -> Features:
-        images = self.normalised(pixels).contiguous(memory_format=self.memory_format)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            raw = self._raw(images).float()
-            grid, layout = self._grid(raw)
-            pooled = self.backbone.forward_head(raw, pre_logits=True) if self._head_pools else grid.mean(dim=1)
-        mask = torch.ones(grid.shape[:2], dtype=torch.bool, device=grid.device)
-        return Features(grid, mask, layout, pooled.float())
+        """Features of uint8 pixels [B, H, W, C] (or float on the scale 0 to 255)."""
 
-    def train(self, mode: bool = True) -> "Encoder":
-        """A frozen backbone stays in evaluation mode, the statistics of its batch norms with it."""
-        super().train(mode)
-        if self.frozen:
-            self.backbone.eval()
-        return self
+    def normalised(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pixels [B, H, W, C] as float32 [B, C, H, W] with the mean 0 and the spread 1 of what the network expects."""
+        return (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std
 
-    def layers(self) -> list[list[nn.Parameter]]:
-        """The trainable parameters, layer by layer from the input on, for learning rates that fall by layer."""
-        named = dict(self.backbone.named_parameters())
-        if hasattr(self.backbone, "group_matcher"):
-            names = group_parameters(self.backbone, self.backbone.group_matcher(coarse=False))
-            groups = [[named[name] for name in names[layer] if name in named] for layer in sorted(names)]
-        else:
-            groups = [list(child.parameters()) for child in self.backbone.children()]
-        return learning(groups)
+    def may_freeze(self, network: nn.Module, frozen: bool) -> None:
+        """Take what is trainable in `network` now for what `freeze` is about, and freeze it where asked."""
+        self._trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self.freeze(frozen)
 
-    def _raw(self, images: torch.Tensor) -> torch.Tensor:
-        forward = getattr(self.backbone, "forward_features", self.backbone)
-        return forward(images)
-
-    def _grid(self, raw: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
-        """The backbone's output as [B, N, D], row by row, and (height, width)."""
-        if raw.ndim == 3:
-            grid = raw[:, self._tokens_skipped :]
-            known = getattr(getattr(self.backbone, "patch_embed", None), "grid_size", None)
-            side = math.isqrt(grid.shape[1])
-            layout = tuple(known) if known and math.prod(known) == grid.shape[1] else (side, side)
-            return grid, layout
-        if not self._channels_at_end:
-            raw = raw.permute(0, 2, 3, 1)
-        return raw.flatten(1, 2), tuple(raw.shape[1:3])
-
-    def _probe(self, channels: int, size: int) -> None:
-        """Look at one empty photo: shapes, way of pooling, and which parts nothing depends on."""
-        was_training = self.backbone.training
-        self.backbone.eval()
-        with torch.enable_grad():
-            raw = self._raw(torch.zeros(1, channels, size, size))
-            if not isinstance(raw, torch.Tensor) or raw.ndim not in (3, 4):
-                raise ValueError("its features are not a grid")
-            grid, self.layout = self._grid(raw)
-            if math.prod(self.layout) != grid.shape[1]:
-                raise ValueError("its features are not a grid")
-            self.width = grid.shape[2]
-            pooled = self._pool_of_head(raw)
-            self._head_pools = pooled is not None
-            self._remove_unused(grid.sum() + (0 if pooled is None else pooled.sum()))
-        self.backbone.train(was_training)
-
-    def _pool_of_head(self, raw: torch.Tensor) -> torch.Tensor | None:
-        if not hasattr(self.backbone, "forward_head"):
-            return None
-        try:
-            pooled = self.backbone.forward_head(raw, pre_logits=True)
-        except TypeError:  # a head that knows no pre_logits
-            return None
-        return pooled if pooled.shape == (raw.shape[0], self.width) else None
-
-    def _remove_unused(self, total: torch.Tensor) -> None:
-        """Unused layers (the wide head of a MobileNet) would be trained by weight decay alone and break DDP."""
-        named = [(name, p) for name, p in self.backbone.named_parameters() if p.requires_grad]
-        gradients = torch.autograd.grad(total, [parameter for _, parameter in named], allow_unused=True)
-        unused = {name for (name, _), gradient in zip(named, gradients, strict=True) if gradient is None}
-        for child, module in list(self.backbone.named_children()):
-            names = {f"{child}.{name}" for name, _ in module.named_parameters()}
-            if names and names <= unused:
-                setattr(self.backbone, child, nn.Identity())
-                self.removed.add(child)
-        for name, parameter in self.backbone.named_parameters():
-            if name in unused:
-                parameter.requires_grad_(False)
+    def freeze(self, frozen: bool) -> None:
+        """Keep the network as it is from now on, or let it learn."""
+        self.frozen = frozen
+        for parameter in self._trainable:
+            parameter.requires_grad_(not frozen)
+        self.train(self.training)
 
 
-def _breaks_channels_last(backbone: nn.Module) -> bool:
-    """Whether training it channels-last on a CPU would write past the end of memory.
-
-    oneDNN (seen in torch 2.15, oneDNN issue 6035) does so in the gradient of a strided 1×1 convolution with fewer
-    input channels than a vector holds: 16 at most. RepVGG and MobileOne start with one.
-    """
-    return any(
-        isinstance(module, nn.Conv2d)
-        and module.kernel_size == (1, 1)
-        and module.stride != (1, 1)
-        and module.in_channels // module.groups < 16
-        for module in backbone.modules()
-    )
-
-
-def build_encoder(
-    settings: EncoderSettings,
-    channels: int,
-    size: int,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    channels_last: bool = False,
-) -> Extractor:
-    """The encoder that `settings` name, for square photos of `size` pixels and 1 or 3 `channels`.
-
-    Its input is normalised with the backbone's own statistics where it starts from weights, else with `mean` and
-    `std` (per channel, on the scale 0 to 1). Raises InputError, in one line, for an unknown name, a size, number of
-    channels or stride that the backbone cannot take, and weights that cannot be fetched, read or fitted.
-    """
-    if settings.pretrained and settings.weights:
-        raise InputError("encoder.pretrained=true and encoder.weights are both given; give one of them")
-    weights = read_weights(settings.weights) if settings.weights else None
-    if settings.name in DETECTORS:
-        weights = _fetch_torchvision(settings.name) if settings.pretrained else weights
-        return build_regions(settings, channels, size, weights, channels_last)
-    backbone = _googlenet(settings, channels) if settings.name == "googlenet" else _timm(settings, channels, size)
-    config = _GOOGLENET if settings.name == "googlenet" else dict(getattr(backbone, "pretrained_cfg", None) or {})
-    if settings.name == "googlenet" and settings.pretrained:
-        weights = _fetch_torchvision("googlenet")
-    if settings.pretrained or weights:
-        mean, std = (_statistics(config.get(key), channels, own) for key, own in (("mean", mean), ("std", std)))
-    try:
-        encoder = Encoder(backbone, channels, size, mean, std, settings.frozen, channels_last)
-    except (RuntimeError, ValueError, AssertionError, AttributeError, TypeError) as error:
-        raise InputError(
-            f"encoder.name={settings.name} cannot be used at view.size={size}: {_reason(error)}; "
-            "try another view.size or encoder.name"
-        ) from None
-    _check_stride(settings, size, encoder.layout)
-    if weights:
-        fit_weights(backbone, weights, config, channels, encoder.removed)
-    if settings.frozen and not (settings.pretrained or weights):
-        encoder.notice = f"encoder.name={settings.name} is frozen and has no weights, so its features are random"
-    return encoder
-
-
-def _timm(settings: EncoderSettings, channels: int, size: int) -> nn.Module:
-    if not timm.is_model(settings.name):
-        near = difflib.get_close_matches(settings.name, ["googlenet", *DETECTORS, *timm.list_models()], n=3, cutoff=0.5)
-        hint = f"; did you mean {' or '.join(near)}?" if near else "; timm.list_models() names them all"
-        raise InputError(f"encoder.name={settings.name} is not a model of timm {timm.__version__}{hint}")
-    options: dict[str, Any] = {"num_classes": 0, "in_chans": channels}
-    if settings.output_stride is not None:
-        options["output_stride"] = settings.output_stride
-    try:
-        config = timm.get_pretrained_cfg(settings.name)
-        if config.fixed_input_size and tuple(config.input_size[1:]) != (size, size):
-            options["img_size"] = size
-        backbone = timm.create_model(settings.name, pretrained=False, **options)
-    except (TypeError, AssertionError, ValueError, RuntimeError, NotImplementedError) as error:
-        what = f"channels={channels}, view.size={size}, encoder.output_stride={settings.output_stride}"
-        raise InputError(
-            f"encoder.name={settings.name} cannot be built with {what}: {_reason(error)}; change one of them"
-        ) from None
-    return _fetch_timm(settings.name, options) if settings.pretrained else backbone
-
-
-def _fetch_timm(name: str, options: dict[str, Any]) -> nn.Module:
-    print(f"fetching the weights of {name}; they are kept for the next time", file=sys.stderr)
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries say nothing that the line below does not
-    try:
-        return timm.create_model(name, pretrained=True, **options)
-    except Exception as error:
-        raise InputError(_not_fetched(name, error)) from None
-
-
-def _googlenet(settings: EncoderSettings, channels: int) -> nn.Module:
-    from torchvision.models import GoogLeNet
-
-    if settings.output_stride not in (None, 32):
-        raise InputError(f"encoder.output_stride={settings.output_stride}: googlenet cannot dilate; leave it out")
-    network = GoogLeNet(num_classes=1, aux_logits=False, init_weights=True)
-    if channels != 3:
-        old = network.conv1.conv
-        new = nn.Conv2d(channels, old.out_channels, old.kernel_size, old.stride, old.padding, bias=False)
-        nn.init.trunc_normal_(new.weight, std=0.01, a=-2, b=2)
-        network.conv1.conv = new
-    ends = ("avgpool", "dropout", "fc")
-    return nn.Sequential(OrderedDict((n, child) for n, child in network.named_children() if n not in ends))
-
-
-def _fetch_torchvision(name: str) -> dict[str, torch.Tensor]:
-    from torchvision.models import get_model_weights
-
-    try:
-        return get_model_weights(name).DEFAULT.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except Exception as error:
-        raise InputError(_not_fetched(name, error)) from None
-
-
-def _not_fetched(name: str, error: Exception) -> str:
-    return (
-        f"encoder.pretrained=true: the weights of {name} could not be fetched ({_reason(error)}); this needs a network "
-        "the first time: give encoder.weights=FILE or encoder.pretrained=false"
-    )
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 160 else text[:157] + "..."
-
-
-def _statistics(own: tuple[float, ...] | None, channels: int, fallback: tuple[float, ...]) -> tuple[float, ...]:
-    """The backbone's statistics; of three channels the mean where one is fed, as its weights are summed."""
-    if own is None:
-        return tuple(fallback)
-    return tuple(own) if len(own) == channels else (sum(own) / len(own),) * channels
-
-
-def _check_stride(settings: EncoderSettings, size: int, layout: tuple[int, int]) -> None:
-    stride = settings.output_stride
-    if stride is not None and not (size // stride <= layout[0] <= -(-size // stride)):
-        raise InputError(
-            f"encoder.output_stride={stride}: {settings.name} gives a grid of {layout[0]}×{layout[1]} at "
-            f"view.size={size} all the same; leave it out or take an encoder that can dilate, such as resnet50"
-        )
+def learning(groups: list[list[nn.Parameter]]) -> list[list[nn.Parameter]]:
+    """Groups of parameters without those that do not learn, and without empty groups."""
+    groups = [[parameter for parameter in group if parameter.requires_grad] for group in groups]
+    return [group for group in groups if group]

@@ -14,8 +14,8 @@ from src.models.attention import Cells
 from src.models.decoder import END, PAD, OneShotDecoder, hide, word_counts
 from src.models.features import Features
 from src.models.transformer import Network
-from src.network_settings import ONE_SHOT_WORDS
-from src.settings import Decoder as DecoderSettings
+from src.settings.model import ONE_SHOT_WORDS
+from src.settings.schema import Decoder as DecoderSettings
 
 _USUAL_WORDS = 10.0  # what the length is taken for before training
 _NEAR = 8  # places to either side that are told apart by how far they are

@@ -14,7 +14,7 @@ from torch import nn
 
 from src.models.decoder import PAD, CausalDecoder, Forced
 from src.models.features import Features
-from src.settings import Decoder as DecoderSettings
+from src.settings.schema import Decoder as DecoderSettings
 
 _BF16_ON_CPU = not torch.backends.mkldnn.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 """Whether oneDNN has an LSTM in bf16 for this processor: it needs AVX-512."""

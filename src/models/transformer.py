@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from src.errors import InputError
+from src.base.errors import InputError
 from src.models.attention import Cells, masked_softmax
 from src.models.decoder import PAD, CausalDecoder, Forced
 from src.models.features import Features
-from src.settings import Decoder as DecoderSettings
+from src.settings.schema import Decoder as DecoderSettings
 
 Past = tuple[torch.Tensor, torch.Tensor]
 """Keys and values of the words so far, in one layer: [N, heads, t, H / heads] each."""

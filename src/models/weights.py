@@ -9,7 +9,7 @@ import torch
 from timm.models import load_pretrained, load_state_dict
 from torch import nn
 
-from src.errors import InputError
+from src.base.errors import InputError
 
 _KINDS = (".safetensors", ".pt", ".pth")
 _FILTERS = ("checkpoint_filter_fn", "_filter_fn")

@@ -6,7 +6,7 @@ predicted, mos: float32 [N], all with a label; spread: the training labels' stan
 import torch
 import torch.nn.functional as F
 
-from src.settings import Loss
+from src.settings.schema import Loss
 
 SOFTNESS = 0.1
 """Width of a soft rank's step, in standard deviations of the labels."""

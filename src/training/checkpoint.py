@@ -10,8 +10,8 @@ from typing import Any, NoReturn
 
 import torch
 
-from src.errors import InputError
-from src.files import digest, write_bytes
+from src.base.errors import InputError
+from src.base.files import digest, write_bytes
 
 _FORMAT = "photo-quality checkpoint 1"
 

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from src.data.batches import Batches, Labels, Share, loader
-from src.errors import InputError, Stopped
-from src.randomness import fold_in, seed_torch
-from src.settings import Settings
-from src.training.agreement import Agreement, Slopes
+from src.base.errors import InputError, Stopped
+from src.base.randomness import fold_in, seed_torch
+from src.data.dataset import Batches, Labels, Share, loader
+from src.settings.schema import Settings
+from src.training.batch_loss_exchange import Agreement, Slopes
+from src.training.distributed import Ranks, replicate, synchronise, wrap
 from src.training.ema import Ema
-from src.training.journal import progress
-from src.training.optim import build_optimizer, clip_gradient, learning_rate, set_learning_rate
-from src.training.parallel import Ranks, replicate, synchronise, wrap
+from src.training.metrics_log import progress
+from src.training.optimizer import build_optimizer, clip_gradient, learning_rate, set_learning_rate
 from src.training.self_critical import STATISTICS, SelfCritical
 from src.training.task import Task
 

@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from src import artefacts, pipeline
-from src.data.batches import Batches, Labels, Share, loader
-from src.errors import InputError
-from src.files import read_json, write_json
-from src.models.encoder import Encoder, build_encoder
+from src.base.errors import InputError
+from src.base.files import read_json, write_json
+from src.base.randomness import fold_in, seed_torch
+from src.data.dataset import Batches, Labels, Share, loader
+from src.models.backbone import Encoder, build_encoder
 from src.models.features import Features
-from src.randomness import fold_in, seed_torch
-from src.settings import Settings
-from src.training.journal import progress
-from src.training.parallel import Ranks
+from src.pipeline import artefacts, stages
+from src.settings.schema import Settings
+from src.training.distributed import Ranks
+from src.training.metrics_log import progress
 
 _TOGETHER = 32  # photos in one pass: fixed, so that a resumed computation gives the same bits
 _NOTED_EVERY = 16  # passes between two notes of how far it came
@@ -38,7 +38,7 @@ def cached_features(settings: Settings, ranks: Ranks) -> Path | None:
         return None
 
     def made() -> list[Path]:
-        artefact = pipeline.features(settings)
+        artefact = stages.features(settings)
         with artefacts.making(artefact) as work:
             if work:
                 work.outputs += _compute(settings, work.folder, ranks)
@@ -48,7 +48,7 @@ def cached_features(settings: Settings, ranks: Ranks) -> Path | None:
 
 
 def _compute(settings: Settings, folder: Path, ranks: Ranks) -> list[str]:
-    source = pipeline.photos(settings).folder
+    source = stages.photos(settings).folder
     channels = read_json(source / "statistics.json")["channels"]
     encoder = frozen_encoder(settings, tuple(channels["mean"]), tuple(max(v, 1e-3) for v in channels["sd"]))
     encoder = encoder.to(ranks.device)

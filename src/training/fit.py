@@ -11,23 +11,23 @@ from typing import NoReturn
 
 import numpy as np
 
-from src.config import changing
+from src.base.errors import InputError, Stopped
+from src.base.randomness import fold_in, seed_torch
 from src.data.augment import Augmenter
-from src.data.batches import Batches, Share, loader, share_of, steps_of_epoch
-from src.errors import InputError, Stopped
-from src.metrics.captions import Meteor, scores
-from src.metrics.competition import caption_score
-from src.metrics.quality import quality_score
-from src.metrics.word_errors import error_rate, word_errors
+from src.data.dataset import Batches, Share, loader, share_of, steps_of_epoch
+from src.metrics.caption_scores import Meteor, scores
+from src.metrics.competition_score import caption_score
+from src.metrics.mos_score import quality_score
+from src.metrics.word_error_rate import error_rate, word_errors
 from src.models.captioner import build, with_heads
-from src.randomness import fold_in, seed_torch
-from src.settings import Settings
+from src.settings.load import changing
+from src.settings.schema import Settings
 from src.training import checkpoint
+from src.training.distributed import Ranks, replicate
 from src.training.engine import Engine, Interrupt, infer
 from src.training.feature_cache import frozen_encoder
 from src.training.fold_data import FoldData
-from src.training.journal import append_timing, epoch_line, tensorboard, write_metrics
-from src.training.parallel import Ranks, replicate
+from src.training.metrics_log import append_timing, epoch_line, tensorboard, write_metrics
 from src.training.self_critical import SelfCritical
 from src.training.task import Task
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from src.data.batches import Labels, encode_labels
+from src.base.errors import InputError
+from src.base.files import read_json
+from src.data.dataset import Labels, encode_labels
 from src.data.folds import load_folds
 from src.data.table import for_training, load_table
 from src.data.vocabulary import Vocabulary
-from src.errors import InputError
-from src.files import read_json
 from src.training.task import Scale
 
 

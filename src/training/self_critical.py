@@ -9,12 +9,12 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from src.data.batches import Labels
+from src.base.randomness import fold_in
+from src.data.dataset import Labels
 from src.decoding.sampling import uniforms_for
 from src.metrics.reward import Reward, RewardWeights
 from src.models.decoder import PAD
-from src.randomness import fold_in
-from src.settings import Settings
+from src.settings.schema import Settings
 
 STATISTICS = ("reward", "baseline", "advantage", "sample_words")
 

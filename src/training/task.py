@@ -6,17 +6,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from src.decoding.beam import Candidates, greedy
 from src.decoding.constraints import Constraints
-from src.decoding.refine import refine
+from src.decoding.mask_predict_search import refine
 from src.decoding.sampling import sample
-from src.decoding.search import Candidates, greedy
 from src.models.captioner import Captioner
 from src.models.decoder import PAD, Forced, OneShotDecoder, shifted, token_log_probs
 from src.models.features import Features
-from src.models.quality_head import DistributionHead
-from src.settings import Loss
-from src.training.hidden_words import hidden_counts, hidden_losses, with_visible_words
+from src.models.mos_head import DistributionHead
+from src.settings.schema import Loss
 from src.training.losses import attention_loss, caption_loss, distribution_loss, quality_loss
+from src.training.masked_losses import hidden_counts, hidden_losses, with_visible_words
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ import optuna
 from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState
 
-from src.config import as_text, as_yaml, changed
-from src.errors import InputError
-from src.files import write_text
-from src.settings import Settings
+from src.base.errors import InputError
+from src.base.files import write_text
+from src.plots.tuning_plots import Tried, draw_history, draw_importance, draw_pareto, draw_slices
+from src.settings.load import as_text, as_yaml, changed
+from src.settings.schema import Settings
 from src.tuning.study import Study
-from src.visual.tuning import Tried, draw_history, draw_importance, draw_pareto, draw_slices
 
 NAMES = {"mos": ["MOS score"], "caption": ["caption score"], "mean": ["mean score"]} | {
     "both": ["MOS score", "caption score"]

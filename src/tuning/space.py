@@ -6,7 +6,7 @@ from optuna import Trial
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import PartialFixedSampler, TPESampler
 
-from src.randomness import fold_in
+from src.base.randomness import fold_in
 
 RANDOM_TRIALS = 5
 """Finished trials before the sampler learns from them."""

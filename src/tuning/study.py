@@ -20,8 +20,8 @@ import optuna
 import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState
 
-from src.errors import InputError
-from src.tuning.alone import Alone, identity, lives
+from src.base.errors import InputError
+from src.tuning.claims import Alone, identity, lives
 from src.tuning.space import draw
 
 BEAT, SILENCE = 10, 60

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import torch
 
-from src.decoding.chosen import Search
 from src.decoding.constraints import Constraints, constrain
+from src.decoding.strategy import Search
 from src.models.captioner import build_decoder
 from src.models.decoder import END, START, CausalDecoder
 from src.models.features import Features
-from src.settings import Decoder, Decoding
+from src.settings.schema import Decoder, Decoding
 
 PHOTOS, WORDS, WIDTH, FEATURES = 64, 3000, 5, 512
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from src.metrics.file_evaluation import evaluate_files
 from src.metrics.java import java
 from src.metrics.meteor import shared_meteor
-from src.metrics.pairing import evaluate_files
-from src.settings import Metric
+from src.settings.schema import Metric
 
 PHOTOS, WORDS = 2000, [f"word{i}" for i in range(800)]
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from src.data.batches import Batches, loader, share_of, steps_of_epoch
-from src.randomness import make_deterministic
-from src.settings import Augment, Encoder, Settings
+from src.base.randomness import make_deterministic
+from src.data.dataset import Batches, loader, share_of, steps_of_epoch
+from src.settings.schema import Augment, Encoder, Settings
+from src.training.distributed import Ranks
 from src.training.engine import Engine, Interrupt
 from src.training.feature_cache import frozen_encoder
 from src.training.fit import build_task
 from src.training.fold_data import FoldData
-from src.training.parallel import Ranks
 from tests.benchmarks.training import made_up
 
 

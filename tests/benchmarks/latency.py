@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import torch
 
-from src.decoding.chosen import Search
+from src.decoding.strategy import Search
 from src.models.captioner import build_decoder
 from src.models.features import Features
-from src.settings import Decoder, Decoding
+from src.settings.schema import Decoder, Decoding
 
 SIZE = Decoder(hidden=512, layers=6, heads=8, feedforward=2048, dropout=0.0)
 VOCABULARY, FEATURES, GRID, WORDS, PASSES, PHOTOS = 10_000, 2048, (7, 7), 12, 4, 12

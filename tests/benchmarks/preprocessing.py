@@ -9,8 +9,8 @@ from statistics import median
 import numpy as np
 from PIL import Image
 
-from src.data.pixels import build
-from src.settings import View
+from src.data.pixel_cache import build
+from src.settings.schema import View
 
 CASES = (((720, 480), 128, 3000), ((4000, 3000), 224, 100))
 ROUNDS = 3

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from src import pipeline, preprocess, split
-from src.config import load
-from src.randomness import make_deterministic
+from src import preprocess, split
+from src.base.randomness import make_deterministic
+from src.pipeline import stages
+from src.settings.load import load
+from src.training.distributed import join
 from src.training.fit import Fit
 from src.training.fold_data import read_fold
-from src.training.parallel import join
 
 LOSSES = {
     "squared": [],
@@ -33,7 +34,7 @@ SEEDS = (0, 1, 2)
 def score(common: list[str], loss: list[str], seed: int, runs: Path) -> float:
     """The validation score after the last epoch."""
     settings, _ = load([*common, *loss, f"run.seed={seed}"], "train")
-    places = [make(settings).folder for make in (pipeline.photos, pipeline.vocabulary, pipeline.folds)]
+    places = [make(settings).folder for make in (stages.photos, stages.vocabulary, stages.folds)]
     data = read_fold(*places, 0, settings.vocabulary.maximum_words)
     labelled = [rows[~np.isnan(data.labels.mos[rows])] for rows in (data.train_rows, data.validation_rows)]
     data = dataclasses.replace(data, train_rows=labelled[0], validation_rows=labelled[1])

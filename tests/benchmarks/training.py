@@ -9,15 +9,15 @@ from statistics import median
 import numpy as np
 import torch
 
+from src.base.randomness import make_deterministic
 from src.data.augment import Augmenter
-from src.data.batches import Batches, loader, share_of, steps_of_epoch
+from src.data.dataset import Batches, loader, share_of, steps_of_epoch
 from src.data.vocabulary import Vocabulary
-from src.randomness import make_deterministic
-from src.settings import Settings
+from src.settings.schema import Settings
+from src.training.distributed import Ranks
 from src.training.engine import Engine, Interrupt
 from src.training.fit import build_task
 from src.training.fold_data import FoldData
-from src.training.parallel import Ranks
 
 ONE = Ranks(0, 1, torch.device("cpu"))
 PHOTOS, WORDS = 640, 200
@@ -25,7 +25,7 @@ PHOTOS, WORDS = 640, 200
 
 def made_up(folder: Path, size: int) -> FoldData:
     """640 photos of noise with captions of 12 words."""
-    from src.data.batches import Labels
+    from src.data.dataset import Labels
 
     rng = np.random.default_rng(0)
     np.save(folder / "pixels.npy", rng.integers(0, 256, (PHOTOS, size, size, 3), dtype=np.uint8))

@@ -8,8 +8,8 @@ from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 
-from src.metrics.utility import Evidence, Utility
-from src.settings import Weights
+from src.ensembling.expected_score import Evidence, Utility
+from src.settings.schema import Weights
 
 PHOTOS, CANDIDATES, WORDS, TRAINING = 1000, 40, 1000, 20_000
 PAIRS = 4000  # that pycocoevalcap scores

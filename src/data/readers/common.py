@@ -1,0 +1,99 @@
+"""What the readers share: cleaning captions, checking paths, and the table of a data set of captions alone."""
+
+import math
+import os
+import posixpath
+import re
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path, PureWindowsPath
+
+import pandas as pd
+
+from src.base.errors import InputError
+from src.data.table import Rejection, make_table
+
+_ODD_WHITE_SPACE = re.compile(r"[\s\x00-\x1f\x7f\x85\u2028\u2029]+")
+
+
+def clean_caption(text: str) -> str:
+    """One line: every run of white space (also \\r, \\x0b, U+2028) becomes one space, ends are stripped.
+
+    The scorer's tokenizer would take some of these for the end of a caption and shift all that follow.
+    """
+    plain = text if text.isprintable() else _ODD_WHITE_SPACE.sub(" ", text)
+    return " ".join(plain.split())
+
+
+def path_fault(path: str, cell: str) -> str | None:
+    """Why a path from a label file is refused before it is looked for; None where it is fine. cell: what holds it."""
+    if not path:
+        return f"{cell} is blank"
+    windows = ":" in path or path.startswith("\\")
+    if path.startswith("/") or windows and (PureWindowsPath(path).is_absolute() or PureWindowsPath(path).drive):
+        return f"{cell} is absolute; give it relative to data.root"
+    if ".." in path.replace("\\", "/").split("/"):
+        return f"{cell} climbs out of data.root with '..'"
+    return None
+
+
+def file_fault(root: Path, path: str) -> str | None:
+    """Why there is no photo file at a path below `root`; None where there is one. Symbolic links are followed."""
+    try:
+        mode = os.stat(os.path.join(root, path)).st_mode
+    except FileNotFoundError:
+        hint = "; its folders are separated by '\\', '/' is needed" if "\\" in path else ""
+        return f"no such file{hint}"
+    except (OSError, ValueError) as error:
+        return getattr(error, "strerror", None) or str(error)
+    return None if stat.S_ISREG(mode) else "not a file"
+
+
+def check_root(root: Path, needs: str) -> None:
+    """Raise InputError where data.root is no folder. needs: what it must hold, for the message."""
+    if not root.is_dir():
+        raise InputError(f"data.root={root} is not a folder; give the folder that holds {needs}")
+
+
+@dataclass
+class Listed:
+    """A photo as the files of a data set list it: path below data.root, part, and where it stands, for messages."""
+
+    path: str
+    part: str
+    where: str
+    captions: list[str] = field(default_factory=list)
+
+
+def add_photo(photos: dict[str, Listed], photo_id: str, photo: Listed) -> None:
+    """Enter a photo under its id. Raises InputError where the id is taken."""
+    first = photos.setdefault(photo_id, photo)
+    if first is not photo:
+        raise InputError(f"photo {photo_id} stands in {first.where} and in {photo.where}; keep one")
+
+
+def caption_table(
+    root: Path, photos: dict[str, Listed], rejections: list[Rejection], source: str
+) -> tuple[pd.DataFrame, list[Rejection]]:
+    """The table of photos by id, those for training first, then validation, then test; else in the given order.
+
+    Captions are cleaned, and each is kept once a photo. A photo without a file is rejected; a test photo stays in the
+    table with the path "". source: the label file, for messages. Raises InputError where there is no training photo,
+    or no training photo with a caption.
+    """
+    if not any(photo.part == "train" for photo in photos.values()):
+        raise InputError(f"{source} lists no photo for training; see data/README.md for the layout")
+    rows: dict[str, list[tuple]] = {"train": [], "validation": [], "test": []}
+    captioned = False
+    for photo_id, photo in photos.items():
+        captions = tuple(dict.fromkeys(text for text in map(clean_caption, photo.captions) if text))
+        captioned = captioned or bool(captions) and photo.part == "train"
+        fault = path_fault(photo.path, "its path") or file_fault(root, photo.path)
+        if fault:
+            rejections.append(Rejection(photo.where, photo_id, photo.path, fault))
+        if not fault or photo.part == "test":
+            path = "" if fault else posixpath.normpath(photo.path)
+            rows[photo.part].append((photo_id, path, math.nan, captions, photo_id, photo.part))
+    if not captioned:
+        raise InputError(f"{source} holds no captions at all for the training photos; get the file again")
+    return make_table(row for several in rows.values() for row in several), rejections

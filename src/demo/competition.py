@@ -1,0 +1,176 @@
+"""The embedded demo competition: a data folder in the competition's own layout, made in seconds from a seed.
+
+`make` writes train.csv, test.csv, sample_submission.csv, the photos, and test_labels.csv, which a real competition
+would keep to itself. What the photos show is in `demo_sources`, what is done to them in `demo_distortions`, how
+they are rated in `demo_rating`, what is said about them in `demo_comments`.
+"""
+
+import csv
+import multiprocessing
+import os
+import signal
+import string
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from src.base.errors import InputError
+from src.base.files import fresh_folder
+from src.base.randomness import fold_in
+from src.demo.comments import write_comments
+from src.demo.distortions import Distortion, distort, draw_distortions
+from src.demo.rating import expected_score, level, mean_opinion_score, panel
+from src.demo.sources import Source, assign, render
+
+# Close to the 128 pixels at which the demo trains, so that squashing hides neither noise nor blur.
+_SIZES = ((128, 128), (128, 144), (128, 160), (136, 160), (144, 128), (160, 128), (128, 168), (136, 152))
+_NAME_LENGTH = 10
+_JPEG_QUALITY = 95
+_APPEAL, _APPEAL_SPREAD, _GROUP_SPREAD = 7.6, 0.45, 0.3
+_SHARE_OF_REPEATED_ROWS = 0.005
+_FEW_PHOTOS = 200
+
+
+@dataclass(frozen=True)
+class Photo:
+    """All that is decided about a photo before it is drawn. size: height and width in pixels."""
+
+    part: str
+    name: str
+    source: Source
+    size: tuple[int, int]
+    distortions: tuple[Distortion, ...]
+    mos: float
+    comments: tuple[str, ...]
+    seed: int
+
+
+def _names(count: int, taken: set[str], rng: np.random.Generator) -> list[str]:
+    """New random names of lower-case letters and digits, one of them of digits only and led by a zero."""
+    letters, digits = list(string.ascii_lowercase + string.digits), list(string.digits)
+    names: dict[str, None] = {}
+    while len(names) < count:
+        name = (
+            "".join(rng.choice(letters, _NAME_LENGTH)) if names else "0" + "".join(rng.choice(digits, _NAME_LENGTH - 1))
+        )
+        if name not in taken:
+            names[name] = None
+    listed = list(names)
+    return [listed[index] for index in rng.permutation(count)]
+
+
+def _photo(part: str, name: str, source: Source, seed: int, biases: np.ndarray) -> Photo:
+    rng = np.random.default_rng(fold_in(seed, "demo", "photo", part, name))
+    taste = np.random.default_rng(fold_in(seed, "demo", "appeal", source.group))
+    size = _SIZES[rng.integers(len(_SIZES))]
+    distortions = tuple(sorted(draw_distortions(rng), key=lambda item: -item.impairment))
+    appeal = _APPEAL + taste.normal(0.0, _GROUP_SPREAD) + rng.normal(0.0, _APPEAL_SPREAD)
+    mos = mean_opinion_score(expected_score(appeal, distortions), biases, rng)
+    faults = [(distortion.kind, level(distortion)) for distortion in distortions]
+    comments = write_comments(source.noun, faults, rng)
+    return Photo(part, name, source, size, distortions, mos, comments, seed)
+
+
+def plan(seed: int, train: int, test: int) -> list[Photo]:
+    """What every photo will be, training photos first; names, order and labels are independent of each other."""
+    biases = panel(seed)
+    rng = np.random.default_rng(fold_in(seed, "demo", "plan"))
+    names = {"train": _names(train, set(), rng)}
+    names["test"] = _names(test, set(names["train"]), rng)
+    return [
+        _photo(part, name, source, seed, biases)
+        for part, count in (("train", train), ("test", test))
+        for name, source in zip(names[part], assign(part, count, rng), strict=True)
+    ]
+
+
+def draw(photo: Photo) -> np.ndarray:
+    """The pixels of a photo as its rater saw them, uint8 RGB [H, W, 3]: the same at every call."""
+    rng = np.random.default_rng(fold_in(photo.seed, "demo", "pixels", photo.part, photo.name))
+    clean = render(photo.source, photo.seed, rng, *photo.size)
+    return distort(clean, photo.distortions, rng)
+
+
+def _save(task: tuple[Photo, str]) -> None:
+    photo, folder = task
+    path = Path(folder) / photo.part / f"{photo.name}.jpg"
+    Image.fromarray(draw(photo)).save(path, quality=_JPEG_QUALITY, subsampling=0)
+
+
+def _start_worker() -> None:
+    """Leave Ctrl-C to the parent, end when the parent is gone, and use one thread."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(1)
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def _saved(photos: list[Photo], folder: Path, processes: int) -> Iterator[None]:
+    tasks = [(photo, str(folder)) for photo in photos]
+    if processes == 1:
+        yield from map(_save, tasks)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, _start_worker) as pool:
+        try:
+            yield from pool.map(_save, tasks, chunksize=16)
+        except BrokenProcessPool:
+            raise InputError("a process that draws the demo was killed, perhaps for memory; run again") from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _write_csv(path: Path, header: list[str], rows: Iterable[list]) -> None:
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def _write_tables(folder: Path, photos: list[Photo], rng: np.random.Generator) -> None:
+    train = [photo for photo in photos if photo.part == "train"]
+    test = [photo for photo in photos if photo.part == "test"]
+    path = {photo.name: f"./{photo.part}/{photo.name}.jpg" for photo in photos}
+    rows = [[p.name, path[p.name], p.mos, comment, p.source.group] for p in train for comment in p.comments]
+    again = set(rng.choice(len(rows), max(2, round(_SHARE_OF_REPEATED_ROWS * len(rows))), replace=False).tolist())
+    rows = [row for index, row in enumerate(rows) for _ in range(1 + (index in again))]
+    labels = [[p.name, p.mos, comment] for p in test for comment in p.comments]
+    _write_csv(folder / "train.csv", ["img_name", "img_path", "mos", "comments", "group"], rows)
+    _write_csv(folder / "test.csv", ["img_name", "img_path"], ([p.name, path[p.name]] for p in test))
+    sample = ([p.name, 5.0, "a photo with a comment"] for p in test)
+    _write_csv(folder / "sample_submission.csv", ["img_name", "mos", "comments"], sample)
+    _write_csv(folder / "test_labels.csv", ["img_name", "mos", "comments"], labels)
+
+
+def make(
+    root: Path,
+    progress: bool = True,
+    seed: int = 0,
+    train: int = 1500,
+    test: int = 300,
+    processes: int | None = None,
+) -> None:
+    """Make the demo competition in the folder `root`, which appears whole or not at all.
+
+    train, test: numbers of photos, at least 2 each; processes: as many as there are cores when not given. Equal
+    seeds and sizes give equal bytes for any number of processes with the same versions of numpy, OpenCV and Pillow.
+    Raises InputError where a photograph's package is not installed, or a process was killed.
+    """
+    photos = plan(seed, train, test)
+    if processes is None:
+        processes = 1 if len(photos) <= _FEW_PHOTOS else min(8, len(os.sched_getaffinity(0)))
+    with fresh_folder(root) as folder:
+        for part in ("train", "test"):
+            (folder / part).mkdir()
+        saved = _saved(photos, folder, processes)
+        for _ in tqdm(saved, "demo competition", len(photos), unit="photo", disable=not progress):
+            pass
+        _write_tables(folder, photos, np.random.default_rng(fold_in(seed, "demo", "tables")))

@@ -1,0 +1,105 @@
+"""What each step of an ensemble adds: its score out of fold, and the gain over the step it starts from."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from src.metrics.bootstrap import interval
+from src.metrics.caption_scores import CaptionScores
+from src.metrics.competition_score import caption_score, resampled_caption_scores
+from src.metrics.mos_score import quality_score, resampled_quality_scores
+from src.metrics.significance import FEWEST, paired
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step, and whether the predictions of test photos take it. aside: the next one starts from that before this."""
+
+    name: str
+    on: bool
+    aside: bool = False
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A step scored: of what (MOS or caption), and its score in each resample."""
+
+    kind: str
+    step: str
+    on: bool
+    score: float
+    resampled: np.ndarray
+    photos: int
+    aside: bool = False
+
+
+def mos_rung(step: Step, predicted: np.ndarray, truth: np.ndarray, resamples: int, seed: int) -> Rung:
+    """predicted, truth: MOS of the labelled photos [photos]."""
+    resampled = resampled_quality_scores(predicted, truth, resamples, seed)
+    score = quality_score(predicted, truth)["score"]
+    return Rung("MOS", step.name, step.on, score, resampled, len(truth), step.aside)
+
+
+def caption_rung(step: Step, scores: CaptionScores, weights, resamples: int, seed: int) -> Rung:
+    """scores: of the captioned photos."""
+    resampled = resampled_caption_scores(scores, weights, resamples, seed)
+    score = caption_score(scores.totals(), weights)
+    return Rung("caption", step.name, step.on, score, resampled, scores.photos, step.aside)
+
+
+def ladder(rungs: Sequence[Rung]) -> list[dict]:
+    """One row a step: kind, step, on, photos, score with its 95% interval, gain over the step that it starts from with
+    that of the paired bootstrap; None where a kind begins, and where there are too few photos for an interval."""
+    rows, above = [], None
+    for rung in rungs:
+        low, high = interval(rung.resampled) if rung.photos >= FEWEST else (None, None)
+        row = {"kind": rung.kind, "step": rung.step, "on": rung.on, "photos": rung.photos, "score": rung.score}
+        row |= {"low": low, "high": high, "gain": None, "gain_low": None, "gain_high": None, "p": None}
+        if above and above.kind == rung.kind and rung.photos >= FEWEST:
+            test = paired(rung.score - above.score, rung.resampled - above.resampled, rung.photos)
+            row |= {"gain": test.difference, "gain_low": test.low, "gain_high": test.high, "p": test.p}
+        rows.append(row)
+        above = above if rung.aside else rung
+    return rows
+
+
+def as_csv(rows: Sequence[dict]) -> str:
+    """Every figure in full."""
+    text = io.StringIO()
+    columns = ("kind", "step", "on", "photos", "score", "low", "high", "gain", "gain_low", "gain_high", "p")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(row | {"on": "on" if row["on"] else "off"} for row in rows)
+    return text.getvalue()
+
+
+def as_text(rows: Sequence[dict], resamples: int) -> str:
+    """Aligned columns; steps that test photos do not get are off."""
+    title = (
+        f"What each step adds to the one it starts from, out of fold, {resamples} resamples; off: not for test photos"
+    )
+    cells = [["", "", "score", "95%", "gain", "95%", ""]]
+    for row in rows:
+        form = ".4f" if row["kind"] == "MOS" else ".3f"
+        shown = [_number(row["score"], form), _interval(row, "", form), _number(row["gain"], f"+{form}")]
+        off = "" if row["on"] else "off"
+        cells.append([row["kind"], row["step"], *shown, _interval(row, "gain_", f"+{form}"), off])
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    sides = "<<>>>><"
+    lines = [
+        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(line, sides, widths, strict=True)).rstrip()
+        for line in cells
+    ]
+    return "\n".join([title, *(f"  {line}" for line in lines)])
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else f"{value:{form}}"
+
+
+def _interval(row: dict, name: str, form: str) -> str:
+    low, high = row[f"{name}low"], row[f"{name}high"]
+    return "" if low is None else f"[{low:{form}}, {high:{form}}]"

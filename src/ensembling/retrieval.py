@@ -1,0 +1,108 @@
+"""Nearest training photos in a space of features: the captions that people wrote of photos like this one.
+
+Any matrix of features does: a network's pooled ones, a frozen backbone's, or the hand-made ones. Each feature is
+centred and scaled by the training photos before photos are compared by cosine. The consensus of the neighbours'
+captions is a captioner of its own (Devlin et al. 2015, "Exploring Nearest Neighbor Approaches for Image Captioning"):
+`consensus([pool([voice]) for voice in heard(...)], utility)`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from src.ensembling.mbr import Voice
+
+_CELLS = 8_000_000  # similarities held at a time
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The k nearest training photos of each of Q photos, nearest first."""
+
+    rows: np.ndarray
+    """Rows of the training photos, int64 [Q, k]; -1 where there are fewer."""
+    similarity: np.ndarray
+    """Cosines, float32 [Q, k]; -inf where there are fewer."""
+
+    def weights(self, temperature: float) -> np.ndarray:
+        """How much each neighbour counts, float64 [Q, k], summing to 1: softmax of cosine / temperature.
+
+        A row without any neighbour is 0.
+        """
+        scaled = self.similarity.astype(np.float64) / temperature
+        best = scaled.max(axis=1, keepdims=True, initial=-np.inf)
+        weights = np.exp(scaled - np.where(np.isfinite(best), best, 0))
+        total = weights.sum(axis=1, keepdims=True)
+        return np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
+
+
+def standardised(features: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Features float32 [N, D] with mean 0 and spread 1 over the photos at `rows`, then of length 1.
+
+    What is not a number becomes the mean. A feature without spread is 0.
+    """
+    features = np.asarray(features, np.float32)
+    learned = np.where(np.isfinite(features[rows]), features[rows], np.nan)
+    known = np.isfinite(learned).any(axis=0)
+    mean, spread = np.zeros((2, features.shape[1]), np.float32)
+    mean[known], spread[known] = np.nanmean(learned[:, known], axis=0), np.nanstd(learned[:, known], axis=0)
+    scaled = np.where(np.isfinite(features), features - mean, 0) * np.divide(1, spread, where=spread > 0, out=spread)
+    length = np.linalg.norm(scaled, axis=1, keepdims=True)
+    return np.divide(scaled, length, out=np.zeros_like(scaled), where=length > 0)
+
+
+def nearest(
+    features: np.ndarray, queries: np.ndarray, training: np.ndarray, k: int, fold: np.ndarray | None = None
+) -> Neighbours:
+    """The k training photos most like each query by cosine, of equally near ones the lower row first.
+
+    features: float32 [N, D]. queries int [Q], training int [T]: rows of `features`. fold [N]: a query's neighbours come
+    from other folds than its own, so that what is found for a training photo is out of fold; a photo is never its own
+    neighbour. Memory grows with k and with a block of queries, not with their number times that of photos.
+    """
+    training = np.sort(np.asarray(training))
+    space = standardised(features, training)
+    theirs = np.ascontiguousarray(space[training].T)
+    kept = min(k, len(training))
+    rows, similarity = np.full((len(queries), k), -1), np.full((len(queries), k), -np.inf, np.float32)
+    step = max(1, _CELLS // max(len(training), 1))
+    for begin in range(0, len(queries), step):
+        mine = np.asarray(queries[begin : begin + step])
+        cosine = space[mine] @ theirs
+        barred = training == mine[:, None]
+        if fold is not None:
+            barred |= fold[training] == fold[mine][:, None]
+        cosine[barred] = -np.inf
+        found, values = _largest(cosine, kept)
+        there = np.isfinite(values)
+        rows[begin : begin + step, :kept] = np.where(there, training[found], -1)
+        similarity[begin : begin + step, :kept] = values
+    return Neighbours(rows, similarity)
+
+
+def heard(
+    neighbours: Neighbours, captions: Sequence[Sequence[str]], temperature: float, share: float = 1.0
+) -> list[Voice]:
+    """What people wrote of each query's neighbours, for `pool`: the captions of one photo count as much as its weight.
+
+    captions: tokenised, of all photos, by the rows that `nearest` was given. share: as in `Voice`.
+    """
+    voices = []
+    for rows, weights in zip(neighbours.rows.tolist(), neighbours.weights(temperature).tolist(), strict=True):
+        near = [(row, weight) for row, weight in zip(rows, weights, strict=True) if row >= 0]
+        said = [(text, weight / len(captions[row]), row) for row, weight in near for text in captions[row]]
+        texts, counts, sources = zip(*said, strict=True) if said else ((), (), ())
+        voices.append(Voice(texts, share, counts, sources))
+    return voices
+
+
+def _largest(values: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The columns of the k largest values of each row, largest first, and these."""
+    if k < values.shape[1]:
+        found = np.sort(np.argpartition(-values, k - 1, axis=1)[:, :k], axis=1)
+    else:
+        found = np.broadcast_to(np.arange(values.shape[1]), values.shape)
+    best = np.take_along_axis(values, found, axis=1)
+    order = np.argsort(-best, axis=1, kind="stable")
+    return np.take_along_axis(found, order, axis=1), np.take_along_axis(best, order, axis=1)

@@ -1,0 +1,186 @@
+"""What a finished run says of any photo: MOS, caption, and where its captioner looked at each word."""
+
+import csv
+import io
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from src.base.errors import InputError
+from src.base.files import write_text
+from src.data.image import FORMATS, decode, needed_short_side, to_view
+from src.data.photo import load
+from src.data.vocabulary import END, PAD, Vocabulary
+from src.inference.fold_predictions import Prediction, Scorer, Writer, best_fold, open_network, open_writers
+from src.models.decoder import CausalDecoder, shifted
+from src.plots.attention_maps import draw_attention
+from src.settings.schema import Settings, View
+from src.training.engine import autocast
+
+SHOWN_SHORT_SIDE = 640
+"""Pixels: a JPEG is decoded no smaller than that to be drawn."""
+Described = tuple[Path, Prediction | None, str | None]
+"""A photo file, what is said of it, and why it cannot be read; one of the two is None."""
+
+
+@dataclass(frozen=True)
+class Looks:
+    """Where the captioner looked: `weights` float32 [T, N] over the photo's N parts, at each of the T `words`.
+
+    `layout`: (height, width) of the grid, row by row, or the boxes float32 [N, 4] of regions: x1, y1, x2, y2 as parts
+    of the view's width and height. `parts`: what they are, in words.
+    """
+
+    words: tuple[str, ...]
+    weights: np.ndarray
+    layout: tuple[int, int] | np.ndarray
+    parts: str
+
+
+def finished_folds(folder: Path, fold: int | None) -> list[int]:
+    """The finished folds of the run in `folder`; only `fold` where it is given. Raises InputError where none is."""
+    found = sorted(int(path.parent.name.removeprefix("fold-")) for path in folder.glob("fold-*/done.json"))
+    if fold is None and found:
+        return found
+    if fold in found:
+        return [fold]
+    wanted = "no fold" if fold is None else f"fold {fold} is not"
+    there = f" (finished: {', '.join(map(str, found))})" if found else ""
+    raise InputError(
+        f"{folder}: {wanted} trained to its end{there}; python -m src.train run.name={folder.name} does it"
+    )
+
+
+class Narrator:
+    """The networks of a run, which answer as `predict` does for test photos.
+
+    MOS is the mean over its finished folds; captions are those of the fold that scored best, or of all together where
+    decoding.ensemble says so. Raises InputError where no fold is finished, or its files do not fit the settings.
+    """
+
+    def __init__(self, folder: Path, settings: Settings):
+        self.settings = settings
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        folds = finished_folds(folder, settings.train.fold)
+        self.scorers: list[Scorer] = []
+        if settings.task != "caption":
+            flips = settings.predict.flips and settings.encoder.cache == "none"
+            opened = [open_network(folder / f"fold-{number}" / "best-mos.pt", settings)[0] for number in folds]
+            self.scorers = [Scorer(network, flips, settings.predict.scales).to(self.device) for network in opened]
+        if settings.task != "mos":
+            best = best_fold(folder, folds)
+            folds = [best] if settings.decoding.ensemble == "none" else folds
+            networks, words = open_writers([folder / f"fold-{number}" for number in folds], settings)
+            self.writer = Writer(networks, settings, words).to(self.device)
+            self.looker = networks[folds.index(best)]
+            self.words = Vocabulary(tuple(words), (0,) * len(words))
+
+    @property
+    def view(self) -> View:
+        """The form in which photos are seen."""
+        return self.settings.view
+
+    def describe(self, pixels: np.ndarray, crops: np.ndarray | None = None) -> list[Prediction]:
+        """MOS and caption of photos, each in this run's view: uint8 [B, size, size, C].
+
+        crops: their other pieces, uint8 [B, K, size, size, C], over which the MOS is averaged too.
+        """
+        mos = captions = [None] * len(pixels)
+        with torch.inference_mode(), autocast(self.settings, self.device):
+            images = torch.from_numpy(pixels).to(self.device)
+            if self.scorers:
+                others = () if crops is None else torch.from_numpy(crops).to(self.device).unbind(1)
+                scores = [scorer(piece) for piece in (images, *others) for scorer in self.scorers]
+                mos = torch.stack(scores).mean(dim=0).tolist()
+            if self.settings.task != "mos":
+                captions = [self.words.decode(ids) for ids in self._write(images).tolist()]
+        return [Prediction(*pair) for pair in zip(mos, captions, strict=True)]
+
+    def describe_frame(self, frame: np.ndarray) -> Prediction:
+        """MOS and caption of a video's frame, BGR uint8 [H, W, 3]."""
+        return self.describe(to_view(np.ascontiguousarray(frame[:, :, ::-1]), self.view)[None])[0]
+
+    def looks(self, pixels: np.ndarray) -> Looks:
+        """Where the captioner looked while it wrote the caption of one photo, uint8 [size, size, C].
+
+        Raises InputError for a run without captions, and for a captioner that does not attend.
+        """
+        if self.settings.task == "mos":
+            raise InputError(
+                f"run.name={self.settings.run.name} wrote no captions (task=mos), so there is no attention"
+            )
+        with torch.inference_mode(), autocast(self.settings, self.device):
+            images = torch.tensor(pixels[None], device=self.device)  # a photo may be read-only
+            tokens, features, decoder = self._write(images), self.looker.features(images), self.looker.decoder
+            forced = decoder.forced(features, shifted(tokens)) if isinstance(decoder, CausalDecoder) else None
+        if forced is None or forced.attention is None:
+            why = "writes all words at once" if forced is None else "does not attend to parts of the photo"
+            raise InputError(
+                f"decoder.name={self.settings.decoder.name} {why}, so there is no attention to draw; use a run with "
+                "decoder.name=attention, updown or transformer"
+            )
+        written = [token for token in tokens[0].tolist() if token not in (PAD, END)]
+        words = tuple(self.words.words[token] for token in written)
+        boxes = isinstance(features.layout, torch.Tensor)
+        layout = features.layout[0].float().cpu().numpy() if boxes else features.layout
+        parts = getattr(self.looker.encoder, "label", "cells of the grid")
+        return Looks(words, forced.attention[0, : len(words)].float().cpu().numpy(), layout, parts)
+
+    def _write(self, images: torch.Tensor) -> torch.Tensor:
+        """The best caption of each photo: int64 [B, T]."""
+        return self.writer(images, torch.arange(len(images), device=self.device))
+
+
+def photos_in(folder: Path) -> list[Path]:
+    """The photos in the folder, known by the ends of their names, sorted. Raises InputError where there is none."""
+    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS}
+    photos = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.is_file())
+    if not photos:
+        raise InputError(f"{folder}: no photos in it (folders inside it are not searched)")
+    return photos
+
+
+def describe_files(narrator: Narrator, paths: Iterable[Path]) -> Iterator[Described]:
+    """Each photo file with what is said of it, or with the reason why it cannot be read; in order."""
+    paths, at_once = list(paths), narrator.settings.train.batch_size
+    for begin in range(0, len(paths), at_once):
+        photos = [(path, load(path, narrator.view)) for path in paths[begin : begin + at_once]]
+        readable = [(photo.pixels, photo.crops) for _, photo in photos if photo.problem is None]
+        said = iter(narrator.describe(*map(np.stack, zip(*readable, strict=True))) if readable else [])
+        for path, photo in photos:
+            yield path, next(said) if photo.problem is None else None, photo.problem
+
+
+def write_captions(out: Path, rows: Iterable[Described]) -> None:
+    """Write photo, mos and caption as CSV; empty cells where a photo could not be read, or the run learned no such."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["photo", "mos", "caption"])
+    writer.writerows([path.name, said and said.mos, said and said.caption] for path, said, _ in rows)
+    write_text(out, text.getvalue())
+
+
+def draw_looks(narrator: Narrator, path: Path, said: Prediction, out: Path) -> None:
+    """Draw where the captioner looked at each word of what it `said`. Raises InputError as `looks` does."""
+    looks = narrator.looks(load(path, narrator.view).pixels)
+    photo = decode(path.read_bytes(), needed_short_side(narrator.view, SHOWN_SHORT_SIDE))
+    seen = seen_of(*photo.shape[:2], narrator.view)
+    title = " ".join(filter(None, ("" if said.mos is None else f"MOS {said.mos:.2f}", said.caption)))
+    draw_attention(photo, looks.words, looks.weights, looks.layout, seen, out, title, looks.parts)
+
+
+def seen_of(height: int, width: int, view: View) -> tuple[int, int, int, int]:
+    """Where the view's square lies over a photo of that size: top, left, height, width in the photo's pixels.
+
+    It is the photo itself where the aspect ratio was given up, greater where borders were added.
+    """
+    if view.fit == "squash":
+        return 0, 0, height, width
+    side = max(height, width) if view.fit == "pad" else min(height, width)
+    if view.fit == "native":
+        side = min(side, view.size)
+    return (height - side) // 2, (width - side) // 2, side, side

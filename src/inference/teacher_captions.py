@@ -1,0 +1,93 @@
+"""A teacher's captions as targets of training: sequence-level knowledge distillation.
+
+Kim and Rush 2016, "Sequence-Level Knowledge Distillation": the student learns what the teacher's search writes in place
+of what people wrote. Captioners that say all words at once need it most: a photo's human captions say different things,
+the teacher's one caption says one (Gu et al. 2018, "Non-Autoregressive Neural Machine Translation").
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from src.base.errors import InputError
+from src.base.files import read_json, write_json
+from src.data.folds import load_folds
+from src.data.table import for_training, load_table
+from src.inference.fold_predictions import write_together
+from src.pipeline import artefacts, stages
+from src.settings.load import load_run
+from src.settings.schema import Settings
+from src.training.distributed import Ranks
+from src.training.feature_cache import cached_features
+from src.training.fold_data import read_fold
+
+_BATCHES = 32  # of photos, whose captions are written into one file: what an interrupted teacher loses
+
+
+def captions_of_teacher(settings: Settings, fold: int, ranks: Ranks) -> dict[str, str] | None:
+    """The caption that decoder.distill_from writes of each training photo of the fold that has captions, by photo_id.
+
+    None without a teacher. Each fold has the teacher's fold of the same number, which has not seen the validation
+    photos. Written once, by the main process, and kept in runs/cache. Call it in every process.
+    """
+    if settings.decoder.distill_from is None:
+        return None
+    said: dict[str, str] = {}
+    if ranks.main:
+        artefact = stages.teacher_captions(settings, fold)
+        with artefacts.making(artefact) as work:
+            if work:
+                work.outputs += _write(settings, fold, work.folder, Ranks(0, 1, ranks.device))
+        for name in artefact.record()["outputs"]:
+            said |= read_json(artefact.folder / name)
+    return ranks.share(said)  # the others wait here
+
+
+def _write(settings: Settings, fold: int, folder: Path, alone: Ranks) -> list[str]:
+    """Write the captions as JSON files of {photo_id: caption}, leaving those that are there; their names."""
+    name = settings.decoder.distill_from
+    teacher = _teacher(settings, fold)
+    makers = (stages.photos, stages.vocabulary, stages.folds)
+    features = cached_features(teacher, alone)
+    places = [make(teacher).folder for make in makers]
+    labels = read_fold(*places, fold, teacher.vocabulary.maximum_words, features).labels
+    photo_ids = load_table(places[0] / "photos.jsonl")["photo_id"].tolist()
+    wanted = _captioned(settings, fold)
+    rows = [row for row, photo in enumerate(photo_ids) if photo in wanted]
+    at_once = _BATCHES * teacher.train.batch_size
+    parts = {f"{begin // at_once:05d}.json": rows[begin : begin + at_once] for begin in range(0, len(rows), at_once)}
+    for number, (file, some) in enumerate(parts.items(), 1):
+        if not (folder / file).is_file():
+            label = f"captions of {name}, {number} of {len(parts)}"
+            source = Path(teacher.run.root) / name / f"fold-{fold}"
+            said = write_together([source], teacher, labels, some, alone, label)
+            write_json(folder / file, {photo_ids[row]: caption for row, caption in said.items()})
+    return list(parts)
+
+
+def _teacher(settings: Settings, fold: int) -> Settings:
+    """The settings that the teacher was trained with, after tuning, and where the data lie now.
+
+    Its photos are prepared again where runs/cache lost them.
+
+    Raises InputError for a teacher without captions, and where its photos are no longer what it was trained on.
+    """
+    name, root = settings.decoder.distill_from, settings.run.root
+    given = [f"run.name={name}", f"run.root={root}", f"train.fold={fold}", "tune.trials=0"]
+    given += [f"data.root={settings.data.root}"] * (settings.data.root is not None)
+    teacher, _ = load_run(given, "train")
+    if teacher.task == "mos":
+        raise InputError(f"decoder.distill_from={name} has learned no captions (task=mos); name another run")
+    stages.require(teacher, "train")
+    trained = read_json(Path(root) / name / f"fold-{fold}" / "done.json")["inputs"]
+    if artefacts.outputs_digest(stages.photos(teacher)) != trained["photos"]:
+        raise InputError(f"decoder.distill_from={name}: its photos changed since it was trained; train it again")
+    return teacher
+
+
+def _captioned(settings: Settings, fold: int) -> set[str]:
+    """The photos of the student's training part that have captions."""
+    table = load_table(stages.photos(settings).folder / "photos.jsonl")
+    table = table[for_training(table)]
+    number = load_folds(stages.folds(settings).folder / "folds.csv", table["photo_id"].tolist())
+    return set(table["photo_id"][(np.asarray(number) != fold) & (table["captions"].map(len) > 0)])

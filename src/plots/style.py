@@ -1,0 +1,99 @@
+"""The common look of all pictures, and how they reach the disk: whole, and equal bytes for equal content.
+
+Nothing here uses pyplot or chooses a backend, so a notebook's or a server's own figures are not disturbed. A user's
+matplotlibrc has no influence either: every picture starts from matplotlib's defaults.
+"""
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib.style
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from src.base.files import replacing
+
+DPI = 150
+WIDTH = 1600 / DPI
+"""Width of a full picture in inches."""
+
+BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
+"""Colours told apart with every kind of colour vision (Okabe and Ito, Color Universal Design, 2008)."""
+INK, GRAY = "#222222", "#767676"
+
+_LOOK = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "text.color": INK,
+    "text.parse_math": False,  # a caption may hold a dollar sign
+    "axes.edgecolor": "#999999",
+    "axes.labelcolor": INK,
+    "axes.labelsize": 9,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.unicode_minus": True,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.7,
+    "xtick.color": "#555555",
+    "ytick.color": "#555555",
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "lines.solid_capstyle": "round",
+    "figure.titlesize": 12,
+    "figure.titleweight": "bold",
+}
+
+
+@contextlib.contextmanager
+def boxes_for_missing_glyphs() -> Iterator[None]:
+    """Let a letter that the font lacks, such as an emoji, be drawn as a box without a warning."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
+
+@contextlib.contextmanager
+def picture(out: Path, width: float, height: float, layout: str | None = "constrained") -> Iterator[Figure]:
+    """Yield an empty figure of width x height inches; what is drawn on it becomes the PNG file `out`, whole or not
+    at all. Settings of matplotlib are the caller's again afterwards."""
+    with matplotlib.style.context(["default", _LOOK]), boxes_for_missing_glyphs():
+        figure = Figure(figsize=(width, height), dpi=DPI, layout=layout, facecolor="white")
+        FigureCanvasAgg(figure)
+        if layout == "constrained":
+            figure.get_layout_engine().set(w_pad=0.09, h_pad=0.09, wspace=0.03, hspace=0.03)
+        yield figure
+        with replacing(out) as temporary:
+            figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
+
+
+def heading(figure: Figure, text: str) -> None:
+    """The picture's title, flush left."""
+    figure.suptitle(text, x=0.01, ha="left")
+
+
+def panel_title(axes: Axes, title: str, below: str = "") -> None:
+    """The panel's title and, under it, a line of explanation or (left empty) room for a legend."""
+    axes.set_title(title, pad=20)
+    axes.annotate(below, (0, 1), (0, 6), "axes fraction", "offset points", fontsize=8.5, color=GRAY, va="bottom")
+
+
+def note(axes: Axes, text: str) -> None:
+    """A remark in the panel's lower right corner."""
+    box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": "none"}
+    axes.text(0.985, 0.03, text, transform=axes.transAxes, ha="right", va="bottom", fontsize=8.5, color=INK, bbox=box)
+
+
+def absent(axes: Axes, text: str) -> None:
+    """Say in an empty panel why there is nothing to see."""
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GRAY)

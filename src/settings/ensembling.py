@@ -1,0 +1,26 @@
+"""Settings of the ensemble."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from src.settings.fields import number
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """How the predictions of one run or many become one MOS and one caption a photo."""
+
+    runs: list[str] | None = None
+    """Names of finished runs, on the same photos and folds, that are joined. Not given: the run itself alone."""
+    captions: Literal["consensus", "search"] = "consensus"
+    """Captions with the highest expected score among those of all searches, runs and nearest training photos, or as the
+    first run's own search wrote them."""
+    mos: Literal["nonnegative", "ridge", "isotonic", "boosted"] = "nonnegative"
+    """What blends the members' MOS: weights of at least 0, ridge regression, weights and a rising curve, or trees."""
+    samples: int = number(10, low=1, high=1000)
+    """Random captions that each fold's network proposes for a photo, beside those of its searches."""
+    neighbours: int = number(10, low=1, high=1000)
+    """Nearest training photos whose captions are proposed for a photo."""
+    rewriting: bool = False
+    """Captions may be changed word by word where that raises their expected score: it helps where people write by a
+    pattern, and harms where little is known of a photo."""

@@ -1,0 +1,121 @@
+"""Settings of the networks and of the search for captions."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from src.settings.fields import number
+
+ONE_SHOT = ("mask_predict", "ctc_mask_predict")
+"""The decoders that write all words at once."""
+ONE_SHOT_WORDS = 100
+"""The longest caption that they can write."""
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """The network that sees the photo."""
+
+    name: str = "test_resnet"
+    """A timm model by name, or of torchvision googlenet and the detectors fasterrcnn_resnet50_fpn and
+    fasterrcnn_mobilenet_v3_large_320_fpn."""
+    pretrained: bool = False
+    """Start from the weights of the model hub; needs a network the first time."""
+    weights: str | None = None
+    """Start from a local weights file (.safetensors, .pt, .pth) instead."""
+    frozen: bool = False
+    """Keep the encoder as it started; heads alone are trained."""
+    output_stride: int | None = number(None, low=2)
+    """Pixels per cell of the feature grid, for encoders that can dilate (8, 16, 32)."""
+    frozen_epochs: int = number(0, low=0)
+    """Train the heads alone for that many epochs, then the encoder with them."""
+    cache: Literal["none", "fp16", "fp32"] = "none"
+    """A frozen encoder's features: computed in every step, or once, kept in runs/cache and trained from."""
+    regions: int = number(36, low=1, high=1000)
+    """Most regions per photo, for the encoders that detect regions (fasterrcnn_*)."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """The head that predicts the mean opinion score."""
+
+    dropout: float = number(0.2, low=0, high=0.99)
+    """Dropout before the last layer."""
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """The captioner."""
+
+    name: Literal["recurrent", "attention", "updown", "transformer", "mask_predict", "ctc_mask_predict"] = "recurrent"
+    """Kind of decoder: pooled features into a recurrent net; attention over the grid, with one or two recurrent nets;
+    a causal Transformer over the grid; Transformers that write all words at once, in passes, the second by CTC."""
+    cell: Literal["lstm", "gru"] = "gru"
+    """Recurrent cell (recurrent, attention; updown is two LSTMs)."""
+    embedding: int = number(128, low=1, high=10**8)
+    """Width of the word embedding (the Transformer's is hidden)."""
+    hidden: int = number(256, low=1, high=10**8)
+    """Width of the recurrent state, or of the Transformer."""
+    layers: int = number(1, low=1, high=100)
+    """Layers (recurrent and the Transformers)."""
+    dropout: float = number(0.3, low=0, high=0.99)
+    """Dropout on word embeddings, between layers and before the last layer."""
+    image: Literal["first", "every"] = "every"
+    """recurrent: show the image as the first input only, or with every word."""
+    project: int | None = number(None, low=1, high=10**8)
+    """attention, updown: width that each cell of the grid is projected to; not given: as the encoder made it."""
+    attention: int = number(256, low=1, high=10**8)
+    """attention, updown: width of the layer in which image and state meet."""
+    gate: bool = True
+    """attention: the gate (beta) on what was looked at, from the state."""
+    heads: int = number(4, low=1, high=100)
+    """Transformers: attention heads."""
+    feedforward: int = number(1024, low=1, high=10**8)
+    """Transformers: width of the feed-forward layers."""
+    length: Literal["regression", "classification"] = "regression"
+    """mask_predict, ctc_mask_predict: the number of words is learned as a number or as a class."""
+    upsample: int = number(2, low=2, high=8)
+    """ctc_mask_predict: places for each word that the photo is taken to need."""
+    distill_from: str | None = None
+    """Train on the captions that this finished run (a name under run.root) writes of the training photos."""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Search for the caption of a photo."""
+
+    search: Literal["beam", "diverse", "sample"] = "beam"
+    """Beam search, diverse beam search, or the most probable of several random captions."""
+    beam: int = number(3, low=1)
+    """Beam width; 1 is greedy."""
+    length_penalty: float = number(0.7, low=0)
+    """Candidates are ranked by log probability / length ** length_penalty."""
+    minimum_words: int = number(3, low=1)
+    """Shortest caption allowed."""
+    maximum_words: int = number(30, low=1)
+    """Longest caption allowed."""
+    no_repeat: int = number(3, low=0)
+    """No run of that many words twice in a caption; 0 allows all."""
+    bad_endings: str = "a an and the of with in on to is"
+    """Words, separated by spaces, that may not be a caption's last."""
+    groups: int = number(3, low=1)
+    """diverse: groups that beam is divided into."""
+    diversity: float = number(0.5, low=0)
+    """diverse: what a word costs for each caption of an earlier group that has it at the same place."""
+    samples: int = number(5, low=1)
+    """sample: random captions per photo."""
+    temperature: float = number(1.0, low=0.01, high=100)
+    """sample: log probabilities are divided by it."""
+    top_k: int = number(0, low=0)
+    """sample: draw from that many most probable words; 0 draws from all."""
+    top_p: float = number(1.0, low=0.01, high=1)
+    """sample: draw from the fewest words that hold that share of the probability."""
+    passes: int = number(4, low=1, high=100)
+    """mask_predict, ctc_mask_predict: how often all places are looked at; 1 writes the caption at once."""
+    repredict: Literal["least_confident", "all"] = "least_confident"
+    """mask_predict, ctc_mask_predict: what a pass after the first writes anew: what it hides, or every place."""
+    length_beam: int = number(1, low=1, high=100)
+    """mask_predict, ctc_mask_predict: the most probable lengths that are tried, each a candidate."""
+    ctc: Literal["greedy", "prefix"] = "greedy"
+    """ctc_mask_predict: the caption of the most probable alignment, or the best by prefix beam search (width: beam)."""
+    ensemble: Literal["none", "probabilities", "log_probabilities"] = "none"
+    """Captions of test photos: by the fold that scored best, or by all folds' mean at each word."""
