@@ -65,28 +65,28 @@ def check_options(kind: str, chosen: argparse.Namespace) -> None:
             raise InputError(f"{out} is the source itself; give another name for what is written")
 
 
-def open_narrator(settings):
+def open_captioner(settings):
     """The run's networks."""
     from src.base.randomness import make_deterministic
-    from src.inference.photo_captioner import Narrator
+    from src.inference.photo_captioner import PhotoCaptioner
 
     make_deterministic(settings.run.threads)
-    return Narrator(run_folder(settings), settings)
+    return PhotoCaptioner(run_folder(settings), settings)
 
 
 def caption_photos(settings, chosen) -> None:
     """Print a line a photo; draw the attention where it is asked for."""
-    from src.inference.photo_captioner import describe_files, draw_looks
+    from src.inference.photo_captioner import describe_files, draw_attention_of
 
-    narrator, problems = open_narrator(settings), []
-    for path, said, problem in describe_files(narrator, map(Path, chosen.sources)):
+    captioner, problems = open_captioner(settings), []
+    for path, said, problem in describe_files(captioner, map(Path, chosen.sources)):
         if said is None:
             problems.append(f"{path}: {problem}")
             continue
         mos = "" if said.mos is None else f"MOS {said.mos:.4f}"
         print("  ".join(filter(None, (str(path), mos, said.caption))), flush=True)
         if chosen.attention:
-            draw_looks(narrator, path, said, Path(chosen.attention))
+            draw_attention_of(captioner, path, said, Path(chosen.attention))
             print(f"caption: {chosen.attention}: written", flush=True)
     if problems:
         raise InputError(f"not readable: {'; '.join(problems)}")
@@ -99,9 +99,9 @@ def caption_folder(settings, chosen) -> None:
     from src.inference.photo_captioner import describe_files, photos_in, write_captions
 
     paths = photos_in(Path(chosen.sources[0]))
-    narrator = open_narrator(settings)
+    captioner = open_captioner(settings)
     out = Path(chosen.output) if chosen.output else run_folder(settings) / "captions.csv"
-    rows = list(tqdm(describe_files(narrator, paths), total=len(paths), unit="photo", leave=False, disable=None))
+    rows = list(tqdm(describe_files(captioner, paths), total=len(paths), unit="photo", leave=False, disable=None))
     write_captions(out, rows)
     bad = [f"{path.name}: {problem}" for path, _, problem in rows if problem]
     warning = f", {len(bad)} of them not readable and left empty (first: {bad[0]})" if bad else ""
@@ -122,7 +122,7 @@ def caption_video(settings, chosen, source) -> None:
     window = open_window(f"{chosen.sources[0]} - {settings.run.name}") if shows else None
     if window is None and not chosen.output:
         raise InputError("there is no screen here (or Python has no tkinter); give --output FILE.mp4 to write a video")
-    narrator = open_narrator(settings)
+    captioner = open_captioner(settings)
 
     def draw(frame, said):
         title = "" if said is None or said.mos is None else f"MOS {said.mos:.2f}"
@@ -130,7 +130,9 @@ def caption_video(settings, chosen, source) -> None:
 
     with contextlib.ExitStack() as stack:
         step = max(1, round(source.rate / PER_SECOND))
-        answer = stack.enter_context(Beside(narrator.describe_frame) if shows else Every(narrator.describe_frame, step))
+        answer = stack.enter_context(
+            Beside(captioner.describe_frame) if shows else Every(captioner.describe_frame, step)
+        )
         sinks = [window] if window else []
         if chosen.output:
             write = stack.enter_context(film(Path(chosen.output), source.rate))

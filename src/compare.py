@@ -1,6 +1,6 @@
 """Compare runs: python -m src.compare RUN RUN…; each RUN is the name of an evaluated run.
 
-Prints scores with 95% intervals and floors, parameters and times, and tests each run against the first one on the
+Prints scores with 95% intervals and baselines, parameters and times, and tests each run against the first one on the
 photos that both predicted out of fold. Writes the same to runs/comparison/: comparison.csv (every figure in full),
 comparison.txt and comparison.png. Nothing is trained or predicted.
 """

@@ -6,8 +6,8 @@ captioners, searches, random samples and the nearest training photos propose, th
 for each fold in the way that was best on the other folds.
 
 Writes runs/NAME/ensemble/: oof.csv and test.csv, which evaluate and submit take, blend.json (weights, and how captions
-are chosen), constants.json (the folds' constant sentences), ladder.csv, ladder.txt and ladder.png (what each step adds
-out of fold) and ensemble.yaml, a --config for evaluate and submit; and runs/RUN/proposals/, which is kept for the next
+are chosen), constants.json (the folds' constant sentences), ablation.csv, ablation.txt and ablation.png (what each step adds
+out of fold) and ensemble.yaml, a --config for evaluate and submit; and runs/RUN/candidates/, which is kept for the next
 ensemble unless --fresh is given. NAME is all names joined by +, or run.name.
 """
 
@@ -37,40 +37,40 @@ def blended(settings, table, labels):
     return found
 
 
-def spoken(settings, runs, table, labels, number, fresh):
+def mbr_captions(settings, runs, table, labels, number, fresh):
     """The table's captions become the ensemble's; what was chosen, and the steps to it."""
-    from src.ensembling.captions import choose
+    from src.ensembling.captions import ensemble_captions
     from src.metrics.meteor import shared_meteor
 
     meteor = shared_meteor()
     searched = table.set_index("photo_id")["caption"]
-    found, rungs = choose(settings, runs, labels.reset_index(), number, searched, meteor, fresh)
+    found, steps = ensemble_captions(settings, runs, labels.reset_index(), number, searched, meteor, fresh)
     chosen = {labels.index[row]: text for row, text in found.chosen.items()}
     table["caption"] = [chosen.get(name) or own for name, own in zip(table["photo_id"], table["caption"], strict=True)]
-    return found, rungs
+    return found, steps
 
 
 def make(settings, runs, folder, fresh) -> list[str]:
     """Write the ensemble of the runs; the names of the files. fresh: what they propose is made anew."""
     from src.data.folds import load_folds
     from src.data.table import for_training, load_table
-    from src.ensembling.ablation import as_text, ladder
+    from src.ensembling.ablation import ablation_rows, ablation_text
     from src.ensembling.mos_blend import check_alike, read_together, write_ensemble
-    from src.plots.ablation_plot import draw_ladder
+    from src.plots.ablation_plot import draw_ablation
 
     check_alike(runs)
     labels = load_table(stages.photos(runs[0]).folder / "photos.jsonl").set_index("photo_id")
     number = load_folds(stages.folds(runs[0]).folder / "folds.csv", labels.index[for_training(labels)].tolist())
     table = read_together(runs)
     blend, speakers = blended(settings, table, labels), [run for run in runs if run.task != "mos"]
-    rungs, captions = blend.steps if blend else [], None
-    if settings.task != "mos" and settings.ensemble.captions == "consensus" and speakers:
-        captions, steps = spoken(settings, speakers, table, labels, number, fresh)
-        rungs = [*rungs, *steps]
-    rows = ladder(rungs)
+    steps, captions = blend.steps if blend else [], None
+    if settings.task != "mos" and settings.ensemble.captions == "mbr" and speakers:
+        captions, caption_steps = mbr_captions(settings, speakers, table, labels, number, fresh)
+        steps = [*steps, *caption_steps]
+    rows = ablation_rows(steps)
     if rows:
-        print(as_text(rows, settings.metric.bootstrap), flush=True)
-        draw_ladder(rows, folder / "ladder.png")
+        print(ablation_text(rows, settings.metric.bootstrap), flush=True)
+        draw_ablation(rows, folder / "ablation.png")
     return write_ensemble(folder, settings, table, blend, captions, rows)
 
 
@@ -78,9 +78,9 @@ def main(argv=None) -> None:
     settings, chosen = load_joining(argv, "ensemble", __doc__, add_options)
     if "RANK" in os.environ:
         raise InputError("ensemble is one process; start it without torchrun")
-    stages.require(settings, "ensemble")
+    stages.ensure_inputs(settings, "ensemble")
     settings = stages.tuned(settings)
-    if not stages.ensembles(settings):
+    if not stages.has_ensemble(settings):
         print("ensemble: nothing to do (one run, with the captions of its own search and the usual blend)", flush=True)
         return
     from src.base.randomness import make_deterministic

@@ -1,14 +1,14 @@
-"""Score a run out of fold, beside its floors and 95% intervals; or any predictions against any references.
+"""Score a run out of fold, beside its baselines and 95% intervals; or any predictions against any references.
 
 For a run: writes runs/NAME/score.json (`oof`, `test` where data.root holds test_labels.csv or the data set has captions
-for its test part, and `single`: what the run reaches without the ensemble, where there is one), drift.json with
-drift.csv and, where test photos differ from training photos, drift.png, which shows those that do most, curves.png and
+for its test part, and `single`: what the run reaches without the ensemble, where there is one), covariate_shift.json with
+covariate_shift.csv and, where test photos differ from training photos, covariate_shift.png, which shows those that do most, curves.png and
 examples.png; with --coco FOLDER also the captions as COCO result files.
 Stand-alone: --predictions P.csv --references R.csv [--train T.csv] [--json FILE]. Instead of CSV, predictions may be
 a COCO result file (.json) and references COCO annotations such as captions_val2017.json.
 
-The floor of the captions is one sentence given to every photo: the best for the formula, found by search over the
-captions of the other folds (stand-alone: of --train). The floor of the MOS is ridge regression on hand-made features.
+The baseline of the captions is one sentence given to every photo: the best for the formula, found by search over the
+captions of the other folds (stand-alone: of --train). The baseline of the MOS is ridge regression on handcrafted features.
 """
 
 import argparse
@@ -49,20 +49,20 @@ def main(argv=None) -> None:
     if any((chosen.predictions, chosen.references, chosen.train, chosen.json)):
         evaluate_alone(settings, chosen)
         return
-    stages.require(settings, "evaluate")
+    stages.ensure_inputs(settings, "evaluate")
     settings = stages.tuned(settings)
     with making(stages.score(settings), chosen.fresh) as work:
         if work:
             from src.base.files import write_json
 
             write_json(work.folder / "score.json", score_run(settings))
-            work.outputs += ["score.json", *write_drift(settings, work.folder)]
+            work.outputs += ["score.json", *write_covariate_shift(settings, work.folder)]
             draw_run(settings)
     if chosen.coco:
         write_coco(settings, Path(chosen.coco))
 
 
-def write_drift(settings, folder: Path) -> list[str]:
+def write_covariate_shift(settings, folder: Path) -> list[str]:
     """Write whether the test photos come from where the training photos do, and say it; the names of the files."""
     import numpy as np
 
@@ -71,16 +71,16 @@ def write_drift(settings, folder: Path) -> list[str]:
     from src.ensembling.tables import read_predictions
     from src.reports import covariate_shift
 
-    source, codes = stages.photos(settings).folder, stages.codes(settings)
+    source, codes = stages.photos(settings).folder, stages.codebook_features(settings)
     table = load_table(source / "photos.jsonl")
-    features = np.load(source / "handmade.npy")
+    features = np.load(source / "handcrafted.npy")
     if codes.record():
         features = np.concatenate([features, np.load(codes.folder / "codes.npy")], axis=1)
     train, test = np.flatnonzero(for_training(table)), np.flatnonzero(table["part"] == "test")
     groups = table["group"].iloc[np.concatenate([train, test])].to_numpy(str)
-    found = covariate_shift.find_drift(features[train], features[test], groups, settings.run.seed)
+    found = covariate_shift.find_covariate_shift(features[train], features[test], groups, settings.run.seed)
     print(covariate_shift.summary(found), flush=True)
-    report, names = covariate_shift.drift_report(found), ["drift.json"]
+    report, names = covariate_shift.shift_report(found), ["covariate_shift.json"]
     if found:
         photos = table.iloc[train].set_index("photo_id")
         own = read_predictions(stages.final(settings).folder / "oof.csv").set_index("photo_id")["mos"]
@@ -89,17 +89,20 @@ def write_drift(settings, folder: Path) -> list[str]:
         report["alike"] = covariate_shift.score_alike(likeness, predicted, mos, metric.bootstrap, settings.run.seed)
         weights = {"weight": found.whole.weights, "likeness": likeness}
         weights |= {f"weight_{i}": block.weights for i, block in enumerate(found.blocks, 1)}
-        write_text(folder / "drift.csv", photos[[]].assign(**weights).to_csv(lineterminator="\n"))
-        names.append("drift.csv")
+        write_text(folder / "covariate_shift.csv", photos[[]].assign(**weights).to_csv(lineterminator="\n"))
+        names.append("covariate_shift.csv")
         if found.found:
-            draw_drift(
-                covariate_shift.most_shifted(found, len(train), 12), table.iloc[test], source, folder / "drift.png"
+            draw_covariate_shift(
+                covariate_shift.most_shifted(found, len(train), 12),
+                table.iloc[test],
+                source,
+                folder / "covariate_shift.png",
             )
-    write_json(folder / "drift.json", report)
+    write_json(folder / "covariate_shift.json", report)
     return names
 
 
-def draw_drift(shifted: list[tuple[int, float]], tested, source: Path, out: Path) -> None:
+def draw_covariate_shift(shifted: list[tuple[int, float]], tested, source: Path, out: Path) -> None:
     """The test photos that are most unlike the training photos. tested: the table of test photos."""
     import numpy as np
 
@@ -166,7 +169,7 @@ def score_run(settings) -> dict:
     meteor = shared_meteor()
     several = [folder] if folder == own or not stages.has_networks(settings) else [folder, own]
     predicted = [read_predictions(each / "oof.csv") for each in several]
-    found = read_json(folder / "constants.json") if stages.ensembles(settings) else {}
+    found = read_json(folder / "constants.json") if stages.has_ensemble(settings) else {}
     constants = {int(fold): sentence for fold, sentence in found.items()}
     reports = score_out_of_fold(settings, table, predicted, constants, meteor)
     scores = dict(zip(("oof", "single"), reports, strict=False))

@@ -32,7 +32,7 @@ def predict_networks(settings, places, table, ranks) -> tuple:
     import numpy as np
     import pandas as pd
 
-    from src.inference.fold_predictions import best_fold, predict_fold, write_together
+    from src.inference.fold_predictions import best_fold, predict_fold, write_captions_of
     from src.training.feature_cache import cached_features
     from src.training.fold_data import read_fold
 
@@ -47,8 +47,8 @@ def predict_networks(settings, places, table, ranks) -> tuple:
         began = time.perf_counter()
         found[number] = predict_fold(folder, settings, data.labels, rows, ranks, f"fold {number}")
         times.append({"fold": number, "photos": len(rows), "seconds": round(time.perf_counter() - began, 3)})
-    if settings.decoding.ensemble != "none" and settings.task != "mos":
-        captions = write_together(folders, settings, data.labels, tested, ranks, "all folds")
+    if settings.decoding.model_averaging != "none" and settings.task != "mos":
+        captions = write_captions_of(folders, settings, data.labels, tested, ranks, "all folds")
     else:
         best = best_fold(stages.run_folder(settings), list(found))
         captions = {row: found[best][row].caption for row in tested}
@@ -59,17 +59,17 @@ def photo_codes(settings, table):
     """The photos' numbers from the codebook [N, C], computed where they are absent; None without enough labels."""
     import numpy as np
 
-    from src.data.codebook_features import FEWEST, build
+    from src.data.codebook_features import FEWEST, build_codebook_features
     from src.data.table import for_training
 
     if settings.task == "caption" or table["mos"].notna().sum() < FEWEST:
         return None
-    artefact = stages.codes(settings)
+    artefact = stages.codebook_features(settings)
     with artefacts.making(artefact) as work:
         if work:
             threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
             root, paths = stages.data_root(settings), table["path"].tolist()
-            work.outputs += build(work.folder, root, paths, for_training(table), threads)
+            work.outputs += build_codebook_features(work.folder, root, paths, for_training(table), threads)
     return np.load(artefact.folder / "codes.npy")
 
 
@@ -80,7 +80,7 @@ def write_tables(settings, table, found: dict, test_captions: dict, folder) -> l
     from src.base.files import write_json, write_text
     from src.data.folds import load_folds
     from src.data.table import for_training
-    from src.ensembling.regressors import Described
+    from src.ensembling.regressors import PhotoFeatures
     from src.ensembling.stacking import TEST
     from src.ensembling.tables import fold_table, folds_of_rows, prediction_tables
     from src.metrics.baselines import constant_sentence
@@ -97,7 +97,7 @@ def write_tables(settings, table, found: dict, test_captions: dict, folder) -> l
     frozen = None
     if settings.encoder.cache != "none" and settings.task != "caption":
         frozen = np.load(stages.features(settings).folder / "pooled.npy")
-    described = Described(np.load(source / "handmade.npy"), photo_codes(settings, table), frozen)
+    described = PhotoFeatures(np.load(source / "handcrafted.npy"), photo_codes(settings, table), frozen)
     tables = prediction_tables(settings, table, fold, described, found, test_captions, sentence)
     write_json(folder / "blend.json", tables[2])
     frames = {"oof.csv": tables[0], "test.csv": tables[1], "test_folds.csv": fold_table(table, fold, found)}
@@ -109,7 +109,7 @@ def write_tables(settings, table, found: dict, test_captions: dict, folder) -> l
 def main(argv=None) -> None:
     settings, chosen = load(argv, "predict", __doc__)
     if os.environ.get("RANK", "0") == "0":
-        stages.require(settings, "predict")
+        stages.ensure_inputs(settings, "predict")
         settings = stages.tuned(settings)
     if not stages.folds_of(settings):
         print(f"predict: nothing to do: {settings.run.name} joins other runs", flush=True)
@@ -120,11 +120,11 @@ def main(argv=None) -> None:
     from src.base.files import write_text
     from src.base.randomness import make_deterministic
     from src.data.table import load_table
-    from src.training.distributed import join, leave
+    from src.training.distributed import init_ranks, shutdown
 
     make_deterministic(settings.run.threads)
-    ranks = join()
-    settings = ranks.share(settings)
+    ranks = init_ranks()
+    settings = ranks.broadcast(settings)
     with contextlib.ExitStack() as stack:
         work = None
         if ranks.main:
@@ -135,7 +135,7 @@ def main(argv=None) -> None:
             if work:
                 work.outputs += write_tables(settings, table, found, captions, work.folder)
                 write_text(work.folder / "timing.csv", times.to_csv(index=False, lineterminator="\n"))
-    leave(ranks)
+    shutdown(ranks)
 
 
 if __name__ == "__main__":

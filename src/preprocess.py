@@ -1,6 +1,6 @@
 """Read the data set's tables, decode every photo once, and count words.
 
-Writes runs/cache/photos-KEY/ (photos.jsonl, pixels.npy, handmade.npy, phash.npy, statistics.json and .png,
+Writes runs/cache/photos-KEY/ (photos.jsonl, pixels.npy, handcrafted.npy, phash.npy, statistics.json and .png,
 rejected.csv) and runs/cache/vocabulary-KEY/ (vocabulary.json). Makes the demo competition in data/demo first where
 data.root is not given and data/train.csv is absent.
 """
@@ -32,16 +32,16 @@ def make_photos(settings, work: Making) -> None:
     import numpy as np
 
     from src.base.files import write_json
-    from src.data.pixel_cache import build
-    from src.data.readers.registry import read
-    from src.data.statistics import describe
+    from src.data.pixel_cache import build_pixel_cache
+    from src.data.readers.registry import read_dataset
+    from src.data.statistics import dataset_statistics
     from src.data.table import Rejection, for_training, save_table, write_rejections
     from src.plots.data_histograms import draw_statistics
 
     root = data_root(settings)
-    table, rejections = read(root, settings.data.format)
+    table, rejections = read_dataset(root, settings.data.format)
     processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    problems = build(work.folder, root, table["path"].tolist(), settings.view, processes, progress=True)
+    problems = build_pixel_cache(work.folder, root, table["path"].tolist(), settings.view, processes, progress=True)
     rejections += [
         Rejection(f"{row.part} photo", row.photo_id, row.path, problem)
         for row, problem in zip(table.itertuples(), problems, strict=True)
@@ -54,8 +54,8 @@ def make_photos(settings, work: Making) -> None:
     table.loc[unusable, "mos"] = np.nan
     table["captions"] = [() if bad else several for bad, several in zip(unusable, table["captions"], strict=True)]
     save_table(table, work.folder / "photos.jsonl")
-    pixels, handmade = np.load(work.folder / "pixels.npy", mmap_mode="r"), np.load(work.folder / "handmade.npy")
-    statistics = describe(table, pixels, handmade)
+    pixels, handcrafted = np.load(work.folder / "pixels.npy", mmap_mode="r"), np.load(work.folder / "handcrafted.npy")
+    statistics = dataset_statistics(table, pixels, handcrafted)
     write_json(work.folder / "statistics.json", statistics)
     draw_statistics(statistics, work.folder / "statistics.png")
 
@@ -87,7 +87,7 @@ def main(argv=None) -> None:
     with making(photos(settings), chosen.fresh) as work:
         if work:
             make_photos(settings, work)
-            work.outputs += ["photos.jsonl", "pixels.npy", "handmade.npy", "phash.npy", "digests.npy"]
+            work.outputs += ["photos.jsonl", "pixels.npy", "handcrafted.npy", "phash.npy", "digests.npy"]
             work.outputs += ["statistics.json", "rejected.csv"] + ["crops.npy"] * (settings.view.crops > 1)
     report(settings, photos(settings).folder / "rejected.csv")
     with making(vocabulary(settings), chosen.fresh) as work:

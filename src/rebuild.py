@@ -12,7 +12,7 @@ from pathlib import Path
 
 from src.base.errors import InputError, guarded
 from src.base.files import file_digest, lock, write_bytes
-from src.pipeline.stages import SUBMISSIONS, data_root, final, require, run_folder
+from src.pipeline.stages import SUBMISSIONS, data_root, ensure_inputs, final, run_folder
 from src.settings.load import load_given, moved
 
 
@@ -63,13 +63,13 @@ def main(argv=None) -> None:
         for run, old in sorted(runs.items(), key=lambda item: item[0] == name):  # what joins the others comes last
             recorded = manifest["runs"][run]
             settings = rebuilding.settle(old, root, chosen.start, set(runs))
-            require(settings, "train")
+            ensure_inputs(settings, "train")
             rebuilding.check_data(settings, recorded, submitted["form"])
             if chosen.start == "weights":
                 rebuilding.place_checkpoints(settings, recorded["checkpoints"], run_folder(old))
             else:
                 rebuilding.check_sources(settings, recorded)
-            require(settings, "evaluate" if run == name else "ensemble")
+            ensure_inputs(settings, "evaluate" if run == name else "ensemble")
             if run == name:
                 form = read_form(data_root(settings), settings.data.format)
                 submit_predictions(root / submitted["file"], final(settings).folder / "test.csv", form)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from src.base.errors import InputError, guarded
 from src.pipeline.artefacts import making
-from src.pipeline.stages import SUBMISSIONS, data_root, final, require, submission, tuned
+from src.pipeline.stages import SUBMISSIONS, data_root, ensure_inputs, final, submission, tuned
 from src.settings.load import load
 
 
@@ -36,7 +36,7 @@ def main(argv=None) -> None:
         check(Path(chosen.check), read_form(data_root(settings), settings.data.format), chosen.check)
         print(f"{chosen.check}: a valid submission for {data_root(settings)}")
         return
-    require(settings, "submit")
+    ensure_inputs(settings, "submit")
     settings = tuned(settings)
     form = read_form(data_root(settings), settings.data.format)
     if not form.names:

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from src.base.errors import guarded
 from src.base.files import provenance, write_json
 from src.pipeline.artefacts import making, outdated
-from src.pipeline.stages import fold, folds, folds_of, photos, require, tuned, vocabulary
+from src.pipeline.stages import ensure_inputs, fold, folds, folds_of, photos, tuned, vocabulary
 from src.settings.load import load, save
 
 PACKAGES = ["torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn", "albumentations", "pycocoevalcap"]
@@ -21,13 +21,13 @@ PACKAGES = ["torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn", "
 
 def train_fold(settings, number: int, folder, places, ranks, meteor, features) -> list[str]:
     """Train one fold in its folder, from the data in `places`; the names of the files that count."""
-    from src.inference.teacher_captions import captions_of_teacher
+    from src.inference.teacher_captions import load_teacher_captions
     from src.plots.training_curves import draw_curves
     from src.training.fit import Fit
     from src.training.fold_data import read_fold
     from src.training.metrics_log import write_parameters
 
-    teacher = captions_of_teacher(settings, number, ranks)
+    teacher = load_teacher_captions(settings, number, ranks)
     data = read_fold(*places, number, settings.vocabulary.maximum_words, features, teacher)
     if ranks.main:
         save(settings, folder / "settings.yaml")
@@ -59,7 +59,7 @@ def start_jobs(settings, numbers: list[int], fresh: bool) -> bool:
 def main(argv=None) -> None:
     settings, chosen = load(argv, "train", __doc__)
     if os.environ.get("RANK", "0") == "0":
-        require(settings, "train")
+        ensure_inputs(settings, "train")
         settings = tuned(settings)
     if "RANK" not in os.environ:
         missing = [number for number in folds_of(settings) if chosen.fresh or outdated(fold(settings, number))]
@@ -70,12 +70,12 @@ def main(argv=None) -> None:
             return
     from src.base.randomness import make_deterministic
     from src.metrics.meteor import shared_meteor
-    from src.training.distributed import join, leave, notice
+    from src.training.distributed import init_ranks, notice, shutdown
     from src.training.feature_cache import cached_features
 
     make_deterministic(settings.run.threads)
-    ranks = join()
-    settings = ranks.share(settings)
+    ranks = init_ranks()
+    settings = ranks.broadcast(settings)
     if ranks.main and notice(settings, ranks):
         print(f"train: {notice(settings, ranks)}", flush=True)
     meteor = shared_meteor() if ranks.main and settings.task != "mos" else None
@@ -88,7 +88,7 @@ def main(argv=None) -> None:
                 outputs = train_fold(settings, number, folder, places, ranks, meteor, features)
                 if work:
                     work.outputs += outputs
-    leave(ranks)
+    shutdown(ranks)
 
 
 if __name__ == "__main__":

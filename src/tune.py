@@ -107,7 +107,7 @@ def search(settings: Settings, trial: Settings, plan, artefact: Artefact, chosen
     """Work on the study until it has its trials, and write what it found. trial: what each trial starts from."""
     from src.base.randomness import make_deterministic
     from src.tuning.results import rows_of, table, write_results
-    from src.tuning.worker import work
+    from src.tuning.worker import run_worker
 
     study = open_study(settings, plan, artefact, chosen.fresh and not chosen.show)
     if chosen.show:
@@ -117,7 +117,7 @@ def search(settings: Settings, trial: Settings, plan, artefact: Artefact, chosen
     if plan.objective == "both":
         print("tune: two scores have no order, so no trial is pruned", flush=True)
     own = artefact.folder / study.name.rpartition("-")[2]
-    work(study, objective_of(trial, plan, chosen.stage, own), artefact.folder.name)
+    run_worker(study, objective_of(trial, plan, chosen.stage, own), artefact.folder.name)
     with making(artefact, chosen.fresh) as written:
         if written:
             written.outputs += write_results(study, settings, plan.objective, artefact.folder)
@@ -139,7 +139,7 @@ def main(argv=None) -> None:
     trial = dataclasses.replace(settings, tune=type(plan)(trials=0))
     if chosen.stage == "train":
         trial = changed(trial, {"train.epochs": plan.epochs}, "tune.epochs")
-        stages.require(settings, "tune")
+        stages.ensure_inputs(settings, "tune")
     artefact = stages.tuning(settings) if chosen.stage == "train" else decoded(settings, plan)
     if not (chosen.fresh or chosen.show or outdated(artefact)):
         print(f"tune: {artefact.folder}: up to date", flush=True)

@@ -31,14 +31,20 @@ TINY = [
 
 
 LONGEST_FIRST = [
-    f"test_{name}.py" for name in ("kill", "systems", "parallel", "stages", "ensemble_stage", "side_by_side", "tune")
+    "faults/test_kill.py",
+    "stages/test_configurations.py",
+    "training/test_distributed.py",
+    "stages/test_pipeline.py",
+    "stages/test_ensemble.py",
+    "pipeline/test_fold_jobs.py",
+    "tuning/test_tune.py",
 ]
 """Files that take longest. Each goes to one worker as a whole: late in the row it would leave the other idle."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {name: place for place, name in enumerate(LONGEST_FIRST)}
-    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+    items.sort(key=lambda item: places.get("/".join(item.path.parts[-2:]), len(places)))
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +60,7 @@ def competition(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def meteor(tmp_path_factory):
     """One small METEOR process for all tests."""
-    from tests.small_meteor import small_meteor
+    from tests.helpers.small_meteor import small_meteor
 
     with contextlib.closing(small_meteor(tmp_path_factory.mktemp("meteor"))) as process:
         yield process
@@ -63,7 +69,7 @@ def meteor(tmp_path_factory):
 @pytest.fixture
 def quick(meteor, monkeypatch) -> None:
     """Stages score by that METEOR and do not search for constant sentences."""
-    from tests.small_meteor import quick_scores
+    from tests.helpers.small_meteor import quick_scores
 
     quick_scores(monkeypatch, meteor)
 
@@ -105,7 +111,7 @@ def drawn(monkeypatch) -> list:
 @pytest.fixture(scope="module")
 def preprocessed(tmp_path_factory) -> Path:
     """A folder with a competition of nine photos that has gone through preprocess."""
-    from tests.bad_input import preprocessed_competition
+    from tests.helpers.bad_input import preprocessed_competition
 
     return preprocessed_competition(tmp_path_factory.mktemp("preprocessed"))
 

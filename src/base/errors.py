@@ -38,7 +38,7 @@ _HINTS = {
     errno.EISDIR: "a folder is where a file is needed: move it away",
     errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
     errno.EFBIG: "larger than files may be here: raise the limit with ulimit -f",
-    errno.EIO: "the disk reports an error: look at its health, choose another place with run.root=FOLDER",
+    errno.EIO: "the disk reports an error: look at its diagnostics, choose another place with run.root=FOLDER",
     errno.EMFILE: "too many open files: raise the limit with ulimit -n",
 }
 
@@ -48,7 +48,7 @@ _RUNTIME_HINTS = {
     "can't allocate memory": "the memory is too small: lower train.batch_size, view.size or the widths of decoder.*",
     "Storage size calculation overflowed": "no memory is large enough: lower view.size or the widths of decoder.*",
     "loading state_dict": "a checkpoint in the run's folder is of another network: remove it, or train with --fresh",
-    "out of memory": "the GPU's memory is full: lower train.batch_size, or raise train.accumulate",
+    "out of memory": "the GPU's memory is full: lower train.batch_size, or raise train.accumulation_steps",
     "Timed out waiting": "another process of this training did not answer for 10 minutes. " + _GO_ON,
     "gloo/transport": "another process of this training ended; what it printed says why. " + _GO_ON,
     "remote process exiting": "another process of this training ended; what it printed says why. " + _GO_ON,

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from src.base.randomness import fold_in
-from src.settings.schema import Augment
+from src.settings.schema import AugmentSettings
 
 cv2.setNumThreads(0)
 
@@ -17,7 +17,7 @@ cv2.setNumThreads(0)
 class Augmenter:
     """Flip and shift, which leave quality alone, and photometric changes where they are switched on."""
 
-    def __init__(self, settings: Augment, size: int):
+    def __init__(self, settings: AugmentSettings, size: int):
         border = round(settings.crop * size)
         steps = [A.HorizontalFlip(p=settings.flip)] if settings.flip else []
         if border:

@@ -41,7 +41,9 @@ def _codebook(file: Path, photos: Sequence[Path]) -> Codebook:
         return Codebook(**arrays)
 
 
-def build(folder: Path, root: Path, paths: Sequence[str], training: np.ndarray, threads: int) -> list[str]:
+def build_codebook_features(
+    folder: Path, root: Path, paths: Sequence[str], training: np.ndarray, threads: int
+) -> list[str]:
     """Write codebook.npz and codes.npy (float32 [N, F], zeros for a photo that cannot be read); returns their names.
 
     paths: of all N photos under root; training: bool [N], those that the codebook may be learned from. Called again

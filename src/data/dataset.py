@@ -91,7 +91,7 @@ def share_of(rows: np.ndarray, part: int, parts: int, epoch: int) -> Share:
     return Share(epoch, piece) if len(piece) else Share(epoch, rows[:1], blank=True)
 
 
-class Batches(Dataset):
+class BatchDataset(Dataset):
     """Loads the batch of a `Share`. epoch < 0 means: as it is, without augmentation.
 
     A batch is a dict of tensors: row int64 [B], images uint8 [B, H, W, C] or a dict of features, mos float32 [B]
@@ -183,7 +183,9 @@ def _leave_signals_to_the_main_process(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def loader(batches: Batches, shares: Iterable[Share], workers: int, pin: bool) -> Iterator[dict[str, torch.Tensor]]:
+def loader(
+    batches: BatchDataset, shares: Iterable[Share], workers: int, pin: bool
+) -> Iterator[dict[str, torch.Tensor]]:
     """The batches of the shares, in order, prefetched by `workers` processes where there are any."""
     return iter(
         DataLoader(

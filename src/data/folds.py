@@ -31,7 +31,7 @@ def _smallest_member(labels: np.ndarray) -> np.ndarray:
     return first[inverse].astype(np.int64)
 
 
-def union(*labelings: Sequence) -> np.ndarray:
+def merge_groups(*labelings: Sequence) -> np.ndarray:
     """Groups that join whatever any labeling joins, directly or through others: int64 [N], first member's index.
 
     labelings: each [N], numbers or strings.
@@ -120,7 +120,7 @@ def _deal(loads: np.ndarray, shares: np.ndarray, order: np.ndarray) -> np.ndarra
     return answer
 
 
-def assign(
+def assign_folds(
     mos: np.ndarray,
     groups: np.ndarray,
     folds: int,
@@ -156,7 +156,7 @@ def assign(
     return (answer if holdout is None else -answer)[inverse]
 
 
-def official(part: Sequence[str]) -> np.ndarray:
+def official_folds(part: Sequence[str]) -> np.ndarray:
     """The folds that keep official parts, int64 [N]: 0 for the validation part, -1, always in training, for the rest.
 
     part: [N], "train" or "validation". Raises InputError where one of them is missing.
@@ -174,7 +174,7 @@ def straddling(folds: np.ndarray, groups: np.ndarray) -> int:
     return int(np.isin(groups[folds == 0], groups[folds != 0]).sum())
 
 
-def check(folds: np.ndarray, *labelings: Sequence) -> None:
+def check_folds(folds: np.ndarray, *labelings: Sequence) -> None:
     """Raise Leak where photos with one label stand in two folds. labelings: each [N], such as groups or names."""
     folds = np.asarray(folds)
     for labels in labelings:
@@ -188,7 +188,7 @@ def check(folds: np.ndarray, *labelings: Sequence) -> None:
             )
 
 
-def table(frame: pd.DataFrame, folds: np.ndarray) -> pd.DataFrame:
+def fold_summary(frame: pd.DataFrame, folds: np.ndarray) -> pd.DataFrame:
     """One row a fold: photos, those with a MOS, its mean and sd, captioned photos, captions."""
     facts = pd.DataFrame({"fold": folds, "mos": frame["mos"].to_numpy(), "n": frame["captions"].map(len).to_numpy()})
     by_fold = facts.groupby("fold", sort=True)

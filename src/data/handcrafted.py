@@ -1,4 +1,4 @@
-"""Hand-made no-reference features of photo quality: what a ridge makes of them is the floor that a network must beat.
+"""Hand-made no-reference features of photo quality: what a ridge makes of them is the baseline that a network must beat.
 
 All are computed on a copy whose short side is at most SHORT_SIDE pixels; quantities with a long tail enter as
 logarithms, so that a linear model can use them as they are. Scales: 0 is that copy, 1 half and 2 a quarter of it.
@@ -238,7 +238,7 @@ def _colour(rgb: np.ndarray) -> list[float]:
     ]
 
 
-def features(rgb: np.ndarray) -> np.ndarray:
+def handcrafted_features(rgb: np.ndarray) -> np.ndarray:
     """The features NAMES of a photo: uint8 [H, W, 3] → float32 [F], always finite.
 
     Pixels come as decoded, not squashed; a photo larger than SHORT_SIDE is reduced first.

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from src.settings.schema import View
+from src.settings.schema import ViewSettings
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 LARGEST_PHOTO = Image.MAX_IMAGE_PIXELS or 89_478_485
@@ -90,7 +90,7 @@ def decode(content: bytes, short_side: int) -> np.ndarray:
     return np.ascontiguousarray(_UPRIGHT.get(orientation, lambda rgb: rgb)(pixels))
 
 
-def needed_short_side(view: View, least: int) -> int:
+def needed_short_side(view: ViewSettings, least: int) -> int:
     """The short side, in pixels, below which a JPEG is not decoded for this view; `least` at least."""
     if view.fit == "native":
         return LARGEST_PHOTO  # never at reduced scale
@@ -107,7 +107,7 @@ def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     return pixels.reshape(height, width, -1)
 
 
-def to_view(rgb: np.ndarray, view: View) -> np.ndarray:
+def to_view(rgb: np.ndarray, view: ViewSettings) -> np.ndarray:
     """The square picture of the view, uint8 [size, size, C].
 
     native: the first of its pieces, see `native_crops`. squash: the aspect ratio is given up. pad: the photo is centred
@@ -132,7 +132,7 @@ def to_view(rgb: np.ndarray, view: View) -> np.ndarray:
     return _coloured(square, view)
 
 
-def native_crops(rgb: np.ndarray, view: View) -> np.ndarray:
+def native_crops(rgb: np.ndarray, view: ViewSettings) -> np.ndarray:
     """Pieces of the photo's own pixels, uint8 [crops, size, size, C]; a photo smaller than a piece is enlarged first.
 
     They spread evenly over the photo from its centre on, however many there are: places follow the R2 sequence
@@ -147,5 +147,5 @@ def native_crops(rgb: np.ndarray, view: View) -> np.ndarray:
     return np.stack([_coloured(rgb[top : top + size, left : left + size], view) for top, left in places])
 
 
-def _coloured(rgb: np.ndarray, view: View) -> np.ndarray:
+def _coloured(rgb: np.ndarray, view: ViewSettings) -> np.ndarray:
     return cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)[:, :, None] if view.color == "gray" else rgb

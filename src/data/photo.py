@@ -8,10 +8,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from src.data.handcrafted import DECODED_SHORT_SIDE, features
+from src.data.handcrafted import DECODED_SHORT_SIDE, handcrafted_features
 from src.data.image import Unreadable, decode, native_crops, needed_short_side, to_view
 from src.data.perceptual_hash import perceptual_hash
-from src.settings.schema import View
+from src.settings.schema import ViewSettings
 
 DIGEST_BYTES = 16
 LARGEST_FILE = 1 << 29
@@ -22,14 +22,14 @@ LARGEST_FILE = 1 << 29
 class Photo:
     """pixels: uint8 [size, size, C]; crops: uint8 [crops - 1, size, size, C], the other pieces of the view.
 
-    handmade: float32 [F]. phash: 64 bits. digests: uint8 [16], zeros without a file.
+    handcrafted: float32 [F]. phash: 64 bits. digests: uint8 [16], zeros without a file.
 
     problem: None, or why the photo is unreadable; then it counts as a black one.
     """
 
     pixels: np.ndarray
     crops: np.ndarray
-    handmade: np.ndarray
+    handcrafted: np.ndarray
     phash: int
     digests: np.ndarray
     problem: str | None
@@ -44,7 +44,7 @@ def _read(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def load(path: Path, view: View) -> Photo:
+def load_photo(path: Path, view: ViewSettings) -> Photo:
     """Read and decode the photo once for everything. Never raises for what is wrong with the file."""
     problem = None
     try:
@@ -62,4 +62,4 @@ def load(path: Path, view: View) -> Photo:
     pixels = pieces[0]
     luma = pixels[:, :, 0] if view.color == "gray" else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     digests = np.frombuffer(digest, np.uint8)
-    return Photo(pixels, pieces[1:], features(rgb), perceptual_hash(luma), digests, problem)
+    return Photo(pixels, pieces[1:], handcrafted_features(rgb), perceptual_hash(luma), digests, problem)

@@ -3,7 +3,7 @@
 A folder holds, all in the order of the given paths:
     pixels.npy    uint8   [N, size, size, C]  the view
     crops.npy     uint8   [N, crops - 1, size, size, C]  its other pieces, where view.crops asks for some
-    handmade.npy  float32 [N, F]              see src.data.handcrafted
+    handcrafted.npy  float32 [N, F]              see src.data.handcrafted
     phash.npy     uint64  [N]                 perceptual hash of the view's luma
     digests.npy   uint8   [N, 16]             first half of SHA-256 of the photo file; zeros for a file that is absent
     problems.json                             written last: which photos are unreadable and why
@@ -30,8 +30,8 @@ from tqdm import tqdm
 from src.base.errors import InputError
 from src.base.files import digest_of, naming, read_json, write_json, write_text
 from src.data.handcrafted import NAMES
-from src.data.photo import DIGEST_BYTES, Photo, load
-from src.settings.schema import View
+from src.data.photo import DIGEST_BYTES, Photo, load_photo
+from src.settings.schema import ViewSettings
 
 CHUNK = 64
 """Photos decoded and written at once."""
@@ -48,18 +48,18 @@ class _Work:
     folder: str
     root: str
     paths: tuple[str, ...]
-    view: View
+    view: ViewSettings
 
 
 _work: _Work | None = None
 
 
-def _shapes(view: View, photos: int) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
+def _shapes(view: ViewSettings, photos: int) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
     channels = 1 if view.color == "gray" else 3
     several = {"crops.npy": (np.dtype(np.uint8), (photos, view.crops - 1, view.size, view.size, channels))}
     return (several if view.crops > 1 else {}) | {
         "pixels.npy": (np.dtype(np.uint8), (photos, view.size, view.size, channels)),
-        "handmade.npy": (np.dtype(np.float32), (photos, len(NAMES))),
+        "handcrafted.npy": (np.dtype(np.float32), (photos, len(NAMES))),
         "phash.npy": (np.dtype(np.uint64), (photos,)),
         "digests.npy": (np.dtype(np.uint8), (photos, DIGEST_BYTES)),
     }
@@ -104,7 +104,9 @@ def _write(path: Path, begin: int, rows: np.ndarray) -> None:
 def _do_chunk(begin: int) -> tuple[int, dict[int, str]]:
     """Decode one chunk and write its rows; the answer names the chunk and its unreadable photos."""
     assert _work is not None
-    photos: list[Photo] = [load(Path(_work.root, path), _work.view) for path in _work.paths[begin : begin + CHUNK]]
+    photos: list[Photo] = [
+        load_photo(Path(_work.root, path), _work.view) for path in _work.paths[begin : begin + CHUNK]
+    ]
     for name, (dtype, _) in _shapes(_work.view, 0).items():
         rows = np.stack([np.asarray(getattr(photo, name.removesuffix(".npy")), dtype) for photo in photos])
         _write(Path(_work.folder, name), begin, rows)
@@ -119,7 +121,7 @@ def _state(path: Path) -> list[int] | None:
     return [found.st_size, found.st_mtime_ns] if stat.S_ISREG(found.st_mode) else None
 
 
-def _key(root: Path, paths: Sequence[str], view: View) -> str:
+def _key(root: Path, paths: Sequence[str], view: ViewSettings) -> str:
     photos = [[path, _state(root / path)] for path in paths]
     return digest_of([VERSION, CHUNK, asdict(view), NAMES, photos])
 
@@ -219,8 +221,8 @@ def _finished(folder: Path, key: str, names: Sequence[str]) -> dict[int, str] | 
     return {int(row): reason for row, reason in content["problems"].items()}
 
 
-def build(
-    folder: Path, root: Path, paths: Sequence[str], view: View, processes: int, progress: bool
+def build_pixel_cache(
+    folder: Path, root: Path, paths: Sequence[str], view: ViewSettings, processes: int, progress: bool
 ) -> list[str | None]:
     """Decode the photos `root`/`paths` into the arrays named above, under `folder`.
 

@@ -50,10 +50,12 @@ def _counted(values: list[int]) -> dict[str, int]:
     return {str(number): int(count) for number, count in zip(numbers, counts, strict=True)}
 
 
-def describe(frame: pd.DataFrame, pixels: np.ndarray, handmade: np.ndarray, rows: np.ndarray | None = None) -> dict:
+def dataset_statistics(
+    frame: pd.DataFrame, pixels: np.ndarray, handcrafted: np.ndarray, rows: np.ndarray | None = None
+) -> dict:
     """Statistics of the photos for training, validation part included: counts, channels, MOS, captions, features.
 
-    frame: the table. pixels: uint8 [N, H, W, C]. handmade: float32 [N, F]. rows: int [len(frame)], the row of each
+    frame: the table. pixels: uint8 [N, H, W, C]. handcrafted: float32 [N, F]. rows: int [len(frame)], the row of each
     photo in both arrays; without it they are in the table's order.
     """
     rows = np.arange(len(frame)) if rows is None else np.asarray(rows)
@@ -62,7 +64,7 @@ def describe(frame: pd.DataFrame, pixels: np.ndarray, handmade: np.ndarray, rows
     mean, sd = channel_statistics(pixels, rows[train])
     captions = [caption for several in photos["captions"] for caption in several]
     lengths = [len(tokenize(caption)) for caption in captions]
-    features = np.asarray(handmade[rows[train]], np.float64)
+    features = np.asarray(handcrafted[rows[train]], np.float64)
     return {
         "photos": {"train": int(train.sum()), "test": int((frame["part"] == "test").sum())},
         "groups": int(photos["group"].nunique()),
@@ -75,7 +77,7 @@ def describe(frame: pd.DataFrame, pixels: np.ndarray, handmade: np.ndarray, rows
                       "max": max(lengths), "histogram": _counted(lengths)} if lengths else None,
             "per_photo": _counted([len(several) for several in photos["captions"]]),
         },
-        "handmade": {
+        "handcrafted": {
             name: {"mean": float(column.mean()), "sd": float(column.std())}
             for name, column in zip(NAMES, features.T, strict=True)
         } if len(features) else None,

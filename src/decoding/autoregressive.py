@@ -14,7 +14,7 @@ from src.decoding.constraints import Constraints, constrain
 from src.models.decoder import END, PAD, START
 
 
-class Steps(Protocol):
+class StepDecoder(Protocol):
     """What a search needs of a captioner: a causal decoder has it, and an ensemble of them."""
 
     def start(self, features: Any) -> Any: ...
@@ -25,7 +25,7 @@ class Steps(Protocol):
 
 
 def next_log_probs(
-    decoder: Steps,
+    decoder: StepDecoder,
     fed: torch.Tensor,
     state: Any,
     tokens: torch.Tensor,
@@ -44,8 +44,8 @@ def next_log_probs(
     return constrain(log_probs, tokens, constraints), state
 
 
-def write(
-    decoder: Steps,
+def generate(
+    decoder: StepDecoder,
     state: Any,
     captions: int,
     constraints: Constraints,

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from src.decoding.autoregressive import Steps, next_log_probs, write
+from src.decoding.autoregressive import StepDecoder, generate, next_log_probs
 from src.decoding.candidates import Candidates, normalised, pick, trimmed
 from src.decoding.constraints import Constraints
 from src.models.decoder import END, PAD, START
@@ -15,20 +15,22 @@ DEAD = float("-inf")
 
 
 @torch.no_grad()
-def greedy(decoder: Steps, features: Any, constraints: Constraints) -> Candidates:
+def greedy(decoder: StepDecoder, features: Any, constraints: Constraints) -> Candidates:
     """The most probable allowed token at each place, until END: one candidate a photo.
 
     Raises InputError where the model's log-probabilities are not numbers.
     """
     state = decoder.start(features)
-    tokens, log_prob = write(
+    tokens, log_prob = generate(
         decoder, state, len(features), constraints, lambda allowed, *_: allowed.argmax(dim=1), features.device
     )
     return Candidates(trimmed(tokens.unsqueeze(1)), log_prob.unsqueeze(1), "greedy")
 
 
 @torch.no_grad()
-def beam(decoder: Steps, features: Any, constraints: Constraints, width: int, length_penalty: float) -> Candidates:
+def beam(
+    decoder: StepDecoder, features: Any, constraints: Constraints, width: int, length_penalty: float
+) -> Candidates:
     """Beam search: the `width` best captions that it finds for each photo, ranked by normalised log-probability.
 
     The rule, for each photo by itself. One caption is live at first, the empty one. At each step all allowed
@@ -108,7 +110,7 @@ class Finished:
 
 
 def explore(
-    decoder: Steps,
+    decoder: StepDecoder,
     state: Any,
     going: torch.Tensor,
     constraints: Constraints,

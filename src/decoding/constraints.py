@@ -27,12 +27,12 @@ class Constraints:
 
     minimum_words: int = 1
     maximum_words: int = 30
-    no_repeat: int = 0
+    no_repeat_ngram_size: int = 0
     bad_endings: tuple[int, ...] = ()
     no_echo: bool = False
 
     def __post_init__(self):
-        if not 0 <= self.minimum_words <= self.maximum_words or self.maximum_words < 1 or self.no_repeat < 0:
+        if not 0 <= self.minimum_words <= self.maximum_words or self.maximum_words < 1 or self.no_repeat_ngram_size < 0:
             raise ValueError(f"not 0 <= minimum_words <= maximum_words, 1 <= maximum_words, 0 <= no_repeat: {self}")
         if len(set(self.bad_endings)) < len(self.bad_endings) or any(word < _SPECIAL for word in self.bad_endings):
             raise ValueError(f"bad_endings are not the ids of different words: {self}")
@@ -59,12 +59,12 @@ def constrain(log_probs: torch.Tensor, tokens: torch.Tensor, constraints: Constr
         allowed[:, :_SPECIAL] = _BANNED
         if bad and words == constraints.maximum_words - 1:
             allowed[:, list(bad)] = _BANNED
-        allowed.scatter_(1, repeats(tokens, constraints.no_repeat), _BANNED)
+        allowed.scatter_(1, repeats(tokens, constraints.no_repeat_ngram_size), _BANNED)
         if constraints.no_echo:
             allowed.scatter_(1, tokens[:, words - 1 :], _BANNED)
         # Each word that stands in the caption bans one word at most: with more good words there is always a way on.
         if size - _SPECIAL - len(bad) <= words + 1 + constraints.no_echo:
-            allowed.masked_fill_(_traps(tokens, constraints.no_repeat, bad, size), _BANNED)
+            allowed.masked_fill_(_traps(tokens, constraints.no_repeat_ngram_size, bad, size), _BANNED)
             stuck = (allowed == _BANNED).all(dim=1)
         else:
             stuck = None
@@ -86,8 +86,8 @@ def keeps(captions: torch.Tensor, constraints: Constraints) -> torch.Tensor:
         kept &= (last != torch.tensor(constraints.bad_endings, device=captions.device)).all(dim=1)
     if constraints.no_echo:
         kept &= ((captions[:, 1:] != captions[:, :-1]) | (captions[:, 1:] < _SPECIAL)).all(dim=1)
-    if 0 < constraints.no_repeat < captions.shape[1]:
-        runs = captions.unfold(1, constraints.no_repeat, 1)
+    if 0 < constraints.no_repeat_ngram_size < captions.shape[1]:
+        runs = captions.unfold(1, constraints.no_repeat_ngram_size, 1)
         same = (runs.unsqueeze(2) == runs.unsqueeze(1)).all(dim=3) & (runs[:, :, -1] >= _SPECIAL).unsqueeze(2)
         kept &= ~same.triu(diagonal=1).any(dim=2).any(dim=1)
     return kept
@@ -117,7 +117,7 @@ def _may_end(tokens: torch.Tensor, minimum_words: int, bad: tuple[int, ...], stu
     return fine if stuck is None else fine | stuck
 
 
-def _traps(tokens: torch.Tensor, no_repeat: int, bad: tuple[int, ...], size: int) -> torch.Tensor:
+def _traps(tokens: torch.Tensor, no_repeat_ngram_size: int, bad: tuple[int, ...], size: int) -> torch.Tensor:
     """The bad endings after which every word that is none would repeat a run: bool [N, V]."""
     traps = torch.zeros(len(tokens), size, dtype=torch.bool, device=tokens.device)
     for word in bad:
@@ -125,5 +125,5 @@ def _traps(tokens: torch.Tensor, no_repeat: int, bad: tuple[int, ...], size: int
         banned[:, :_SPECIAL] = True
         banned[:, list(bad)] = True
         continued = torch.nn.functional.pad(tokens, (0, 1), value=word)
-        traps[:, word] = banned.scatter_(1, repeats(continued, no_repeat), True).all(dim=1)
+        traps[:, word] = banned.scatter_(1, repeats(continued, no_repeat_ngram_size), True).all(dim=1)
     return traps

@@ -57,11 +57,11 @@ class Prefixes:
         saying = self._column(places, tokens)
         if state.begun:
             beginning = beginning.extend(tokens, saying)
-        before = torch.logaddexp(beginning.spoken, beginning.silent)[:, :-1]
+        before = torch.logaddexp(beginning.in_word, beginning.in_blank)[:, :-1]
         most = before.amax(dim=1, keepdim=True)
         weights = (before - most).exp().to(places.keys.dtype).unflatten(0, (len(places), -1))
         log_probs = (weights @ places.keys).flatten(0, 1).double().log() + most
-        again = torch.logsumexp(beginning.silent[:, :-1] + saying, dim=1, keepdim=True)
+        again = torch.logsumexp(beginning.in_blank[:, :-1] + saying, dim=1, keepdim=True)
         log_probs.scatter_(1, tokens.unsqueeze(1), again)
         log_probs[:, END] = beginning.whole()
         log_probs -= beginning.log_prob.unsqueeze(1)
@@ -83,19 +83,19 @@ def collapsed(canvas: torch.Tensor, blank: int | None, width: int) -> torch.Tens
 
     With a blank, neighbouring places of one symbol say it once.
     """
-    spoken = canvas != PAD
+    is_word = canvas != PAD
     if blank is not None:
-        spoken &= canvas != blank
-        spoken[:, 1:] &= canvas[:, 1:] != canvas[:, :-1]
-    order = spoken.cumsum(1) - 1
-    row, place = (spoken & (order < width - 1)).nonzero(as_tuple=True)
+        is_word &= canvas != blank
+        is_word[:, 1:] &= canvas[:, 1:] != canvas[:, :-1]
+    order = is_word.cumsum(1) - 1
+    row, place = (is_word & (order < width - 1)).nonzero(as_tuple=True)
     tokens = canvas.new_full((len(canvas), width), PAD)
     tokens[row, order[row, place]] = canvas[row, place]
-    ends = spoken.sum(1).clamp(max=width - 1)
+    ends = is_word.sum(1).clamp(max=width - 1)
     return tokens.scatter_(1, ends.unsqueeze(1), END)
 
 
-def read_alignments(
+def decode_alignments(
     log_probs: torch.Tensor,
     canvas: torch.Tensor,
     blank: int,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from src.base.errors import InputError
-from src.decoding.autoregressive import Steps
+from src.decoding.autoregressive import StepDecoder
 from src.decoding.beam import DEAD, Live, Ranked, explore, rank
 from src.decoding.candidates import Candidates, trimmed
 from src.decoding.constraints import Constraints
@@ -17,13 +17,15 @@ from src.decoding.constraints import Constraints
 def width_of_group(width: int, groups: int) -> int:
     """Captions of each group. Raises InputError where the beam cannot be divided."""
     if groups < 1 or width % groups:
-        raise InputError(f"decoding.beam={width} cannot be divided into decoding.groups={groups} groups of equal size")
+        raise InputError(
+            f"decoding.beam={width} cannot be divided into decoding.beam_groups={groups} groups of equal size"
+        )
     return width // groups
 
 
 @torch.no_grad()
 def diverse_beam(
-    decoder: Steps,
+    decoder: StepDecoder,
     features: Any,
     constraints: Constraints,
     width: int,

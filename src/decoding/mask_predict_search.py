@@ -1,4 +1,4 @@
-"""Captions of one-shot captioners: all places at once, then those again that the captioner is least sure of.
+"""Captions of non-autoregressive captioners: all places at once, then those again that the captioner is least sure of.
 
 Ghazvininejad et al., "Mask-Predict: Parallel Decoding of Conditional Masked Language Models", EMNLP 2019, sections 3.1
 to 3.3, and Saharia et al., "Non-Autoregressive Machine Translation with Latent Alignments", EMNLP 2020, with masks put
@@ -14,14 +14,14 @@ from src.base.errors import InputError
 from src.decoding.beam import greedy
 from src.decoding.candidates import Candidates, trimmed
 from src.decoding.constraints import IMPOSSIBLE, Constraints, keeps
-from src.decoding.ctc_search import read_alignments
-from src.models.decoder import END, PAD, UNK, OneShotDecoder
+from src.decoding.ctc_search import decode_alignments
+from src.models.decoder import END, PAD, UNK, NonAutoregressiveDecoder
 from src.models.features import Features
 
 
 @torch.no_grad()
-def refine(
-    decoder: OneShotDecoder,
+def mask_predict(
+    decoder: NonAutoregressiveDecoder,
     features: Features,
     constraints: Constraints,
     passes: int,
@@ -40,13 +40,13 @@ def refine(
 
     The constraints hold, and no_echo with them: words chosen apart from one another stutter. Where the symbols break a
     rule, the words are chosen anew from left to right, each the most probable that is allowed; of alignments see
-    `read_alignments`. log_prob is the sum of what each word had when it was chosen, and at END that of the length; or,
+    `decode_alignments`. log_prob is the sum of what each word had when it was chosen, and at END that of the length; or,
     of alignments, the exact one given what was shown.
 
     Raises InputError where the model's log-probabilities are not numbers.
     """
     constraints = replace(constraints, no_echo=True)
-    seen = decoder.look(features)
+    seen = decoder.encode(features)
     words, chances = likely_lengths(decoder.lengths(seen), constraints, length_beam)
     canvas, log_probs = in_passes(decoder, seen, words.flatten(), passes, everything)
     if log_probs.amax(dim=2).isnan().any():
@@ -54,7 +54,7 @@ def refine(
     if decoder.blank is None:
         found = _read_words(log_probs, words.flatten(), chances.flatten(), constraints)
     else:
-        found = read_alignments(log_probs, canvas, decoder.blank, constraints, prefix_beam, length_penalty)
+        found = decode_alignments(log_probs, canvas, decoder.blank, constraints, prefix_beam, length_penalty)
     photos, width = len(features), found.tokens.shape[2]
     several = Candidates(found.tokens.view(photos, -1, width), found.log_prob.view(photos, -1), f"refine{passes}")
     return several.ranked(length_penalty)
@@ -68,7 +68,7 @@ def likely_lengths(log_probs: torch.Tensor, constraints: Constraints, width: int
 
 
 def in_passes(
-    decoder: OneShotDecoder, seen: Any, words: torch.Tensor, passes: int, everything: bool
+    decoder: NonAutoregressiveDecoder, seen: Any, words: torch.Tensor, passes: int, everything: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The hidden canvas [N, P] of captions of `words` [N] words, and the log-probabilities [N, P, V] after the passes.
 
@@ -76,14 +76,14 @@ def in_passes(
     """
     canvas = decoder.blank_canvas(words)
     within = canvas != PAD
-    log_probs = decoder.fill(seen, canvas)
+    log_probs = decoder.predict_masked(seen, canvas)
     for done in range(1, passes):
         symbols, scores = best_symbols(log_probs, within)
         silent = within & _says_nothing(symbols, decoder.blank)
         said = within & ~silent
         order = scores.masked_fill(~said, float("inf")).argsort(dim=1, stable=True).argsort(dim=1)
         hidden = silent | (order < (said.sum(1) * (passes - done) // passes).unsqueeze(1))
-        again = decoder.fill(seen, symbols.masked_fill(hidden, decoder.mask))
+        again = decoder.predict_masked(seen, symbols.masked_fill(hidden, decoder.mask))
         log_probs = again if everything else torch.where(hidden.unsqueeze(2), again, log_probs)
     return canvas, log_probs
 

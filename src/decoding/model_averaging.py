@@ -8,13 +8,13 @@ from typing import Any, Literal
 import torch
 
 from src.base.errors import InputError
-from src.decoding.autoregressive import Steps
+from src.decoding.autoregressive import StepDecoder
 from src.decoding.constraints import IMPOSSIBLE
 from src.models.features import Features
 
 
 @dataclass(frozen=True)
-class Together:
+class AveragedFeatures:
     """The same photos as each member's encoder sees them."""
 
     features: tuple[Features, ...]
@@ -28,36 +28,36 @@ class Together:
 
 
 @dataclass(frozen=True)
-class EnsembleState:
+class AveragedState:
     """The members' states."""
 
     members: tuple[Any, ...]
     attention: None = None
 
 
-class Ensemble:
+class ModelAverage:
     """Causal captioners with one vocabulary and any encoders, as one captioner for every search.
 
     `mean` "probabilities": the arithmetic mean of the members' probabilities; "log_probabilities": the geometric one,
     renormalised. What a member holds impossible counts IMPOSSIBLE there, as everywhere in a search.
     """
 
-    def __init__(self, members: Sequence[Steps], mean: Literal["probabilities", "log_probabilities"]):
+    def __init__(self, members: Sequence[StepDecoder], mean: Literal["probabilities", "log_probabilities"]):
         if not members or mean not in ("probabilities", "log_probabilities"):
             raise ValueError(f"an ensemble of {len(members)} members by the mean of {mean!r}")
         if not all(hasattr(member, "step") for member in members):
             raise InputError(
                 "captioners that write all words at once (mask_predict, ctc_mask_predict) cannot write one caption "
-                "together word by word; leave out decoding.ensemble"
+                "together word by word; leave out decoding.model_averaging"
             )
         self.members, self.mean = tuple(members), mean
 
-    def start(self, features: Together) -> EnsembleState:
+    def start(self, features: AveragedFeatures) -> AveragedState:
         """The state before the first token of len(features) captions; one Features for each member, in their order."""
         pairs = zip(self.members, features.features, strict=True)
-        return EnsembleState(tuple(member.start(seen) for member, seen in pairs))
+        return AveragedState(tuple(member.start(seen) for member, seen in pairs))
 
-    def step(self, tokens: torch.Tensor, state: EnsembleState) -> tuple[torch.Tensor, EnsembleState]:
+    def step(self, tokens: torch.Tensor, state: AveragedState) -> tuple[torch.Tensor, AveragedState]:
         """Feed int64 [N] to every member: the mean's log-probabilities of the next token, float32 [N, V], and state.
 
         Raises InputError where the members' vocabularies are not equally large.
@@ -74,9 +74,9 @@ class Ensemble:
             log_probs = stacked.logsumexp(dim=0) - math.log(len(steps))
         else:
             log_probs = stacked.clamp(min=IMPOSSIBLE).mean(dim=0).log_softmax(dim=1)
-        return log_probs, EnsembleState(tuple(after for _, after in steps))
+        return log_probs, AveragedState(tuple(after for _, after in steps))
 
-    def reorder(self, state: EnsembleState, index: torch.Tensor) -> EnsembleState:
+    def reorder(self, state: AveragedState, index: torch.Tensor) -> AveragedState:
         """The state of the captions at `index` (int64 [M])."""
         pairs = zip(self.members, state.members, strict=True)
-        return EnsembleState(tuple(member.reorder(each, index) for member, each in pairs))
+        return AveragedState(tuple(member.reorder(each, index) for member, each in pairs))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from src.base.randomness import fold_in
-from src.decoding.autoregressive import Steps, write
+from src.decoding.autoregressive import StepDecoder, generate
 from src.decoding.candidates import Candidates, trimmed
 from src.decoding.constraints import Constraints
 
@@ -27,7 +27,7 @@ def uniforms_for(seed: int, rows: Iterable[int], samples: int, places: int) -> t
 
 @torch.no_grad()
 def sample(
-    decoder: Steps,
+    decoder: StepDecoder,
     features: Any,
     constraints: Constraints,
     uniforms: torch.Tensor,
@@ -54,7 +54,7 @@ def sample(
 
     photo = torch.arange(photos, device=features.device).repeat_interleave(samples)
     state = decoder.reorder(decoder.start(features), photo)
-    tokens, log_prob = write(decoder, state, len(photo), constraints, choose, features.device)
+    tokens, log_prob = generate(decoder, state, len(photo), constraints, choose, features.device)
     return Candidates(trimmed(tokens.view(photos, samples, -1)), log_prob.view(photos, samples), "sample")
 
 

@@ -3,41 +3,45 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from src.decoding.autoregressive import Steps
+from src.decoding.autoregressive import StepDecoder
 from src.decoding.beam import beam, greedy
 from src.decoding.candidates import Candidates
 from src.decoding.constraints import Constraints
 from src.decoding.diverse_beam import diverse_beam, width_of_group
-from src.decoding.mask_predict_search import refine
+from src.decoding.mask_predict_search import mask_predict
 from src.decoding.sampling import sample, uniforms_for
-from src.models.decoder import UNK, OneShotDecoder
-from src.settings.schema import Decoding
+from src.models.decoder import UNK, NonAutoregressiveDecoder
+from src.settings.schema import DecodingSettings
 
 
-class Search:
+class CaptionSearch:
     """decoding.search with all its settings; `words` is the vocabulary, a token's id being its place.
 
-    Raises InputError where decoding.groups do not divide decoding.beam. Bad endings that the vocabulary does not know
+    Raises InputError where decoding.beam_groups do not divide decoding.beam. Bad endings that the vocabulary does not know
     are left out.
     """
 
-    def __init__(self, settings: Decoding, words: Sequence[str]):
+    def __init__(self, settings: DecodingSettings, words: Sequence[str]):
         self.settings = settings
         bad = set(settings.bad_endings.lower().split())
         endings = tuple(token for token, word in enumerate(words) if word in bad and token > UNK)
-        self.constraints = Constraints(settings.minimum_words, settings.maximum_words, settings.no_repeat, endings)
+        self.constraints = Constraints(
+            settings.minimum_words, settings.maximum_words, settings.no_repeat_ngram_size, endings
+        )
         if settings.search == "diverse":
-            width_of_group(settings.beam, settings.groups)
+            width_of_group(settings.beam, settings.beam_groups)
 
-    def __call__(self, decoder: Steps | OneShotDecoder, features: Any, rows: Iterable[int], seed: int) -> Candidates:
+    def __call__(
+        self, decoder: StepDecoder | NonAutoregressiveDecoder, features: Any, rows: Iterable[int], seed: int
+    ) -> Candidates:
         """Candidates of the photos, the best normalised log-probability first.
 
         `rows`: the photos' numbers, from which with `seed` the random numbers of sampling come.
         """
         chosen, rules = self.settings, self.constraints
-        if isinstance(decoder, OneShotDecoder):
+        if isinstance(decoder, NonAutoregressiveDecoder):
             everything, width = chosen.repredict == "all", chosen.beam if chosen.ctc == "prefix" else 0
-            return refine(
+            return mask_predict(
                 decoder, features, rules, chosen.passes, chosen.length_beam, everything, width, chosen.length_penalty
             )
         if chosen.search == "sample":
@@ -46,7 +50,7 @@ class Search:
             return drawn.ranked(chosen.length_penalty)
         if chosen.search == "diverse":
             return diverse_beam(
-                decoder, features, rules, chosen.beam, chosen.length_penalty, chosen.groups, chosen.diversity
+                decoder, features, rules, chosen.beam, chosen.length_penalty, chosen.beam_groups, chosen.diversity
             )
         if chosen.beam == 1:
             return greedy(decoder, features, rules)

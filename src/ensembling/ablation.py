@@ -10,21 +10,21 @@ import numpy as np
 from src.metrics.bootstrap import interval
 from src.metrics.caption_scores import CaptionScores
 from src.metrics.competition_score import caption_score, resampled_caption_scores
-from src.metrics.mos_score import quality_score, resampled_quality_scores
+from src.metrics.mos_score import mos_score, resampled_mos_scores
 from src.metrics.significance import FEWEST, paired
 
 
 @dataclass(frozen=True)
-class Step:
-    """A step, and whether the predictions of test photos take it. aside: the next one starts from that before this."""
+class AblationStep:
+    """A step, and whether the predictions of test photos take it. side_branch: the next one starts from that before this."""
 
     name: str
     on: bool
-    aside: bool = False
+    side_branch: bool = False
 
 
 @dataclass(frozen=True)
-class Rung:
+class ScoredStep:
     """A step scored: of what (MOS or caption), and its score in each resample."""
 
     kind: str
@@ -33,40 +33,42 @@ class Rung:
     score: float
     resampled: np.ndarray
     photos: int
-    aside: bool = False
+    side_branch: bool = False
 
 
-def mos_rung(step: Step, predicted: np.ndarray, truth: np.ndarray, resamples: int, seed: int) -> Rung:
+def score_mos_step(
+    step: AblationStep, predicted: np.ndarray, truth: np.ndarray, resamples: int, seed: int
+) -> ScoredStep:
     """predicted, truth: MOS of the labelled photos [photos]."""
-    resampled = resampled_quality_scores(predicted, truth, resamples, seed)
-    score = quality_score(predicted, truth)["score"]
-    return Rung("MOS", step.name, step.on, score, resampled, len(truth), step.aside)
+    resampled = resampled_mos_scores(predicted, truth, resamples, seed)
+    score = mos_score(predicted, truth)["score"]
+    return ScoredStep("MOS", step.name, step.on, score, resampled, len(truth), step.side_branch)
 
 
-def caption_rung(step: Step, scores: CaptionScores, weights, resamples: int, seed: int) -> Rung:
+def score_caption_step(step: AblationStep, scores: CaptionScores, weights, resamples: int, seed: int) -> ScoredStep:
     """scores: of the captioned photos."""
     resampled = resampled_caption_scores(scores, weights, resamples, seed)
     score = caption_score(scores.totals(), weights)
-    return Rung("caption", step.name, step.on, score, resampled, scores.photos, step.aside)
+    return ScoredStep("caption", step.name, step.on, score, resampled, scores.photos, step.side_branch)
 
 
-def ladder(rungs: Sequence[Rung]) -> list[dict]:
+def ablation_rows(steps: Sequence[ScoredStep]) -> list[dict]:
     """One row a step: kind, step, on, photos, score with its 95% interval, gain over the step that it starts from with
     that of the paired bootstrap; None where a kind begins, and where there are too few photos for an interval."""
     rows, above = [], None
-    for rung in rungs:
-        low, high = interval(rung.resampled) if rung.photos >= FEWEST else (None, None)
-        row = {"kind": rung.kind, "step": rung.step, "on": rung.on, "photos": rung.photos, "score": rung.score}
+    for step in steps:
+        low, high = interval(step.resampled) if step.photos >= FEWEST else (None, None)
+        row = {"kind": step.kind, "step": step.step, "on": step.on, "photos": step.photos, "score": step.score}
         row |= {"low": low, "high": high, "gain": None, "gain_low": None, "gain_high": None, "p": None}
-        if above and above.kind == rung.kind and rung.photos >= FEWEST:
-            test = paired(rung.score - above.score, rung.resampled - above.resampled, rung.photos)
+        if above and above.kind == step.kind and step.photos >= FEWEST:
+            test = paired(step.score - above.score, step.resampled - above.resampled, step.photos)
             row |= {"gain": test.difference, "gain_low": test.low, "gain_high": test.high, "p": test.p}
         rows.append(row)
-        above = above if rung.aside else rung
+        above = above if step.side_branch else step
     return rows
 
 
-def as_csv(rows: Sequence[dict]) -> str:
+def ablation_csv(rows: Sequence[dict]) -> str:
     """Every figure in full."""
     text = io.StringIO()
     columns = ("kind", "step", "on", "photos", "score", "low", "high", "gain", "gain_low", "gain_high", "p")
@@ -76,7 +78,7 @@ def as_csv(rows: Sequence[dict]) -> str:
     return text.getvalue()
 
 
-def as_text(rows: Sequence[dict], resamples: int) -> str:
+def ablation_text(rows: Sequence[dict], resamples: int) -> str:
     """Aligned columns; steps that test photos do not get are off."""
     title = (
         f"What each step adds to the one it starts from, out of fold, {resamples} resamples; off: not for test photos"

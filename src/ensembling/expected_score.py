@@ -29,7 +29,7 @@ _AT_ONCE = 100_000  # comparisons, which bounds memory
 
 
 @dataclass(frozen=True)
-class Evidence:
+class PseudoReferences:
     """What the references of one photo may be."""
 
     captions: list[str]
@@ -44,7 +44,7 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Expected:
+class ExpectedScores:
     """Means over the evidence, of n captions or pairs of captions."""
 
     sentence: np.ndarray
@@ -56,26 +56,26 @@ class Expected:
     meteor: np.ndarray
     """Counts as in `meteor_of` [n, 5]."""
 
-    def select(self, rows: np.ndarray) -> "Expected":
+    def select(self, rows: np.ndarray) -> "ExpectedScores":
         """Some of them."""
-        return Expected(*(getattr(self, name)[rows] for name in FIELDS))
+        return ExpectedScores(*(getattr(self, name)[rows] for name in FIELDS))
 
 
-def mixed(parts: Sequence[Expected], shares: Sequence[float]) -> Expected:
+def mixed(parts: Sequence[ExpectedScores], shares: Sequence[float]) -> ExpectedScores:
     """What the same captions are expected to score where each part of the evidence has its share; these sum to 1."""
     pairs = list(zip(parts, shares, strict=True))
-    return Expected(*(sum(share * getattr(part, name) for part, share in pairs) for name in FIELDS))
+    return ExpectedScores(*(sum(share * getattr(part, name) for part, share in pairs) for name in FIELDS))
 
 
-def joined(parts: Sequence[Expected]) -> Expected:
+def concatenated(parts: Sequence[ExpectedScores]) -> ExpectedScores:
     """The captions of all parts in a row."""
-    return Expected(*(np.concatenate([getattr(part, name) for part in parts]) for name in FIELDS))
+    return ExpectedScores(*(np.concatenate([getattr(part, name) for part in parts]) for name in FIELDS))
 
 
 FIELDS = ("sentence", "cider_d", "rouge_l", "bleu", "meteor")
 
 
-def corpus_worth(expected: Expected, corpus: Expected, weights) -> np.ndarray:
+def corpus_worth(expected: ExpectedScores, corpus: ExpectedScores, weights) -> np.ndarray:
     """What each caption adds to the score of a corpus of captions, times the corpus's size, to first order [n]."""
     bleu, meteor = corpus.bleu.sum(axis=0), corpus.meteor.sum(axis=0)
 
@@ -94,7 +94,7 @@ def _slopes(function, sums: np.ndarray) -> np.ndarray:
     return (function(sums + steps) - function(np.maximum(sums - steps, 0))) / (2 * np.diag(steps))
 
 
-class Utility:
+class ExpectedScorer:
     """Scores captions against evidence, many photos at a time; keeps nothing from call to call."""
 
     def __init__(self, references: Sequence[Sequence[str]], weights):
@@ -122,7 +122,7 @@ class Utility:
             out += [part.reshape(shape) for part, shape in zip(np.split(found, ends[:-1]), shapes, strict=True)]
         return out
 
-    def expected(self, candidates: Sequence[list[str]], evidence: Sequence[Evidence]) -> Expected:
+    def expected(self, candidates: Sequence[list[str]], evidence: Sequence[PseudoReferences]) -> ExpectedScores:
         """Of each candidate under its photo's evidence, candidates of all photos in a row."""
         captions, parts = [each.captions for each in evidence], []
         lexicon = self._lexicon(candidates, captions)
@@ -130,7 +130,7 @@ class Utility:
             found, first = self._compare(candidates[block], captions[block], *lexicon)
             shares = [each.shares(len(ours)) for ours, each in zip(candidates[block], evidence[block], strict=True)]
             parts.append(_means(found, np.concatenate(shares), first))
-        return joined(parts)
+        return concatenated(parts)
 
     def _lexicon(self, *sides: Sequence[list[str]]) -> tuple[dict[str, int], Kinds]:
         """Every word by number, those of the training captions first, and what METEOR's stand-in knows of them."""
@@ -140,7 +140,7 @@ class Utility:
                 number.setdefault(word, len(number) + 1)
         return number, kinds_of(["", *number])
 
-    def _compare(self, candidates, evidence, number: dict[str, int], kinds: Kinds) -> tuple[Expected, np.ndarray]:
+    def _compare(self, candidates, evidence, number: dict[str, int], kinds: Kinds) -> tuple[ExpectedScores, np.ndarray]:
         """Of every pair, and the first pair of each candidate."""
         references = prepare(*self._flat(evidence, number), self._rarity, kinds)
         ours, starts, firsts = self._flat(candidates, number)
@@ -157,11 +157,13 @@ class Utility:
         tokens = np.array([min(number[word], LARGEST_ID) for words in lists for word in words], np.int64)
         return tokens, np.cumsum([0, *map(len, lists)]), np.cumsum([0, *map(len, groups)])
 
-    def _of_pairs(self, both: Comparisons) -> Expected:
+    def _of_pairs(self, both: Comparisons) -> ExpectedScores:
         cider, rouge, bleu, meteor = both.cider_d(), rouge_f(*both.rouge_l()), both.bleu(), both.meteor()
         scores = bleu_scores(bleu)
         terms = {"cider_d": cider, "rouge_l": rouge, "bleu3": scores[:, 2], "bleu4": scores[:, 3]}
-        return Expected(caption_score({**terms, "meteor": meteor_of(meteor)}, self.weights), cider, rouge, bleu, meteor)
+        return ExpectedScores(
+            caption_score({**terms, "meteor": meteor_of(meteor)}, self.weights), cider, rouge, bleu, meteor
+        )
 
 
 def _blocks(candidates, evidence) -> Iterator[slice]:
@@ -177,8 +179,8 @@ def _blocks(candidates, evidence) -> Iterator[slice]:
         yield slice(begin, len(candidates))
 
 
-def _means(found: Expected, weights: np.ndarray, first: np.ndarray) -> Expected:
+def _means(found: ExpectedScores, weights: np.ndarray, first: np.ndarray) -> ExpectedScores:
     """Weighted sums over the pairs of each candidate, whose first ones are given."""
     values = (getattr(found, name) for name in FIELDS)
     weighted = (value * (weights if value.ndim == 1 else weights[:, None]) for value in values)
-    return Expected(*(np.add.reduceat(value, first, axis=0) for value in weighted))
+    return ExpectedScores(*(np.add.reduceat(value, first, axis=0) for value in weighted))

@@ -2,7 +2,7 @@
 
 Candidates come from searches, samples, folds, systems, the captions of the nearest training photos, and the constant
 sentence. The evidence, what the photo's references may be, is some of them again, weighed. The choice is by expected
-score (`Utility`), so that a caption wins which shares most with what is likely, not the likeliest one (Kumar & Byrne
+score (`ExpectedScorer`), so that a caption wins which shares most with what is likely, not the likeliest one (Kumar & Byrne
 2004, "Minimum Bayes-Risk Decoding for Statistical Machine Translation").
 
 Some random training captions that may not be chosen, `Voice(captions, share, candidates=False)`, belong into the
@@ -14,13 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from src.ensembling.expected_score import Evidence, Expected, Utility, corpus_worth
+from src.ensembling.expected_score import ExpectedScorer, ExpectedScores, PseudoReferences, corpus_worth
 
 _ROUNDS = 8
 
 
 @dataclass(frozen=True)
-class Voice:
+class EvidenceSource:
     """Captions of one photo that come from one place."""
 
     captions: Sequence[str]
@@ -42,11 +42,11 @@ class Pool:
 
     candidates: list[str]
     """Distinct, in the order of the voices."""
-    evidence: Evidence
+    evidence: PseudoReferences
     """A candidate is no evidence for itself, nor are others of its source."""
 
 
-def pool(voices: Sequence[Voice]) -> Pool:
+def pool(voices: Sequence[EvidenceSource]) -> Pool:
     """The candidates and the evidence of all voices. Raises ValueError where there is none of either."""
     candidates: dict[str, None] = {}
     captions, weights, sources = [], [], []
@@ -64,7 +64,9 @@ def pool(voices: Sequence[Voice]) -> Pool:
     return Pool(list(candidates), _without_own(list(candidates), captions, np.array(weights), sources))
 
 
-def _without_own(candidates: list[str], captions: list[str], weights: np.ndarray, sources: list[tuple]) -> Evidence:
+def _without_own(
+    candidates: list[str], captions: list[str], weights: np.ndarray, sources: list[tuple]
+) -> PseudoReferences:
     """Evidence in which a candidate does not count for itself: one source that has it is left out."""
     number = {source: i for i, source in enumerate(dict.fromkeys(sources))}
     of_caption = np.array([number[source] for source in sources])
@@ -75,7 +77,7 @@ def _without_own(candidates: list[str], captions: list[str], weights: np.ndarray
     others = np.where(of_caption == own[:, None], 0.0, weights)
     alone = others.sum(axis=1) == 0  # nothing else speaks
     others[alone] = weights
-    return Evidence(captions, others)
+    return PseudoReferences(captions, others)
 
 
 @dataclass(frozen=True)
@@ -83,24 +85,24 @@ class Choice:
     """A caption for each photo."""
 
     captions: list[str]
-    expected: Expected
+    expected: ExpectedScores
     """What the chosen ones are expected to score [photos]."""
 
 
-def consensus(pools: Sequence[Pool], utility: Utility, corpus: bool = True) -> Choice:
+def consensus(pools: Sequence[Pool], utility: ExpectedScorer, corpus: bool = True) -> Choice:
     """The candidate of each photo with the highest expected score.
 
     corpus: by what it adds to the score of the corpus of all chosen captions; otherwise by its own score. The former
     depends on the choice itself, which therefore is made anew until it stays (some rounds at most).
     """
     expected = utility.expected([each.candidates for each in pools], [each.evidence for each in pools])
-    chosen = choose(expected, [len(each.candidates) for each in pools], utility.weights, corpus)
+    chosen = select_captions_by_score(expected, [len(each.candidates) for each in pools], utility.weights, corpus)
     flat = [caption for each in pools for caption in each.candidates]
     return Choice([flat[i] for i in chosen], expected.select(chosen))
 
 
-def choose(
-    expected: Expected, sizes: Sequence[int], weights, corpus: bool = True, allowed: np.ndarray | None = None
+def select_captions_by_score(
+    expected: ExpectedScores, sizes: Sequence[int], weights, corpus: bool = True, allowed: np.ndarray | None = None
 ) -> np.ndarray:
     """Where the best candidate of each photo stands among those of all photos [photos]; arguments as for `consensus`.
 

@@ -10,9 +10,9 @@ import pandas as pd
 
 from src.base.errors import InputError
 from src.base.files import write_json, write_text
-from src.ensembling.ablation import Rung, Step, as_csv, as_text, mos_rung
-from src.ensembling.caption_selection import Captions, Way
-from src.ensembling.stacking import BLENDS, TEST, blend, final_weights, helpful, nonnegative, selective, within
+from src.ensembling.ablation import AblationStep, ScoredStep, ablation_csv, ablation_text, score_mos_step
+from src.ensembling.caption_selection import CaptionStrategy, SelectedCaptions
+from src.ensembling.stacking import BLENDS, TEST, blend, final_weights, helpful, nnls_blend, selective, within
 from src.ensembling.tables import read_predictions
 from src.pipeline import stages
 from src.pipeline.artefacts import outdated, outputs_digest
@@ -77,7 +77,7 @@ class Blended:
 
     mos: np.ndarray
     weights: dict[str, float]
-    steps: list[Rung]
+    steps: list[ScoredStep]
 
 
 def _members(table: pd.DataFrame) -> list[str]:
@@ -97,34 +97,36 @@ def blend_mos(table: pd.DataFrame, mos: np.ndarray, settings: Settings) -> Blend
     fold, known = table["fold"].to_numpy(), ~np.isnan(mos) & (table["fold"] != TEST).to_numpy()
     stacked = table[names].to_numpy(float)
 
-    def blended(columns: list[int], regressor=nonnegative) -> np.ndarray:
+    def blended(columns: list[int], regressor=nnls_blend) -> np.ndarray:
         return within(blend(stacked[:, columns], mos, fold, regressor), mos, fold)
 
     kept = helpful(stacked[known], mos[known])
     chosen = blended(list(range(len(names))), selective(BLENDS[settings.ensemble.mos]))
     weights = dict(zip([names[i] for i in kept], final_weights(stacked[:, kept], mos, fold).tolist(), strict=True))
     steps = _steps(names, kept, blended, settings)
-    steps.append((Step(f"{settings.ensemble.mos} blend of what helps", settings.predict.mos == "blend"), chosen))
+    steps.append(
+        (AblationStep(f"{settings.ensemble.mos} blend of what helps", settings.predict.mos == "blend"), chosen)
+    )
     metric, seed = settings.metric, settings.run.seed
-    rungs = [mos_rung(step, mos_of[known], mos[known], metric.bootstrap, seed) for step, mos_of in steps]
-    return Blended(chosen, weights, rungs)
+    steps = [score_mos_step(step, mos_of[known], mos[known], metric.bootstrap, seed) for step, mos_of in steps]
+    return Blended(chosen, weights, steps)
 
 
-def _steps(names: list[str], kept: list[int], blended, settings: Settings) -> list[tuple[Step, np.ndarray]]:
+def _steps(names: list[str], kept: list[int], blended, settings: Settings) -> list[tuple[AblationStep, np.ndarray]]:
     """Steps with the MOS [N] after each: a network, member by member onto those that help, and other blends of all."""
     steps, submitted = [], settings.predict.mos
     if names[0] in REGRESSORS and "network" in names:
         first = (settings.ensemble.runs or [settings.run.name])[0]
-        alone = Step(f"network of {first} alone", submitted == "network")
+        alone = AblationStep(f"network of {first} alone", submitted == "network")
         steps.append((alone, blended([names.index("network")])))
     for place, name in enumerate(names):
         title, helps = f"+ {name}" if place else name, place in kept
-        step = Step(title, helps if submitted == "blend" else title == submitted, aside=not helps)
+        step = AblationStep(title, helps if submitted == "blend" else title == submitted, side_branch=not helps)
         steps.append((step, blended([*(other for other in kept if other < place), place])))
     for kind in BLENDS:
-        if kind not in (nonnegative.__name__, settings.ensemble.mos):
+        if kind not in ("nnls", settings.ensemble.mos):
             other = blended(list(range(len(names))), BLENDS[kind])
-            steps.append((Step(f"{kind} blend instead", False, aside=True), other))
+            steps.append((AblationStep(f"{kind} blend instead", False, side_branch=True), other))
     return steps
 
 
@@ -133,10 +135,10 @@ def write_ensemble(
     settings: Settings,
     table: pd.DataFrame,
     blend: Blended | None,
-    captions: Captions | None,
+    captions: SelectedCaptions | None,
     rows: list[dict],
 ) -> list[str]:
-    """Write the tables, how they came about, the ladder's rows, and a config for what comes after; the files' names."""
+    """Write the tables, how they came about, the ablation's rows, and a config for what comes after; the files' names."""
     way, constants = (captions.way, captions.constants) if captions else (None, {})
     members = [name for name in ("network", *REGRESSORS, *_members(table), "blend") if name in table]
     columns = ["photo_id", "fold", "mos", *dict.fromkeys(members), "caption", "fallback"]
@@ -145,10 +147,10 @@ def write_ensemble(
     for name, frame in frames.items():
         write_text(folder / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
     kind = settings.ensemble.mos if settings.predict.mos == "blend" else settings.predict.mos
-    how = {"mos": kind, "weights": blend.weights if blend else {}, "captions": str(way or Way())}
+    how = {"mos": kind, "weights": blend.weights if blend else {}, "captions": str(way or CaptionStrategy())}
     write_json(folder / "blend.json", how | (dataclasses.asdict(way) if way else {}))
     write_json(folder / "constants.json", constants)
-    write_text(folder / "ladder.csv", as_csv(rows))
-    write_text(folder / "ladder.txt", as_text(rows, settings.metric.bootstrap) + "\n")
+    write_text(folder / "ablation.csv", ablation_csv(rows))
+    write_text(folder / "ablation.txt", ablation_text(rows, settings.metric.bootstrap) + "\n")
     write_text(folder / "ensemble.yaml", as_yaml(settings))
-    return ["oof.csv", "test.csv", "blend.json", "constants.json", "ladder.csv", "ladder.txt"]
+    return ["oof.csv", "test.csv", "blend.json", "constants.json", "ablation.csv", "ablation.txt"]

@@ -6,18 +6,18 @@ import numpy as np
 from sklearn.decomposition import PCA
 
 from src.ensembling.stacking import blend, final_weights, out_of_fold, within
-from src.ensembling.svr import joined, standardised, support_vectors
-from src.metrics.baselines import boosting, ridge_floor
+from src.ensembling.svr import scaled_blocks, standardised, svr
+from src.metrics.baselines import boosting, ridge
 
 _COMPONENTS = 256
 """Of a frozen encoder's features: trees on thousands of them would take hours."""
 
 
 @dataclass(frozen=True)
-class Described:
+class PhotoFeatures:
     """What is known of N photos without any label."""
 
-    handmade: np.ndarray
+    handcrafted: np.ndarray
     """[N, F]."""
     codes: np.ndarray | None = None
     """[N, C] of the codebook, see data.codes; None where they were not computed."""
@@ -26,7 +26,7 @@ class Described:
 
 
 def mos_members(
-    network: np.ndarray | None, described: Described, mos: np.ndarray, fold: np.ndarray, folds: list[int]
+    network: np.ndarray | None, described: PhotoFeatures, mos: np.ndarray, fold: np.ndarray, folds: list[int]
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """Predictions of every member by name [N], `within` the labels' range, and the blend's weight of each.
 
@@ -50,18 +50,17 @@ def mos_members(
     return members, dict(zip(members, weights.tolist(), strict=False))
 
 
-def _machinery(described: Described, known: np.ndarray) -> dict[str, tuple]:
+def _machinery(described: PhotoFeatures, known: np.ndarray) -> dict[str, tuple]:
     """Each regressor by name, and the features [N, …] it learns from; known: bool [N], photos with a label."""
-    handmade, codes, frozen = described.handmade, described.codes, described.frozen
-    blocks = [standardised(handmade, known)] + ([] if codes is None else [codes])
-    machinery = {"ridge": (ridge_floor, handmade), "boosting": (boosting, handmade)}
-    machinery["vectors"] = support_vectors, joined(blocks, known)
+    handcrafted, codes, frozen = described.handcrafted, described.codes, described.frozen
+    blocks = [standardised(handcrafted, known)] + ([] if codes is None else [codes])
+    machinery = {"ridge": (ridge, handcrafted), "boosting": (boosting, handcrafted)}
+    machinery["svr"] = svr, scaled_blocks(blocks, known)
     if frozen is not None:
         scaled = standardised(frozen.astype(np.float64), known)
         main = PCA(min(_COMPONENTS, known.sum(), scaled.shape[1]), random_state=0).fit(scaled[known]).transform(scaled)
-        space = joined([main], known)
+        space = scaled_blocks([main], known)
         machinery |= {
-            f"frozen_{name}": (head, space)
-            for name, head in {"ridge": ridge_floor, "boosting": boosting, "vectors": support_vectors}.items()
+            f"frozen_{name}": (head, space) for name, head in {"ridge": ridge, "boosting": boosting, "svr": svr}.items()
         }
     return machinery

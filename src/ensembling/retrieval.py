@@ -1,6 +1,6 @@
 """Nearest training photos in a space of features: the captions that people wrote of photos like this one.
 
-Any matrix of features does: a network's pooled ones, a frozen backbone's, or the hand-made ones. Each feature is
+Any matrix of features does: a network's pooled ones, a frozen backbone's, or the handcrafted ones. Each feature is
 centred and scaled by the training photos before photos are compared by cosine. The consensus of the neighbours'
 captions is a captioner of its own (Devlin et al. 2015, "Exploring Nearest Neighbor Approaches for Image Captioning"):
 `consensus([pool([voice]) for voice in heard(...)], utility)`.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from src.ensembling.mbr import Voice
+from src.ensembling.mbr import EvidenceSource
 
 _CELLS = 8_000_000  # similarities held at a time
 
@@ -52,7 +52,7 @@ def standardised(features: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return np.divide(scaled, length, out=np.zeros_like(scaled), where=length > 0)
 
 
-def nearest(
+def nearest_neighbours(
     features: np.ndarray, queries: np.ndarray, training: np.ndarray, k: int, fold: np.ndarray | None = None
 ) -> Neighbours:
     """The k training photos most like each query by cosine, of equally near ones the lower row first.
@@ -81,19 +81,19 @@ def nearest(
     return Neighbours(rows, similarity)
 
 
-def heard(
+def neighbour_evidence(
     neighbours: Neighbours, captions: Sequence[Sequence[str]], temperature: float, share: float = 1.0
-) -> list[Voice]:
+) -> list[EvidenceSource]:
     """What people wrote of each query's neighbours, for `pool`: the captions of one photo count as much as its weight.
 
-    captions: tokenised, of all photos, by the rows that `nearest` was given. share: as in `Voice`.
+    captions: tokenised, of all photos, by the rows that `nearest_neighbours` was given. share: as in `EvidenceSource`.
     """
     voices = []
     for rows, weights in zip(neighbours.rows.tolist(), neighbours.weights(temperature).tolist(), strict=True):
         near = [(row, weight) for row, weight in zip(rows, weights, strict=True) if row >= 0]
         said = [(text, weight / len(captions[row]), row) for row, weight in near for text in captions[row]]
         texts, counts, sources = zip(*said, strict=True) if said else ((), (), ())
-        voices.append(Voice(texts, share, counts, sources))
+        voices.append(EvidenceSource(texts, share, counts, sources))
     return voices
 
 

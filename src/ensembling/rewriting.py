@@ -8,13 +8,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from src.ensembling.expected_score import Evidence, Utility, corpus_worth
+from src.ensembling.expected_score import ExpectedScorer, PseudoReferences, corpus_worth
 from src.ensembling.mbr import Choice, Pool, best
 
 _ROUNDS = 12
 
 
-def rewrite(choice: Choice, pools: Sequence[Pool], utility: Utility, words: int = 15, rounds: int = _ROUNDS) -> Choice:
+def rewrite(
+    choice: Choice, pools: Sequence[Pool], utility: ExpectedScorer, words: int = 15, rounds: int = _ROUNDS
+) -> Choice:
     """The captions of `consensus` after at most so many edits each; the evidence is that of the pools.
 
     words: how many of a photo's words, the most likely ones, an edit may put in. An edit is kept only where the
@@ -38,16 +40,16 @@ def rewrite(choice: Choice, pools: Sequence[Pool], utility: Utility, words: int 
     return Choice(captions, utility.expected([[caption] for caption in captions], evidence))
 
 
-def everything(each: Pool) -> Evidence:
+def everything(each: Pool) -> PseudoReferences:
     """The evidence for captions that nobody proposed: all that speaks for any candidate."""
     weights = each.evidence.weights
-    return Evidence(each.evidence.captions, weights.max(axis=0))
+    return PseudoReferences(each.evidence.captions, weights.max(axis=0))
 
 
 class _Likely:
     """The likeliest words of a photo, and which of its words follow each other."""
 
-    def __init__(self, evidence: Evidence, words: int):
+    def __init__(self, evidence: PseudoReferences, words: int):
         mass: dict[str, float] = {}
         self.pairs: set[tuple[str, str]] = set()
         for caption, weight in zip(evidence.captions, evidence.weights.tolist(), strict=True):

@@ -10,17 +10,17 @@ import pandas as pd
 from src.base.errors import InputError
 from src.base.files import replacing, write_text
 from src.ensembling.stacking import TEST
-from src.inference.fold_candidates import Proposals, many, propose
+from src.inference.fold_candidates import PhotoCandidates, candidate_searches, generate_candidates
 from src.pipeline import stages
 from src.pipeline.artefacts import making, outdated
 from src.settings.schema import Settings
-from src.training.distributed import join
+from src.training.distributed import init_ranks
 from src.training.feature_cache import cached_features
 from src.training.fold_data import read_fold
 
 
 @dataclass(frozen=True)
-class Proposed:
+class RunCandidates:
     """What one run's captioners propose, by fold."""
 
     name: str
@@ -45,12 +45,12 @@ class Proposed:
         return np.concatenate([self.pooled[number] for number in (self.pooled if fold == TEST else [fold])], axis=1)
 
 
-def proposed(settings: Settings, table: pd.DataFrame, fold: np.ndarray, fresh: bool) -> Proposed:
-    """The proposals of a run for the photos of the table, drawn where they are missing; all of them where `fresh`.
+def load_candidates(settings: Settings, table: pd.DataFrame, fold: np.ndarray, fresh: bool) -> RunCandidates:
+    """The candidates of a run for the photos of the table, drawn where they are missing; all of them where `fresh`.
 
     fold [N]: TEST for test photos. Raises InputError where the photos or networks are no longer there.
     """
-    found = Proposed(settings.run.name, {}, {}, {})
+    found = RunCandidates(settings.run.name, {}, {}, {})
     rows = {name: row for row, name in enumerate(table["photo_id"])}
     for number in stages.folds_of(settings):
         lines, found.pooled[number] = _drawn(settings, number, table, fold, fresh)
@@ -74,10 +74,10 @@ def _drawn(
                 f"{settings.run.name}: {artefact.folder}: {reason}; python -m src.{artefact.stage} "
                 f"--config {stages.run_folder(settings)}/fold-{number}/settings.yaml makes it"
             )
-    with making(stages.proposals(settings, number), fresh) as work:
+    with making(stages.candidates(settings, number), fresh) as work:
         if work:
             places = [artefact.folder for artefact in sources]
-            ranks = join()
+            ranks = init_ranks()
             features = cached_features(settings, ranks)
             data = read_fold(*places, number, settings.vocabulary.maximum_words, features)
             rejected = pd.read_csv(places[0] / "rejected.csv", dtype=str, keep_default_na=False)["photo_id"]
@@ -85,16 +85,18 @@ def _drawn(
             rows = [*data.validation_rows.tolist(), *np.flatnonzero((fold == TEST) & readable).tolist()]
             others = np.setdiff1d(np.flatnonzero((fold != TEST) & (table["part"] != "rejected")), rows).tolist()
             label, folder = f"{settings.run.name} fold {number}", stages.fold(settings, number).folder
-            searches = many(settings, settings.ensemble.samples)
-            found = propose(folder, settings, data.labels, rows, searches, ranks, f"{label} proposals")
-            seen = found | propose(folder, settings, data.labels, others, {}, ranks, f"{label} features")
+            searches = candidate_searches(settings, settings.ensemble.samples)
+            found = generate_candidates(folder, settings, data.labels, rows, searches, ranks, f"{label} candidates")
+            seen = found | generate_candidates(folder, settings, data.labels, others, {}, ranks, f"{label} features")
             work.outputs += _write(work.folder, table["photo_id"].tolist(), found, seen)
-        folder = stages.proposals(settings, number).folder  # read while nobody else may draw otherwise
+        folder = stages.candidates(settings, number).folder  # read while nobody else may draw otherwise
         lines = (folder / "captions.jsonl").read_text(encoding="utf-8").split("\n")
         return [json.loads(line) for line in lines if line], np.load(folder / "pooled.npy")
 
 
-def _write(folder: Path, names: list[str], found: dict[int, Proposals], seen: dict[int, Proposals]) -> list[str]:
+def _write(
+    folder: Path, names: list[str], found: dict[int, PhotoCandidates], seen: dict[int, PhotoCandidates]
+) -> list[str]:
     """Write the captions and what was seen; the names of the files."""
     lines = [
         json.dumps({"photo_id": names[row], "captions": each.captions, "sources": each.sources}, ensure_ascii=False)

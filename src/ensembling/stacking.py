@@ -1,4 +1,4 @@
-"""MOS from several members: the hand-made ones, and a blend of all, each scored out of fold."""
+"""MOS from several members: the handcrafted ones, and a blend of all, each scored out of fold."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import KFold
 
-from src.metrics.mos_score import quality_score
+from src.metrics.mos_score import mos_score
 
 TEST = -2  # stands where a test photo has its fold number
 _FEWEST = 10
@@ -63,26 +63,26 @@ def _usable(members: np.ndarray, mos: np.ndarray, fold: np.ndarray) -> np.ndarra
     return (fold != TEST) & ~np.isnan(mos) & ~np.isnan(members).any(1)
 
 
-def nonnegative(members: np.ndarray, mos: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+def nnls_blend(members: np.ndarray, mos: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """The weighted mean of members, see `blend_weights`."""
     return wanted @ blend_weights(members, mos)
 
 
-def ridge(members: np.ndarray, mos: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+def ridge_blend(members: np.ndarray, mos: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Ridge regression on the members, whose weights may be negative."""
     return RidgeCV(np.logspace(-2, 4, 13)).fit(members, mos).predict(wanted)
 
 
-def isotonic(members: np.ndarray, mos: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+def isotonic_blend(members: np.ndarray, mos: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """The weighted mean of members, bent by a rising step function to fit the labels (Zadrozny and Elkan 2002).
 
     It changes PLCC, and SRCC only by ties.
     """
-    curve = IsotonicRegression(out_of_bounds="clip").fit(nonnegative(members, mos, members), mos)
-    return curve.predict(nonnegative(members, mos, wanted))
+    curve = IsotonicRegression(out_of_bounds="clip").fit(nnls_blend(members, mos, members), mos)
+    return curve.predict(nnls_blend(members, mos, wanted))
 
 
-def boosted(members: np.ndarray, mos: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+def boosted_blend(members: np.ndarray, mos: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Boosted trees on the members."""
     trees = HistGradientBoostingRegressor(
         learning_rate=0.05, max_iter=100, max_leaf_nodes=4, min_samples_leaf=30, early_stopping=False, random_state=0
@@ -90,10 +90,15 @@ def boosted(members: np.ndarray, mos: np.ndarray, wanted: np.ndarray) -> np.ndar
     return trees.fit(members, mos).predict(wanted)
 
 
-BLENDS: dict[str, Regressor] = {f.__name__: f for f in (nonnegative, ridge, isotonic, boosted)}
+BLENDS: dict[str, Regressor] = {
+    "nnls": nnls_blend,
+    "ridge": ridge_blend,
+    "isotonic": isotonic_blend,
+    "boosted": boosted_blend,
+}
 
 
-def blend(members: np.ndarray, mos: np.ndarray, fold: np.ndarray, regressor: Regressor = nonnegative) -> np.ndarray:
+def blend(members: np.ndarray, mos: np.ndarray, fold: np.ndarray, regressor: Regressor = nnls_blend) -> np.ndarray:
     """One MOS for every photo [N] from those of several members, of one run or of many.
 
     members: [N, M], NaN rows where nothing was predicted. mos: [N], NaN where unknown. fold: [N], TEST for test
@@ -139,7 +144,7 @@ def helpful(members: np.ndarray, mos: np.ndarray) -> list[int]:
     together = np.zeros(len(mos), int)
 
     def score(columns: list[int]) -> float:
-        return quality_score(blend(members[:, columns], mos, together), mos)["score"]
+        return mos_score(blend(members[:, columns], mos, together), mos)["score"]
 
     kept, best = [0], score([0])
     for column in range(1, members.shape[1]):

@@ -8,7 +8,7 @@ COMMITTEE = 4000
 _GAMMA = 0.3  # times the mean squared distance of a photo from the mean one, which is 1
 
 
-def joined(blocks: list[np.ndarray], learned: np.ndarray) -> np.ndarray:
+def scaled_blocks(blocks: list[np.ndarray], learned: np.ndarray) -> np.ndarray:
     """Blocks of features [N, F] side by side, each with the same weight in distances whatever its width and scale.
 
     learned: bool [N], the photos whose spread counts.
@@ -26,8 +26,8 @@ def standardised(features: np.ndarray, learned: np.ndarray) -> np.ndarray:
     return (features - features[learned].mean(0)) / (features[learned].std(0) + 1e-6)
 
 
-def support_vectors(features: np.ndarray, mos: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """MOS [wanted photos] by support vector regression with a Gaussian kernel on features as `joined` makes them.
+def svr(features: np.ndarray, mos: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """MOS [wanted photos] by support vector regression with a Gaussian kernel on features as `scaled_blocks` makes them.
 
     Where there are many photos it is the mean of machines that learn from at most COMMITTEE photos each.
     """

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from src.data.table import for_training
-from src.ensembling.regressors import Described, mos_members
+from src.ensembling.regressors import PhotoFeatures, mos_members
 from src.ensembling.stacking import TEST
 from src.inference.fold_predictions import Prediction
 from src.settings.schema import Settings
@@ -52,7 +52,7 @@ def prediction_tables(
     settings: Settings,
     table: pd.DataFrame,
     fold: np.ndarray,
-    described: Described,
+    described: PhotoFeatures,
     found: Found,
     test_captions: dict[int, str | None],
     sentence: str,

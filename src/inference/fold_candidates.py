@@ -9,18 +9,18 @@ import torch
 
 from src.data.dataset import Labels
 from src.data.vocabulary import Vocabulary
-from src.decoding.strategy import Search
+from src.decoding.strategy import CaptionSearch
 from src.inference.fold_predictions import open_network
 from src.models.captioner import Captioner
 from src.models.decoder import PAD
-from src.settings.model import ONE_SHOT
-from src.settings.schema import Decoding, Settings
+from src.settings.model import NON_AUTOREGRESSIVE
+from src.settings.schema import DecodingSettings, Settings
 from src.training.distributed import Ranks, replicate
 from src.training.engine import infer
 
 
 @dataclass(frozen=True)
-class Proposals:
+class PhotoCandidates:
     """What a fold's captioner proposes for one photo, search by search, and what it saw."""
 
     captions: tuple[str, ...]
@@ -34,34 +34,34 @@ class Proposals:
 
 
 LENGTHS = 5
-"""Lengths of which a one-shot captioner proposes a caption each."""
+"""Lengths of which a non-autoregressive captioner proposes a caption each."""
 
 
-def many(settings: Settings, samples: int) -> dict[str, Decoding]:
+def candidate_searches(settings: Settings, samples: int) -> dict[str, DecodingSettings]:
     """The usual searches by name: the most probable next word or first look, the settings' own, and several others.
 
-    Those are a diverse beam of two captions a group and random captions; for one-shot captioners, which have neither,
+    Those are a diverse beam of two captions a group and random captions; for non-autoregressive captioners, which have neither,
     the most probable lengths.
     """
     own = settings.decoding
-    if settings.decoder.name in ONE_SHOT:
+    if settings.decoder.name in NON_AUTOREGRESSIVE:
         first = replace(own, passes=1, length_beam=1, ctc="greedy")
         return {"greedy": first, "search": own, "lengths": replace(own, length_beam=max(LENGTHS, own.length_beam))}
     return {
         "greedy": replace(own, search="beam", beam=1),
         "search": own,
-        "diverse": replace(own, search="diverse", beam=2 * own.groups),
+        "diverse": replace(own, search="diverse", beam=2 * own.beam_groups),
         "sample": replace(own, search="sample", samples=samples),
     }
 
 
-class Proposer(torch.nn.Module):
+class CandidateGenerator(torch.nn.Module):
     """The candidates of each search for a batch, padded so that replicas fit together.
 
-    Nothing here knows how a captioner writes: what `Search` can search will do.
+    Nothing here knows how a captioner writes: what `CaptionSearch` can search will do.
     """
 
-    def __init__(self, network: Captioner, searches: Sequence[Search], seed: int):
+    def __init__(self, network: Captioner, searches: Sequence[CaptionSearch], seed: int):
         super().__init__()
         self.network, self.searches, self.seed = network, searches, seed
 
@@ -76,15 +76,15 @@ class Proposer(torch.nn.Module):
         return (*out, features.pooled.float())
 
 
-def propose(
+def generate_candidates(
     folder: Path,
     settings: Settings,
     labels: Labels,
     rows: list[int],
-    searches: Mapping[str, Decoding],
+    searches: Mapping[str, DecodingSettings],
     ranks: Ranks,
     label: str,
-) -> dict[int, Proposals]:
+) -> dict[int, PhotoCandidates]:
     """The captions that the fold in `folder` (its best-caption.pt) proposes for the photos at `rows`, by row.
 
     `settings` must be those that it was trained with; `searches` say by name how captions are sought. Computed by all
@@ -92,12 +92,12 @@ def propose(
     """
     network, portrait = open_network(folder / "best-caption.pt", settings)
     words = portrait["words"]
-    chosen = [Search(each, words) for each in searches.values()]
-    proposer = replicate(Proposer(network, chosen, settings.run.seed).to(ranks.device), settings, ranks)
+    chosen = [CaptionSearch(each, words) for each in searches.values()]
+    proposer = replicate(CandidateGenerator(network, chosen, settings.run.seed).to(ranks.device), settings, ranks)
     vocabulary = Vocabulary(tuple(words), (0,) * len(words))
     names = list(searches)
 
-    def read(batch: dict) -> list[Proposals]:
+    def read(batch: dict) -> list[PhotoCandidates]:
         *found, pooled = (tensor.cpu() for tensor in proposer(batch["images"], batch["row"]))
         return [_of_photo(found, names, pooled, photo, vocabulary) for photo in range(len(pooled))]
 
@@ -106,7 +106,7 @@ def propose(
 
 def _of_photo(
     found: list[torch.Tensor], names: list[str], pooled: torch.Tensor, photo: int, vocabulary: Vocabulary
-) -> Proposals:
+) -> PhotoCandidates:
     captions, log_probs, sources = [], [], []
     for name, tokens, scores in zip(names, found[::2], found[1::2], strict=True):
         for ids, score in zip(tokens[photo].tolist(), scores[photo].tolist(), strict=True):
@@ -114,4 +114,4 @@ def _of_photo(
                 captions.append(text)
                 log_probs.append(score)
                 sources.append(name)
-    return Proposals(tuple(captions), np.array(log_probs, np.float32), tuple(sources), pooled[photo].numpy())
+    return PhotoCandidates(tuple(captions), np.array(log_probs, np.float32), tuple(sources), pooled[photo].numpy())

@@ -10,8 +10,8 @@ import torch
 from src.base.errors import InputError
 from src.data.dataset import Labels
 from src.data.vocabulary import Vocabulary
-from src.decoding.model_averaging import Ensemble, Together
-from src.decoding.strategy import Search
+from src.decoding.model_averaging import AveragedFeatures, ModelAverage
+from src.decoding.strategy import CaptionSearch
 from src.models.captioner import Captioner, build
 from src.settings.schema import Settings
 from src.training import checkpoint
@@ -48,7 +48,7 @@ def open_network(path: Path, settings: Settings) -> tuple[Captioner, dict]:
     return network.eval(), portrait
 
 
-class Scorer(torch.nn.Module):
+class MosPredictor(torch.nn.Module):
     """Predicted MOS of a batch: the mean over all scales, the mirror image counted in where asked.
 
     Raises InputError for scales besides 1 where the encoder sees photos of one size only.
@@ -57,7 +57,7 @@ class Scorer(torch.nn.Module):
     def __init__(self, network: Captioner, flips: bool, scales: list[float]):
         super().__init__()
         if scales != [1.0] and network.encoder.one_size:
-            raise InputError(f"predict.scales={scales}: this encoder sees photos of one size only; leave it out")
+            raise InputError(f"predict.tta_scales={scales}: this encoder sees photos of one size only; leave it out")
         self.network, self.flips, self.scales = network, flips, scales
 
     def forward(self, images: torch.Tensor | dict[str, torch.Tensor]) -> torch.Tensor:
@@ -78,7 +78,7 @@ def resized(images: torch.Tensor, scale: float) -> torch.Tensor:
     return planes.permute(0, 2, 3, 1)
 
 
-class Writer(torch.nn.Module):
+class CaptionWriter(torch.nn.Module):
     """The best caption of a batch by the search of the settings, padded to the longest allowed.
 
     Several networks write one caption together, by the mean of what they think of each next word.
@@ -88,21 +88,21 @@ class Writer(torch.nn.Module):
         super().__init__()
         self.networks = torch.nn.ModuleList(networks)
         self.search, self.seed, self.mean = (
-            Search(settings.decoding, words),
+            CaptionSearch(settings.decoding, words),
             settings.run.seed,
-            settings.decoding.ensemble,
+            settings.decoding.model_averaging,
         )
 
     def forward(self, images: torch.Tensor | dict[str, torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
         decoder, features = self.networks[0].decoder, self.networks[0].features(images)
         if len(self.networks) > 1:
-            decoder = Ensemble([network.decoder for network in self.networks], self.mean)
-            features = Together((features, *(network.features(images) for network in self.networks[1:])))
+            decoder = ModelAverage([network.decoder for network in self.networks], self.mean)
+            features = AveragedFeatures((features, *(network.features(images) for network in self.networks[1:])))
         tokens = self.search(decoder, features, rows.tolist(), self.seed).tokens[:, 0]
         return torch.nn.functional.pad(tokens, (0, self.search.constraints.maximum_words + 1 - tokens.shape[1]))
 
 
-def open_writers(folders: list[Path], settings: Settings) -> tuple[list[Captioner], list[str]]:
+def open_captioners(folders: list[Path], settings: Settings) -> tuple[list[Captioner], list[str]]:
     """The networks of the best-caption.pt of all folders, and their words.
 
     Raises InputError where they have not one vocabulary.
@@ -124,12 +124,12 @@ def best_fold(folder: Path, folds: list[int]) -> int:
     return max(folds, key=score)
 
 
-def write_together(
+def write_captions_of(
     folders: list[Path], settings: Settings, labels: Labels, rows: list[int], ranks: Ranks, label: str
 ) -> dict[int, str]:
     """The captions of the photos at `rows`, by row, that the best captioners of all the folders write together."""
-    networks, words = open_writers(folders, settings)
-    writer = replicate(Writer(networks, settings, words).to(ranks.device), settings, ranks)
+    networks, words = open_captioners(folders, settings)
+    writer = replicate(CaptionWriter(networks, settings, words).to(ranks.device), settings, ranks)
     tokens = infer(lambda b: writer(b["images"], b["row"]).tolist(), labels, rows, settings, ranks, f"{label} captions")
     vocabulary = Vocabulary(tuple(words), (0,) * len(words))
     return {row: vocabulary.decode(ids) for row, ids in tokens.items()}
@@ -146,13 +146,13 @@ def predict_fold(
     captions: dict[int, str] = {}
     if settings.task != "caption":
         network, _ = open_network(folder / "best-mos.pt", settings)
-        flips = settings.predict.flips and labels.features is None  # cached features are of the photos as they are
-        scorer = replicate(Scorer(network, flips, settings.predict.scales).to(ranks.device), settings, ranks)
+        flips = settings.predict.tta_flips and labels.features is None  # cached features are of the photos as they are
+        scorer = replicate(MosPredictor(network, flips, settings.predict.tta_scales).to(ranks.device), settings, ranks)
         read = lambda batch: scorer(batch["images"]).tolist()  # noqa: E731
         pieces = [
             infer(read, labels, rows, settings, ranks, f"{label} MOS", crop=crop) for crop in range(settings.view.crops)
         ]
         mos = {row: sum(piece[row] for piece in pieces) / len(pieces) for row in rows}
     if settings.task != "mos":
-        captions = write_together([folder], settings, labels, rows, ranks, label)
+        captions = write_captions_of([folder], settings, labels, rows, ranks, label)
     return {row: Prediction(mos.get(row), captions.get(row)) for row in rows}

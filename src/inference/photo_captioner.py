@@ -13,12 +13,19 @@ from PIL import Image
 from src.base.errors import InputError
 from src.base.files import write_text
 from src.data.image import FORMATS, decode, needed_short_side, to_view
-from src.data.photo import load
+from src.data.photo import load_photo
 from src.data.vocabulary import END, PAD, Vocabulary
-from src.inference.fold_predictions import Prediction, Scorer, Writer, best_fold, open_network, open_writers
+from src.inference.fold_predictions import (
+    CaptionWriter,
+    MosPredictor,
+    Prediction,
+    best_fold,
+    open_captioners,
+    open_network,
+)
 from src.models.decoder import CausalDecoder, shifted
 from src.plots.attention_maps import draw_attention
-from src.settings.schema import Settings, View
+from src.settings.schema import Settings, ViewSettings
 from src.training.engine import autocast
 
 SHOWN_SHORT_SIDE = 640
@@ -28,7 +35,7 @@ Described = tuple[Path, Prediction | None, str | None]
 
 
 @dataclass(frozen=True)
-class Looks:
+class AttentionMaps:
     """Where the captioner looked: `weights` float32 [T, N] over the photo's N parts, at each of the T `words`.
 
     `layout`: (height, width) of the grid, row by row, or the boxes float32 [N, 4] of regions: x1, y1, x2, y2 as parts
@@ -55,32 +62,34 @@ def finished_folds(folder: Path, fold: int | None) -> list[int]:
     )
 
 
-class Narrator:
+class PhotoCaptioner:
     """The networks of a run, which answer as `predict` does for test photos.
 
     MOS is the mean over its finished folds; captions are those of the fold that scored best, or of all together where
-    decoding.ensemble says so. Raises InputError where no fold is finished, or its files do not fit the settings.
+    decoding.model_averaging says so. Raises InputError where no fold is finished, or its files do not fit the settings.
     """
 
     def __init__(self, folder: Path, settings: Settings):
         self.settings = settings
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         folds = finished_folds(folder, settings.train.fold)
-        self.scorers: list[Scorer] = []
+        self.scorers: list[MosPredictor] = []
         if settings.task != "caption":
-            flips = settings.predict.flips and settings.encoder.cache == "none"
+            flips = settings.predict.tta_flips and settings.encoder.cache == "none"
             opened = [open_network(folder / f"fold-{number}" / "best-mos.pt", settings)[0] for number in folds]
-            self.scorers = [Scorer(network, flips, settings.predict.scales).to(self.device) for network in opened]
+            self.scorers = [
+                MosPredictor(network, flips, settings.predict.tta_scales).to(self.device) for network in opened
+            ]
         if settings.task != "mos":
             best = best_fold(folder, folds)
-            folds = [best] if settings.decoding.ensemble == "none" else folds
-            networks, words = open_writers([folder / f"fold-{number}" for number in folds], settings)
-            self.writer = Writer(networks, settings, words).to(self.device)
+            folds = [best] if settings.decoding.model_averaging == "none" else folds
+            networks, words = open_captioners([folder / f"fold-{number}" for number in folds], settings)
+            self.writer = CaptionWriter(networks, settings, words).to(self.device)
             self.looker = networks[folds.index(best)]
             self.words = Vocabulary(tuple(words), (0,) * len(words))
 
     @property
-    def view(self) -> View:
+    def view(self) -> ViewSettings:
         """The form in which photos are seen."""
         return self.settings.view
 
@@ -104,7 +113,7 @@ class Narrator:
         """MOS and caption of a video's frame, BGR uint8 [H, W, 3]."""
         return self.describe(to_view(np.ascontiguousarray(frame[:, :, ::-1]), self.view)[None])[0]
 
-    def looks(self, pixels: np.ndarray) -> Looks:
+    def attention_maps(self, pixels: np.ndarray) -> AttentionMaps:
         """Where the captioner looked while it wrote the caption of one photo, uint8 [size, size, C].
 
         Raises InputError for a run without captions, and for a captioner that does not attend.
@@ -116,7 +125,7 @@ class Narrator:
         with torch.inference_mode(), autocast(self.settings, self.device):
             images = torch.tensor(pixels[None], device=self.device)  # a photo may be read-only
             tokens, features, decoder = self._write(images), self.looker.features(images), self.looker.decoder
-            forced = decoder.forced(features, shifted(tokens)) if isinstance(decoder, CausalDecoder) else None
+            forced = decoder.teacher_forced(features, shifted(tokens)) if isinstance(decoder, CausalDecoder) else None
         if forced is None or forced.attention is None:
             why = "writes all words at once" if forced is None else "does not attend to parts of the photo"
             raise InputError(
@@ -128,7 +137,7 @@ class Narrator:
         boxes = isinstance(features.layout, torch.Tensor)
         layout = features.layout[0].float().cpu().numpy() if boxes else features.layout
         parts = getattr(self.looker.encoder, "label", "cells of the grid")
-        return Looks(words, forced.attention[0, : len(words)].float().cpu().numpy(), layout, parts)
+        return AttentionMaps(words, forced.attention[0, : len(words)].float().cpu().numpy(), layout, parts)
 
     def _write(self, images: torch.Tensor) -> torch.Tensor:
         """The best caption of each photo: int64 [B, T]."""
@@ -144,13 +153,13 @@ def photos_in(folder: Path) -> list[Path]:
     return photos
 
 
-def describe_files(narrator: Narrator, paths: Iterable[Path]) -> Iterator[Described]:
+def describe_files(captioner: PhotoCaptioner, paths: Iterable[Path]) -> Iterator[Described]:
     """Each photo file with what is said of it, or with the reason why it cannot be read; in order."""
-    paths, at_once = list(paths), narrator.settings.train.batch_size
+    paths, at_once = list(paths), captioner.settings.train.batch_size
     for begin in range(0, len(paths), at_once):
-        photos = [(path, load(path, narrator.view)) for path in paths[begin : begin + at_once]]
+        photos = [(path, load_photo(path, captioner.view)) for path in paths[begin : begin + at_once]]
         readable = [(photo.pixels, photo.crops) for _, photo in photos if photo.problem is None]
-        said = iter(narrator.describe(*map(np.stack, zip(*readable, strict=True))) if readable else [])
+        said = iter(captioner.describe(*map(np.stack, zip(*readable, strict=True))) if readable else [])
         for path, photo in photos:
             yield path, next(said) if photo.problem is None else None, photo.problem
 
@@ -164,16 +173,16 @@ def write_captions(out: Path, rows: Iterable[Described]) -> None:
     write_text(out, text.getvalue())
 
 
-def draw_looks(narrator: Narrator, path: Path, said: Prediction, out: Path) -> None:
+def draw_attention_of(captioner: PhotoCaptioner, path: Path, said: Prediction, out: Path) -> None:
     """Draw where the captioner looked at each word of what it `said`. Raises InputError as `looks` does."""
-    looks = narrator.looks(load(path, narrator.view).pixels)
-    photo = decode(path.read_bytes(), needed_short_side(narrator.view, SHOWN_SHORT_SIDE))
-    seen = seen_of(*photo.shape[:2], narrator.view)
+    looks = captioner.attention_maps(load_photo(path, captioner.view).pixels)
+    photo = decode(path.read_bytes(), needed_short_side(captioner.view, SHOWN_SHORT_SIDE))
+    seen = seen_of(*photo.shape[:2], captioner.view)
     title = " ".join(filter(None, ("" if said.mos is None else f"MOS {said.mos:.2f}", said.caption)))
     draw_attention(photo, looks.words, looks.weights, looks.layout, seen, out, title, looks.parts)
 
 
-def seen_of(height: int, width: int, view: View) -> tuple[int, int, int, int]:
+def seen_of(height: int, width: int, view: ViewSettings) -> tuple[int, int, int, int]:
     """Where the view's square lies over a photo of that size: top, left, height, width in the photo's pixels.
 
     It is the photo itself where the aspect ratio was given up, greater where borders were added.

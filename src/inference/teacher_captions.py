@@ -13,7 +13,7 @@ from src.base.errors import InputError
 from src.base.files import read_json, write_json
 from src.data.folds import load_folds
 from src.data.table import for_training, load_table
-from src.inference.fold_predictions import write_together
+from src.inference.fold_predictions import write_captions_of
 from src.pipeline import artefacts, stages
 from src.settings.load import load_run
 from src.settings.schema import Settings
@@ -24,7 +24,7 @@ from src.training.fold_data import read_fold
 _BATCHES = 32  # of photos, whose captions are written into one file: what an interrupted teacher loses
 
 
-def captions_of_teacher(settings: Settings, fold: int, ranks: Ranks) -> dict[str, str] | None:
+def load_teacher_captions(settings: Settings, fold: int, ranks: Ranks) -> dict[str, str] | None:
     """The caption that decoder.distill_from writes of each training photo of the fold that has captions, by photo_id.
 
     None without a teacher. Each fold has the teacher's fold of the same number, which has not seen the validation
@@ -40,7 +40,7 @@ def captions_of_teacher(settings: Settings, fold: int, ranks: Ranks) -> dict[str
                 work.outputs += _write(settings, fold, work.folder, Ranks(0, 1, ranks.device))
         for name in artefact.record()["outputs"]:
             said |= read_json(artefact.folder / name)
-    return ranks.share(said)  # the others wait here
+    return ranks.broadcast(said)  # the others wait here
 
 
 def _write(settings: Settings, fold: int, folder: Path, alone: Ranks) -> list[str]:
@@ -60,7 +60,7 @@ def _write(settings: Settings, fold: int, folder: Path, alone: Ranks) -> list[st
         if not (folder / file).is_file():
             label = f"captions of {name}, {number} of {len(parts)}"
             source = Path(teacher.run.root) / name / f"fold-{fold}"
-            said = write_together([source], teacher, labels, some, alone, label)
+            said = write_captions_of([source], teacher, labels, some, alone, label)
             write_json(folder / file, {photo_ids[row]: caption for row, caption in said.items()})
     return list(parts)
 
@@ -78,7 +78,7 @@ def _teacher(settings: Settings, fold: int) -> Settings:
     teacher, _ = load_run(given, "train")
     if teacher.task == "mos":
         raise InputError(f"decoder.distill_from={name} has learned no captions (task=mos); name another run")
-    stages.require(teacher, "train")
+    stages.ensure_inputs(teacher, "train")
     trained = read_json(Path(root) / name / f"fold-{fold}" / "done.json")["inputs"]
     if artefacts.outputs_digest(stages.photos(teacher)) != trained["photos"]:
         raise InputError(f"decoder.distill_from={name}: its photos changed since it was trained; train it again")

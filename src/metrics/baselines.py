@@ -1,4 +1,4 @@
-"""What is reached without looking at photos properly: the best constant sentence, and a MOS from hand-made features."""
+"""What is reached without looking at photos properly: the best constant sentence, and a MOS from handcrafted features."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ import numpy as np
 from src.base.errors import InputError
 from src.base.randomness import fold_in
 from src.metrics.caption_scores import tokenize
-from src.metrics.constant_caption import Search
+from src.metrics.constant_caption import ConstantCaptionSearch
 from src.metrics.meteor import Meteor, meteor_score
 
 SAMPLE = 1000
@@ -15,7 +15,7 @@ SAMPLE = 1000
 
 
 @dataclass(frozen=True)
-class Constant:
+class ConstantCaption:
     """One sentence for every photo."""
 
     sentence: str
@@ -26,7 +26,7 @@ class Constant:
 
 def constant_sentence(
     references: list[list[str]], weights, meteor: Meteor, seed: int = 0, tokenized: bool = False
-) -> Constant:
+) -> ConstantCaption:
     """The sentence that scores best by the weighted formula when every photo gets it, found by search.
 
     A beam search by edits starts from the captions themselves. It knows BLEU and CIDEr-D of any sentence exactly
@@ -42,21 +42,21 @@ def constant_sentence(
         raise InputError("the training captions hold no words, so there is no constant sentence; leave them out")
     order = np.random.default_rng(fold_in(seed, "constant sentence")).permutation(len(references))
     sample = [references[i] for i in np.sort(order[:SAMPLE])]
-    search = Search(references, sample, weights)
+    search = ConstantCaptionSearch(references, sample, weights)
     beam = search.run([caption for group in references for caption in group])
     texts = [search.text(sentence) for sentence in beam]
     stable = [text == again for text, again in zip(texts, tokenize([texts])[0], strict=True)]
     finalists = [sentence for sentence, kept in zip(beam, stable, strict=True) if kept] or beam[:1]
     scores = [search.judged(sentence, _meteor_of(search.text(sentence), sample, meteor)) for sentence in finalists]
     best = int(np.argmax(scores))
-    return Constant(search.text(finalists[best]), scores[best])
+    return ConstantCaption(search.text(finalists[best]), scores[best])
 
 
 def _meteor_of(sentence: str, references: list[list[str]], meteor: Meteor) -> float:
     return float(meteor_score(meteor.stats(references, [sentence] * len(references)).sum(axis=0)))
 
 
-def ridge_floor(features_train, mos_train, features_test) -> np.ndarray:
+def ridge(features_train, mos_train, features_test) -> np.ndarray:
     """MOS [test photos] by ridge regression on standardised features, its strength by leave-one-out validation.
 
     features: [photos, features], NaN allowed (the median takes its place); training photos without MOS are left out.
@@ -74,7 +74,7 @@ def ridge_floor(features_train, mos_train, features_test) -> np.ndarray:
 
 
 def boosting(features_train, mos_train, features_test, seed: int = 0) -> np.ndarray:
-    """MOS [test photos] by gradient-boosted trees on the same features; arguments as for `ridge_floor`."""
+    """MOS [test photos] by gradient-boosted trees on the same features; arguments as for `ridge`."""
     from sklearn.ensemble import HistGradientBoostingRegressor
 
     features, mos, wanted = _usable(features_train, mos_train, features_test)
@@ -98,5 +98,7 @@ def _usable(features_train, mos_train, features_test) -> tuple[np.ndarray, np.nd
     mos = np.asarray(mos_train, dtype=np.float64)
     labelled = np.isfinite(mos)
     if labelled.sum() < 2:
-        raise InputError(f"{labelled.sum()} training photos with a MOS are too few for a floor; at least 2 are needed")
+        raise InputError(
+            f"{labelled.sum()} training photos with a MOS are too few for a baseline; at least 2 are needed"
+        )
     return features[labelled], mos[labelled], wanted

@@ -111,7 +111,7 @@ class CaptionScores:
         }
 
 
-def scores(
+def score_captions(
     references: list[list[str]], candidates: list[str], meteor: Meteor, tokenized: bool = False
 ) -> CaptionScores:
     """Score one caption per photo against that photo's references (one or more each).

@@ -1,4 +1,4 @@
-"""The competition's score (DACON 236134) with its 95% intervals, beside its floors, as one JSON-able report."""
+"""The competition's score (DACON 236134) with its 95% intervals, beside its baselines, as one JSON-able report."""
 
 import math
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 
 from src.metrics.bootstrap import interval, resample_counts
 from src.metrics.caption_scores import CaptionScores
-from src.metrics.mos_score import bootstrap_quality, quality_score
+from src.metrics.mos_score import bootstrap_mos, mos_score
 
 
 def caption_score(scores: dict[str, Any], weights) -> Any:
@@ -36,12 +36,12 @@ def bootstrap_captions(scores: CaptionScores, weights, resamples: int, seed: int
     return interval(resampled_caption_scores(scores, weights, resamples, seed))
 
 
-def quality_block(pred, truth, resamples: int, seed: int) -> dict | None:
+def mos_block(pred, truth, resamples: int, seed: int) -> dict | None:
     """plcc, srcc, score, interval, photos; None without photos, and None for what too few photos leave undefined."""
     if not len(truth):
         return None
-    bounds = bootstrap_quality(pred, truth, resamples, seed) if resamples else (math.nan, math.nan)
-    return _plain({**quality_score(pred, truth), "interval": list(bounds), "photos": len(truth)})
+    bounds = bootstrap_mos(pred, truth, resamples, seed) if resamples else (math.nan, math.nan)
+    return _plain({**mos_score(pred, truth), "interval": list(bounds), "photos": len(truth)})
 
 
 def caption_block(scores: CaptionScores | None, weights, resamples: int, seed: int) -> dict | None:
@@ -57,21 +57,21 @@ def caption_block(scores: CaptionScores | None, weights, resamples: int, seed: i
 def report(
     quality: dict | None,
     caption: dict | None,
-    floor_quality: float | None = None,
-    floor_caption: float | None = None,
+    baseline_quality: float | None = None,
+    baseline_caption: float | None = None,
     sentence: str | None = None,
-    alarms: list[str] | None = None,
+    warnings: list[str] | None = None,
 ) -> dict:
-    """The report of one evaluation: quality, caption (as the blocks above), floor, alarms. Holds no NaN.
+    """The report of one evaluation: quality, caption (as the blocks above), baseline, warnings. Holds no NaN.
 
-    A score under its floor is an alarm of its own.
+    A score under its baseline is an warning of its own.
     """
-    found = list(alarms or [])
-    for name, block, floor in (("MOS", quality, floor_quality), ("caption", caption, floor_caption)):
-        if block is not None and floor is not None and block["score"] < floor:
-            found.append(f"the {name} score {block['score']:.4f} is under its floor {floor:.4f}")
-    floors = {"quality": floor_quality, "caption": floor_caption, "sentence": sentence}
-    return {"quality": quality, "caption": caption, "floor": _plain(floors), "alarms": found}
+    found = list(warnings or [])
+    for name, block, baseline in (("MOS", quality, baseline_quality), ("caption", caption, baseline_caption)):
+        if block is not None and baseline is not None and block["score"] < baseline:
+            found.append(f"the {name} score {block['score']:.4f} is under its baseline {baseline:.4f}")
+    baselines = {"mos": baseline_quality, "caption": baseline_caption, "sentence": sentence}
+    return {"mos": quality, "caption": caption, "baseline": _plain(baselines), "warnings": found}
 
 
 def _plain(block: dict) -> dict:

@@ -25,7 +25,7 @@ LENGTHS = range(4, 31)
 Sentence = tuple[int, ...]
 
 
-class Search:
+class ConstantCaptionSearch:
     """Sentences over frequent words and their scores by the weighted formula.
 
     BLEU and CIDEr-D are exact and over all photos; ROUGE-L and the stand-in for METEOR are over a sample of them.

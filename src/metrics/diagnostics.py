@@ -7,24 +7,24 @@ from itertools import pairwise
 import numpy as np
 
 from src.metrics.caption_scores import collapse
-from src.settings.schema import Decoding
+from src.settings.schema import DecodingSettings
 
 UNKNOWN = "<unk>"
 COMMON_SHARE = 0.5
-"""One caption on more than this share of the photos is an alarm."""
+"""One caption on more than this share of the photos is an warning."""
 NARROW_SPREAD = 0.1
-"""Predicted scores that spread less than this share of the labels' are an alarm."""
+"""Predicted scores that spread less than this share of the labels' are an warning."""
 SHORT_WORDS = 3.0
-"""Captions with fewer words than this on average are an alarm."""
+"""Captions with fewer words than this on average are an warning."""
 ADJACENT_SHARE, PAIRS_SHARE, DANGLING_SHARE = 0.03, 0.15, 0.03
-"""Shares of captions above which repeats and endings are an alarm: about three times what people write. Of the comments
+"""Shares of captions above which repeats and endings are an warning: about three times what people write. Of the comments
 of DACON 236134 and the captions of COCO and Flickr8k at most 1.1% hold a word twice running ("very very"), 5.8% a pair
 of words twice ("in a … in a"), and 1.0% end like a caption that was broken off."""
-ENDINGS = frozenset(Decoding.bad_endings.split())
+ENDINGS = frozenset(DecodingSettings.bad_endings.split())
 """Words with which no sentence ends: those that decoding.bad_endings forbids unless told otherwise."""
 
 
-def caption_health(captions: list[str]) -> dict:
+def caption_diagnostics(captions: list[str]) -> dict:
     """photos, distinct, most_frequent, most_frequent_share, empty, unk_share (of captions), mean_words, and repeats.
 
     Captions that differ in white space alone count as the same. `most_frequent` is None without captions. The repeats
@@ -58,7 +58,7 @@ def _repeats(captions: list[str]) -> dict[str, float]:
     return dict(zip(("adjacent_repeats", "repeated_pairs", "dangling"), shares, strict=True))
 
 
-def mos_health(pred, truth=None) -> dict:
+def mos_diagnostics(pred, truth=None) -> dict:
     """pred_std, truth_std and ratio of the two (None where unknown or where the labels are constant)."""
     pred_std = float(np.std(np.asarray(pred, dtype=np.float64))) if len(pred) else None
     truth_std = float(np.std(np.asarray(truth, dtype=np.float64))) if truth is not None and len(truth) else None
@@ -66,41 +66,41 @@ def mos_health(pred, truth=None) -> dict:
     return {"pred_std": pred_std, "truth_std": truth_std, "ratio": ratio}
 
 
-def alarms(captions: dict | None = None, mos: dict | None = None) -> list[str]:
+def diagnostic_warnings(captions: dict | None = None, mos: dict | None = None) -> list[str]:
     """Plain sentences about what is wrong; empty where nothing is. Takes what the two functions above return."""
-    return [*(_caption_alarms(captions) if captions else ()), *(_mos_alarms(mos) if mos else ())]
+    return [*(_caption_warnings(captions) if captions else ()), *(_mos_warnings(mos) if mos else ())]
 
 
-def _caption_alarms(health: dict) -> list[str]:
-    photos, found = health["photos"], []
+def _caption_warnings(diagnostics: dict) -> list[str]:
+    photos, found = diagnostics["photos"], []
     if photos < 2:
         return found
-    if health["distinct"] == 1:
-        found.append(f"all {photos} photos have the same caption: {health['most_frequent']!r}")
-    elif health["most_frequent_share"] > COMMON_SHARE:
-        share = health["most_frequent_share"]
-        found.append(f"one caption stands on {share:.0%} of the photos: {health['most_frequent']!r}")
-    if health["empty"]:
-        found.append(f"{health['empty']} of {photos} captions are empty")
-    if health["unk_share"]:
-        found.append(f"{health['unk_share']:.1%} of the captions contain {UNKNOWN}")
-    if health["mean_words"] < SHORT_WORDS:
-        found.append(f"captions have {health['mean_words']:.1f} words on average")
-    if health["adjacent_repeats"] > ADJACENT_SHARE:
-        found.append(f"{health['adjacent_repeats']:.1%} of the captions say a word twice running")
-    if health["repeated_pairs"] > PAIRS_SHARE:
-        found.append(f"{health['repeated_pairs']:.1%} of the captions say a pair of words twice")
-    if health["dangling"] > DANGLING_SHARE:
-        found.append(f"{health['dangling']:.1%} of the captions break off, at a word such as 'a', 'and' or 'with'")
+    if diagnostics["distinct"] == 1:
+        found.append(f"all {photos} photos have the same caption: {diagnostics['most_frequent']!r}")
+    elif diagnostics["most_frequent_share"] > COMMON_SHARE:
+        share = diagnostics["most_frequent_share"]
+        found.append(f"one caption stands on {share:.0%} of the photos: {diagnostics['most_frequent']!r}")
+    if diagnostics["empty"]:
+        found.append(f"{diagnostics['empty']} of {photos} captions are empty")
+    if diagnostics["unk_share"]:
+        found.append(f"{diagnostics['unk_share']:.1%} of the captions contain {UNKNOWN}")
+    if diagnostics["mean_words"] < SHORT_WORDS:
+        found.append(f"captions have {diagnostics['mean_words']:.1f} words on average")
+    if diagnostics["adjacent_repeats"] > ADJACENT_SHARE:
+        found.append(f"{diagnostics['adjacent_repeats']:.1%} of the captions say a word twice running")
+    if diagnostics["repeated_pairs"] > PAIRS_SHARE:
+        found.append(f"{diagnostics['repeated_pairs']:.1%} of the captions say a pair of words twice")
+    if diagnostics["dangling"] > DANGLING_SHARE:
+        found.append(f"{diagnostics['dangling']:.1%} of the captions break off, at a word such as 'a', 'and' or 'with'")
     return found
 
 
-def _mos_alarms(health: dict) -> list[str]:
-    if health["pred_std"] == 0:
+def _mos_warnings(diagnostics: dict) -> list[str]:
+    if diagnostics["pred_std"] == 0:
         return ["every photo has the same predicted MOS"]
-    if health["ratio"] is not None and health["ratio"] < NARROW_SPREAD:
+    if diagnostics["ratio"] is not None and diagnostics["ratio"] < NARROW_SPREAD:
         return [
-            f"predicted MOS hardly vary: their standard deviation is {health['pred_std']:.3f}, "
-            f"that of the labels {health['truth_std']:.3f}"
+            f"predicted MOS hardly vary: their standard deviation is {diagnostics['pred_std']:.3f}, "
+            f"that of the labels {diagnostics['truth_std']:.3f}"
         ]
     return []

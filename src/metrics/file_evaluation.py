@@ -12,12 +12,12 @@ import numpy as np
 from src.base.csv_files import read_rows
 from src.base.errors import InputError
 from src.metrics.baselines import constant_sentence
-from src.metrics.caption_scores import Meteor, collapse, scores, tokenize
+from src.metrics.caption_scores import Meteor, collapse, score_captions, tokenize
 from src.metrics.coco_files import read_annotations, read_results
-from src.metrics.competition_score import caption_block, caption_score, quality_block, report
-from src.metrics.diagnostics import alarms, caption_health, mos_health
+from src.metrics.competition_score import caption_block, caption_score, mos_block, report
+from src.metrics.diagnostics import caption_diagnostics, diagnostic_warnings, mos_diagnostics
 from src.metrics.spice import spice
-from src.settings.schema import Metric
+from src.settings.schema import MetricSettings
 
 NAME, MOS, COMMENT = "img_name", "mos", "comments"
 
@@ -176,31 +176,31 @@ def evaluate_files(
     predictions: str | Path,
     references: str | Path,
     train: str | Path | None,
-    metric: Metric,
+    metric: MetricSettings,
     seed: int,
     meteor: Meteor | None = None,
 ) -> dict:
     """The report of a file of predictions against a file of references (see `competition.report`).
 
-    train: training captions, among which the constant sentence is searched; without it the floors are None. There
-    are no photos here, and so no floor of the MOS. meteor: a running process; not given, one is started if needed.
+    train: training captions, among which the constant sentence is searched; without it the baselines are None. There
+    are no photos here, and so no baseline of the MOS. meteor: a running process; not given, one is started if needed.
     Raises InputError for files that cannot be read or do not fit each other.
     """
     pairs = pair(read_predictions(predictions), read_references(references))
     training = [list(texts) for texts in read_references(train).captions.values() if texts] if train else []
     with ThreadPoolExecutor(max_workers=1) as beside:
-        waiting = beside.submit(quality_block, pairs.mos_pred, pairs.mos_truth, metric.bootstrap, seed)
-        caption, floor, sentence = _caption_part(pairs, training, metric, seed, meteor)
+        waiting = beside.submit(mos_block, pairs.mos_pred, pairs.mos_truth, metric.bootstrap, seed)
+        caption, baseline, sentence = _caption_part(pairs, training, metric, seed, meteor)
         quality = waiting.result()
-    health = {
-        "captions": caption_health(pairs.candidates) if caption else None,
-        "mos": mos_health(pairs.mos_pred, pairs.mos_truth) if quality else None,
+    diagnostics = {
+        "captions": caption_diagnostics(pairs.candidates) if caption else None,
+        "mos": mos_diagnostics(pairs.mos_pred, pairs.mos_truth) if quality else None,
     }
-    return report(quality, caption, None, floor, sentence, [*pairs.notes, *alarms(**health)])
+    return report(quality, caption, None, baseline, sentence, [*pairs.notes, *diagnostic_warnings(**diagnostics)])
 
 
 def _caption_part(
-    pairs: Pairs, training: list[list[str]], metric: Metric, seed: int, meteor: Meteor | None
+    pairs: Pairs, training: list[list[str]], metric: MetricSettings, seed: int, meteor: Meteor | None
 ) -> tuple[dict | None, float | None, str | None]:
     """The caption block, and the score and words of the constant sentence of the training captions."""
     if not pairs.candidates:
@@ -209,12 +209,12 @@ def _caption_part(
         *tokens, candidates = tokenize([*training, *pairs.references, pairs.candidates])
         training, truth = tokens[: len(training)], tokens[len(training) :]
         block = caption_block(
-            scores(truth, candidates, running, tokenized=True), metric.weights, metric.bootstrap, seed
+            score_captions(truth, candidates, running, tokenized=True), metric.weights, metric.bootstrap, seed
         )
         if metric.spice:
             block["spice"] = spice(truth, candidates)
         if not training:
             return block, None, None
         sentence = constant_sentence(training, metric.weights, running, seed, tokenized=True).sentence
-        constant = scores(truth, [sentence] * len(truth), running, tokenized=True)
+        constant = score_captions(truth, [sentence] * len(truth), running, tokenized=True)
         return block, caption_score(constant.totals(), metric.weights), sentence

@@ -144,7 +144,7 @@ class Meteor:
         return " ".join(said) or unexpected or f"exit code {self._process.returncode}, no message"
 
 
-class Once:
+class CachedMeteor:
     """METEOR that is asked once for a caption and its references, however often they are scored."""
 
     def __init__(self, meteor: Meteor):

@@ -28,7 +28,7 @@ def srcc(x, y) -> float:
     return plcc(rankdata(x), rankdata(y))
 
 
-def quality_score(pred, truth) -> dict[str, float]:
+def mos_score(pred, truth) -> dict[str, float]:
     """plcc, srcc and score, the mean of the two after each is clipped at 0 (nan counts as 0)."""
     linear, rank = plcc(pred, truth), srcc(pred, truth)
     return {"plcc": linear, "srcc": rank, "score": float(_score(np.array(linear), np.array(rank)))}
@@ -38,7 +38,7 @@ def _score(linear: np.ndarray, rank: np.ndarray) -> np.ndarray:
     return (np.nan_to_num(linear).clip(0) + np.nan_to_num(rank).clip(0)) / 2
 
 
-def resampled_quality_scores(pred, truth, resamples: int, seed: int) -> np.ndarray:
+def resampled_mos_scores(pred, truth, resamples: int, seed: int) -> np.ndarray:
     """The quality score of each of `resamples` resampled sets of photos; ranks are formed anew in each.
 
     Equal seeds draw equal photos, so that two systems can be compared in pairs.
@@ -52,11 +52,11 @@ def resampled_quality_scores(pred, truth, resamples: int, seed: int) -> np.ndarr
     return np.concatenate(values)
 
 
-def bootstrap_quality(pred, truth, resamples: int, seed: int) -> tuple[float, float]:
+def bootstrap_mos(pred, truth, resamples: int, seed: int) -> tuple[float, float]:
     """95% percentile interval of the quality score over resampled photos; (nan, nan) below 3 photos."""
     if len(pred) < 3:
         return float("nan"), float("nan")
-    return interval(resampled_quality_scores(pred, truth, resamples, seed))
+    return interval(resampled_mos_scores(pred, truth, resamples, seed))
 
 
 class _Ranks:

@@ -13,7 +13,7 @@ import numpy as np
 from src.metrics.bootstrap import interval
 from src.metrics.caption_scores import CaptionScores
 from src.metrics.competition_score import caption_score, resampled_caption_scores
-from src.metrics.mos_score import quality_score, resampled_quality_scores
+from src.metrics.mos_score import mos_score, resampled_mos_scores
 
 FEWEST = 3
 """Photos below which there is no test."""
@@ -57,12 +57,12 @@ def paired_captions(
     return paired(whole, ours - theirs, system.photos)
 
 
-def paired_quality(system, reference, truth, resamples: int, seed: int) -> Paired | None:
+def paired_mos(system, reference, truth, resamples: int, seed: int) -> Paired | None:
     """Test of the MOS score: predictions of two systems and the labels, [photos] each. None below FEWEST photos."""
     if not len(system) == len(reference) == len(truth):
         raise ValueError(f"a pair needs the same photos, not {len(system)}, {len(reference)} and {len(truth)}")
     if len(truth) < FEWEST:
         return None
-    whole = quality_score(system, truth)["score"] - quality_score(reference, truth)["score"]
-    ours, theirs = (resampled_quality_scores(predicted, truth, resamples, seed) for predicted in (system, reference))
+    whole = mos_score(system, truth)["score"] - mos_score(reference, truth)["score"]
+    ours, theirs = (resampled_mos_scores(predicted, truth, resamples, seed) for predicted in (system, reference))
     return paired(whole, ours - theirs, len(truth))

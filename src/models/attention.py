@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from src.base.errors import InputError
-from src.models.decoder import PAD, CausalDecoder, Forced
+from src.models.decoder import PAD, CausalDecoder, TeacherForced
 from src.models.features import Features
-from src.settings.schema import Decoder as DecoderSettings
+from src.settings.schema import DecoderSettings
 
 
 @dataclass(frozen=True)
@@ -159,13 +159,13 @@ class Attentive(CausalDecoder):
     def _advance(self, word: torch.Tensor, state: AttentiveState) -> AttentiveState:
         """The state after a word, given as `words` makes it: [N, ·]."""
 
-    def forced(self, features: Features, inputs: torch.Tensor) -> Forced:
+    def teacher_forced(self, features: Features, inputs: torch.Tensor) -> TeacherForced:
         state, outputs, looked = self.start(features), [], []
         for word in self.words(self.dropout(self.embedding(inputs))).unbind(1):
             state = self._advance(word, state)
             outputs.append(state.hidden[0])
             looked.append(state.attention)
-        return Forced(self.output(self.dropout(torch.stack(outputs, 1))), torch.stack(looked, 1))
+        return TeacherForced(self.output(self.dropout(torch.stack(outputs, 1))), torch.stack(looked, 1))
 
     def start(self, features: Features) -> AttentiveState:
         values, mask = self.project(features.grid), features.mask

@@ -13,18 +13,18 @@ from timm.models import group_parameters
 from torch import nn
 
 from src.base.errors import InputError
-from src.models.encoder import Extractor, learning
+from src.models.encoder import Encoder, learning
 from src.models.faster_rcnn import DETECTORS, build_regions
 from src.models.features import Features
 from src.models.weights import fit_weights, read_weights
-from src.settings.schema import Encoder as EncoderSettings
+from src.settings.schema import EncoderSettings
 
 # Differs from ImageNet's usual mean and std: these weights were carried over from TensorFlow.
 _GOOGLENET = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "first_conv": "conv1.conv", "input_size": (3, 224, 224),
               "classifier": ("fc", "aux1", "aux2"), "num_classes": 1000}  # fmt: skip
 
 
-class Encoder(Extractor):
+class Backbone(Encoder):
     """A backbone, the normalisation of its input, and its output in one form.
 
     `layout` is that of the grid at the size it was built for, `pooled` the pooling that the backbone was made for
@@ -157,7 +157,7 @@ def build_encoder(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     channels_last: bool = False,
-) -> Extractor:
+) -> Encoder:
     """The encoder that `settings` name, for square photos of `size` pixels and 1 or 3 `channels`.
 
     Its input is normalised with the backbone's own statistics where it starts from weights, else with `mean` and
@@ -177,7 +177,7 @@ def build_encoder(
     if settings.pretrained or weights:
         mean, std = (_statistics(config.get(key), channels, own) for key, own in (("mean", mean), ("std", std)))
     try:
-        encoder = Encoder(backbone, channels, size, mean, std, settings.frozen, channels_last)
+        encoder = Backbone(backbone, channels, size, mean, std, settings.frozen, channels_last)
     except (RuntimeError, ValueError, AssertionError, AttributeError, TypeError) as error:
         raise InputError(
             f"encoder.name={settings.name} cannot be used at view.size={size}: {_reason(error)}; "

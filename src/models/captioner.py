@@ -1,21 +1,20 @@
-"""The whole network: an encoder with a quality head, a caption decoder, or both."""
+"""The whole network: an encoder with a MOS head, a caption decoder, or both."""
 
 import torch
 from torch import nn
 
 from src.base.errors import InputError
 from src.models.attention import Attention
-from src.models.backbone import Encoder, build_encoder
+from src.models.backbone import Backbone, build_encoder
 from src.models.ctc import CTCMaskPredict
 from src.models.decoder import Decoder
 from src.models.features import Features
 from src.models.mask_predict import MaskPredict
-from src.models.mos_head import DistributionHead, QualityHead
+from src.models.mos_head import DistributionHead, MosHead
 from src.models.recurrent import Recurrent
 from src.models.transformer import Transformer
 from src.models.updown import UpDown
-from src.settings.schema import Decoder as DecoderSettings
-from src.settings.schema import Settings
+from src.settings.schema import DecoderSettings, Settings
 
 DECODERS: dict[str, type[Decoder]] = {
     "recurrent": Recurrent,
@@ -35,12 +34,12 @@ def build_decoder(settings: DecoderSettings, vocabulary_size: int, feature_width
 
 
 class Captioner(nn.Module):
-    """Encoder, `quality` (None where no MOS is predicted) and `decoder` (None where no caption is)."""
+    """Encoder, `mos_head` (None where no MOS is predicted) and `decoder` (None where no caption is)."""
 
-    def __init__(self, encoder: Encoder, quality: QualityHead | DistributionHead | None, decoder: Decoder | None):
+    def __init__(self, encoder: Backbone, mos_head: MosHead | DistributionHead | None, decoder: Decoder | None):
         super().__init__()
         self.encoder = encoder
-        self.quality = quality
+        self.mos_head = mos_head
         self.decoder = decoder
 
     def features(self, images: torch.Tensor | dict[str, torch.Tensor]) -> Features:
@@ -55,24 +54,24 @@ class Captioner(nn.Module):
 
     def mos(self, features: Features) -> torch.Tensor:
         """Predicted MOS, float32 [B], on the labels' scale."""
-        return self.quality(features.pooled)
+        return self.mos_head(features.pooled)
 
 
 def with_heads(
-    encoder: Encoder, settings: Settings, vocabulary_size: int, mos_range: tuple[float, float, float]
+    encoder: Backbone, settings: Settings, vocabulary_size: int, mos_range: tuple[float, float, float]
 ) -> Captioner:
     """The network around an encoder; its heads' weights are drawn from torch's default generator.
 
     `mos_range` is (low, high, mean) of the training labels. It is not read where settings.task is "caption", nor
     `vocabulary_size` where it is "mos". Raises InputError where the settings ask for what cannot be built.
     """
-    quality = decoder = None
+    mos_head = decoder = None
     if settings.task != "caption":
-        head = DistributionHead if settings.loss.quality == "distribution" else QualityHead
-        quality = head(encoder.width, settings.quality.dropout, *mos_range)
+        head = DistributionHead if settings.loss.mos == "distribution" else MosHead
+        mos_head = head(encoder.width, settings.mos_head.dropout, *mos_range)
     if settings.task != "mos":
         decoder = build_decoder(settings.decoder, vocabulary_size, encoder.width)
-    return Captioner(encoder, quality, decoder)
+    return Captioner(encoder, mos_head, decoder)
 
 
 def build(

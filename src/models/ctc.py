@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import torch
 
-from src.models.decoder import END, PAD, START, UNK, hide, word_counts
+from src.models.decoder import END, PAD, START, UNK, mask_tokens_at, word_counts
 from src.models.features import Features
 from src.models.mask_predict import MaskPredict
-from src.settings.schema import Decoder as DecoderSettings
+from src.settings.schema import DecoderSettings
 
 NEVER = -1e30
 """A logarithm of nothing that can still be subtracted from itself."""
@@ -43,7 +43,7 @@ class CTCMaskPredict(MaskPredict):
     def _log_probs(self, logits: torch.Tensor) -> torch.Tensor:
         return torch.cat([torch.full_like(logits[..., :UNK], _LEAST), logits[..., UNK:]], dim=-1).log_softmax(dim=-1)
 
-    def lay_out(self, captions: torch.Tensor, uniforms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def mask_tokens(self, captions: torch.Tensor, uniforms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """An alignment of the caption, a uniform number of its words hidden, at least one, and all its blanks.
 
         Word l stands at place (l + u) `upsample`, rounded down, with one u in [0, 1) for the caption; so there is a
@@ -55,10 +55,10 @@ class CTCMaskPredict(MaskPredict):
         canvas = torch.where(torch.arange(width, device=places.device) < places.unsqueeze(1), self.blank, PAD)
         number = torch.arange(captions.shape[1], device=places.device)
         place = ((number + uniforms[:, :1].double()) * self.upsample).long().clamp(max=width - 1)
-        spoken = number < words.unsqueeze(1)
+        present = number < words.unsqueeze(1)
         row = torch.arange(len(captions), device=places.device).unsqueeze(1).expand_as(place)
-        canvas[row[spoken], place[spoken]] = captions[spoken]
-        hidden = hide(words, number.numel(), uniforms[:, 1:])
+        canvas[row[present], place[present]] = captions[present]
+        hidden = mask_tokens_at(words, number.numel(), uniforms[:, 1:])
         unsaid = canvas == self.blank
         unsaid[row[hidden], place[hidden]] = True
         return canvas, unsaid
@@ -69,9 +69,9 @@ class CTCMaskPredict(MaskPredict):
         The log-probability of each word and of END, given those before, is exact: they add up to the logarithm of the
         sum over all alignments of the caption. One that the canvas has no room for gets less than -10,000.
         """
-        seen = self.look(features)
+        seen = self.encode(features)
         canvas = self.blank_canvas(self.lengths(seen).argmax(dim=1))
-        return prefix_log_probs(bounded(self.fill(seen, canvas), canvas, self.blank), self.blank, captions)
+        return prefix_log_probs(bounded(self.predict_masked(seen, canvas), canvas, self.blank), self.blank, captions)
 
 
 def bounded(log_probs: torch.Tensor, canvas: torch.Tensor, blank: int) -> torch.Tensor:
@@ -85,13 +85,13 @@ def bounded(log_probs: torch.Tensor, canvas: torch.Tensor, blank: int) -> torch.
 class Beginning:
     """The first words of N captions, in logarithms, float64 (Graves, "Supervised Sequence Labelling", 2012, 7.5).
 
-    `spoken` and `silent` [N, P + 1]: the probability of the alignments of exactly these words to the first 0, 1, 2 …
+    `in_word` and `in_blank` [N, P + 1]: the probability of the alignments of exactly these words to the first 0, 1, 2 …
     places that end with a word, and with a blank. `blanks` [N, P]: of a blank at each place. `last` [N]: the last word.
     `log_prob` [N]: of all captions that begin so.
     """
 
-    spoken: torch.Tensor
-    silent: torch.Tensor
+    in_word: torch.Tensor
+    in_blank: torch.Tensor
     blanks: torch.Tensor
     last: torch.Tensor
     log_prob: torch.Tensor
@@ -101,30 +101,30 @@ class Beginning:
         """No word yet. `lattice` [N, P, V]: as `bounded` makes it."""
         blanks = lattice[:, :, blank].double()
         nothing = blanks.new_full((len(blanks), 1), NEVER)
-        silent = torch.cat([torch.zeros_like(nothing), blanks.cumsum(1)], 1)
+        in_blank = torch.cat([torch.zeros_like(nothing), blanks.cumsum(1)], 1)
         last = torch.full((len(blanks),), START, device=blanks.device)
-        return cls(nothing.expand_as(silent), silent, blanks, last, torch.zeros_like(blanks[:, 0]))
+        return cls(nothing.expand_as(in_blank), in_blank, blanks, last, torch.zeros_like(blanks[:, 0]))
 
     def before(self, words: torch.Tensor) -> torch.Tensor:
         """Log-probability [N, P] that the caption so far is said when each place starts to say `words` [N]."""
         same = (words == self.last).unsqueeze(1)
-        return torch.where(same, self.silent, torch.logaddexp(self.spoken, self.silent))[:, :-1]
+        return torch.where(same, self.in_blank, torch.logaddexp(self.in_word, self.in_blank))[:, :-1]
 
     def extend(self, words: torch.Tensor, saying: torch.Tensor) -> "Beginning":
         """One word [N] more; `saying` [N, P]: its log-probability at each place."""
         saying, before = saying.double(), self.before(words)
-        spoken = _recurrence(before + saying, saying)
-        silent = _recurrence(spoken[:, :-1] + self.blanks, self.blanks)
-        return Beginning(spoken, silent, self.blanks, words, torch.logsumexp(before + saying, 1))
+        in_word = _recurrence(before + saying, saying)
+        in_blank = _recurrence(in_word[:, :-1] + self.blanks, self.blanks)
+        return Beginning(in_word, in_blank, self.blanks, words, torch.logsumexp(before + saying, 1))
 
     def select(self, index: torch.Tensor) -> "Beginning":
         """Those at `index`."""
-        fields = self.spoken, self.silent, self.blanks, self.last, self.log_prob
+        fields = self.in_word, self.in_blank, self.blanks, self.last, self.log_prob
         return Beginning(*(field.index_select(0, index) for field in fields))
 
     def whole(self) -> torch.Tensor:
         """Log-probability of exactly these words: [N]."""
-        return torch.logaddexp(self.spoken[:, -1], self.silent[:, -1])
+        return torch.logaddexp(self.in_word[:, -1], self.in_blank[:, -1])
 
 
 def _recurrence(new: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:

@@ -36,7 +36,7 @@ class Decoder(nn.Module, ABC):
 
 
 @dataclass(frozen=True)
-class Forced:
+class TeacherForced:
     """What teacher forcing gives: `logits` [B, T, V], and `attention` [B, T, regions] (None: it does not attend)."""
 
     logits: torch.Tensor
@@ -47,7 +47,7 @@ class CausalDecoder(Decoder):
     """A captioner that writes word by word: each token depends on the photo and on the tokens before it only."""
 
     @abstractmethod
-    def forced(self, features: Features, inputs: torch.Tensor) -> Forced:
+    def teacher_forced(self, features: Features, inputs: torch.Tensor) -> TeacherForced:
         """Scores of the token at each place, fed `inputs` [B, T]: see `shifted`."""
 
     @abstractmethod
@@ -67,13 +67,13 @@ class CausalDecoder(Decoder):
 
     def distribution(self, features: Features, captions: torch.Tensor) -> torch.Tensor:
         """Log-probabilities of every token at each place of `captions` [B, T], teacher-forced: float32 [B, T, V]."""
-        return F.log_softmax(self.forced(features, shifted(captions)).logits.float(), dim=-1)
+        return F.log_softmax(self.teacher_forced(features, shifted(captions)).logits.float(), dim=-1)
 
     def log_prob(self, features: Features, captions: torch.Tensor) -> torch.Tensor:
-        return token_log_probs(self.forced(features, shifted(captions)).logits, captions)
+        return token_log_probs(self.teacher_forced(features, shifted(captions)).logits, captions)
 
 
-class OneShotDecoder(Decoder):
+class NonAutoregressiveDecoder(Decoder):
     """A captioner that writes all words at once, on a canvas that may show some of them already.
 
     A canvas is int64 [N, P]: a symbol at each of a caption's places, `mask` where one is hidden, PAD behind them.
@@ -86,10 +86,10 @@ class OneShotDecoder(Decoder):
     blank: int | None = None
     """The symbol of a place without a word."""
     uniforms_per_token: int
-    """Random numbers that `lay_out` takes, for each token of the longest caption and one more."""
+    """Random numbers that `mask_tokens` takes, for each token of the longest caption and one more."""
 
     @abstractmethod
-    def look(self, features: Features) -> Any:
+    def encode(self, features: Features) -> Any:
         """What all passes over the same P photos share, computed once."""
 
     @abstractmethod
@@ -105,14 +105,14 @@ class OneShotDecoder(Decoder):
         """How many places the canvas of a caption of `words` words has: int64 of that shape."""
 
     @abstractmethod
-    def fill(self, seen: Any, canvas: torch.Tensor) -> torch.Tensor:
+    def predict_masked(self, seen: Any, canvas: torch.Tensor) -> torch.Tensor:
         """Log-probabilities of each symbol at each place of `canvas` [N, P], PAD behind its end: float32 [N, P, V].
 
         Photo p belongs to its N / photos canvases from p * N / photos on.
         """
 
     @abstractmethod
-    def lay_out(self, captions: torch.Tensor, uniforms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def mask_tokens(self, captions: torch.Tensor, uniforms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The canvas [N, P] of `captions` [N, T] with all that training shows or hides, and which it hides (bool).
 
         `uniforms` [N, uniforms_per_token * (T + 1) or more] in [0, 1): it is a function of them and the caption alone.
@@ -130,7 +130,7 @@ def word_counts(captions: torch.Tensor) -> torch.Tensor:
     return (captions != PAD).sum(1).sub(1).clamp(min=0)
 
 
-def hide(places: torch.Tensor, width: int, uniforms: torch.Tensor) -> torch.Tensor:
+def mask_tokens_at(places: torch.Tensor, width: int, uniforms: torch.Tensor) -> torch.Tensor:
     """Hide a uniform number of each row's first `places` [N], at least one, at random: bool [N, width].
 
     `uniforms` [N, 1 + width or more]: how many, and in what order.

@@ -8,7 +8,7 @@ from torch import nn
 from src.models.features import Features
 
 
-class Extractor(nn.Module, ABC):
+class Encoder(nn.Module, ABC):
     """An encoder of photos.
 
     `width` is D of the features, `layout` the (height, width) of their grid. `frozen`: it does not learn. `removed`:

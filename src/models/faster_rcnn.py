@@ -8,10 +8,10 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import batched_nms
 
 from src.base.errors import InputError
-from src.models.encoder import Extractor, learning
+from src.models.encoder import Encoder, learning
 from src.models.features import Features
 from src.models.weights import fit_weights
-from src.settings.schema import Encoder as EncoderSettings
+from src.settings.schema import EncoderSettings
 
 # Proposals per photo that are classified: as many as Anderson et al. take, and as torchvision's small detector takes.
 DETECTORS = {"fasterrcnn_resnet50_fpn": 300, "fasterrcnn_mobilenet_v3_large_320_fpn": 150}
@@ -20,7 +20,7 @@ _STRIDE = 32  # photos are padded to its multiples, as the scale of the feature 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class RegionEncoder(Extractor):
+class FasterRcnnEncoder(Encoder):
     """Features of the regions that a detector finds, as in "Bottom-Up and Top-Down Attention" (Anderson et al. 2018).
 
     As in the authors' program a region is a box of the region proposal network, without the classifier's correction,
@@ -77,7 +77,7 @@ class RegionEncoder(Extractor):
 
         grid [B, regions, D], the surest region first, and mask [B, regions] False behind the last; layout float32
         [B, regions, 4], the boxes (x1, y1, x2, y2) as parts of width and height; both are 0 behind the last. pooled:
-        the mean over the regions. A photo without proposals is one region as a whole. Float32 also under autocast.
+        the mean over the regions. A photo without candidates is one region as a whole. Float32 also under autocast.
         """
         learns = torch.is_grad_enabled() and not self.frozen
         with torch.autocast(pixels.device.type, enabled=False), torch.set_grad_enabled(learns):
@@ -92,7 +92,7 @@ class RegionEncoder(Extractor):
                 features = self._describe(maps, boxes, images)
             return self._fill(features, boxes, (height, width))
 
-    def train(self, mode: bool = True) -> "RegionEncoder":
+    def train(self, mode: bool = True) -> "FasterRcnnEncoder":
         """Proposals are made as in evaluation, and norms of given weights keep their statistics."""
         super().train(mode)
         self.detector.rpn.eval()
@@ -111,16 +111,16 @@ class RegionEncoder(Extractor):
 
     def _choose(self, maps: dict[str, torch.Tensor], images: ImageList) -> tuple[list[torch.Tensor], torch.Tensor]:
         """The boxes of each photo in pixels, at most `regions`, the surest first, and the features of all of them."""
-        proposals, _ = self.detector.rpn(images, maps)
+        candidates, _ = self.detector.rpn(images, maps)
         height, width = images.image_sizes[0]
         whole = images.tensors.new_tensor([[0, 0, width, height]])
-        proposals = [boxes if len(boxes) else whole for boxes in proposals]
-        features = self._describe(maps, proposals, images)
+        candidates = [boxes if len(boxes) else whole for boxes in candidates]
+        features = self._describe(maps, candidates, images)
         logits, _ = self.detector.roi_heads.box_predictor(features)
         scores = logits.softmax(1)[:, 1:]  # class 0 is the background
-        counts = [len(boxes) for boxes in proposals]
-        kept = [choose(*own, self.regions) for own in zip(proposals, scores.split(counts), strict=True)]
-        boxes = [own[rows] for own, rows in zip(proposals, kept, strict=True)]
+        counts = [len(boxes) for boxes in candidates]
+        kept = [choose(*own, self.regions) for own in zip(candidates, scores.split(counts), strict=True)]
+        boxes = [own[rows] for own, rows in zip(candidates, kept, strict=True)]
         return boxes, torch.cat([own[rows] for own, rows in zip(features.split(counts), kept, strict=True)])
 
     def _describe(self, maps: dict[str, torch.Tensor], boxes: list[torch.Tensor], images: ImageList) -> torch.Tensor:
@@ -182,7 +182,7 @@ def build_regions(
     size: int,
     weights: dict[str, torch.Tensor] | None,
     channels_last: bool = False,
-) -> RegionEncoder:
+) -> FasterRcnnEncoder:
     """The detector of DETECTORS that `settings` name, for square photos of `size` pixels; a random one without weights.
 
     Its input is normalised with ImageNet's statistics. Raises InputError, in one line, for photos of one channel, a
@@ -192,13 +192,13 @@ def build_regions(
         raise InputError(f"encoder.name={settings.name} sees three channels; give view.color=rgb")
     if settings.output_stride is not None:
         raise InputError(f"encoder.output_stride={settings.output_stride}: a detector cannot dilate; leave it out")
-    proposals = max(DETECTORS[settings.name], settings.regions)
+    candidates = max(DETECTORS[settings.name], settings.regions)
     detector = get_model(
         settings.name,
         weights=None,
         weights_backbone=None,
-        rpn_pre_nms_top_n_test=proposals,
-        rpn_post_nms_top_n_test=proposals,
+        rpn_pre_nms_top_n_test=candidates,
+        rpn_post_nms_top_n_test=candidates,
         rpn_score_thresh=0.0,
     )
     if weights:
@@ -206,7 +206,9 @@ def build_regions(
         if settings.name == "fasterrcnn_resnet50_fpn":  # torchvision: its norms were trained without an epsilon
             for norm in _norms(detector):
                 norm.running_var -= norm.eps
-    return RegionEncoder(detector, settings.name, settings.regions, size, bool(weights), settings.frozen, channels_last)
+    return FasterRcnnEncoder(
+        detector, settings.name, settings.regions, size, bool(weights), settings.frozen, channels_last
+    )
 
 
 def _norms(detector: FasterRCNN) -> list[nn.BatchNorm2d]:

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from src.models.attention import Cells
-from src.models.decoder import END, PAD, OneShotDecoder, hide, word_counts
+from src.models.decoder import END, PAD, NonAutoregressiveDecoder, mask_tokens_at, word_counts
 from src.models.features import Features
 from src.models.transformer import Network
-from src.settings.model import ONE_SHOT_WORDS
-from src.settings.schema import Decoder as DecoderSettings
+from src.settings.model import NON_AUTOREGRESSIVE_WORDS
+from src.settings.schema import DecoderSettings
 
 _USUAL_WORDS = 10.0  # what the length is taken for before training
 _NEAR = 8  # places to either side that are told apart by how far they are
@@ -30,7 +30,7 @@ class Seen:
     length: torch.Tensor
 
 
-class MaskPredict(Network, OneShotDecoder):
+class MaskPredict(Network, NonAutoregressiveDecoder):
     """The words of a canvas see one another and the photo.
 
     Each head of each layer adds to a score what it has learned for the distance of the two places (Raffel et al., "T5",
@@ -58,20 +58,20 @@ class MaskPredict(Network, OneShotDecoder):
             nn.LayerNorm(settings.hidden),
             nn.GELU(),
             nn.Dropout(settings.dropout),
-            nn.Linear(settings.hidden, 1 if self.regression else ONE_SHOT_WORDS + 1),
+            nn.Linear(settings.hidden, 1 if self.regression else NON_AUTOREGRESSIVE_WORDS + 1),
         )
         nn.init.zeros_(self.length[-1].weight)
         nn.init.constant_(self.length[-1].bias, _USUAL_WORDS if self.regression else 0.0)
 
-    def look(self, features: Features) -> Seen:
+    def encode(self, features: Features) -> Seen:
         return Seen(self.cells(features), self.length(features.pooled).float())
 
     def lengths(self, seen: Seen) -> torch.Tensor:
         scores = seen.length
         if self.regression:
-            words = torch.arange(ONE_SHOT_WORDS + 1, device=scores.device)
+            words = torch.arange(NON_AUTOREGRESSIVE_WORDS + 1, device=scores.device)
             scores = -0.5 * (words - scores).square()
-        none = torch.arange(ONE_SHOT_WORDS + 1, device=scores.device) == 0
+        none = torch.arange(NON_AUTOREGRESSIVE_WORDS + 1, device=scores.device) == 0
         return scores.masked_fill(none, float("-inf")).log_softmax(dim=1)
 
     def length_loss(self, seen: Seen, words: torch.Tensor) -> torch.Tensor:
@@ -83,7 +83,7 @@ class MaskPredict(Network, OneShotDecoder):
     def places(self, words: torch.Tensor) -> torch.Tensor:
         return words
 
-    def fill(self, seen: Seen, canvas: torch.Tensor) -> torch.Tensor:
+    def predict_masked(self, seen: Seen, canvas: torch.Tensor) -> torch.Tensor:
         within = canvas != PAD
         within[:, :1] = True  # an empty canvas must not divide by nothing
         words, place = self.embed(canvas, 0), torch.arange(canvas.shape[1], device=canvas.device)
@@ -96,15 +96,15 @@ class MaskPredict(Network, OneShotDecoder):
     def _log_probs(self, logits: torch.Tensor) -> torch.Tensor:
         return logits.log_softmax(dim=-1)
 
-    def lay_out(self, captions: torch.Tensor, uniforms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def mask_tokens(self, captions: torch.Tensor, uniforms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """All words, a uniform number of them hidden, at least one."""
         canvas = captions.masked_fill(captions == END, PAD)
-        return canvas, hide(word_counts(captions), canvas.shape[1], uniforms)
+        return canvas, mask_tokens_at(word_counts(captions), canvas.shape[1], uniforms)
 
     def log_prob(self, features: Features, captions: torch.Tensor) -> torch.Tensor:
         """Of a caption written in one pass, all its words hidden; at END stands the length's log-probability."""
-        seen, words = self.look(features), word_counts(captions)
-        said = self.fill(seen, torch.where((captions != PAD) & (captions != END), self.mask, PAD))
+        seen, words = self.encode(features), word_counts(captions)
+        said = self.predict_masked(seen, torch.where((captions != PAD) & (captions != END), self.mask, PAD))
         own = said.gather(2, captions.unsqueeze(2)).squeeze(2)
         length = self.lengths(seen).gather(1, words.unsqueeze(1))
         return torch.where(captions == END, length, own).masked_fill(captions == PAD, 0.0)

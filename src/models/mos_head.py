@@ -12,7 +12,7 @@ def _check(low: float, high: float, mean: float) -> None:
         raise ValueError(f"the labels' mean {mean} is not within their range [{low}, {high}]")
 
 
-class QualityHead(nn.Module):
+class MosHead(nn.Module):
     """Dropout and a linear layer, squashed into the labels' range by a scaled sigmoid.
 
     `low`, `high` and `mean` are those of the training labels. The weights start at zero and the bias so that the

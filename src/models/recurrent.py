@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from src.models.decoder import PAD, CausalDecoder, Forced
+from src.models.decoder import PAD, CausalDecoder, TeacherForced
 from src.models.features import Features
-from src.settings.schema import Decoder as DecoderSettings
+from src.settings.schema import DecoderSettings
 
 _BF16_ON_CPU = not torch.backends.mkldnn.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 """Whether oneDNN has an LSTM in bf16 for this processor: it needs AVX-512."""
@@ -79,14 +79,14 @@ class Recurrent(CausalDecoder):
     def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
         return self.dropout(self.embedding(tokens))
 
-    def forced(self, features: Features, inputs: torch.Tensor) -> Forced:
+    def teacher_forced(self, features: Features, inputs: torch.Tensor) -> TeacherForced:
         self.cell.flatten_parameters()
         image = self.image(features.pooled)
         inputs = self._inputs(self._embed(inputs), image)
         if not self.every:
             inputs = torch.cat([image.unsqueeze(1), inputs], dim=1)
         outputs, _ = self._run(inputs, None)
-        return Forced(self.output(self.dropout(outputs if self.every else outputs[:, 1:])))
+        return TeacherForced(self.output(self.dropout(outputs if self.every else outputs[:, 1:])))
 
     def start(self, features: Features) -> RecurrentState:
         self.cell.flatten_parameters()

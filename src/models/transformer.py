@@ -13,9 +13,9 @@ from torch import nn
 
 from src.base.errors import InputError
 from src.models.attention import Cells, masked_softmax
-from src.models.decoder import PAD, CausalDecoder, Forced
+from src.models.decoder import PAD, CausalDecoder, TeacherForced
 from src.models.features import Features
-from src.settings.schema import Decoder as DecoderSettings
+from src.settings.schema import DecoderSettings
 
 Past = tuple[torch.Tensor, torch.Tensor]
 """Keys and values of the words so far, in one layer: [N, heads, t, H / heads] each."""
@@ -148,9 +148,9 @@ class Transformer(Network, CausalDecoder):
     def __init__(self, settings: DecoderSettings, vocabulary_size: int, feature_width: int):
         super().__init__(settings, vocabulary_size, vocabulary_size, feature_width)
 
-    def forced(self, features: Features, inputs: torch.Tensor) -> Forced:
+    def teacher_forced(self, features: Features, inputs: torch.Tensor) -> TeacherForced:
         words, _, looked = self._run(inputs, self.start(features))
-        return Forced(self.output(words), looked)
+        return TeacherForced(self.output(words), looked)
 
     def start(self, features: Features) -> TransformerState:
         cells = self.cells(features)

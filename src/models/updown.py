@@ -7,7 +7,7 @@ section 3.2. The regions may be those of a detector or the cells of a grid.
 import torch
 
 from src.models.attention import Attentive, AttentiveState, Cell
-from src.settings.schema import Decoder as DecoderSettings
+from src.settings.schema import DecoderSettings
 
 
 class UpDown(Attentive):

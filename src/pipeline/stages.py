@@ -18,7 +18,7 @@ from src.pipeline.artefacts import Artefact, outdated, outputs_digest, tree_sign
 from src.pipeline.runs import joined
 from src.settings.load import as_arguments, changed, changing, flatten
 from src.settings.schema import Settings
-from src.settings.tuning import DEMO_EPOCHS, DEMO_SPACE, DEMO_TRIALS, Tune
+from src.settings.tuning import DEMO_EPOCHS, DEMO_SPACE, DEMO_TRIALS, TuneSettings
 from src.settings.yaml_files import read_yaml
 
 STAGES = ("preprocess", "split", "tune", "train", "predict", "ensemble", "evaluate", "submit")
@@ -69,7 +69,7 @@ def demo() -> Artefact:
 
 
 def photos(settings: Settings) -> Artefact:
-    """The table of photos, their pixels, hand-made features and statistics, made by preprocess."""
+    """The table of photos, their pixels, handcrafted features and statistics, made by preprocess."""
     ours = DEMO, Path(settings.run.root), SUBMISSIONS
     inputs = {"data": tree_signature(data_root(settings), *ours)}
     return _cached(settings, "preprocess", "photos", _part(settings, "data", "view"), inputs)
@@ -106,7 +106,7 @@ def teacher_captions(settings: Settings, number: int) -> Artefact:
     return _cached(settings, "train", "captions", decoding, inputs)
 
 
-def codes(settings: Settings) -> Artefact:
+def codebook_features(settings: Settings) -> Artefact:
     """The photos' numbers from a codebook of patches, made by predict; the same for every view of the photos."""
     made = photos(settings).record()
     inputs = {name: made["outputs"][name]["sha256"] for name in ("photos.jsonl", "digests.npy")} if made else {}
@@ -152,7 +152,7 @@ def search_space(settings: Settings) -> dict[str, dict]:
     return {key: entry for key, entry in DEMO_SPACE.items() if now[key] == default[key]}
 
 
-def search_plan(settings: Settings) -> Tune:
+def search_plan(settings: Settings) -> TuneSettings:
     """The search with nothing left open: trials is 0 where there is none."""
     tune, own = settings.tune, settings.tune.trials is None
     on_demo = settings.data.root is None and data_root(settings) == DEMO
@@ -182,13 +182,13 @@ def tuned(settings: Settings) -> Settings:
     """
     plan = search_plan(settings)
     if not plan.trials:
-        return dataclasses.replace(settings, tune=Tune(trials=0))
+        return dataclasses.replace(settings, tune=TuneSettings(trials=0))
     best = tuning(settings).folder / "best.yaml"
     if not best.is_file():
         raise InputError(f"{best} is not there yet; python -m src.tune makes it, tune.trials=0 does without")
     found, default = dict(read_yaml(str(best))), flatten(Settings())
     winner = {key: found.get(key, default[key]) for key in plan.space}
-    return dataclasses.replace(changed(settings, winner, str(best)), tune=Tune(trials=0))
+    return dataclasses.replace(changed(settings, winner, str(best)), tune=TuneSettings(trials=0))
 
 
 def _start_digest(setting: str, start: Path, inputs: dict[str, str], other_photos: bool) -> str:
@@ -216,19 +216,19 @@ def predictions(settings: Settings) -> Artefact:
     return Artefact("predict", folder, folder / "done.json", _part(settings, "predict", "decoding", "task"), inputs)
 
 
-def proposals(settings: Settings, number: int) -> Artefact:
+def candidates(settings: Settings, number: int) -> Artefact:
     """The captions that a fold's network proposes, and what it saw of all photos, made by ensemble."""
-    folder = run_folder(settings) / "proposals" / f"fold-{number}"
+    folder = run_folder(settings) / "candidates" / f"fold-{number}"
     part = _part(settings, "decoding") | {"ensemble.samples": settings.ensemble.samples, "run.seed": settings.run.seed}
     inputs = {"fold": outputs_digest(fold(settings, number)), "photos": outputs_digest(photos(settings))}
     return Artefact("inference.fold_candidates", folder, folder / "done.json", part, inputs)
 
 
-def ensembles(settings: Settings) -> bool:
+def has_ensemble(settings: Settings) -> bool:
     """Whether ensemble has anything to do: captions to choose, another blend, or several runs to join."""
     chosen = settings.ensemble
     alone = chosen.runs in (None, [settings.run.name])
-    return chosen.captions == "consensus" or chosen.mos != "nonnegative" or not alone
+    return chosen.captions == "mbr" or chosen.mos != "nnls" or not alone
 
 
 def ensemble(settings: Settings) -> Artefact:
@@ -243,13 +243,17 @@ def ensemble(settings: Settings) -> Artefact:
 
 def final(settings: Settings) -> Artefact:
     """The predictions that are scored and submitted: the ensemble's, or the run's own where there is none."""
-    return ensemble(settings) if ensembles(settings) else predictions(settings)
+    return ensemble(settings) if has_ensemble(settings) else predictions(settings)
 
 
 def score(settings: Settings) -> Artefact:
     """score.json of the run, made by evaluate."""
     labels = data_root(settings) / "test_labels.csv"
-    makers = [photos, *([predictions] if has_networks(settings) else []), *([ensemble] if ensembles(settings) else [])]
+    makers = [
+        photos,
+        *([predictions] if has_networks(settings) else []),
+        *([ensemble] if has_ensemble(settings) else []),
+    ]
     inputs = {made.__name__: outputs_digest(made(settings)) for made in makers}
     inputs |= {"test_labels": file_digest(labels)} if labels.is_file() else {}
     folder = run_folder(settings)
@@ -265,7 +269,7 @@ def submission(settings: Settings) -> Artefact:
     return Artefact("submit", SUBMISSIONS, marker, {}, inputs, guard=SUBMISSIONS / "submission.csv")
 
 
-def made_by(stage: str, settings: Settings) -> list[Artefact]:
+def outputs_of(stage: str, settings: Settings) -> list[Artefact]:
     """What a stage makes with these settings; the stages after tune with its winner."""
     if STAGES.index(stage) > STAGES.index("tune"):
         settings = tuned(settings)
@@ -275,14 +279,14 @@ def made_by(stage: str, settings: Settings) -> list[Artefact]:
         "tune": (tuning,) if search_plan(settings).trials else (),
         "train": tuple(lambda s, k=k: fold(s, k) for k in folds_of(settings)),
         "predict": (predictions,) if has_networks(settings) else (),
-        "ensemble": (ensemble,) if ensembles(settings) else (),
+        "ensemble": (ensemble,) if has_ensemble(settings) else (),
         "evaluate": (score,),
         "submit": (submission,),
     }
     return [make(settings) for make in makers[stage]]
 
 
-def require(settings: Settings, stage: str) -> None:
+def ensure_inputs(settings: Settings, stage: str) -> None:
     """Have every stage before `stage` that is missing what this one needs run, each as a process of its own.
 
     `settings` are those before tuning. An output made by other code counts as there: only its own stage, called by
@@ -292,7 +296,7 @@ def require(settings: Settings, stage: str) -> None:
     tree_signature.cache_clear()
     for earlier in STAGES[: STAGES.index(stage)]:
         no_demo_yet = data_root(settings) == DEMO and settings.data.root is None and not demo().record()
-        if no_demo_yet or any(outdated(artefact, code=False) for artefact in made_by(earlier, settings)):
+        if no_demo_yet or any(outdated(artefact, code=False) for artefact in outputs_of(earlier, settings)):
             print(f"{stage}: needs {earlier} first", flush=True)
             _run_stage(earlier, settings)
             tree_signature.cache_clear()

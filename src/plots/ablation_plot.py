@@ -30,10 +30,10 @@ def _draw_panel(axes: Axes, rows: list[dict]) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 2.5, 5, 10]))
 
 
-def draw_ladder(rows: list[dict], out: Path) -> None:
+def draw_ablation(rows: list[dict], out: Path) -> None:
     """Draw steps as rows, those of MOS above those of captions, as a PNG 1600 pixels wide.
 
-    rows: at least one, of a ladder: kind (MOS or caption), step, on, score, low and high (None where not known).
+    rows: at least one, of a ablation: kind (MOS or caption), step, on, score, low and high (None where not known).
     """
     kinds = {kind: [row for row in rows if row["kind"] == kind] for kind in _PANELS}
     shown = [steps for steps in kinds.values() if steps]

@@ -1,4 +1,4 @@
-"""Systems side by side: each score as a dot with its interval, beside its floor."""
+"""Systems side by side: each score as a dot with its interval, beside its baseline."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +13,11 @@ _LONGEST_NAME = 30
 
 @dataclass(frozen=True)
 class Panel:
-    """One score: its name in the rows, its title, its floor's name, its colour, and how it is written."""
+    """One score: its name in the rows, its title, its baseline's name, its colour, and how it is written."""
 
     name: str
     title: str
-    floor: str
+    baseline: str
     colour: str
     form: str
 
@@ -47,8 +47,8 @@ def _draw_panel(axes: Axes, rows: list[dict], panel: Panel) -> None:
     if panel.name == "mos":
         _mark(axes, scored, "mos_network", marker="o", color=INK, markersize=6, markerfacecolor="white",
               label="network alone")  # fmt: skip
-    _mark(axes, scored, f"{panel.name}_floor", marker="|", color=VERMILION, markersize=12, markeredgewidth=2.2,
-          label=f"floor: {panel.floor}")  # fmt: skip
+    _mark(axes, scored, f"{panel.name}_baseline", marker="|", color=VERMILION, markersize=12, markeredgewidth=2.2,
+          label=f"baseline: {panel.baseline}")  # fmt: skip
     axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, borderaxespad=0.1, handlelength=1.0,
                 handletextpad=0.4, columnspacing=0.9, markerscale=0.75)  # fmt: skip
     axes.margins(x=0.08)
@@ -83,7 +83,7 @@ def _name_rows(axes: Axes, rows: list[dict]) -> None:
 def draw_comparison(rows: list[dict], out: Path) -> None:
     """Draw runs as rows, the caption score and the MOS score beside each other, as a PNG 1600 pixels wide.
 
-    rows: run, encoder, decoder, remarks, mos_network, and of each score (mos, caption) score, low, high and floor, as
+    rows: run, encoder, decoder, remarks, mos_network, and of each score (mos, caption) score, low, high and baseline, as
     in mos_score; None for what a run does not have.
     """
     with picture(out, WIDTH, 1.45 + 0.52 * len(rows)) as figure:

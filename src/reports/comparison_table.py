@@ -34,7 +34,7 @@ def _flat(name: str, test: Paired | None) -> dict:
 
 
 def as_text(rows: list[dict], pairs: list[Pair], resamples: int) -> str:
-    """Tables with the runs as rows: scores beside their floors, captions, networks and their times, the tests."""
+    """Tables with the runs as rows: scores beside their baselines, captions, networks and their times, the tests."""
     captioned = [row for row in rows if row["caption_score"] is not None]
     blocks = [_scores(rows), *([_captions(captioned)] if captioned else []), _networks(rows)]
     if pairs:
@@ -46,10 +46,10 @@ def _scores(rows: list[dict]) -> str:
     columns = [
         ("run", lambda row: _short(row["run"])),
         ("MOS score [95%]", lambda row: _interval(row, "mos", ".3f")),
-        ("ridge floor", lambda row: _floor(row, "mos", ".3f")),
+        ("ridge baseline", lambda row: _baseline(row, "mos", ".3f")),
         ("network", _figure("mos_network", ".3f")),
         ("caption score [95%]", lambda row: _interval(row, "caption", ".2f")),
-        ("constant floor", lambda row: _floor(row, "caption", ".2f")),
+        ("constant baseline", lambda row: _baseline(row, "caption", ".2f")),
         ("CIDEr-D", _figure("cider_d", ".3f")),
         ("METEOR", _figure("meteor", ".3f")),
         ("BLEU-4", _figure("bleu4", ".3f")),
@@ -144,11 +144,11 @@ def _interval(row: dict, name: str, form: str) -> str:
     return f"{score:{form}}" + ("" if low is None else f" [{low:{form}}, {high:{form}}]")
 
 
-def _floor(row: dict, name: str, form: str) -> str:
-    score, floor = row[f"{name}_score"], row[f"{name}_floor"]
-    if score is None or floor is None:
+def _baseline(row: dict, name: str, form: str) -> str:
+    score, baseline = row[f"{name}_score"], row[f"{name}_baseline"]
+    if score is None or baseline is None:
         return ""
-    return f"{'UNDER ' if score < floor else ''}{floor:{form}}"
+    return f"{'UNDER ' if score < baseline else ''}{baseline:{form}}"
 
 
 def _large(value: int | None) -> str:

@@ -13,7 +13,7 @@ from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
 
 from src.base.randomness import fold_in
-from src.metrics.competition_score import quality_block
+from src.metrics.competition_score import mos_block
 
 BLOCKS = 5
 """Parts that the test rows are cut into, in their order."""
@@ -27,7 +27,7 @@ _ALIKE = 0.25
 
 
 @dataclass(frozen=True)
-class Shift:
+class PartShift:
     """How well photos of one part of the test rows are told from the training photos.
 
     rows: the first of them and the one after the last. interval: 95% of the AUC (DeLong, DeLong and Clarke-Pearson
@@ -46,11 +46,11 @@ class Shift:
 
 
 @dataclass(frozen=True)
-class Drift:
+class CovariateShift:
     """The shift of all test photos together, and that of each block of rows."""
 
-    whole: Shift
-    blocks: tuple[Shift, ...]
+    whole: PartShift
+    blocks: tuple[PartShift, ...]
 
     @property
     def found(self) -> bool:
@@ -58,8 +58,10 @@ class Drift:
         return self.whole.found or any(block.found for block in self.blocks)
 
 
-def find_drift(train: np.ndarray, test: np.ndarray, groups: np.ndarray | None = None, seed: int = 0) -> Drift | None:
-    """Look for drift between features of training photos [N, F] and of test photos [M, F] in the order of their rows.
+def find_covariate_shift(
+    train: np.ndarray, test: np.ndarray, groups: np.ndarray | None = None, seed: int = 0
+) -> CovariateShift | None:
+    """Look for shift between features of training photos [N, F] and of test photos [M, F] in the order of their rows.
 
     groups: [N + M], photos that belong together and are never divided between learning and asking; not given: each
     photo by itself. None where a side has fewer than FEWEST photos; blocks are left out where theirs are fewer.
@@ -75,9 +77,9 @@ def find_drift(train: np.ndarray, test: np.ndarray, groups: np.ndarray | None = 
     for number, (first, end) in enumerate(places):
         rows = np.concatenate([np.arange(len(train)), len(train) + np.arange(first, end)])
         level = LEVEL / (2 * max(len(places) - 1, 1) if number else 2)  # Bonferroni: half of it for all together
-        rng = np.random.default_rng(fold_in(seed, "drift", number))
+        rng = np.random.default_rng(fold_in(seed, "shift", number))
         shifts.append(_shift(features[rows], len(train), groups[rows], (first, end), level, rng))
-    return Drift(shifts[0], tuple(shifts[1:]))
+    return CovariateShift(shifts[0], tuple(shifts[1:]))
 
 
 def _prepared(features: np.ndarray) -> np.ndarray:
@@ -95,7 +97,7 @@ def _shift(
     rows: tuple[int, int],
     level: float,
     rng: np.random.Generator,
-) -> Shift:
+) -> PartShift:
     own = np.arange(len(features)) >= train
     labels = np.stack([own, *(_shuffled(own, groups, rng) for _ in range(SHUFFLES))], 1)
     scores = _discriminant(features, labels, groups, rng)
@@ -108,7 +110,7 @@ def _shift(
         odds = likeness[:train] / (1 - likeness[:train]) * (~own).sum() / own.sum()
         weights = odds.clip(1 / _MOST, _MOST)
         weights /= weights.mean()
-    return Shift(rows, float(aucs[0]), auc_interval(scores[~own, 0], scores[own, 0]), p, found, likeness, weights)
+    return PartShift(rows, float(aucs[0]), auc_interval(scores[~own, 0], scores[own, 0]), p, found, likeness, weights)
 
 
 def _shuffled(own: np.ndarray, groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -157,27 +159,27 @@ def auc_interval(negative: np.ndarray, positive: np.ndarray) -> tuple[float, flo
     return float(max(0, middle - half)), float(min(1, middle + half))
 
 
-def summary(drift: Drift | None) -> str:
+def summary(shift: CovariateShift | None) -> str:
     """One line: none, or which rows differ by how much."""
-    if drift is None:
-        return "drift: too few photos to say"
+    if shift is None:
+        return "shift: too few photos to say"
 
-    def told(shift: Shift) -> str:
+    def told(shift: PartShift) -> str:
         return f"AUC {shift.auc:.3f} [{shift.interval[0]:.3f}, {shift.interval[1]:.3f}], p {shift.p:.3f}"
 
-    if not drift.found:
-        return f"drift: none, test photos are not told from training photos ({told(drift.whole)})"
-    found = [shift for shift in (drift.whole, *drift.blocks) if shift.found]
+    if not shift.found:
+        return f"shift: none, test photos are not told from training photos ({told(shift.whole)})"
+    found = [shift for shift in (shift.whole, *shift.blocks) if shift.found]
     parts = [f"rows {shift.rows[0] + 1} to {shift.rows[1]} ({told(shift)})" for shift in found]
-    return f"drift: test photos differ from training photos: {'; '.join(parts)}"
+    return f"shift: test photos differ from training photos: {'; '.join(parts)}"
 
 
-def most_shifted(drift: Drift, training: int, count: int) -> list[tuple[int, float]]:
+def most_shifted(shift: CovariateShift, training: int, count: int) -> list[tuple[int, float]]:
     """The test rows (from 0) most unlike the training photos, each with its likeness to the shifted part.
 
     Of the blocks that have shifted, else of the whole. training: the number of training photos.
     """
-    shifts = [block for block in drift.blocks if block.found] or [drift.whole]
+    shifts = [block for block in shift.blocks if block.found] or [shift.whole]
     rows = [
         (shift.rows[0] + place, float(likeness))
         for shift in shifts
@@ -193,15 +195,15 @@ def score_alike(likeness: np.ndarray, predicted: np.ndarray, mos: np.ndarray, re
     """
     labelled = np.flatnonzero(~np.isnan(mos) & ~np.isnan(predicted))
     alike = labelled[np.argsort(-likeness[labelled], kind="stable")[: round(_ALIKE * len(labelled))]]
-    return quality_block(predicted[alike], mos[alike], resamples, seed)
+    return mos_block(predicted[alike], mos[alike], resamples, seed)
 
 
-def drift_report(drift: Drift | None) -> dict:
-    """The drift as a JSON-able dict: found, whole and blocks with rows, auc, interval, p, found."""
-    if drift is None:
+def shift_report(shift: CovariateShift | None) -> dict:
+    """The shift as a JSON-able dict: found, whole and blocks with rows, auc, interval, p, found."""
+    if shift is None:
         return {"found": None, "whole": None, "blocks": []}
 
-    def plain(shift: Shift) -> dict:
+    def plain(shift: PartShift) -> dict:
         return {name: getattr(shift, name) for name in ("rows", "auc", "interval", "p", "found")}
 
-    return {"found": drift.found, "whole": plain(drift.whole), "blocks": [plain(block) for block in drift.blocks]}
+    return {"found": shift.found, "whole": plain(shift.whole), "blocks": [plain(block) for block in shift.blocks]}

@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from src.data.table import load_table
-from src.metrics.caption_scores import CaptionScores, Meteor, scores, tokenize
-from src.metrics.significance import Paired, paired_captions, paired_quality
+from src.metrics.caption_scores import CaptionScores, Meteor, score_captions, tokenize
+from src.metrics.significance import Paired, paired_captions, paired_mos
 from src.pipeline.artefacts import Artefact, outputs_digest
 from src.reports.run_comparison import Run, made
 
@@ -60,13 +60,13 @@ def pairs(root: Path, runs: list[Run], resamples: int, seed: int, meteor: Callab
     def pair(run: Run) -> Pair:
         photos = table.loc[first.predictions.index.intersection(run.predictions.index, sort=False)]
         mos = caption = None
-        if first.report["quality"] and run.report["quality"]:
+        if first.report["mos"] and run.report["mos"]:
             truth = photos["mos"].dropna()
             predicted = [one.predictions.loc[truth.index, "mos"].to_numpy(float) for one in (run, first)]
-            mos = paired_quality(*predicted, truth.to_numpy(), resamples, seed)
+            mos = paired_mos(*predicted, truth.to_numpy(), resamples, seed)
         if first.report["caption"] and run.report["caption"]:
             captioned = tuple(photos.index[photos["captions"].map(len) > 0])
-            both = [scorer.scores(one, captioned) for one in (run, first)]
+            both = [scorer.score_captions(one, captioned) for one in (run, first)]
             caption = paired_captions(*both, first.weights, resamples, seed)
         return Pair(mos, caption)
 
@@ -93,11 +93,11 @@ class _Scorer:
         references = {photo: next(texts) for photo in known.index}
         return [references, *(dict(zip(captions.index, next(texts), strict=True)) for captions in written)]
 
-    def scores(self, run: Run, photos: tuple[str, ...]) -> CaptionScores:
+    def score_captions(self, run: Run, photos: tuple[str, ...]) -> CaptionScores:
         """Of a run's captions of these photos, whose references give the document frequencies of CIDEr-D."""
         if (run.name, photos) not in self.known:
             captioned = [one.name for one in self.runs if one.report["caption"]]
             references, written = self.tokens[0], self.tokens[1 + captioned.index(run.name)]
             pair = [references[photo] for photo in photos], [written[photo] for photo in photos]
-            self.known[run.name, photos] = scores(*pair, self.meteor(), tokenized=True)
+            self.known[run.name, photos] = score_captions(*pair, self.meteor(), tokenized=True)
         return self.known[run.name, photos]

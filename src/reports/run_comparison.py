@@ -13,7 +13,7 @@ from src.base.errors import InputError
 from src.base.files import read_json
 from src.ensembling.tables import read_predictions
 from src.pipeline.artefacts import Artefact, outdated, outputs_digest
-from src.settings.schema import Weights
+from src.settings.schema import CaptionWeights
 from src.settings.yaml_files import CONFIGS
 
 _WEIGHTS = "metric.weights."
@@ -27,7 +27,7 @@ class Run:
     name: str
     folder: Path
     report: dict
-    weights: Weights
+    weights: CaptionWeights
     folds: tuple[Path, ...]
 
     @cached_property
@@ -64,7 +64,7 @@ def open_run(root: Path, name: str) -> Run:
     weights = {k.removeprefix(_WEIGHTS): v for k, v in scored.settings.items() if k.startswith(_WEIGHTS)}
     score = read_json(folder / "score.json")
     report = score.get("single") or score["oof"]  # what the run itself wrote, not what was made of many candidates
-    return Run(name, folder, report, Weights(**weights), tuple(folds))
+    return Run(name, folder, report, CaptionWeights(**weights), tuple(folds))
 
 
 def _number(fold: Path) -> int:
@@ -93,7 +93,7 @@ def row(run: Run) -> dict:
     where it went on.
     """
     report, settings = run.report, run.trained["settings"]
-    health = (report["health"]["captions"] or {}) if report["caption"] else {}
+    diagnostics = (report["diagnostics"]["captions"] or {}) if report["caption"] else {}
     sizes = [fold / "parameters.json" for fold in run.folds if (fold / "parameters.json").is_file()]
     size = read_json(sizes[0]) if sizes else {}
     epochs = [len(_column(fold / "metrics.csv", "epoch")) for fold in run.folds]
@@ -106,10 +106,10 @@ def row(run: Run) -> dict:
         "remarks": ", ".join(_remarks(settings)),
         "folds": len(run.folds),
         "epochs": fmean(epochs) if epochs else None,
-        **_score("mos", report["quality"], report["floor"]["quality"], ("plcc", "srcc")),
+        **_score("mos", report["mos"], report["baseline"]["mos"], ("plcc", "srcc")),
         "mos_network": report["members"].get("network", {}).get("score"),
-        **_score("caption", report["caption"], report["floor"]["caption"], _PARTS),
-        **{name: value for name, value in health.items() if isinstance(value, (int, float)) and name != "photos"},
+        **_score("caption", report["caption"], report["baseline"]["caption"], _PARTS),
+        **{name: value for name, value in diagnostics.items() if isinstance(value, (int, float)) and name != "photos"},
         "parameters": size.get("total"),
         "trainable_parameters": size.get("trainable"),
         "seconds_per_photo": seconds / photos if photos else None,
@@ -118,10 +118,10 @@ def row(run: Run) -> dict:
     }
 
 
-def _score(name: str, block: dict | None, floor: float | None, parts: tuple[str, ...]) -> dict:
+def _score(name: str, block: dict | None, baseline: float | None, parts: tuple[str, ...]) -> dict:
     block = block or {}
     low, high = block.get("interval") or (None, None)
-    found = {"photos": block.get("photos"), "score": block.get("score"), "low": low, "high": high, "floor": floor}
+    found = {"photos": block.get("photos"), "score": block.get("score"), "low": low, "high": high, "baseline": baseline}
     return {f"{name}_{key}": value for key, value in found.items()} | {part: block.get(part) for part in parts}
 
 

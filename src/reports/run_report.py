@@ -14,7 +14,7 @@ from src.metrics.file_evaluation import read_references
 from src.metrics.out_of_fold import constant_of_folds, run_report
 from src.settings.schema import Settings
 
-_FIXED = ("network", "ridge", "boosting", "vectors")
+_FIXED = ("network", "ridge", "boosting", "svr")
 MEMBERS = (*_FIXED, *(f"frozen_{name}" for name in _FIXED[1:]), "blend")
 
 

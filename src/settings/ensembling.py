@@ -7,15 +7,15 @@ from src.settings.fields import number
 
 
 @dataclass(frozen=True)
-class Ensemble:
+class EnsembleSettings:
     """How the predictions of one run or many become one MOS and one caption a photo."""
 
     runs: list[str] | None = None
     """Names of finished runs, on the same photos and folds, that are joined. Not given: the run itself alone."""
-    captions: Literal["consensus", "search"] = "consensus"
+    captions: Literal["mbr", "search"] = "mbr"
     """Captions with the highest expected score among those of all searches, runs and nearest training photos, or as the
     first run's own search wrote them."""
-    mos: Literal["nonnegative", "ridge", "isotonic", "boosted"] = "nonnegative"
+    mos: Literal["nnls", "ridge", "isotonic", "boosted"] = "nnls"
     """What blends the members' MOS: weights of at least 0, ridge regression, weights and a rising curve, or trees."""
     samples: int = number(10, low=1, high=1000)
     """Random captions that each fold's network proposes for a photo, beside those of its searches."""

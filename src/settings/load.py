@@ -18,7 +18,7 @@ from src.settings.yaml_files import as_text, read_yaml, refuse
 
 AddOptions = Callable[[argparse.ArgumentParser], None]
 _WHICH = ("run.name", "run.root", "train.fold")
-_NETWORK = ("task", "view", "encoder", "quality", "decoder")
+_NETWORK = ("task", "view", "encoder", "mos_head", "decoder")
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
 
 

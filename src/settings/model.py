@@ -5,14 +5,14 @@ from typing import Literal
 
 from src.settings.fields import number
 
-ONE_SHOT = ("mask_predict", "ctc_mask_predict")
+NON_AUTOREGRESSIVE = ("mask_predict", "ctc_mask_predict")
 """The decoders that write all words at once."""
-ONE_SHOT_WORDS = 100
+NON_AUTOREGRESSIVE_WORDS = 100
 """The longest caption that they can write."""
 
 
 @dataclass(frozen=True)
-class Encoder:
+class EncoderSettings:
     """The network that sees the photo."""
 
     name: str = "test_resnet"
@@ -35,7 +35,7 @@ class Encoder:
 
 
 @dataclass(frozen=True)
-class Quality:
+class MosHeadSettings:
     """The head that predicts the mean opinion score."""
 
     dropout: float = number(0.2, low=0, high=0.99)
@@ -43,7 +43,7 @@ class Quality:
 
 
 @dataclass(frozen=True)
-class Decoder:
+class DecoderSettings:
     """The captioner."""
 
     name: Literal["recurrent", "attention", "updown", "transformer", "mask_predict", "ctc_mask_predict"] = "recurrent"
@@ -80,7 +80,7 @@ class Decoder:
 
 
 @dataclass(frozen=True)
-class Decoding:
+class DecodingSettings:
     """Search for the caption of a photo."""
 
     search: Literal["beam", "diverse", "sample"] = "beam"
@@ -93,11 +93,11 @@ class Decoding:
     """Shortest caption allowed."""
     maximum_words: int = number(30, low=1)
     """Longest caption allowed."""
-    no_repeat: int = number(3, low=0)
+    no_repeat_ngram_size: int = number(3, low=0)
     """No run of that many words twice in a caption; 0 allows all."""
     bad_endings: str = "a an and the of with in on to is"
     """Words, separated by spaces, that may not be a caption's last."""
-    groups: int = number(3, low=1)
+    beam_groups: int = number(3, low=1)
     """diverse: groups that beam is divided into."""
     diversity: float = number(0.5, low=0)
     """diverse: what a word costs for each caption of an earlier group that has it at the same place."""
@@ -117,5 +117,5 @@ class Decoding:
     """mask_predict, ctc_mask_predict: the most probable lengths that are tried, each a candidate."""
     ctc: Literal["greedy", "prefix"] = "greedy"
     """ctc_mask_predict: the caption of the most probable alignment, or the best by prefix beam search (width: beam)."""
-    ensemble: Literal["none", "probabilities", "log_probabilities"] = "none"
+    model_averaging: Literal["none", "probabilities", "log_probabilities"] = "none"
     """Captions of test photos: by the fold that scored best, or by all folds' mean at each word."""

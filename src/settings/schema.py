@@ -1,33 +1,47 @@
 """Every setting of the pipeline: its type, its default, one line of meaning, and whether it changes results.
 
-The defaults are those of the embedded demo competition. A field made with `aside` may differ between two
+The defaults are those of the embedded demo competition. A field made with `runtime_only` may differ between two
 runs of the same folder without changing a number in it (where files lie, how many loader processes).
 """
 
 from dataclasses import dataclass, field
 from typing import Literal
 
-from src.settings.ensembling import Ensemble
-from src.settings.fields import aside, number, section
-from src.settings.model import ONE_SHOT, ONE_SHOT_WORDS, Decoder, Decoding, Encoder, Quality
-from src.settings.training import Augment, Loss, Optim, ScheduledSampling, SelfCritical, Train
-from src.settings.tuning import Tune
+from src.settings.ensembling import EnsembleSettings
+from src.settings.fields import number, runtime_only, section
+from src.settings.model import (
+    NON_AUTOREGRESSIVE,
+    NON_AUTOREGRESSIVE_WORDS,
+    DecoderSettings,
+    DecodingSettings,
+    EncoderSettings,
+    MosHeadSettings,
+)
+from src.settings.training import (
+    AugmentSettings,
+    LossSettings,
+    OptimSettings,
+    ScheduledSamplingSettings,
+    SelfCriticalSettings,
+    TrainSettings,
+)
+from src.settings.tuning import TuneSettings
 
 
 @dataclass(frozen=True)
-class Data:
+class DataSettings:
     """Where the photos and labels are."""
 
-    root: str | None = aside(None)
+    root: str | None = runtime_only(None)
     """Folder of the data set. Not given: data, or the demo in data/demo where a competition's train.csv is absent."""
     format: Literal["dacon", "coco", "karpathy", "flickr8k", "flickr30k"] = "dacon"
     """Layout of that folder, see data/README.md."""
-    on_bad_photo: Literal["stop", "skip"] = aside("stop")
+    on_bad_photo: Literal["stop", "skip"] = runtime_only("stop")
     """A row or photo that cannot be used: stop with one line, or leave it out. Either way it is in rejected.csv."""
 
 
 @dataclass(frozen=True)
-class View:
+class ViewSettings:
     """The form in which photos are cached and seen by the network."""
 
     size: int = number(128, low=16, high=4096)
@@ -42,7 +56,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class VocabularySettings:
     """Which words the captioner knows."""
 
     minimum_count: int = number(3, low=1)
@@ -54,7 +68,7 @@ class Vocabulary:
 
 
 @dataclass(frozen=True)
-class Split:
+class SplitSettings:
     """Folds for validation."""
 
     folds: int = number(3, low=2, high=1000)
@@ -70,19 +84,19 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Predict:
+class PredictSettings:
     """How the checkpoints become predictions."""
 
-    flips: bool = True
+    tta_flips: bool = True
     """Average the score over the photo and its mirror image."""
-    scales: list[float] = field(default_factory=lambda: [1.0])
+    tta_scales: list[float] = field(default_factory=lambda: [1.0])
     """Average the score over the photo at each of these sizes, 0.5 to 2 times that of the view."""
-    mos: Literal["blend", "network", "ridge", "boosting", "vectors"] = "blend"
+    mos: Literal["blend", "network", "ridge", "boosting", "svr"] = "blend"
     """Member whose MOS is submitted: non-negative blend of all, or one alone. Every member's score is printed."""
 
 
 @dataclass(frozen=True)
-class Weights:
+class CaptionWeights:
     """Weights of the competition's caption score (DACON 236134)."""
 
     cider_d: float = number(4.0, low=0)
@@ -96,10 +110,10 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class Metric:
+class MetricSettings:
     """The score."""
 
-    weights: Weights = section(Weights)
+    weights: CaptionWeights = section(CaptionWeights)
     """Weights of the caption score."""
     bootstrap: int = number(1000, low=100)
     """Resamples behind each 95% interval."""
@@ -108,20 +122,20 @@ class Metric:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunSettings:
     """Where a run lives and what it may use."""
 
-    name: str | None = aside(None)
+    name: str | None = runtime_only(None)
     """Folder under run.root; not given: the name of the --config file, or demo."""
-    root: str = aside("runs")
+    root: str = runtime_only("runs")
     """Folder of all runs and of the cache that they share."""
     seed: int = number(0, low=0)
     """Seed of weights, order, augmentation and dropout."""
     threads: int = number(2, low=1, high=1024)
     """Threads of torch; another number rounds otherwise."""
-    workers: int = number(0, low=0, high=1024, aside=True)
+    workers: int = number(0, low=0, high=1024, runtime_only=True)
     """Processes that load training photos; preprocessing uses as many as there are cores."""
-    jobs: int | None = number(None, low=1, high=1024, aside=True)
+    jobs: int | None = number(None, low=1, high=1024, runtime_only=True)
     """Folds that are trained side by side, each in a process of its own; not given: as many as there are GPUs, or 1."""
 
 
@@ -129,57 +143,57 @@ class Run:
 class Settings:
     """All settings."""
 
-    data: Data = section(Data)
+    data: DataSettings = section(DataSettings)
     """Where the photos and labels are."""
-    view: View = section(View)
+    view: ViewSettings = section(ViewSettings)
     """The form in which photos are cached."""
-    vocabulary: Vocabulary = section(Vocabulary)
+    vocabulary: VocabularySettings = section(VocabularySettings)
     """Words of the captioner."""
-    split: Split = section(Split)
+    split: SplitSettings = section(SplitSettings)
     """Folds."""
     task: Literal["both", "mos", "caption"] = "both"
     """What is learned and predicted."""
-    encoder: Encoder = section(Encoder)
+    encoder: EncoderSettings = section(EncoderSettings)
     """The network that sees the photo."""
-    quality: Quality = section(Quality)
+    mos_head: MosHeadSettings = section(MosHeadSettings)
     """The head of the score."""
-    decoder: Decoder = section(Decoder)
+    decoder: DecoderSettings = section(DecoderSettings)
     """The captioner."""
-    decoding: Decoding = section(Decoding)
+    decoding: DecodingSettings = section(DecodingSettings)
     """Search for captions."""
-    loss: Loss = section(Loss)
+    loss: LossSettings = section(LossSettings)
     """Weights of the tasks."""
-    augment: Augment = section(Augment)
+    augment: AugmentSettings = section(AugmentSettings)
     """Changes to training photos."""
-    optim: Optim = section(Optim)
+    optim: OptimSettings = section(OptimSettings)
     """Optimiser and learning rate."""
-    train: Train = section(Train)
+    train: TrainSettings = section(TrainSettings)
     """The course of training."""
-    scheduled_sampling: ScheduledSampling = section(ScheduledSampling)
+    scheduled_sampling: ScheduledSamplingSettings = section(ScheduledSamplingSettings)
     """The captioner's own words fed in training."""
-    self_critical: SelfCritical = section(SelfCritical)
+    self_critical: SelfCriticalSettings = section(SelfCriticalSettings)
     """Training for the captions' score."""
-    tune: Tune = section(Tune)
+    tune: TuneSettings = section(TuneSettings)
     """The search for good settings."""
-    predict: Predict = section(Predict)
+    predict: PredictSettings = section(PredictSettings)
     """From checkpoints to predictions."""
-    ensemble: Ensemble = section(Ensemble)
+    ensemble: EnsembleSettings = section(EnsembleSettings)
     """From predictions of one run or many to what is submitted."""
-    parallel: Literal["none", "dp", "ddp"] = aside("none")
+    parallel: Literal["none", "dp", "ddp"] = runtime_only("none")
     """dp: nn.DataParallel over the GPUs there are. ddp: one process per GPU, started by torchrun."""
-    metric: Metric = section(Metric)
+    metric: MetricSettings = section(MetricSettings)
     """The score."""
-    run: Run = section(Run)
+    run: RunSettings = section(RunSettings)
     """Where a run lives."""
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other."""
         if self.encoder.pretrained and self.encoder.weights:
             raise ValueError("encoder.pretrained and encoder.weights exclude each other; keep one")
-        if self.train.batch_size % self.train.accumulate:
+        if self.train.batch_size % self.train.accumulation_steps:
             raise ValueError(
                 f"train.batch_size={self.train.batch_size} cannot be divided into "
-                f"train.accumulate={self.train.accumulate} equal parts"
+                f"train.accumulation_steps={self.train.accumulation_steps} equal parts"
             )
         if self.decoding.minimum_words > self.decoding.maximum_words:
             raise ValueError("decoding.minimum_words is greater than decoding.maximum_words")
@@ -187,14 +201,14 @@ class Settings:
             raise ValueError(f"run.jobs={self.run.jobs} and parallel={self.parallel} divide the GPUs twice; keep one")
         if self.train.sync_batchnorm and self.parallel == "dp":
             raise ValueError("train.sync_batchnorm works over the processes of torchrun: parallel=ddp, not dp")
-        if self.task != "caption" and self.loss.quality == "none" and not self.loss.compares:
-            raise ValueError("loss.quality=none needs loss.plcc, loss.rank or loss.srcc: nothing would teach the MOS")
+        if self.task != "caption" and self.loss.mos == "none" and not self.loss.compares:
+            raise ValueError("loss.mos=none needs loss.plcc, loss.rank or loss.srcc: nothing would teach the MOS")
         if self.view.crops > 1 and self.view.fit != "native":
             raise ValueError(f"view.crops={self.view.crops} needs view.fit=native")
         self._check_encoder()
         self._check_scales()
         self._check_self_critical()
-        self._check_one_shot()
+        self._check_non_autoregressive()
         self._check_tune()
         joined = self.ensemble.runs
         if joined is not None and (not joined or len(set(joined)) < len(joined)):
@@ -231,13 +245,15 @@ class Settings:
             )
 
     def _check_scales(self) -> None:
-        scales = self.predict.scales
+        scales = self.predict.tta_scales
         if not scales or len(set(scales)) < len(scales) or not all(0.5 <= scale <= 2 for scale in scales):
-            raise ValueError(f"predict.scales={scales}: expected a list of different numbers from 0.5 to 2")
+            raise ValueError(f"predict.tta_scales={scales}: expected a list of different numbers from 0.5 to 2")
         if scales != [1.0] and self.encoder.cache != "none":
-            raise ValueError(f"predict.scales={scales}: encoder.cache={self.encoder.cache} keeps features of one size")
+            raise ValueError(
+                f"predict.tta_scales={scales}: encoder.cache={self.encoder.cache} keeps features of one size"
+            )
         if scales != [1.0] and self.encoder.name.startswith("fasterrcnn_"):
-            raise ValueError(f"predict.scales={scales}: encoder.name={self.encoder.name} detects at one size")
+            raise ValueError(f"predict.tta_scales={scales}: encoder.name={self.encoder.name} detects at one size")
 
     def _check_tune(self) -> None:
         tune = self.tune
@@ -256,8 +272,8 @@ class Settings:
             return
         if self.task == "mos":
             raise ValueError("self_critical.from_epoch: task=mos has no captions; leave it out")
-        if chosen.baseline == "others" and chosen.samples < 2:
-            raise ValueError("self_critical.baseline=others needs self_critical.samples of at least 2")
+        if chosen.baseline == "leave_one_out" and chosen.samples < 2:
+            raise ValueError("self_critical.baseline=leave_one_out needs self_critical.samples of at least 2")
         if not chosen.cider_d + chosen.bleu3 + chosen.bleu4 + chosen.rouge_l + chosen.meteor:
             raise ValueError(
                 "self_critical: cider_d, bleu3, bleu4, rouge_l and meteor are all 0, so there is no reward"
@@ -267,17 +283,19 @@ class Settings:
                 f"self_critical.from_epoch={chosen.from_epoch} is not before the end, train.epochs={self.train.epochs}"
             )
 
-    def _check_one_shot(self) -> None:
+    def _check_non_autoregressive(self) -> None:
         name = self.decoder.name
-        if name not in ONE_SHOT or self.task == "mos":
+        if name not in NON_AUTOREGRESSIVE or self.task == "mos":
             return
         for words in ("vocabulary.maximum_words", "decoding.maximum_words"):
             section, field = words.split(".")
-            if (given := getattr(getattr(self, section), field)) > ONE_SHOT_WORDS:
-                raise ValueError(f"{words}={given}: decoder.name={name} writes at most {ONE_SHOT_WORDS} words")
+            if (given := getattr(getattr(self, section), field)) > NON_AUTOREGRESSIVE_WORDS:
+                raise ValueError(
+                    f"{words}={given}: decoder.name={name} writes at most {NON_AUTOREGRESSIVE_WORDS} words"
+                )
         refused = {
             f"decoding.search={self.decoding.search}": self.decoding.search != "beam",
-            f"decoding.ensemble={self.decoding.ensemble}": self.decoding.ensemble != "none",
+            f"decoding.model_averaging={self.decoding.model_averaging}": self.decoding.model_averaging != "none",
             "self_critical.from_epoch": self.self_critical.from_epoch is not None,
             "scheduled_sampling.probability": self.scheduled_sampling.probability > 0,
             "loss.attention_weight": self.loss.attention_weight > 0,

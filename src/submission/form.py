@@ -11,7 +11,7 @@ from pathlib import Path
 from src.base.csv_files import read_rows
 from src.base.errors import InputError
 from src.base.files import write_text
-from src.data.readers.registry import read
+from src.data.readers.registry import read_dataset
 
 COLUMNS = ("img_name", "mos", "comments")
 _SHOWN = 5
@@ -44,7 +44,7 @@ def read_form(root: Path, format: str) -> Form:
     """
     if format == "dacon":
         return _organisers_form(root)
-    table, _ = read(root, format)
+    table, _ = read_dataset(root, format)
     return Form(("img_name", "comments"), tuple(table["photo_id"][table["part"] == "test"]), -math.inf, math.inf)
 
 

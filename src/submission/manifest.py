@@ -19,7 +19,7 @@ from src.settings.load import changed, flatten
 from src.settings.schema import Settings
 from src.submission.form import Form
 
-LOG = ("time", "run", "sha256", "local_quality", "local_caption", "leaderboard")
+LOG = ("time", "run", "sha256", "local_mos", "local_caption", "leaderboard")
 VERSION = 1
 """Of the manifest's form."""
 SHARED = (stages.photos, stages.vocabulary, stages.folds)
@@ -45,7 +45,7 @@ _MANIFEST = {
 
 def _scores(settings: Settings) -> tuple[float | None, float | None]:
     local = read_json(stages.run_folder(settings) / "score.json")["oof"]
-    return tuple(local[block]["score"] if local[block] else None for block in ("quality", "caption"))
+    return tuple(local[block]["score"] if local[block] else None for block in ("mos", "caption"))
 
 
 def hashes(artefact: Artefact) -> dict[str, str]:
@@ -69,7 +69,7 @@ def _run(settings: Settings) -> dict:
         "trained_with": {name: read_json(fold.folder / "provenance.json") for name, fold in trained.items()},
         "checkpoints": {name: hashes(fold) for name, fold in trained.items()},
         "predictions": hashes(stages.predictions(settings)),
-        "proposals": {name: hashes(stages.proposals(settings, int(name.removeprefix("fold-")))) for name in trained},
+        "candidates": {name: hashes(stages.candidates(settings, int(name.removeprefix("fold-")))) for name in trained},
     }
 
 
@@ -83,9 +83,9 @@ def write_manifest(path: Path, submitted: Path, form: Form, settings: Settings) 
             "version": VERSION,
             "rebuild": shlex.join(["python", "-m", "src.rebuild", str(path)]),
             "submission": {"file": submitted.name, "sha256": file_digest(submitted), "form": form_digest(form)},
-            "local_score": {"quality": quality, "caption": caption},
+            "local_score": {"mos": quality, "caption": caption},
             "runs": {run.run.name: _run(run) for run in (settings, *joined(settings))},
-            "ensemble": hashes(stages.ensemble(settings)) if stages.ensembles(settings) else {},
+            "ensemble": hashes(stages.ensemble(settings)) if stages.has_ensemble(settings) else {},
             "made_with": provenance(installed.get, list(installed)),
             "code": {stage: code_digest(stage) for stage in stages.STAGES},
         },

@@ -16,7 +16,7 @@ from src.training.distributed import Ranks
 
 
 @dataclass(frozen=True)
-class Slopes:
+class LossGradients:
     """The loss of the whole batch, and its derivative by each prediction of a part [B]."""
 
     loss: torch.Tensor
@@ -30,23 +30,23 @@ class Slopes:
         return self.loss * known.sum() + count * (self.slope * (predicted - predicted.detach())).sum()
 
 
-class Agreement:
+class BatchLossExchange:
     """Computes the batch losses that the settings weigh, over all processes. spread: of the training labels."""
 
     def __init__(self, settings: Settings, spread: float, ranks: Ranks):
         self.loss, self.spread, self.ranks = settings.loss, spread, ranks
         # a process has at most that many photos of a step, stand-ins for missing ones included
-        self.room = -(-settings.train.batch_size // ranks.count) + settings.train.accumulate
+        self.room = -(-settings.train.batch_size // ranks.count) + settings.train.accumulation_steps
 
-    def __call__(self, parts: list[tuple[torch.Tensor, torch.Tensor]]) -> list[Slopes]:
+    def __call__(self, parts: list[tuple[torch.Tensor, torch.Tensor]]) -> list[LossGradients]:
         """For each part of this process, from its predictions and labels (NaN: unknown), [B] both."""
         predicted, mos = (torch.cat(tensors).detach().float() for tensors in zip(*parts, strict=True))
         own = predicted.new_full((2, self.room), torch.nan)
         own[0, : len(mos)], own[1, : len(mos)] = predicted, mos
-        everywhere = self.ranks.stack(own)
+        everywhere = self.ranks.all_gather_tensor(own)
         with torch.enable_grad():
             leaf = everywhere[:, 0].nan_to_num().requires_grad_()
             loss = batch_loss(leaf.flatten(), everywhere[:, 1].flatten(), self.spread, self.loss)
             (slope,) = torch.autograd.grad(loss, leaf)
         slopes = slope[self.ranks.rank, : len(mos)].split([len(part) for part, _ in parts])
-        return [Slopes(loss.detach(), slope) for slope in slopes]
+        return [LossGradients(loss.detach(), slope) for slope in slopes]

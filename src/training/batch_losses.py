@@ -6,7 +6,7 @@ predicted, mos: float32 [N], all with a label; spread: the training labels' stan
 import torch
 import torch.nn.functional as F
 
-from src.settings.schema import Loss
+from src.settings.schema import LossSettings
 
 SOFTNESS = 0.1
 """Width of a soft rank's step, in standard deviations of the labels."""
@@ -40,7 +40,7 @@ def srcc_loss(predicted: torch.Tensor, mos: torch.Tensor, spread: float) -> torc
     return plcc_loss(*ranks, max(len(mos), 2) / 12**0.5)  # the deviation of ranks without ties
 
 
-def batch_loss(predicted: torch.Tensor, mos: torch.Tensor, spread: float, loss: Loss) -> torch.Tensor:
+def batch_loss(predicted: torch.Tensor, mos: torch.Tensor, spread: float, loss: LossSettings) -> torch.Tensor:
     """The weighted sum of the losses; 0 below two labels. mos may be NaN: such a photo is left out."""
     known = ~mos.isnan()
     if known.sum() < 2:

@@ -39,7 +39,7 @@ class Ranks:
         """Whether this process writes files."""
         return self.rank == 0
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """The picklable values of all processes, in the order of their ranks, on every process."""
         if self.count == 1:
             return [value]
@@ -47,7 +47,7 @@ class Ranks:
         dist.all_gather_object(values, value)
         return values
 
-    def stack(self, tensor: torch.Tensor) -> torch.Tensor:
+    def all_gather_tensor(self, tensor: torch.Tensor) -> torch.Tensor:
         """The tensors [...] of all processes, which have one shape, as [processes, ...]."""
         if self.count == 1:
             return tensor.unsqueeze(0)
@@ -55,7 +55,7 @@ class Ranks:
         dist.all_gather(tensors, tensor.contiguous())
         return torch.stack(tensors)
 
-    def share(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """The value that the main process has, on every process."""
         if self.count == 1:
             return value
@@ -68,7 +68,7 @@ class Ranks:
 
         Raises InputError where one is absent, as on a machine that does not share the storage.
         """
-        places = self.share(find() if self.main else None)
+        places = self.broadcast(find() if self.main else None)
         for place in places:
             until = time.monotonic() + _STORAGE_LAGS
             while not place.exists():
@@ -82,7 +82,7 @@ class Ranks:
 
     def any_of(self, number: int) -> int:
         """The greatest of the processes' numbers."""
-        return max(self.gather(number))
+        return max(self.all_gather(number))
 
     def copy_from_main(self, tensors: Iterable[torch.Tensor]) -> None:
         """Overwrite the tensors with those of the main process."""
@@ -90,14 +90,14 @@ class Ranks:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0, group=self.within_steps)
 
-    def add(self, tensor: torch.Tensor) -> torch.Tensor:
+    def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
         """The sum of the tensor over all processes."""
         if self.count > 1:
             dist.all_reduce(tensor, group=self.within_steps)
         return tensor
 
 
-def join() -> Ranks:
+def init_ranks() -> Ranks:
     """Join the other processes where torchrun started this one, over NCCL on GPUs and gloo on CPUs."""
     count = int(os.environ.get("WORLD_SIZE", 1))
     gpus = torch.cuda.is_available()
@@ -114,9 +114,9 @@ def join() -> Ranks:
     return Ranks(dist.get_rank(), count, device, dist.new_group(timeout=_STEP))
 
 
-def leave(ranks: Ranks) -> None:
+def shutdown(ranks: Ranks) -> None:
     """Part from the other processes, once all have come here."""
-    ranks.share(None)
+    ranks.broadcast(None)
     if ranks.count > 1:
         dist.destroy_process_group()
 

@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from src.base.errors import InputError, Stopped
 from src.base.randomness import fold_in, seed_torch
-from src.data.dataset import Batches, Labels, Share, loader
+from src.data.dataset import BatchDataset, Labels, Share, loader
 from src.settings.schema import Settings
-from src.training.batch_loss_exchange import Agreement, Slopes
+from src.training.batch_loss_exchange import BatchLossExchange, LossGradients
 from src.training.distributed import Ranks, replicate, synchronise, wrap
 from src.training.ema import Ema
 from src.training.metrics_log import progress
@@ -80,15 +80,15 @@ class Engine:
         self.settings = settings
         self.ranks = ranks
         self.task = task.to(ranks.device)
-        self.ema = Ema(self.task, settings.train.ema)
+        self.ema = Ema(self.task, settings.train.ema_decay)
         self.task = synchronise(self.task, settings, ranks)  # after the copy, which has no batches of its own
         self.optimizer = build_optimizer(self.task, settings.optim)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=settings.train.precision == "fp16")
         self.autocast = autocast(settings, ranks.device)
         self.self_critical = self_critical
         self.sampler = replicate(self.task, settings, ranks)
-        compares = settings.loss.compares and task.model.quality is not None
-        self.agreement = Agreement(settings, task.scale.spread, ranks) if compares else None
+        compares = settings.loss.compares and task.model.mos_head is not None
+        self.batch_loss_exchange = BatchLossExchange(settings, task.scale.spread, ranks) if compares else None
         self._wrap()
         self.steps = 0
         self.drops = 0
@@ -124,7 +124,7 @@ class Engine:
             "scaler": self.scaler.state_dict(),
             "steps": self.steps,
             "drops": self.drops,
-            "sums": self.ranks.add(self.sums.clone()),
+            "sums": self.ranks.all_reduce(self.sums.clone()),
         }
 
     def load_state(self, state: dict) -> None:
@@ -203,20 +203,20 @@ class Engine:
     def means(self, epoch: int, step: int) -> dict[str, float]:
         """The mean losses since the epoch began, over all processes. Raises InputError where one is not finite.
 
-        With a one-shot captioner also "loss", their weighed sum, which is what is descended.
+        With a non-autoregressive captioner also "loss", their weighed sum, which is what is descended.
         Where captions are rewarded their loss means nothing by itself: reward, baseline and the like stand for it.
         """
-        sums = self.ranks.add(self.sums.clone())
+        sums = self.ranks.all_reduce(self.sums.clone())
         terms = len(self.task.terms)
         losses, counts, rewarded = sums.split([terms, terms, len(STATISTICS) + 1])
         if not losses.isfinite().all():
             raise InputError(
-                f"the loss is not finite in epoch {epoch + 1}, by step {step + 1}: lower optim.lr, set optim.clip, "
+                f"the loss is not finite in epoch {epoch + 1}, by step {step + 1}: lower optim.lr, set optim.grad_clip_norm, "
                 "or use train.precision=fp32"
             )
         named = zip(self.task.terms, losses.tolist(), counts.tolist(), strict=True)
         out = {f"{name}_loss": loss / count for name, loss, count in named if count}
-        if self.task.at_once:
+        if self.task.non_autoregressive:
             out["loss"] = (self.task.total(losses, counts) + self.task.penalty()).item()
         if drawn := rewarded[-1].item():
             out = {name: value for name, value in out.items() if name == "mos_loss"}
@@ -224,7 +224,7 @@ class Engine:
         return out
 
     def _step(self, batch: dict, rewards: bool = False) -> None:
-        parts = self.settings.train.accumulate
+        parts = self.settings.train.accumulation_steps
         if rewards:
             self.ranks.copy_from_main(self.task.buffers())  # all draw with the batch statistics that a checkpoint keeps
             with self.autocast:
@@ -232,15 +232,15 @@ class Engine:
             self.sums[-len(drawn) :] += drawn
         counts = self.task.counts(batch["mos"], batch["captions"], batch.get("uniforms")).sum(0)
         asked = counts.new_tensor([float(self.interrupt.signal)])
-        counts, self.asked = self.ranks.add(torch.cat([counts, asked])).split([len(counts), 1])
-        slopes = self._first_pass(batch, parts) if self.agreement and parts > 1 else [None] * parts
+        counts, self.asked = self.ranks.all_reduce(torch.cat([counts, asked])).split([len(counts), 1])
+        slopes = self._first_pass(batch, parts) if self.batch_loss_exchange and parts > 1 else [None] * parts
         for part in range(parts):
             self._seed_dropout(part)
             waits = part < parts - 1 and self.ranks.count > 1
             with self.forward.no_sync() if waits else contextlib.nullcontext():
                 self._descend(_piece(batch, part, parts), counts, parts, slopes[part])
         self.scaler.unscale_(self.optimizer)
-        clip_gradient(self.task, self.settings.optim.clip)
+        clip_gradient(self.task, self.settings.optim.grad_clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -251,7 +251,7 @@ class Engine:
         seed_torch(fold_in(self.settings.run.seed, "dropout", self.steps, part, self.ranks.rank))
 
     @torch.no_grad()
-    def _first_pass(self, batch: dict, parts: int) -> list[Slopes]:
+    def _first_pass(self, batch: dict, parts: int) -> list[LossGradients]:
         """What the whole batch's losses ask of each micro-batch; the network is left as it was."""
         before = [buffer.clone() for buffer in self.task.buffers()]
         pairs = []
@@ -262,14 +262,14 @@ class Engine:
                 pairs.append((self.forward(piece["images"], mode="score"), piece["mos"]))
         for buffer, value in zip(self.task.buffers(), before, strict=True):
             buffer.copy_(value)  # statistics of batch norms
-        return self.agreement(pairs)
+        return self.batch_loss_exchange(pairs)
 
-    def _descend(self, piece: dict, counts: torch.Tensor, parts: int, slopes: Slopes | None) -> None:
+    def _descend(self, piece: dict, counts: torch.Tensor, parts: int, slopes: LossGradients | None) -> None:
         with self.autocast:
             out = self.forward(**piece)
         sums = out["losses"].sum(0)
-        if self.agreement:
-            slopes = slopes or self.agreement([(out["mos"], piece["mos"])])[0]
+        if self.batch_loss_exchange:
+            slopes = slopes or self.batch_loss_exchange([(out["mos"], piece["mos"])])[0]
             carried = slopes.carried(out["mos"], ~piece["mos"].isnan(), counts[0])
             sums = torch.cat([sums[:1] + carried, sums[1:]])
         loss = self.task.total(sums, counts) + self.task.penalty() / (parts * self.ranks.count)
@@ -308,11 +308,11 @@ def infer(
     shares = [Share(-1, rows[i : i + size], crop=crop) for i in range(0, len(rows), size)][ranks.rank :: ranks.count]
     found: dict[int, Any] = {}
     with torch.inference_mode(), progress(sum(len(s.rows) for s in shares), 0, label, ranks.main) as bar:
-        for batch in loader(Batches(labels, None, 0, 1, uniforms_per_token), shares, 0, False):
+        for batch in loader(BatchDataset(labels, None, 0, 1, uniforms_per_token), shares, 0, False):
             batch = to_device(batch, ranks.device)
             with autocast(settings, ranks.device):
                 values = read(batch)
             found.update(zip(batch["row"].tolist(), values, strict=True))
             bar.update(len(values))
-    everywhere = {row: value for part in ranks.gather(found) for row, value in part.items()}
+    everywhere = {row: value for part in ranks.all_gather(found) for row, value in part.items()}
     return {row: everywhere[row] for row in rows}

@@ -9,8 +9,8 @@ import torch
 from src.base.errors import InputError
 from src.base.files import read_json, write_json
 from src.base.randomness import fold_in, seed_torch
-from src.data.dataset import Batches, Labels, Share, loader
-from src.models.backbone import Encoder, build_encoder
+from src.data.dataset import BatchDataset, Labels, Share, loader
+from src.models.backbone import Backbone, build_encoder
 from src.models.features import Features
 from src.pipeline import artefacts, stages
 from src.settings.schema import Settings
@@ -21,7 +21,7 @@ _TOGETHER = 32  # photos in one pass: fixed, so that a resumed computation gives
 _NOTED_EVERY = 16  # passes between two notes of how far it came
 
 
-def frozen_encoder(settings: Settings, mean: tuple[float, ...], std: tuple[float, ...]) -> Encoder:
+def frozen_encoder(settings: Settings, mean: tuple[float, ...], std: tuple[float, ...]) -> Backbone:
     """The encoder that all folds share: where it has no weights, they are drawn from run.seed alone."""
     seed_torch(fold_in(settings.run.seed, "encoder"))
     channels_last = settings.train.channels_last
@@ -74,13 +74,13 @@ def _compute(settings: Settings, folder: Path, ranks: Ranks) -> list[str]:
 
 @torch.inference_mode()
 def _passes(
-    encoder: Encoder, pixels: Path, count: int, done: int, device: torch.device
+    encoder: Backbone, pixels: Path, count: int, done: int, device: torch.device
 ) -> Iterator[tuple[int, Features]]:
     """The features of all photos from `done` on, a pass at a time, each with its first row."""
     empty = np.zeros(count + 1, np.int64)
     labels = Labels(pixels, np.full(count, np.nan, np.float32), empty[:0], empty[:1], empty)
     shares = [Share(-1, np.arange(row, min(row + _TOGETHER, count))) for row in range(done, count, _TOGETHER)]
-    for batch in loader(Batches(labels, None, 0, 1), shares, 0, False):
+    for batch in loader(BatchDataset(labels, None, 0, 1), shares, 0, False):
         yield int(batch["row"][0]), encoder(batch["images"].to(device))
 
 

@@ -14,10 +14,10 @@ import numpy as np
 from src.base.errors import InputError, Stopped
 from src.base.randomness import fold_in, seed_torch
 from src.data.augment import Augmenter
-from src.data.dataset import Batches, Share, loader, share_of, steps_of_epoch
-from src.metrics.caption_scores import Meteor, scores
+from src.data.dataset import BatchDataset, Share, loader, share_of, steps_of_epoch
+from src.metrics.caption_scores import Meteor, score_captions
 from src.metrics.competition_score import caption_score
-from src.metrics.mos_score import quality_score
+from src.metrics.mos_score import mos_score
 from src.metrics.word_error_rate import error_rate, word_errors
 from src.models.captioner import build, with_heads
 from src.settings.load import changing
@@ -33,7 +33,7 @@ from src.training.task import Task
 
 
 @dataclass
-class Standing:
+class TrainState:
     """How far a fold has come: epochs and steps done, one row of metrics per epoch, the best scores so far.
 
     started_at: the caption score of the run that training started from.
@@ -75,7 +75,7 @@ class Fit:
         if ranks.main and (notice := self.engine.task.model.encoder.notice):
             print(f"fold {fold}: {notice}", flush=True)
         self.validator = replicate(self.engine.ema.module, settings, ranks)
-        self.standing = Standing()
+        self.train_state = TrainState()
         self.meteor = meteor
         last = folder / "last.pt"
         if ranks.places(lambda: [last] if last.is_file() else []):
@@ -83,38 +83,38 @@ class Fit:
         elif settings.train.start_from:
             self._start_from(Path(settings.run.root) / settings.train.start_from / f"fold-{fold}")
 
-    def run(self, report: Callable[[dict], None] = lambda row: None) -> Standing:
+    def run(self, report: Callable[[dict], None] = lambda row: None) -> TrainState:
         """Train to the end. `report(row)` is called after each epoch and may end the training by raising.
 
         Raises Stopped where the process was asked to stop; the same call then goes on.
         """
-        settings, standing = self.settings, self.standing
+        settings, train_state = self.settings, self.train_state
         steps = -(-len(self.rows) // settings.train.batch_size)
         augmenter = Augmenter(settings.augment, settings.view.size)
         captions, uniforms = settings.train.captions_per_photo, self.engine.task.uniforms_per_token
-        batches = Batches(self.data.targets, augmenter, settings.run.seed, captions, uniforms)
+        batches = BatchDataset(self.data.targets, augmenter, settings.run.seed, captions, uniforms)
         pin = self.ranks.device.type == "cuda"
         stream = loader(batches, self._shares(steps), settings.run.workers, pin)
-        writer = tensorboard(self.folder / "tensorboard", standing.epoch) if self.ranks.main else None
+        writer = tensorboard(self.folder / "tensorboard", train_state.epoch) if self.ranks.main else None
         with Interrupt() as interrupt, contextlib.closing(writer) if writer else contextlib.nullcontext():
-            while standing.epoch < settings.train.epochs and not self._worn_out():
+            while train_state.epoch < settings.train.epochs and not self._patience_exhausted():
                 began = time.perf_counter()
                 trained = self.engine.train_one_epoch(
                     stream,
-                    standing.epoch,
-                    standing.step,
+                    train_state.epoch,
+                    train_state.step,
                     steps,
                     interrupt,
                     lambda done: self._after_step(done, steps),
                 )
-                row = {"epoch": standing.epoch + 1, **trained, **self.validate()}
+                row = {"epoch": train_state.epoch + 1, **trained, **self.validate()}
                 self._finish_epoch(row, writer, time.perf_counter() - began)
                 if asked := self.ranks.any_of(interrupt.signal):
                     self._stop(asked, steps)
                 report(row)
-        if self.ranks.main and (warning := self._fell()):
+        if self.ranks.main and (warning := self._warn_if_worse()):
             print(warning, flush=True)
-        return standing
+        return train_state
 
     def validate(self) -> dict[str, float]:
         """Scores of the averaged weights on the validation photos, captions decoded freely; equal in all processes."""
@@ -123,12 +123,12 @@ class Fit:
         self.ranks.copy_from_main(self.engine.ema.module.buffers())
         numbers = self.engine.task.uniforms_per_token
         found = infer(self._read, self.data.labels, rows, self.settings, self.ranks, "validation", numbers)
-        return self.ranks.share(self._scores(rows, found) if self.ranks.main else None)
+        return self.ranks.broadcast(self._scores(rows, found) if self.ranks.main else None)
 
     def _read(self, batch: dict) -> list:
         out = self.validator(batch["images"], mode="decode")
         columns = [out["mos"].float().tolist(), out["tokens"].tolist()]
-        if self.engine.task.at_once:
+        if self.engine.task.non_autoregressive:
             given = {name: batch[name] for name in ("captions", "uniforms")}
             shown = self.validator(batch["images"], mode="visible", **given)
             columns += [shown.tolist(), batch["captions"][:, 0].tolist()]
@@ -139,15 +139,15 @@ class Fit:
         mos = self.data.labels.mos[rows]
         known = ~np.isnan(mos)
         if self.settings.task != "caption" and len(np.unique(mos[known])) > 1 and known.sum() > 2:
-            quality = quality_score(np.array([found[r][0] for r in rows])[known], mos[known])
+            quality = mos_score(np.array([found[r][0] for r in rows])[known], mos[known])
             out |= {f"val_{name}": float(np.nan_to_num(value)) for name, value in quality.items() if name != "score"}
             out["val_mos_score"] = quality["score"]
         captioned = [i for i, references in enumerate(self.data.references) if references]
         if self.settings.task != "mos" and captioned:
             texts = [self.data.vocabulary.decode(found[rows[i]][1]) for i in captioned]
-            caption = scores([list(self.data.references[i]) for i in captioned], texts, self.meteor).totals()
+            caption = score_captions([list(self.data.references[i]) for i in captioned], texts, self.meteor).totals()
             out |= {f"val_{name}": caption[name] for name in ("bleu4", "meteor", "rouge_l", "cider_d", "wer")}
-            if self.engine.task.at_once:
+            if self.engine.task.non_autoregressive:
                 pairs = [map(self.data.vocabulary.decode, found[rows[i]][2:]) for i in captioned]
                 said, gold = zip(*pairs, strict=True)
                 out["val_wer_visible"] = float(error_rate(word_errors([[text] for text in gold], list(said)).sum(0)))
@@ -157,18 +157,18 @@ class Fit:
     def _shares(self, steps: int) -> Iterator[Share]:
         """This process's share of every step that is left."""
         train = self.settings.train
-        for epoch in range(self.standing.epoch, train.epochs):
-            first = self.standing.step if epoch == self.standing.epoch else 0
+        for epoch in range(self.train_state.epoch, train.epochs):
+            first = self.train_state.step if epoch == self.train_state.epoch else 0
             plan = steps_of_epoch(self.rows, train.batch_size, self.settings.run.seed, epoch)
             for rows in islice(plan, first, steps):
                 yield share_of(rows, self.ranks.rank, self.ranks.count, epoch)
 
-    def _fell(self) -> str:
+    def _warn_if_worse(self) -> str:
         """A sentence where training for rewards ended below the score that it began with."""
-        first, rows = self.settings.self_critical.from_epoch, self.standing.rows
+        first, rows = self.settings.self_critical.from_epoch, self.train_state.rows
         if first is None or len(rows) <= first:
             return ""
-        began = rows[first - 1].get("val_caption_score") if first else self.standing.started_at
+        began = rows[first - 1].get("val_caption_score") if first else self.train_state.started_at
         ended = rows[-1].get("val_caption_score")
         if began is None or ended is None or ended >= began:
             return ""
@@ -177,36 +177,36 @@ class Fit:
             f"{began:.4f} that it began with; best-caption.pt holds the best epoch"
         )
 
-    def _worn_out(self) -> bool:
-        rewarded = self.standing.epoch - (self.settings.self_critical.from_epoch or 0)
-        return 0 < self.settings.train.patience <= min(self.standing.stale, rewarded)
+    def _patience_exhausted(self) -> bool:
+        rewarded = self.train_state.epoch - (self.settings.self_critical.from_epoch or 0)
+        return 0 < self.settings.train.patience <= min(self.train_state.stale, rewarded)
 
     def _after_step(self, done: int, steps: int) -> None:
         asked = self.engine.asked_to_stop() if done < steps else 0  # an epoch's end has its own look
         if asked or (self.engine.steps % self.settings.train.checkpoint_steps == 0 and done < steps):
-            self.engine.means(self.standing.epoch, done - 1)  # no checkpoint of a loss that is not finite
-            self.standing.step = done
+            self.engine.means(self.train_state.epoch, done - 1)  # no checkpoint of a loss that is not finite
+            self.train_state.step = done
             self._save()
         if asked:
             self._stop(asked, steps)
 
     def _stop(self, asked: int, steps: int) -> NoReturn:
-        epoch, step = self.standing.epoch + 1, self.standing.step
+        epoch, step = self.train_state.epoch + 1, self.train_state.step
         where = f"epoch {epoch} of {self.settings.train.epochs}, step {step} of {steps}"
         if epoch > self.settings.train.epochs:
             where = "its last epoch"
         raise Stopped(f"fold {self.fold}, {where}, is saved; the same command, without --fresh, goes on", asked)
 
     def _finish_epoch(self, row: dict, writer, seconds: float) -> None:
-        standing, optim = self.standing, self.settings.optim
+        train_state, optim = self.train_state, self.settings.optim
         improved, scored = self._keep_best(row), any(name.endswith("_score") for name in row)
-        standing.stale = 0 if improved or not scored else standing.stale + 1
-        if optim.schedule == "plateau" and standing.stale and standing.stale % optim.step_epochs == 0:
+        train_state.stale = 0 if improved or not scored else train_state.stale + 1
+        if optim.schedule == "plateau" and train_state.stale and train_state.stale % optim.step_epochs == 0:
             self.engine.drops += 1
-        standing.rows.append(row)
-        standing.epoch, standing.step = standing.epoch + 1, 0
+        train_state.rows.append(row)
+        train_state.epoch, train_state.step = train_state.epoch + 1, 0
         if self.ranks.main:
-            write_metrics(self.folder / "metrics.csv", standing.rows)
+            write_metrics(self.folder / "metrics.csv", train_state.rows)
             append_timing(self.folder / "timing.csv", row["epoch"], seconds, self.engine.pace)
             for name in row.keys() - {"epoch"}:
                 writer.add_scalar(name, row[name], row["epoch"])
@@ -221,14 +221,14 @@ class Fit:
             score = row.get(f"val_{name}_score")
             if self.settings.task == task:
                 continue
-            if score is None or score > self.standing.best.get(name, -1.0):
-                self.standing.best[name] = -1.0 if score is None else score
+            if score is None or score > self.train_state.best.get(name, -1.0):
+                self.train_state.best[name] = -1.0 if score is None else score
                 improved = improved or score is not None
                 if self.ranks.main:
-                    checkpoint.save(self.folder / f"best-{name}.pt", self._portrait(row))
+                    checkpoint.save(self.folder / f"best-{name}.pt", self._export_state(row))
         return improved
 
-    def _portrait(self, row: dict) -> dict:
+    def _export_state(self, row: dict) -> dict:
         """Weights with all that is needed to use them apart from the run."""
         return {
             "model": self.engine.ema.module.model.state_dict(),
@@ -240,16 +240,16 @@ class Fit:
         }
 
     def _save(self) -> None:
-        state = {"engine": self.engine.state(), "standing": dataclasses.asdict(self.standing)}
+        state = {"engine": self.engine.state(), "train_state": dataclasses.asdict(self.train_state)}
         if self.ranks.main:
             checkpoint.save(self.folder / "last.pt", state)
 
     def _resume(self, last: Path) -> None:
         state = checkpoint.load(last)
         self.engine.load_state(state["engine"])
-        self.standing = Standing(**state["standing"])
-        if self.ranks.main and self.standing.epoch < self.settings.train.epochs:
-            print(f"fold {self.fold}: going on from epoch {self.standing.epoch + 1}, step {self.standing.step}")
+        self.train_state = TrainState(**state["train_state"])
+        if self.ranks.main and self.train_state.epoch < self.settings.train.epochs:
+            print(f"fold {self.fold}: going on from epoch {self.train_state.epoch + 1}, step {self.train_state.step}")
 
     def _start_from(self, folder: Path) -> None:
         """Take the weights of another run's best captioner (or MOS network, where that is the task)."""
@@ -257,7 +257,7 @@ class Fit:
         start = checkpoint.load(path)
         if self.settings.task != "mos" and start["words"] != list(self.data.vocabulary.words):
             raise InputError(f"{path} has another vocabulary; train.start_from needs a run on the same captions")
-        self.standing.started_at = start["scores"].get("val_caption_score")
+        self.train_state.started_at = start["scores"].get("val_caption_score")
         for module in (self.engine.task, self.engine.ema.module):
             own = {k: v for k, v in module.model.state_dict().items() if k in ("quality.low", "quality.high")}
             checkpoint.load_into(module.model, {**start["model"], **own}, path)

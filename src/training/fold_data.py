@@ -74,8 +74,8 @@ def read_fold(
     labels = replace(encode_labels(table, photos / "pixels.npy", words, maximum_words), features=features)
     targets = labels
     if taught is not None:
-        spoken = zip(table["photo_id"], np.diff(labels.firsts), strict=True)
-        said = [(taught[name],) if several and name in taught else () for name, several in spoken]
+        captions = zip(table["photo_id"], np.diff(labels.firsts), strict=True)
+        said = [(taught[name],) if several and name in taught else () for name, several in captions]
         encoded = encode_labels(table.assign(captions=said), labels.pixels, words, maximum_words)
         targets = replace(encoded, features=features)
     return FoldData(

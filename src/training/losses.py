@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from src.models.decoder import PAD, word_counts
 
 
-def quality_loss(predicted: torch.Tensor, mos: torch.Tensor, spread: float, kind: str) -> torch.Tensor:
+def mos_loss(predicted: torch.Tensor, mos: torch.Tensor, spread: float, kind: str) -> torch.Tensor:
     """Loss of the predicted MOS in units of the labels' standard deviation: float32 [B], 0 where mos is NaN.
 
     predicted, mos: [B] on the labels' scale. kind: squared, huber (Huber 1964, quadratic within one deviation) or
@@ -52,7 +52,7 @@ def alignment_loss(
 
     log_probs: [N, P, V]; canvas: int64 [N, P], an alignment of the caption, PAD behind its end; hidden: bool [N, P],
     where its symbols are not given but asked for. What is shown is certain and costs nothing. captions: int64 [N, T],
-    of which an empty one costs nothing. A caption that its canvas has no room for costs infinitely much; `lay_out`
+    of which an empty one costs nothing. A caption that its canvas has no room for costs infinitely much; `mask_tokens`
     of a decoder makes no such.
     """
     given = torch.full_like(log_probs, float("-inf")).scatter(2, canvas.unsqueeze(2), 0.0)

@@ -5,11 +5,11 @@ import math
 import torch
 from torch import nn
 
-from src.settings.schema import Optim
+from src.settings.schema import OptimSettings
 from src.training.task import Task
 
 
-def learning_rate(settings: Optim, epoch: float, epochs: int, drops: int = 0) -> float:
+def learning_rate(settings: OptimSettings, epoch: float, epochs: int, drops: int = 0) -> float:
     """Factor in [0, 1] on the peak learning rate at a fractional epoch.
 
     Linear warm-up, then a half cosine to zero (Loshchilov and Hutter 2017), drops at fixed epochs, or `drops` drops
@@ -25,14 +25,14 @@ def learning_rate(settings: Optim, epoch: float, epochs: int, drops: int = 0) ->
     return settings.step_factor**drops if settings.schedule == "plateau" else 1.0
 
 
-def parameter_groups(task: Task, settings: Optim) -> list[dict]:
+def parameter_groups(task: Task, settings: OptimSettings) -> list[dict]:
     """Parameters with their factor on the learning rate (`factor`) and their weight decay.
 
-    The encoder's layers get encoder_factor * layer_decay ** (layers above); vectors (biases, norms) do not decay.
+    The encoder's layers get encoder_lr_mult * layer_decay ** (layers above); vectors (biases, norms) do not decay.
     """
     layers = task.model.encoder.layers()
     factors = {
-        parameter: settings.encoder_factor * settings.layer_decay ** (len(layers) - 1 - depth)
+        parameter: settings.encoder_lr_mult * settings.layer_decay ** (len(layers) - 1 - depth)
         for depth, layer in enumerate(layers)
         for parameter in layer
     }
@@ -46,7 +46,7 @@ def parameter_groups(task: Task, settings: Optim) -> list[dict]:
     return list(groups.values())
 
 
-def build_optimizer(task: Task, settings: Optim) -> torch.optim.Optimizer:
+def build_optimizer(task: Task, settings: OptimSettings) -> torch.optim.Optimizer:
     """AdamW, Adam or SGD over the task's parameters."""
     groups = parameter_groups(task, settings)
     if settings.name == "sgd":

@@ -8,15 +8,15 @@ from torch import nn
 
 from src.decoding.beam import Candidates, greedy
 from src.decoding.constraints import Constraints
-from src.decoding.mask_predict_search import refine
+from src.decoding.mask_predict_search import mask_predict
 from src.decoding.sampling import sample
 from src.models.captioner import Captioner
-from src.models.decoder import PAD, Forced, OneShotDecoder, shifted, token_log_probs
+from src.models.decoder import PAD, NonAutoregressiveDecoder, TeacherForced, shifted, token_log_probs
 from src.models.features import Features
 from src.models.mos_head import DistributionHead
-from src.settings.schema import Loss
-from src.training.losses import attention_loss, caption_loss, distribution_loss, quality_loss
-from src.training.masked_losses import hidden_counts, hidden_losses, with_visible_words
+from src.settings.schema import LossSettings
+from src.training.losses import attention_loss, caption_loss, distribution_loss, mos_loss
+from src.training.masked_losses import masked_counts, masked_losses, with_visible_words
 
 
 @dataclass(frozen=True)
@@ -32,24 +32,24 @@ class Scale:
 class Task(nn.Module):
     """A captioner with the losses of its one or two tasks.
 
-    `terms` names the losses: "mos", "caption", "attention" where that is weighed, and "length" of a one-shot captioner,
+    `terms` names the losses: "mos", "caption", "attention" where that is weighed, and "length" of a non-autoregressive captioner,
     which writes in `passes` passes. `forward` returns tensors of one row per photo, so that what DataParallel gathers
     from its replicas is what one device would have returned: losses and counts are columns of one tensor each, not
     named tensors, so that a loss more is no change to the engine. `own_words` is the probability with which a word fed
     to the captioner is its own (scheduled sampling).
     """
 
-    def __init__(self, model: Captioner, loss: Loss, scale: Scale, maximum_words: int, passes: int = 1):
+    def __init__(self, model: Captioner, loss: LossSettings, scale: Scale, maximum_words: int, passes: int = 1):
         super().__init__()
         self.model = model
         self.loss = loss
         self.scale = scale
         self.constraints = Constraints(minimum_words=1, maximum_words=maximum_words)
         self.passes = passes
-        self.at_once = isinstance(model.decoder, OneShotDecoder)
+        self.non_autoregressive = isinstance(model.decoder, NonAutoregressiveDecoder)
         self.terms = ("mos", "caption")
-        if self.at_once or loss.attention_weight:
-            self.terms += ("length",) if self.at_once else ("attention",)
+        if self.non_autoregressive or loss.attention_weight:
+            self.terms += ("length",) if self.non_autoregressive else ("attention",)
         self.own_words = 0.0
         self.log_variance = nn.Parameter(torch.zeros(2)) if loss.balance == "uncertainty" else None
 
@@ -73,7 +73,7 @@ class Task(nn.Module):
         """mos [B] as predicted, losses [B, L] and counts [B, L], their columns as in `terms`.
 
         mos: float32 [B] (NaN: unknown); captions: int64 [B, S, T]. advantages: float32 [B, S], for self-critical
-        training: what each caption's log-probability is multiplied with. uniforms: float32 [B, S, R], for a one-shot
+        training: what each caption's log-probability is multiplied with. uniforms: float32 [B, S, R], for a non-autoregressive
         captioner: what is hidden (see Batches).
         """
         predicted, loss = self._quality(features, mos)
@@ -85,7 +85,7 @@ class Task(nn.Module):
     @property
     def uniforms_per_token(self) -> int:
         """Random numbers that a batch must bring (see Batches)."""
-        return self.model.decoder.uniforms_per_token if self.at_once else 0
+        return self.model.decoder.uniforms_per_token if self.non_autoregressive else 0
 
     @torch.no_grad()
     def score(self, features: Features) -> torch.Tensor:
@@ -96,15 +96,15 @@ class Task(nn.Module):
     def decode(self, features: Features) -> dict[str, torch.Tensor]:
         """Predicted mos [B] and free-running tokens [B, maximum words + 1], the most probable ones."""
         tokens = torch.full((len(features), 1), PAD, device=features.device)
-        if self.at_once:
-            tokens = self._padded(refine(self.model.decoder, features, self.constraints, self.passes))[:, 0]
+        if self.non_autoregressive:
+            tokens = self._padded(mask_predict(self.model.decoder, features, self.constraints, self.passes))[:, 0]
         elif self.model.decoder is not None:
             tokens = self._padded(greedy(self.model.decoder, features, self.constraints))[:, 0]
         return {"mos": self._predicted(features), "tokens": tokens}
 
     @torch.no_grad()
     def visible(self, features: Features, captions: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-        """The first caption of each photo, what training hides of it said by a one-shot captioner: [B, words + 1].
+        """The first caption of each photo, what training hides of it said by a non-autoregressive captioner: [B, words + 1].
 
         captions: int64 [B, S, T]; uniforms: float32 [B, S, R].
         """
@@ -122,15 +122,15 @@ class Task(nn.Module):
     def counts(self, mos: torch.Tensor, captions: torch.Tensor, uniforms: torch.Tensor | None = None) -> torch.Tensor:
         """By what each photo's losses count: labels, tokens, captions. float32 [B, L], 0 for a task not learned.
 
-        The tokens of a one-shot captioner are the hidden words.
+        The tokens of a non-autoregressive captioner are the hidden words.
         """
         words = captions != PAD
         tokens = words.sum((1, 2))
-        if self.at_once:
-            hidden = hidden_counts(self.model.decoder, captions.flatten(0, 1), uniforms.flatten(0, 1))
+        if self.non_autoregressive:
+            hidden = masked_counts(self.model.decoder, captions.flatten(0, 1), uniforms.flatten(0, 1))
             tokens = hidden.unflatten(0, captions.shape[:2]).sum(1)
         columns = [~mos.isnan(), tokens, words.any(2).sum(1)][: len(self.terms)]
-        learned = [self.model.quality is not None] + [self.model.decoder is not None] * (len(self.terms) - 1)
+        learned = [self.model.mos_head is not None] + [self.model.decoder is not None] * (len(self.terms) - 1)
         return torch.stack([column.float() * known for column, known in zip(columns, learned, strict=True)], 1)
 
     def total(self, sums: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
@@ -139,9 +139,9 @@ class Task(nn.Module):
         balance "uncertainty": exp(-s) loss + s / 2 with a learned s for each task (Kendall, Gal and Cipolla 2018).
         """
         means = sums / counts.clamp(min=1)
-        extra = means[2:].sum() * (self.loss.length_weight if self.at_once else self.loss.attention_weight)
+        extra = means[2:].sum() * (self.loss.length_weight if self.non_autoregressive else self.loss.attention_weight)
         if self.log_variance is None:
-            return means[:2] @ means.new_tensor([self.loss.quality_weight, self.loss.caption_weight]) + extra
+            return means[:2] @ means.new_tensor([self.loss.mos_weight, self.loss.caption_weight]) + extra
         return (torch.exp(-self.log_variance) * means[:2] * self._learned()).sum() + extra
 
     def penalty(self) -> torch.Tensor | float:
@@ -149,22 +149,22 @@ class Task(nn.Module):
         return 0.0 if self.log_variance is None else (self.log_variance * self._learned()).sum() / 2
 
     def _learned(self) -> torch.Tensor:
-        return self.log_variance.new_tensor([self.model.quality is not None, self.model.decoder is not None])
+        return self.log_variance.new_tensor([self.model.mos_head is not None, self.model.decoder is not None])
 
     def _predicted(self, features: Features) -> torch.Tensor:
-        if self.model.quality is None:
+        if self.model.mos_head is None:
             return torch.zeros(len(features), device=features.device)
         return self.model.mos(features)
 
     def _quality(self, features: Features, mos: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The predicted MOS [B] and its loss [B]."""
-        head = self.model.quality
+        head = self.model.mos_head
         if isinstance(head, DistributionHead):
             shares = head.shares(features.pooled)
             return head.mean(shares), distribution_loss(shares, mos, head.bins[0])
         predicted = self._predicted(features)
-        kind = "none" if head is None else self.loss.quality
-        return predicted, quality_loss(predicted, mos, self.scale.spread, kind)
+        kind = "none" if head is None else self.loss.mos
+        return predicted, mos_loss(predicted, mos, self.scale.spread, kind)
 
     def _caption_losses(
         self,
@@ -176,14 +176,14 @@ class Task(nn.Module):
         """The losses after the first of `terms`, each [B]."""
         flat, several = captions.flatten(0, 1), captions.shape[:2]
         features = features.repeat(captions.shape[1])
-        if self.at_once:
+        if self.non_autoregressive:
             smoothing = self.loss.label_smoothing
-            losses = hidden_losses(self.model.decoder, features, flat, uniforms.flatten(0, 1), smoothing)
+            losses = masked_losses(self.model.decoder, features, flat, uniforms.flatten(0, 1), smoothing)
             return [loss.unflatten(0, several).sum(1) for loss in losses]
         inputs = shifted(flat)
         if self.own_words and advantages is None:
             inputs = self._mixed(features, inputs)
-        said = self.model.decoder.forced(features, inputs)
+        said = self.model.decoder.teacher_forced(features, inputs)
         smoothing = self.loss.label_smoothing if advantages is None else 0.0
         losses = [self._cross_entropy(said, flat, smoothing).unflatten(0, several)]
         if "attention" in self.terms:
@@ -192,7 +192,7 @@ class Task(nn.Module):
             losses[0] = losses[0] * advantages
         return [loss.sum(1) for loss in losses]
 
-    def _cross_entropy(self, said: Forced, captions: torch.Tensor, smoothing: float) -> torch.Tensor:
+    def _cross_entropy(self, said: TeacherForced, captions: torch.Tensor, smoothing: float) -> torch.Tensor:
         if not smoothing:
             return -token_log_probs(said.logits, captions).sum(1)
         return caption_loss(torch.log_softmax(said.logits.float(), -1), captions, smoothing)
@@ -204,7 +204,7 @@ class Task(nn.Module):
         drawn at all places at once, so that it costs the same for every decoder.
         """
         with torch.no_grad():
-            probabilities = self.model.decoder.forced(features, inputs).logits[:, :-1].float().softmax(-1)
+            probabilities = self.model.decoder.teacher_forced(features, inputs).logits[:, :-1].float().softmax(-1)
             own = torch.multinomial(probabilities.flatten(0, 1), 1).view(len(inputs), -1)
         replaced = torch.rand(own.shape, device=own.device) < self.own_words
         later = inputs[:, 1:]

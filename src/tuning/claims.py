@@ -12,7 +12,7 @@ from sqlalchemy.engine import URL
 from src.base.randomness import fold_in
 
 
-class Alone:
+class WorkerLock:
     """A lock that all workers of a database share and that dies with its process.
 
     PostgreSQL: an advisory lock, held by a transaction. SQLite: a file beside the database.

@@ -21,7 +21,7 @@ import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState
 
 from src.base.errors import InputError
-from src.tuning.claims import Alone, identity, lives
+from src.tuning.claims import WorkerLock, identity, lives
 from src.tuning.space import draw
 
 BEAT, SILENCE = 10, 60
@@ -64,7 +64,7 @@ class Study:
         self.me = identity()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with _reaching(url) as address:
-            self.alone = Alone(address, name)
+            self.alone = WorkerLock(address, name)
             with self.alone(), _without_warnings():  # workers that make the tables at once would disturb each other
                 self.storage = _open(address, beat, silence)
                 if fresh and name in {study.study_name for study in self.storage.get_all_studies()}:

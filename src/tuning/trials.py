@@ -14,16 +14,16 @@ import torch
 
 from src.base.errors import InputError
 from src.data.table import load_table
-from src.inference.fold_predictions import write_together
-from src.inference.teacher_captions import captions_of_teacher
-from src.metrics.caption_scores import scores as caption_scores
+from src.inference.fold_predictions import write_captions_of
+from src.inference.teacher_captions import load_teacher_captions
+from src.metrics.caption_scores import score_captions as caption_scores
 from src.metrics.competition_score import caption_score
 from src.metrics.meteor import Meteor
 from src.pipeline import stages
 from src.settings.load import changed, save
-from src.settings.schema import Settings, Weights
+from src.settings.schema import CaptionWeights, Settings
 from src.settings.yaml_files import ConfigError
-from src.training.distributed import Ranks, join
+from src.training.distributed import Ranks, init_ranks
 from src.training.feature_cache import cached_features
 from src.training.fit import Fit
 from src.training.fold_data import FoldData, read_fold
@@ -38,7 +38,7 @@ def _pause(row: dict) -> NoReturn:
     raise _EpochDone
 
 
-def score_of(objective: str, mos: float | None, caption: float | None, weights: Weights) -> list[float]:
+def score_of(objective: str, mos: float | None, caption: float | None, weights: CaptionWeights) -> list[float]:
     """The objective's scores of one epoch. mean: of the MOS score and of the caption score over its weights' sum.
 
     Raises InputError where the validation photos lack the labels.
@@ -53,7 +53,7 @@ def score_of(objective: str, mos: float | None, caption: float | None, weights: 
 
 def _data(settings: Settings, fold: int, ranks: Ranks) -> FoldData:
     places = [made(settings).folder for made in (stages.photos, stages.vocabulary, stages.folds)]
-    features, taught = cached_features(settings, ranks), captions_of_teacher(settings, fold, ranks)
+    features, taught = cached_features(settings, ranks), load_teacher_captions(settings, fold, ranks)
     return read_fold(*places, fold, settings.vocabulary.maximum_words, features, taught)
 
 
@@ -72,24 +72,24 @@ class Training:
 
     def __init__(self, settings: Settings, objective: str, folds: list[int], folder: Path, meteor: Meteor | None):
         self.settings, self.objective, self.folds, self.folder, self.meteor = settings, objective, folds, folder, meteor
-        self.ranks = join()
+        self.ranks = init_ranks()
 
     def __call__(self, claim: Claim) -> list[float]:
         """The scores; each epoch's is reported to the pruner where there is one score only."""
         settings = _with(self.settings, claim)
         if any(key.split(".")[0] in ("view", "vocabulary") for key in claim.params):
-            stages.require(settings, "tune")
+            stages.ensure_inputs(settings, "tune")
         folder = self.folder / str(claim.number)
         with _tidy(folder), _quiet(folder / "log.txt"):
             fits = [self._fit(settings, fold, folder / f"fold-{fold}") for fold in self.folds]
             for epoch in range(1, settings.train.epochs + 1):
                 for fit in fits:
-                    if fit.standing.epoch < epoch:
+                    if fit.train_state.epoch < epoch:
                         with contextlib.suppress(_EpochDone):
                             fit.run(report=_pause)
                 if self.objective != "both":
                     claim.report(epoch, self._reached(fits, epoch)[0])
-            best = [{kind: score for kind, score in fit.standing.best.items() if score >= 0} for fit in fits]
+            best = [{kind: score for kind, score in fit.train_state.best.items() if score >= 0} for fit in fits]
             scores = [self._score(known.get("mos"), known.get("caption")) for known in best]
         return [fmean(column) for column in zip(*scores, strict=True)]
 
@@ -107,7 +107,7 @@ class Training:
 
     def _reached(self, fits: list[Fit], epoch: int) -> list[float]:
         """The mean over folds of that epoch's scores; of a fold that stopped before, those of its last."""
-        rows = [fit.standing.rows[min(epoch, len(fit.standing.rows)) - 1] for fit in fits]
+        rows = [fit.train_state.rows[min(epoch, len(fit.train_state.rows)) - 1] for fit in fits]
         scores = [self._score(row.get("val_mos_score"), row.get("val_caption_score")) for row in rows]
         return [fmean(column) for column in zip(*scores, strict=True)]
 
@@ -117,7 +117,7 @@ class Decoding:
 
     def __init__(self, settings: Settings, folds: list[int], meteor: Meteor):
         self.settings, self.meteor = settings, meteor
-        self.ranks = join()
+        self.ranks = init_ranks()
         table = load_table(stages.photos(settings).folder / "photos.jsonl")
         self.data = {fold: _data(settings, fold, self.ranks) for fold in folds}
         self.references = {
@@ -135,7 +135,7 @@ class Decoding:
         for fold, data in self.data.items():
             folder = stages.run_folder(settings) / f"fold-{fold}"
             rows = [row for row in data.validation_rows.tolist() if row in self.references]
-            found |= write_together([folder], settings, data.labels, rows, self.ranks, f"fold {fold}")
+            found |= write_captions_of([folder], settings, data.labels, rows, self.ranks, f"fold {fold}")
         rows = sorted(found)
         totals = caption_scores([self.references[row] for row in rows], [found[row] for row in rows], self.meteor)
         return [caption_score(totals.totals(), settings.metric.weights)]

@@ -18,7 +18,7 @@ LOOK_EVERY = 1.0
 """Seconds between two looks at the trials of others, when there is nothing else to do."""
 
 
-def work(study: Study, objective: Objective, label: str) -> None:
+def run_worker(study: Study, objective: Objective, label: str) -> None:
     """Work on the study until it has all its trials. A trial that fails for its own reasons counts as one.
 
     Others' last trials are waited for: should their workers die, they are taken over.

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import torch
 
 from src.decoding.constraints import Constraints, constrain
-from src.decoding.strategy import Search
+from src.decoding.strategy import CaptionSearch
 from src.models.captioner import build_decoder
 from src.models.decoder import END, START, CausalDecoder
 from src.models.features import Features
-from src.settings.schema import Decoder, Decoding
+from src.settings.schema import DecoderSettings, DecodingSettings
 
 PHOTOS, WORDS, WIDTH, FEATURES = 64, 3000, 5, 512
 
@@ -19,7 +19,7 @@ PHOTOS, WORDS, WIDTH, FEATURES = 64, 3000, 5, 512
 def _captioner(cell: str) -> tuple[CausalDecoder, Features]:
     """Random weights with pronounced preferences, END among them."""
     torch.manual_seed(0)
-    decoder = build_decoder(Decoder(embedding=256, hidden=512, cell=cell), WORDS, FEATURES).eval()
+    decoder = build_decoder(DecoderSettings(embedding=256, hidden=512, cell=cell), WORDS, FEATURES).eval()
     decoder.output.weight.data *= 6
     decoder.output.bias.data[END] = 6
     pooled = torch.randn(PHOTOS, FEATURES)
@@ -51,9 +51,9 @@ def _plain(decoder: CausalDecoder, features: Features, rules: Constraints, penal
 def run() -> Iterator[tuple[str, float, float, str]]:
     """Seconds for the same captions of 64 photos, on one thread: the loop gains nothing from more."""
     torch.set_num_threads(1)
-    settings = dataclasses.replace(Decoding(), beam=WIDTH, minimum_words=8, maximum_words=14)
+    settings = dataclasses.replace(DecodingSettings(), beam=WIDTH, minimum_words=8, maximum_words=14)
     words = [*"0123", *settings.bad_endings.split()]
-    search = Search(settings, words + [str(number) for number in range(len(words), WORDS)])
+    search = CaptionSearch(settings, words + [str(number) for number in range(len(words), WORDS)])
     for cell in ("lstm", "gru"):
         decoder, features = _captioner(cell)
         search(decoder, features, range(PHOTOS), 0)

@@ -11,7 +11,7 @@ import numpy as np
 from src.metrics.file_evaluation import evaluate_files
 from src.metrics.java import java
 from src.metrics.meteor import shared_meteor
-from src.settings.schema import Metric
+from src.settings.schema import MetricSettings
 
 PHOTOS, WORDS = 2000, [f"word{i}" for i in range(800)]
 
@@ -55,9 +55,9 @@ def run() -> Iterator[tuple[str, float, float, str]]:
     meteor = shared_meteor()
     with tempfile.TemporaryDirectory() as folder:
         files = _files(folder, references, candidates)
-        evaluate_files(*files, None, Metric(), 0, meteor)
+        evaluate_files(*files, None, MetricSettings(), 0, meteor)
         began = time.perf_counter()
-        evaluate_files(*files, None, Metric(), 0, meteor)
+        evaluate_files(*files, None, MetricSettings(), 0, meteor)
         ours = time.perf_counter() - began
     began = time.perf_counter()
     _theirs(references, candidates)

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from src.base.randomness import make_deterministic
-from src.data.dataset import Batches, loader, share_of, steps_of_epoch
-from src.settings.schema import Augment, Encoder, Settings
+from src.data.dataset import BatchDataset, loader, share_of, steps_of_epoch
+from src.settings.schema import AugmentSettings, EncoderSettings, Settings
 from src.training.distributed import Ranks
 from src.training.engine import Engine, Interrupt
 from src.training.feature_cache import frozen_encoder
@@ -35,7 +35,7 @@ def _epoch(settings: Settings, data: FoldData) -> tuple[float, float]:
     engine = Engine(build_task(settings, data, 0), settings, Ranks(0, 1, torch.device("cpu")))
     plan = steps_of_epoch(data.train_rows, settings.train.batch_size, 0, 0)
     for epoch in range(2):
-        stream = loader(Batches(data.labels, None, 0, 1), [share_of(rows, 0, 1, 0) for rows in plan], 0, False)
+        stream = loader(BatchDataset(data.labels, None, 0, 1), [share_of(rows, 0, 1, 0) for rows in plan], 0, False)
         began = time.perf_counter()
         means = engine.train_one_epoch(stream, epoch, 0, len(plan), Interrupt(), lambda _: None, shown=False)
         seconds = time.perf_counter() - began
@@ -44,8 +44,8 @@ def _epoch(settings: Settings, data: FoldData) -> tuple[float, float]:
 
 def run() -> Iterator[tuple[str, float, float, str]]:
     """Seconds for one epoch over 640 photos of 128 pixels with a ResNet-18."""
-    plain = Augment(flip=0, crop=0)
-    settings = Settings(encoder=Encoder(name="resnet18", frozen=True), augment=plain)
+    plain = AugmentSettings(flip=0, crop=0)
+    settings = Settings(encoder=EncoderSettings(name="resnet18", frozen=True), augment=plain)
     settings = dataclasses.replace(settings, train=dataclasses.replace(settings.train, epochs=2))
     make_deterministic(settings.run.threads)
     with tempfile.TemporaryDirectory() as folder:

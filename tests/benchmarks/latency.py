@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import torch
 
-from src.decoding.strategy import Search
+from src.decoding.strategy import CaptionSearch
 from src.models.captioner import build_decoder
 from src.models.features import Features
-from src.settings.schema import Decoder, Decoding
+from src.settings.schema import DecoderSettings, DecodingSettings
 
-SIZE = Decoder(hidden=512, layers=6, heads=8, feedforward=2048, dropout=0.0)
+SIZE = DecoderSettings(hidden=512, layers=6, heads=8, feedforward=2048, dropout=0.0)
 VOCABULARY, FEATURES, GRID, WORDS, PASSES, PHOTOS = 10_000, 2048, (7, 7), 12, 4, 12
 
 
@@ -33,7 +33,7 @@ def run() -> Iterator[tuple[str, float, float, str, str]]:
     device, clock = ("cuda", time.perf_counter) if gpu else ("cpu", time.process_time)
     words = [str(number) for number in range(VOCABULARY)]
     rules = {"minimum_words": WORDS, "maximum_words": WORDS}
-    chosen = Decoding(passes=PASSES, beam=1, **rules)
+    chosen = DecodingSettings(passes=PASSES, beam=1, **rules)
     searches = {
         "greedy": ("transformer", chosen),
         "beam 5": ("transformer", dataclasses.replace(chosen, beam=5)),
@@ -51,7 +51,7 @@ def run() -> Iterator[tuple[str, float, float, str, str]]:
         for number in range(PHOTOS + 1):
             photo = _photo(number, device)
             for label, (name, settings) in searches.items():
-                search = Search(settings, words)
+                search = CaptionSearch(settings, words)
                 began = clock()
                 found = search(decoders[name], photo, [number], 0)
                 assert found.lengths()[0, 0] == WORDS + 1  # which waits for the GPU

@@ -9,8 +9,8 @@ from statistics import median
 import numpy as np
 from PIL import Image
 
-from src.data.pixel_cache import build
-from src.settings.schema import View
+from src.data.pixel_cache import build_pixel_cache
+from src.settings.schema import ViewSettings
 
 CASES = (((720, 480), 128, 3000), ((4000, 3000), 224, 100))
 ROUNDS = 3
@@ -43,7 +43,9 @@ def run() -> Iterator[tuple[str, float, float, str]]:
             names = _photos(root, size, count)
             for number in range(ROUNDS):
                 began = time.perf_counter()
-                build(root / f"out{number}", root, names, View(size=side), processes=2, progress=False)
+                build_pixel_cache(
+                    root / f"out{number}", root, names, ViewSettings(size=side), processes=2, progress=False
+                )
                 ours.append(time.perf_counter() - began)
                 began = time.perf_counter()
                 _plain(root, names, side)

@@ -15,18 +15,18 @@ from src import preprocess, split
 from src.base.randomness import make_deterministic
 from src.pipeline import stages
 from src.settings.load import load
-from src.training.distributed import join
+from src.training.distributed import init_ranks
 from src.training.fit import Fit
 from src.training.fold_data import read_fold
 
 LOSSES = {
-    "squared": [],
-    "huber": ["loss.quality=huber"],
-    "distribution": ["loss.quality=distribution"],
-    "plcc": ["loss.quality=none", "loss.plcc=1"],
-    "rank": ["loss.quality=none", "loss.rank=1"],
-    "srcc": ["loss.quality=none", "loss.srcc=1"],
-    "huber + plcc": ["loss.quality=huber", "loss.plcc=1"],
+    "mse": [],
+    "huber": ["loss.mos=huber"],
+    "distribution": ["loss.mos=distribution"],
+    "plcc": ["loss.mos=none", "loss.plcc=1"],
+    "rank": ["loss.mos=none", "loss.rank=1"],
+    "srcc": ["loss.mos=none", "loss.srcc=1"],
+    "huber + plcc": ["loss.mos=huber", "loss.plcc=1"],
 }
 SEEDS = (0, 1, 2)
 
@@ -40,7 +40,7 @@ def score(common: list[str], loss: list[str], seed: int, runs: Path) -> float:
     data = dataclasses.replace(data, train_rows=labelled[0], validation_rows=labelled[1])
     make_deterministic(settings.run.threads)
     with tempfile.TemporaryDirectory(dir=runs) as folder:
-        return Fit(settings, data, 0, Path(folder), join(), None).run().rows[-1]["val_mos_score"]
+        return Fit(settings, data, 0, Path(folder), init_ranks(), None).run().rows[-1]["val_mos_score"]
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import torch
 
 from src.base.randomness import make_deterministic
 from src.data.augment import Augmenter
-from src.data.dataset import Batches, loader, share_of, steps_of_epoch
+from src.data.dataset import BatchDataset, loader, share_of, steps_of_epoch
 from src.data.vocabulary import Vocabulary
 from src.settings.schema import Settings
 from src.training.distributed import Ranks
@@ -55,7 +55,7 @@ def run() -> Iterator[tuple[str, float, float, str]]:
     with tempfile.TemporaryDirectory() as folder:
         data = made_up(Path(folder), settings.view.size)
         plan = steps_of_epoch(data.train_rows, settings.train.batch_size, 0, 0)
-        loaded = Batches(data.labels, Augmenter(settings.augment, settings.view.size), 0, 1)
+        loaded = BatchDataset(data.labels, Augmenter(settings.augment, settings.view.size), 0, 1)
         shares = [share_of(rows, 0, 1, 0) for rows in plan]
         memory = [loaded[share] for share in shares]
         engine, other = (Engine(build_task(settings, data, 0), settings, ONE) for _ in range(2))

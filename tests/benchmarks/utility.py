@@ -8,8 +8,8 @@ from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 
-from src.ensembling.expected_score import Evidence, Utility
-from src.settings.schema import Weights
+from src.ensembling.expected_score import ExpectedScorer, PseudoReferences
+from src.settings.schema import CaptionWeights
 
 PHOTOS, CANDIDATES, WORDS, TRAINING = 1000, 40, 1000, 20_000
 PAIRS = 4000  # that pycocoevalcap scores
@@ -38,9 +38,9 @@ def run() -> Iterator[tuple[str, float, float, str]]:
     rng = np.random.default_rng(0)
     training = [[caption] for caption in _captions(rng, TRAINING)]
     candidates = [_captions(rng, CANDIDATES) for _ in range(PHOTOS)]
-    evidence = [Evidence(group, 1.0 - np.eye(CANDIDATES)) for group in candidates]
+    evidence = [PseudoReferences(group, 1.0 - np.eye(CANDIDATES)) for group in candidates]
     began = time.perf_counter()
-    utility = Utility(training, Weights())
+    utility = ExpectedScorer(training, CaptionWeights())
     utility.expected(candidates, evidence)
     ours = time.perf_counter() - began
     theirs = _theirs(_captions(rng, PAIRS), _captions(rng, PAIRS)) * PHOTOS * CANDIDATES**2

@@ -21,7 +21,7 @@ READERS: dict[str, Callable[[Path], tuple[pd.DataFrame, list[Rejection]]]] = {
 }
 
 
-def read(root: Path, format: str) -> tuple[pd.DataFrame, list[Rejection]]:
+def read_dataset(root: Path, format: str) -> tuple[pd.DataFrame, list[Rejection]]:
     """The dataset under `root` as the one table (see src.data.table), and the rows and photos left out of it.
 
     The table is in file order: all train photos, then validation, then test. A rejected train or validation photo is

@@ -90,7 +90,7 @@ def underwater(look: np.random.Generator, take: np.random.Generator, height: int
 
 
 def _window(canvas: np.ndarray, take: np.random.Generator, left: float, edge: float) -> None:
-    """A window from column `left`, and its light on the floor below row `edge`."""
+    """A window from column `left`, and its light on the baseline below row `edge`."""
     height, width = canvas.shape[:2]
     top, right, foot, white = 0.12 * height, left + 0.28 * width, 0.5 * height, (0.95, 0.94, 0.9)
     paint(canvas, box(height, width, left - 6, top - 6, right + 6, foot + 6), white)

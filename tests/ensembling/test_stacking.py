@@ -1,0 +1,200 @@
+"""Members, blends and the shift report, on features and labels made up to have a known answer."""
+
+import dataclasses
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.linear_model import Ridge
+from sklearn.metrics import roc_auc_score
+
+from src.data import codebook_features
+from src.data.codebook import NEAREST, Codebook, _patches, learn
+from src.ensembling import svr
+from src.ensembling.regressors import PhotoFeatures, mos_members
+from src.ensembling.stacking import BLENDS, TEST, blend, within
+from src.reports import covariate_shift
+
+
+@pytest.fixture(scope="module")
+def made_up():
+    """Three members of 300 labelled photos in three folds, 20 without a label and 40 test photos."""
+    rng = np.random.default_rng(0)
+    mos = rng.normal(5, 1, 360)
+    members = np.column_stack([mos + rng.normal(0, noise, 360) for noise in (0.7, 0.9, 3)])
+    fold = np.r_[np.arange(320) % 3, np.full(40, TEST)]
+    mos[300:] = np.nan
+    return members, mos, fold
+
+
+@pytest.mark.parametrize("name", BLENDS)
+def test_a_photo_s_own_fold_has_no_part_in_its_blend(made_up, name):
+    members, mos, fold = made_up
+    other = np.where(fold == 0, np.random.default_rng(1).permutation(mos), mos)
+    one, two = blend(members, mos, fold, BLENDS[name]), blend(members, other, fold, BLENDS[name])
+    assert np.isfinite(one).all()
+    np.testing.assert_array_equal(one[fold == 0], two[fold == 0])
+    assert (one[fold == 1] != two[fold == 1]).any() and (one[fold == TEST] != two[fold == TEST]).any()
+    error = np.abs(one - mos)[:300].mean()
+    assert error < min(np.abs(members[:300, i] - mos[:300]).mean() for i in range(3))
+
+
+def test_not_even_the_range_of_a_fold_s_own_labels_is_known():
+    mos, fold = np.array([1.0, 9, 3, 5, np.nan, 99]), np.array([0, 0, 1, 1, TEST, TEST])
+    assert within(np.array([0.0, 10, 0, 10, 0, 10]), mos, fold).tolist() == [3, 5, 1, 9, 1, 9]
+    assert within(np.array([7.0, np.nan]), np.array([1.0, 2]), np.zeros(2)).tolist()[0] == 7, "nothing else is known"
+
+
+def test_memorising_is_not_rewarded(made_up):
+    """A blend that knows its own photos by heart scores like chance on noise."""
+    _, mos, fold = made_up
+    noise = np.random.default_rng(2).normal(5, 1, (len(mos), 2))
+    by_heart = lambda a, y, b: y[np.argmin(np.square(b[:, None] - a).sum(2), 1)]  # noqa: E731
+    assert abs(np.corrcoef(blend(noise, mos, fold, by_heart)[:300], mos[:300])[0, 1]) < 0.2
+
+
+def test_support_vectors_see_what_codes_show(monkeypatch):
+    rng = np.random.default_rng(0)
+    handcrafted, patterns = rng.normal(0, 1, (400, 10)) * 100, rng.normal(0, 1, (400, 10))
+    mos = handcrafted[:, 0] / 100 + 1.5 * patterns[:, 0] + 5
+    fold = np.r_[np.arange(360) % 3, np.full(40, TEST)]
+    labels = np.where(fold == TEST, np.nan, mos)
+
+    def score(codebook_features):
+        members, weights = mos_members(None, PhotoFeatures(handcrafted, codebook_features), labels, fold, [0, 1, 2])
+        assert list(members) == ["ridge", "boosting", "svr", "blend"] and sum(weights.values()) == pytest.approx(1)
+        return [np.corrcoef(members["svr"][part], mos[part])[0, 1] for part in (fold != TEST, fold == TEST)]
+
+    seen, blind = score(patterns), score(None)
+    assert min(seen) > 0.85 and max(blind) < 0.7
+    monkeypatch.setattr(svr, "COMMITTEE", 130)
+    assert min(score(patterns)) > 0.8
+
+
+def test_each_head_on_frozen_features_is_a_member():
+    rng = np.random.default_rng(0)
+    handcrafted, frozen = rng.normal(0, 1, (400, 10)), rng.normal(0, 1, (400, 12)).astype(np.float16)
+    mos = frozen[:, :2].sum(1) + 5.0
+    fold = np.r_[np.arange(360) % 3, np.full(40, TEST)]
+    labels = np.where(fold == TEST, np.nan, mos)
+    members, _ = mos_members(None, PhotoFeatures(handcrafted, frozen=frozen), labels, fold, [0, 1, 2])
+    score = {name: np.corrcoef(found[fold == TEST], mos[fold == TEST])[0, 1] for name, found in members.items()}
+    assert all((score[name] > 0.8) == (name.startswith("frozen") or name == "blend") for name in members)
+    learn = (fold == 1) | (fold == 2)
+    by_hand = Ridge(1e-3).fit(frozen[learn].astype(float), mos[learn]).predict(frozen[fold == 0].astype(float))
+    assert np.abs(by_hand - members["frozen_ridge"][fold == 0]).max() < 0.02
+
+
+def textured(seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (12, 16, 3)).astype(np.uint8)
+    return (cv2.resize(coarse, (96, 64)) * 0.8 + rng.normal(20, 6, (64, 96, 3))).clip(0, 255).astype(np.uint8)
+
+
+def test_codes_against_a_loop_over_codewords():
+    book = learn([textured(i) for i in range(8)])
+    rgb = textured(9)
+    plain = dataclasses.replace(book, moments=np.zeros_like(book.moments))
+    patches = ((_patches(rgb, 4) - book.centre) @ book.whitening).astype(float)
+    weight = np.zeros((len(patches), len(book.words)))
+    for i, patch in enumerate(patches):
+        distance = np.square(patch - book.words).sum(1)
+        near = np.argsort(distance)[:NEAREST]
+        share = np.exp(-0.05 * (distance[near] - distance[near].min()))
+        weight[i, near] = share / share.sum()
+    seen = plain.differences(rgb).reshape(3, len(book.words), -1)
+    checked = np.argsort(-weight.sum(0))[:10]
+    for word in checked:
+        mean = np.average(patches, axis=0, weights=weight[:, word])
+        variance = np.average(np.square(patches - mean), axis=0, weights=weight[:, word])
+        np.testing.assert_allclose(seen[0, word] ** 2, np.abs(mean), rtol=2e-2, atol=5e-3)
+        np.testing.assert_allclose(seen[1, word] ** 2, variance, rtol=2e-2, atol=2e-2)
+    assert book.describe(rgb).shape == (7,)
+    assert np.isfinite(book.describe(np.zeros((64, 64, 3), np.uint8))).all()
+
+
+def test_codes_cut_off_go_on_to_the_same_bytes(tmp_path, monkeypatch):
+    for i in range(24):
+        Image.fromarray(textured(i)).save(tmp_path / f"{i}.png")
+    paths = [f"{i}.png" for i in range(24)] + ["absent.png"]
+    training = np.arange(25) < 16
+    monkeypatch.setattr(codebook_features, "_CHUNK", 5)
+    (tmp_path / "whole").mkdir(), (tmp_path / "cut").mkdir()
+    codebook_features.build_codebook_features(tmp_path / "whole", tmp_path, paths, training, 2)
+    describe, calls = Codebook.describe, []
+
+    def cut(book, rgb):
+        calls.append(1)
+        if len(calls) > 12:
+            raise KeyboardInterrupt
+        return describe(book, rgb)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Codebook, "describe", cut)
+        with pytest.raises(KeyboardInterrupt):
+            codebook_features.build_codebook_features(tmp_path / "cut", tmp_path, paths, training, 1)
+    names = codebook_features.build_codebook_features(tmp_path / "cut", tmp_path, paths, training, 1)
+    for name in names:
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    found = np.load(tmp_path / "cut" / "codes.npy")
+    assert found.shape == (25, 15) and not found[24].any() and found[:24].any(1).all()
+
+
+def features_of(kind, count: int, seed: int) -> np.ndarray:
+    from src.data.handcrafted import handcrafted_features
+
+    return np.stack([handcrafted_features(kind(textured(1000 * seed + i))) for i in range(count)])
+
+
+def test_drift_is_found_where_it_is_and_only_there():
+    """The last fifth of the test photos is blurred."""
+    blurred = lambda rgb: cv2.GaussianBlur(rgb, (0, 0), 1.2)  # noqa: E731
+    train, test = features_of(np.asarray, 200, 1), features_of(np.asarray, 160, 2)
+    none = covariate_shift.find_covariate_shift(train, np.concatenate([test, features_of(np.asarray, 40, 3)]))
+    assert not none.found and "none" in covariate_shift.summary(none) and (none.whole.weights == 1).all()
+    found = covariate_shift.find_covariate_shift(train, np.concatenate([test, features_of(blurred, 40, 3)]))
+    assert [block.found for block in found.blocks] == [False] * 4 + [True]
+    last = found.blocks[4]
+    assert last.rows == (160, 200) and last.auc >= 0.9 and last.interval[0] > 0.8
+    assert {row for row, _ in covariate_shift.most_shifted(found, 200, 12)} <= set(range(160, 200))
+    assert "rows 161 to 200" in covariate_shift.summary(found)
+
+
+def test_weights_are_the_ratio_of_densities():
+    """Of two Gaussians a unit apart the logarithm of the ratio rises by one per unit."""
+    rng = np.random.default_rng(0)
+    train, test = rng.normal(0, 1, (2000, 1)), rng.normal(1, 1, (1000, 1))
+    shift = covariate_shift.find_covariate_shift(train, test).whole
+    assert shift.found and shift.weights.mean() == pytest.approx(1)
+    middle = np.abs(train[:, 0]) < 1.5
+    slope, _ = np.polyfit(train[middle, 0], np.log(shift.weights[middle]), 1)
+    assert slope == pytest.approx(1, abs=0.25)
+    assert np.average(train[:, 0], weights=shift.weights) == pytest.approx(1, abs=0.2)
+
+
+def test_no_drift_is_said_of_groups_that_look_alike():
+    """Photos of a group are alike: divided between learning and asking they would be told apart by heart."""
+    rng = np.random.default_rng(0)
+    found = []
+    for seed in range(4):
+        group = np.repeat(np.arange(40), 10)
+        handcrafted_features = rng.normal(0, 1, (40, 12))[group] + rng.normal(0, 0.1, (400, 12))
+        order = np.argsort(group >= 20, kind="stable")
+        handcrafted_features, group = handcrafted_features[order], group[order]
+        found.append(
+            covariate_shift.find_covariate_shift(
+                handcrafted_features[:200], handcrafted_features[200:], group, seed
+            ).whole.found
+        )
+    assert sum(found) <= 1
+
+
+def test_auc_and_its_interval():
+    rng = np.random.default_rng(0)
+    negative, positive = rng.normal(0, 1, 80).round(1), rng.normal(1, 1, 50).round(1)
+    truth = np.r_[np.zeros(80), np.ones(50)]
+    assert covariate_shift.auc(negative, positive) == pytest.approx(roc_auc_score(truth, np.r_[negative, positive]))
+    low, high = covariate_shift.auc_interval(negative, positive)
+    resampled = [covariate_shift.auc(rng.choice(negative, 80), rng.choice(positive, 50)) for _ in range(1000)]
+    np.testing.assert_allclose([low, high], np.percentile(resampled, [2.5, 97.5]), atol=0.015)

@@ -1,0 +1,125 @@
+"""Label files that are broken in every way stop preprocess with one clear line; odd ones go through."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from src import preprocess
+from tests.helpers.bad_input import SMALL, exit_code, hurry, refused
+
+HEADER = b"img_name,img_path,mos,comments\n"
+ROWS = b"a,train/a.jpg,5,nice\nb,train/b.jpg,4,dark\n"
+
+
+@pytest.fixture
+def place(preprocessed, workplace, monkeypatch):
+    """A copy of it to work in."""
+    hurry(monkeypatch)
+    return Path(shutil.copytree(preprocessed, workplace, dirs_exist_ok=True))
+
+
+def with_rows(*rows: str) -> bytes:
+    return HEADER + "".join(row + "\n" for row in rows).encode()
+
+
+# what is in train.csv, and the words of the line: what, where, what to do
+BROKEN = {
+    "UTF-16": ((HEADER + ROWS).decode().encode("utf-16"), "NUL byte", "train.csv, line 1", "save it as UTF-8"),
+    "UTF-16 without mark": (ROWS.decode().encode("utf-16-be"), "NUL byte", "train.csv, line 1", "save it as UTF-8"),
+    "Latin-1": (HEADER + "a,train/a.jpg,5,café\n".encode("latin-1"), "0xe9", "line 2", "save it as UTF-8"),
+    "CP949": (HEADER + ROWS + "c,train/c.jpg,5,멋진\n".encode("cp949"), "not UTF-8", "line 4", "save it as UTF-8"),
+    "cut inside a letter": (HEADER + ROWS + "c,train/c.jpg,5,é".encode()[:-1], "not UTF-8", "line 4", "save it"),
+    "lone surrogate": (HEADER + b"a,train/a.jpg,5,\xed\xa0\x80\n", "not UTF-8", "line 2", "save it as UTF-8"),
+    "NUL byte": (HEADER + ROWS + b"c,train/c.jpg,5,a\0b\n", "NUL byte", "line 4", "save it"),
+    "a spreadsheet": (b"PK\x03\x04\x14\0\x06\0", "NUL byte", "train.csv, line 1", "save it as UTF-8"),
+    "a web page": (b"<!DOCTYPE html>\n<html>404</html>\n", "img_name", "train.csv", "separated by commas?"),
+    "empty": (b"", "is empty", "train.csv", "expected the columns img_name, img_path, mos, comments"),
+    "byte order mark alone": (b"\xef\xbb\xbf", "is empty", "train.csv", "expected the columns"),
+    "header only": (HEADER, "lists no photo", "train.csv", "a header only"),
+    "no header": (ROWS, "column img_name", "train.csv", "found: a, train/a.jpg, 5, nice"),
+    "missing column": (b"img_name,img_path,mos\na,train/a.jpg,5\n", "comments is missing", "train.csv", "found: "),
+    "doubled column": (HEADER[:-1] + b",mos\na,train/a.jpg,5,x,5\n", "'mos' is there twice", "train.csv", "found: "),
+    "columns in capitals": (HEADER.upper() + ROWS, "img_name", "train.csv", "found: IMG_NAME"),
+    "semicolons": ((HEADER + ROWS).replace(b",", b";"), "is missing", "train.csv", "separated by commas?"),
+    "tabs": ((HEADER + ROWS).replace(b",", b"\t"), "is missing", "train.csv", "separated by commas?"),
+    "open quotation mark": (HEADER + b'a,train/a.jpg,5,"x\n' + ROWS, "not closed", "line 2", "quotation mark"),
+    "stray quotation mark": (HEADER + b'a,train/a.jpg,5,"x" y\n', "not doubled", "line 2", "quotation mark"),
+    "unquoted comma": (HEADER + b"a,train/a.jpg,5,nice, but dark\n", "5 cells", "line 2", "in quotation marks"),
+    "too few cells": (HEADER + ROWS + b"c,train/c.jpg\n", "2 cells where the header has 4", "line 4", "put"),
+    "huge cell": (HEADER + b"a,train/a.jpg,5," + b"x" * 1_200_000, "more than 1048576 characters", "line 2", "cell"),
+    "text in mos": (with_rows("a,train/a.jpg,good,x"), "'good' is not a finite number", "train.csv, line 2", "skip"),
+    "decimal comma": (with_rows('a,train/a.jpg,"5,3",x'), "'5,3' is not a finite", "train.csv, line 2", "mend them"),
+    "mos not finite": (with_rows("a,train/a.jpg,nan,x"), "'nan' is not a finite", "train.csv, line 2", "rejected.csv"),
+    "mos without end": (with_rows("a,train/a.jpg,1e400,x"), "'1e400' is not", "train.csv, line 2", "rejected.csv"),
+    "blank name": (with_rows(" ,train/a.jpg,5,x"), "img_name is blank", "train.csv, line 2", "mend them"),
+    "blank path": (with_rows("a,,5,x"), "img_path is blank", "train.csv, line 2", "mend them"),
+    "two scores": (with_rows("a,train/a.jpg,5,x", "a,train/a.jpg,6,y"), "two different MOS", "line 3", "correct one"),
+    "two paths": (with_rows("a,train/a.jpg,5,x", "a,train/b.jpg,5,y"), "two paths", "line 3", "a name of its own"),
+    "photos of test.csv": (with_rows("x,test/x.jpg,5,x"), "in train.csv and in test.csv: x", "data", "keep one"),
+    "huge path": (with_rows("a," + "x/" * 300_000 + ",5,x"), "name too long", "train.csv, line 2", "mend them"),
+    "huge name": (with_rows("a" * 900_000 + ",train/none.jpg,5,x"), "no such file", "train.csv, line 2", "mend them"),
+    "many lines in a cell": (with_rows('"a\n\n\nb",train/none.jpg,5,x'), "no such file", "line 2", "mend them"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_train_csv_stops_preprocess(kind, place, capfd):
+    content, *words = BROKEN[kind]
+    (place / "data" / "train.csv").write_bytes(content)
+    refused(capfd, preprocess, SMALL, tuple(words))
+
+
+def test_a_broken_test_csv_stops_preprocess(place, capfd):
+    file = place / "data" / "test.csv"
+    file.write_text("img_name,img_path\n ,test/x.jpg\n")
+    refused(capfd, preprocess, SMALL, ("img_name is blank", "test.csv, line 2", "cannot be answered"))
+    file.write_text("img_name\nx\n")
+    refused(capfd, preprocess, SMALL, ("img_path is missing", "test.csv", "found: img_name"))
+    file.unlink()
+    refused(capfd, preprocess, SMALL, ("is absent", "test.csv", "put it there"))
+    file.mkdir()
+    refused(capfd, preprocess, SMALL, ("is a folder", "test.csv", "expected a CSV file"))
+
+
+PLAIN = HEADER + b"a,./train/a.jpg,5.5,nice\nb,./train/b.jpg,4.5,dark\n"
+# what is in train.csv, and the name, MOS and captions that are to be read for the first photo
+ODD = {
+    "byte order mark": (b"\xef\xbb\xbf" + PLAIN, "a", 5.5, ["nice"]),
+    "Windows line ends": (PLAIN.replace(b"\n", b"\r\n"), "a", 5.5, ["nice"]),
+    "old Macintosh line ends": (PLAIN.replace(b"\n", b"\r"), "a", 5.5, ["nice"]),
+    "no last line end": (PLAIN.rstrip(), "a", 5.5, ["nice"]),
+    "empty lines": (PLAIN.replace(b"\n", b"\n\n"), "a", 5.5, ["nice"]),
+    "other columns in another order": (
+        b',comments,mos,img_path,"img_name",note\n0,nice,5.5,train/a.jpg,a,\n1,dark,4.5,train/b.jpg,b,!\n',
+        "a",
+        5.5,
+        ["nice"],
+    ),
+    "a formula as name": (PLAIN.replace(b"a,", b"=1+1,", 1), "=1+1", 5.5, ["nice"]),
+    "digits as name": (PLAIN.replace(b"a,", b"0213074526,", 1), "0213074526", 5.5, ["nice"]),
+    "a name with comma and quotes": (PLAIN.replace(b"a,", b'"a, ""b""",', 1), 'a, "b"', 5.5, ["nice"]),
+    "a name like a missing value": (PLAIN.replace(b"a,", b"NaN,", 1), "NaN", 5.5, ["nice"]),
+    "a caption like a missing value": (PLAIN.replace(b"nice", b"null"), "a", 5.5, ["null"]),
+    "a caption of several lines": (PLAIN.replace(b"nice", b'"one\r\ntwo\n\nthree"'), "a", 5.5, ["one two three"]),
+    "doubled rows": (PLAIN + PLAIN[len(HEADER) :], "a", 5.5, ["nice"]),
+    "other scripts": (PLAIN.replace(b"nice", "멋진 사진 👍".encode()), "a", 5.5, ["멋진 사진 👍"]),
+    "no score": (PLAIN.replace(b"5.5", b""), "a", None, ["nice"]),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_an_odd_train_csv_is_read_rightly(kind, place, capfd):
+    content, name, mos, captions = ODD[kind]
+    shutil.rmtree(place / "runs")
+    (place / "data" / "train.csv").write_bytes(content)
+    assert exit_code(preprocess, *SMALL) == 0
+    (folder,) = place.glob("runs/cache/photos-*")
+    first = json.loads(rows(folder)[0])
+    assert (first["photo_id"], first["mos"], first["captions"]) == (name, mos, captions)
+    assert len(rows(folder)) == 5
+
+
+def rows(folder: Path) -> list[str]:
+    return (folder / "photos.jsonl").read_text(encoding="utf-8").split("\n")[:-1]

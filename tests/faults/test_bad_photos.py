@@ -1,0 +1,181 @@
+"""Photos that cannot be used stop preprocess with one clear line; odd ones become the right pixels."""
+
+import os
+import shutil
+import struct
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from src import preprocess
+from tests.data.test_pixel_cache import drawing, encoded
+from tests.helpers.bad_input import SMALL, exit_code, hurry, refused
+
+
+@pytest.fixture
+def place(preprocessed, workplace, monkeypatch):
+    """A copy of it to work in."""
+    hurry(monkeypatch)
+    return Path(shutil.copytree(preprocessed, workplace, dirs_exist_ok=True))
+
+
+def png(width: int, height: int, rows: bytes = b"") -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    body = b"".join(struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks)
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+WHOLE = encoded(drawing(600, 400))
+# the file that takes the place of train/b.jpg, and why it is refused
+UNREADABLE = {
+    "no byte": (b"", "the file is empty"),
+    "zero bytes only": (bytes(5000), "not a photo in a known format"),
+    "text": (b"this is not a photo\n", "not a photo in a known format (it begins with b'this is not ')"),
+    "a program": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) run\n", "not a photo in a known format"),
+    "a video": (b"\0\0\0\x20ftypisom\0\0\2\0isomiso2", "not a photo in a known format"),
+    "cut off": (WHOLE[: len(WHOLE) // 2], "truncated"),
+    "cut off in the header": (WHOLE[:20], "not a photo"),
+    "second half zeros": (encoded(drawing(), "PNG")[:3000] + bytes(3000), "broken PNG"),
+    "PNG without pixels": (png(40, 40), "truncated"),
+    "a bomb": (png(20_000, 20_000, bytes(1000)), "more than 89 million pixels"),
+    "a larger bomb": (png(2**31 - 1, 2**31 - 1), "million pixels"),
+    "floating-point pixels": (encoded(drawing().convert("F"), "TIFF"), "save it with 8 or 16 bits"),
+}
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_an_unreadable_photo_stops_preprocess(kind, place, capfd):
+    content, reason = UNREADABLE[kind]
+    (place / "data" / "train" / "b.jpg").write_bytes(content)
+    refused(capfd, preprocess, SMALL, (reason, "b train/b.jpg:", "mend them, or set data.on_bad_photo=skip"))
+
+
+def huge(path: Path) -> None:
+    with open(path, "wb") as file:
+        file.truncate((1 << 29) + 1)
+
+
+# what takes the place of train/b.jpg
+NO_FILE = {
+    "a folder": (Path.mkdir, "not a file"),
+    "a link to nothing": (lambda path: path.symlink_to("nowhere.jpg"), "no such file"),
+    "a link to itself": (lambda path: path.symlink_to(path), "symbolic links"),
+    "a pipe": (os.mkfifo, "not a file"),
+    "half a gigabyte": (huge, "a file of more than 512 MiB"),
+    "a file of others": (lambda path: path.touch(mode=0), "Permission denied"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_FILE)
+def test_what_is_no_photo_file_stops_preprocess(kind, place, capfd):
+    make, reason = NO_FILE[kind]
+    path = place / "data" / "train" / "b.jpg"
+    path.unlink()
+    make(path)
+    refused(capfd, preprocess, SMALL, (reason, "b train/b.jpg", "data.on_bad_photo=skip"))
+
+
+PATHS = {
+    "absolute": ("/etc/passwd", "absolute; give it relative to data.root"),
+    "of Windows": ("C:\\\\photos\\\\b.jpg", "absolute; give it relative"),
+    "of a share": ("\\\\\\\\server\\\\b.jpg", "absolute; give it relative"),
+    "climbing": ("train/../../b.jpg", "climbs out of data.root with '..'"),
+    "climbing by backslashes": ("train\\\\..\\\\..\\\\b.jpg", "climbs out of data.root with '..'"),
+    "with backslashes": ("train\\\\b.jpg", "its folders are separated by '\\\\', '/' is needed"),
+    "of the home folder": ("~/b.jpg", "no such file"),
+    "of the web": ("https://example.org/b.jpg", "no such file"),
+    "of a folder": ("train", "not a file"),
+    "through a file": ("train/a.jpg/b.jpg", "Not a directory"),
+    "too long": ("b" * 300 + ".jpg", "name too long"),
+}
+
+
+@pytest.mark.parametrize("kind", PATHS)
+def test_a_path_that_leads_nowhere_stops_preprocess(kind, place, capfd):
+    path, reason = PATHS[kind]
+    file = place / "data" / "train.csv"
+    file.write_text(file.read_text().replace("./train/b.jpg", path.replace("\\\\", "\\")))
+    refused(capfd, preprocess, SMALL, (reason.replace("\\\\", "\\"), "train.csv, line 3", "data.on_bad_photo=skip"))
+
+
+def frames(format: str) -> bytes:
+    return encoded(drawing(), format, save_all=True, append_images=[drawing(seed=1)], duration=50, lossless=True)
+
+
+def oriented() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encoded(drawing().transpose(Image.Transpose.ROTATE_90), quality=95, exif=exif)
+
+
+def sixteen_bits() -> bytes:
+    return cv2.imencode(".png", np.asarray(drawing())[:, :, ::-1].astype(np.uint16) * 257)[1].tobytes()
+
+
+def sixteen_bits_grey() -> bytes:
+    return encoded(Image.fromarray(np.asarray(drawing().convert("L")).astype(np.uint16) * 257), "PNG")
+
+
+def half_transparent() -> tuple[bytes, Image.Image]:
+    image = drawing().convert("RGBA")
+    image.putalpha(128)
+    return encoded(image, "PNG"), Image.blend(Image.new("RGB", image.size, "white"), drawing(), 128 / 255)
+
+
+GREY = drawing().convert("L").convert("RGB")
+# a photo file, and the picture that it shows
+ODD = {
+    "CMYK": (encoded(drawing().convert("CMYK"), quality=95), drawing()),
+    "16 bits": (sixteen_bits(), drawing()),
+    "16 bits, grey": (sixteen_bits_grey(), GREY),
+    "grey": (encoded(drawing().convert("L"), quality=95), GREY),
+    "one bit": (encoded(drawing().convert("1"), "PNG"), drawing().convert("1").convert("RGB")),
+    "palette": (encoded(drawing().quantize(256), "PNG"), drawing()),
+    "animated GIF": (frames("GIF"), drawing()),
+    "animated PNG": (frames("PNG"), drawing()),
+    "animated WebP": (frames("WEBP"), drawing()),
+    "half transparent": half_transparent(),
+    "lying on its side": (oriented(), drawing()),
+    "broken EXIF": (encoded(drawing(), quality=95, exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"), drawing()),
+    "progressive": (encoded(drawing(), quality=95, progressive=True), drawing()),
+    "bytes behind its end": (encoded(drawing(), quality=95) + bytes(500), drawing()),
+    "BMP": (encoded(drawing(), "BMP"), drawing()),
+    "TIFF": (encoded(drawing(), "TIFF"), drawing()),
+    "one pixel": (encoded(Image.new("RGB", (1, 1), (10, 200, 30)), "PNG"), Image.new("RGB", (96, 64), (10, 200, 30))),
+}
+
+
+@pytest.fixture(scope="module")
+def odd_photos(tmp_path_factory):
+    """The pixels of a competition whose training photos are all odd, and one more behind a link with an odd name."""
+    folder = tmp_path_factory.mktemp("odd")
+    (folder / "data").mkdir()
+    table = "img_name,img_path,mos,comments\n"
+    for number, (content, _) in enumerate(ODD.values()):
+        (folder / "data" / f"{number}.jpg").write_bytes(content)
+        table += f"{number},{number}.jpg,5,x\n"
+    (folder / "data" / "사진 1.jpeg").symlink_to("0.jpg")
+    (folder / "data" / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"not listed, and no UTF-8 in its name")
+    (folder / "data" / "train.csv").write_text(table + "link,사진 1.jpeg,5,x\n")
+    (folder / "data" / "test.csv").write_text("img_name,img_path\nt,0.jpg\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        hurry(patch)
+        assert exit_code(preprocess, "data.root=data", "view.size=32") == 0
+        assert len(Path("runs/demo/rejected.csv").read_text().splitlines()) == 1, "none is rejected"
+        return np.load(next(Path().glob("runs/cache/photos-*/pixels.npy")))
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_an_odd_photo_becomes_the_right_pixels(kind, odd_photos):
+    shown = np.asarray(ODD[kind][1]).astype(float).reshape(32, 2, 32, 3, 3).mean((1, 3))
+    assert np.abs(odd_photos[list(ODD).index(kind)] - shown).mean() < 4
+
+
+def test_links_and_names_that_are_no_ascii_are_followed(odd_photos):
+    np.testing.assert_array_equal(odd_photos[len(ODD)], odd_photos[0])

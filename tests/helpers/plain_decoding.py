@@ -1,0 +1,213 @@
+"""Random captioners, and the searches written plainly: one photo, one caption and one word at a time, no tensors."""
+
+import functools
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from src.decoding.constraints import Constraints
+from src.models.captioner import DECODERS, build_decoder
+from src.models.decoder import END, PAD, START, UNK, CausalDecoder, TeacherForced
+from src.models.features import Features
+from src.settings.schema import DecoderSettings
+
+VOCABULARY = 12
+CAUSAL = sorted(name for name, kind in DECODERS.items() if issubclass(kind, CausalDecoder))
+Following = Callable[[list[int]], list[float]]
+"""The log-probabilities of the next token after some words of one photo's caption."""
+
+
+def photos(count: int, width: int = 6, seed: int = 0) -> Features:
+    """Random photos of 2 × 2 cells; the first feature of photo b is b."""
+    generator = torch.Generator().manual_seed(seed)
+    grid, pooled = (torch.randn(count, *size, generator=generator) for size in ((4, width), (width,)))
+    pooled[:, 0] = torch.arange(count)
+    return Features(grid, torch.ones(count, 4, dtype=torch.bool), (2, 2), pooled)
+
+
+def random_decoder(seed: int, name: str = "recurrent", width: int = 6) -> CausalDecoder:
+    """A captioner with pronounced preferences: unscaled ones are nearly uniform."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        kind = {"cell": ("gru", "lstm")[seed % 2], "image": ("every", "first")[seed % 2]}
+        small = {"hidden": 16, "embedding": 8, "attention": 8, "feedforward": 16}
+        decoder = build_decoder(DecoderSettings(name=name, **small, **kind), VOCABULARY, width).eval()
+        for parameter in decoder.parameters():
+            if parameter.shape[:1] == (VOCABULARY,):
+                parameter.data *= 4
+        return decoder
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A number for each caption, made of all that was fed to it."""
+
+    number: torch.Tensor
+    attention: None = None
+
+
+class Scrambled(CausalDecoder):
+    """Log-probabilities that are unrelated after any two different beginnings; `end` is added to the logit of END.
+
+    `rows`: how many captions were fed to each of its steps.
+    """
+
+    def __init__(self, seed: int, vocabulary: int = VOCABULARY, scale: float = 2.0, end: float = 0.0):
+        super().__init__()
+        logits = torch.randn(9973, vocabulary, generator=torch.Generator().manual_seed(seed)) * scale
+        logits[:, END] += end
+        self.table = logits.log_softmax(dim=1)
+        self.rows: list[int] = []
+
+    def start(self, features):
+        return Mark(features.pooled[:, 0].long())
+
+    def step(self, tokens, state):
+        self.rows.append(len(tokens))
+        number = (state.number * 131 + tokens + 7) % len(self.table)
+        return self.table[number], Mark(number)
+
+    def reorder(self, state, index):
+        return Mark(state.number[index])
+
+    def teacher_forced(self, features, inputs):
+        state, found = self.start(features), []
+        for place in range(inputs.shape[1]):
+            log_probs, state = self.step(inputs[:, place], state)
+            found.append(log_probs)
+        return TeacherForced(torch.stack(found, dim=1))
+
+
+def following(decoder: CausalDecoder, features: Features, row: int) -> Following:
+    """By teacher forcing of the words and a place holder: neither state nor reorder is involved."""
+    photo, known = features.select(torch.tensor([row])), {}
+
+    def log_probs(words: list[int]) -> list[float]:
+        if tuple(words) not in known:
+            with torch.no_grad():
+                known[tuple(words)] = decoder.distribution(photo, torch.tensor([[*words, END]]))[0, -1].tolist()
+        return known[tuple(words)]
+
+    return log_probs
+
+
+def repeats_a_run(words: tuple[int, ...], word: int, length: int) -> bool:
+    """Whether the last `length` of the words and `word` stand in the words already."""
+    runs = {words[i : i + length] for i in range(len(words) - length + 1)}
+    return length > 0 and (*words, word)[-length:] in runs
+
+
+def allowed_tokens(words: list[int], rules: Constraints, vocabulary: int = VOCABULARY) -> set[int]:
+    """The rules, read off the docstring of `constrain` one token at a time."""
+    return _allowed(tuple(words), rules, vocabulary)
+
+
+@functools.cache
+def _allowed(words: tuple[int, ...], rules: Constraints, vocabulary: int) -> set[int]:
+    if len(words) >= rules.maximum_words:
+        return {END}
+    known = set(range(vocabulary)) - {PAD, START, END, UNK}
+    bad = set(rules.bad_endings) if known - set(rules.bad_endings) else set()
+    allowed = set()
+    for word in known:
+        last_place = len(words) + 1 == rules.maximum_words
+        way_on = any(not repeats_a_run((*words, word), good, rules.no_repeat_ngram_size) for good in known - bad)
+        echoes = rules.no_echo and words[-1:] == (word,)
+        if (
+            not echoes
+            and not repeats_a_run(words, word, rules.no_repeat_ngram_size)
+            and (word not in bad or (way_on and not last_place))
+        ):
+            allowed.add(word)
+    if not allowed or (len(words) >= rules.minimum_words and not (words and words[-1] in bad)):
+        allowed.add(END)
+    return allowed
+
+
+def plain_greedy(after: Following, rules: Constraints) -> tuple[float, list[int]]:
+    """log_prob and tokens."""
+    tokens, log_prob = [], 0.0
+    while not tokens or tokens[-1] != END:
+        known = after(tokens)
+        best = max(sorted(allowed_tokens(tokens, rules)), key=lambda token: known[token])
+        tokens, log_prob = [*tokens, best], log_prob + known[best]
+    return log_prob, tokens
+
+
+def plain_beam(after: Following, rules: Constraints, width: int, penalty: float) -> list[tuple]:
+    """The rule in the docstring of `beam`: (score, log_prob, tokens), the best first."""
+    live, finished = [(0.0, [])], []
+    while live and len(finished) < width:
+        continued = []
+        for log_prob, words in live:
+            known = after(words)
+            continued += [(log_prob + known[token], [*words, token]) for token in allowed_tokens(words, rules)]
+        continued.sort(key=lambda pair: -pair[0])
+        for log_prob, tokens in continued[:width]:
+            if tokens[-1] == END:
+                finished.append((log_prob / len(tokens) ** penalty, log_prob, tokens))
+        live = [pair for pair in continued if pair[1][-1] != END][:width]
+    return sorted(finished, key=lambda found: -found[0])[:width]
+
+
+def plain_diverse(
+    after: Following, rules: Constraints, width: int, penalty: float, groups: int, diversity: float
+) -> list[tuple]:
+    """The rule in the docstring of `diverse_beam`: (score, log_prob, tokens), the best first."""
+    live, finished = [[(0.0, 0.0, [])] for _ in range(groups)], [[] for _ in range(groups)]
+    narrow = width // groups
+    while any(live):
+        taken = Counter()
+        for group in range(groups):
+            continued = []
+            for rank, log_prob, words in live[group]:
+                known = after(words)
+                for token in allowed_tokens(words, rules):
+                    paid = known[token] - diversity * taken[token]
+                    continued.append((rank + paid, log_prob + known[token], [*words, token]))
+            continued.sort(key=lambda triple: -triple[0])
+            taken.update(tokens[-1] for _, _, tokens in continued[:narrow])
+            for _, log_prob, tokens in continued[:narrow]:
+                if tokens[-1] == END:
+                    finished[group].append((log_prob / len(tokens) ** penalty, log_prob, tokens))
+            live[group] = [triple for triple in continued if triple[2][-1] != END][:narrow]
+            if len(finished[group]) >= narrow:
+                live[group] = []
+    best = [found for group in finished for found in sorted(group, key=lambda found: -found[0])[:narrow]]
+    return sorted(best, key=lambda found: -found[0])
+
+
+def plain_weights(
+    known: list[float], allowed: set[int], temperature: float, top_k: int, top_p: float
+) -> dict[int, float]:
+    """Probabilities that sampling draws from, by token."""
+    weight = {token: math.exp(known[token] / temperature) for token in allowed}
+    ranked = sorted(allowed, key=lambda token: (-weight[token], token))[: top_k or None]
+    total, kept, held = sum(weight[token] for token in ranked), [], 0.0
+    for token in ranked:
+        if held < top_p:
+            kept.append(token)
+        held += weight[token] / total
+    total = sum(weight[token] for token in kept)
+    return {token: weight[token] / total for token in sorted(kept)}
+
+
+def plain_sample(after: Following, rules: Constraints, numbers: list[float], *filters) -> tuple[float, list[int]]:
+    """log_prob and tokens of the caption that the random numbers draw."""
+    tokens, log_prob = [], 0.0
+    while not tokens or tokens[-1] != END:
+        known, number = after(tokens), numbers[len(tokens)]
+        weights = plain_weights(known, allowed_tokens(tokens, rules), *filters)
+        reached = itertools.accumulate(weights.values())
+        drawn = next((token for token, held in zip(weights, reached, strict=True) if number < held), max(weights))
+        tokens, log_prob = [*tokens, drawn], log_prob + known[drawn]
+    return log_prob, tokens
+
+
+def as_list(tokens: torch.Tensor) -> list[int]:
+    """Tokens without PAD."""
+    return [token for token in tokens.tolist() if token != PAD]

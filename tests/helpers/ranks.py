@@ -1,0 +1,88 @@
+"""Processes that run stages as torchrun would, forked from one server that knows what all need before it forks."""
+
+import contextlib
+import importlib
+import os
+import signal
+import socket
+from pathlib import Path
+
+import torch.multiprocessing
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+
+from src.base.errors import Stopped
+from src.metrics import meteor
+from src.pipeline.artefacts import code_digest
+from src.training import distributed, engine
+from src.training.ema import Ema
+from tests.helpers.small_meteor import small_meteor
+
+KNOWN = [
+    "tests.helpers.ranks",
+    "src.training.fit",
+    "src.plots.training_curves",
+    "src.ensembling.tables",
+    "torch.utils.tensorboard",
+]
+"""What the server imports."""
+
+for _stage in ("preprocess", "split", "train", "predict"):
+    code_digest(_stage)
+
+
+def stop_after(step: int) -> None:
+    """Have this process get SIGTERM in its `step`-th optimiser step."""
+    update = Ema.update
+
+    def updated(self, module, number):
+        update(self, module, number)
+        if number + 1 == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    Ema.update = updated
+
+
+def count_exchanges(exchanges: list[int]) -> None:
+    """Have DDP note the size of every bucket of gradients that it exchanges."""
+
+    def wrapped(*arguments):
+        module = distributed.wrap(*arguments)
+
+        def hook(group, bucket):
+            exchanges.append(bucket.buffer().numel())
+            return allreduce_hook(group, bucket)
+
+        module.register_comm_hook(None, hook)
+        return module
+
+    engine.wrap = wrapped
+
+
+def _work(rank: int, count: int, port: int, folder: Path, stage: str, arguments: list[str], stop: int | None) -> None:
+    os.chdir(folder)
+    if count > 1:
+        names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+        os.environ.update({name: str(value) for name, value in names.items()})
+    place = folder / f"meteor-{os.getpid()}"
+    place.mkdir()
+    meteor.shared_meteor = lambda: small_meteor(place)
+    if stop and rank == count - 1:
+        stop_after(stop)
+    exchanges: list[int] = []
+    if count > 1 and any(argument.startswith("train.accumulation_steps") for argument in arguments):
+        count_exchanges(exchanges)
+    with contextlib.suppress(Stopped) if stop else contextlib.nullcontext():
+        importlib.import_module(f"src.{stage}").main(arguments)
+    if exchanges and rank == 0:
+        (folder / "exchanges.txt").write_text("\n".join(map(str, exchanges)))
+
+
+def run(count: int, folder: Path, stage: str, arguments: list[str], stop: int | None = None) -> None:
+    """A stage in `count` processes. stop: the last of them gets SIGTERM in that step, and all stop cleanly."""
+    torch.multiprocessing.get_context("forkserver").set_forkserver_preload(KNOWN)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.start_processes(
+        _work, (count, port, folder, stage, arguments, stop), nprocs=count, start_method="forkserver"
+    )

@@ -1,0 +1,28 @@
+"""A METEOR that starts within a second, and scores without a search, for tests that look at other things."""
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from src.metrics.baselines import ConstantCaption
+from src.metrics.meteor import Meteor
+
+
+def paraphrases(folder: Path) -> Path:
+    """A table of one paraphrase in METEOR's own format."""
+    path = folder / "paraphrases.gz"
+    path.write_bytes(gzip.compress(b"0.5\nnice\nlovely\n"))
+    return path
+
+
+def small_meteor(folder: Path) -> Meteor:
+    """A process of it; close it after use. It knows words, stems and synonyms, and hardly a paraphrase."""
+    return Meteor(paraphrases(folder))
+
+
+def quick_scores(patch: pytest.MonkeyPatch, meteor: Meteor) -> None:
+    """Have stages score by this METEOR, and take one constant sentence instead of searching for the best."""
+    patch.setattr("src.metrics.meteor.shared_meteor", lambda: meteor)
+    for user in ("metrics.baselines", "metrics.out_of_fold", "reports.run_report", "ensembling.caption_selection"):
+        patch.setattr(f"src.{user}.constant_sentence", lambda *_, **__: ConstantCaption("the light is nice", 1.0))

@@ -1,0 +1,280 @@
+"""The metrics against scipy, pycocoevalcap and numbers worked out by hand."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from src.base.errors import InputError
+from src.metrics import bootstrap, java
+from src.metrics.bootstrap import resample_counts
+from src.metrics.caption_scores import collapse, score_captions, tokenize
+from src.metrics.competition_score import bootstrap_captions, caption_block, caption_score, mos_block, report
+from src.metrics.diagnostics import caption_diagnostics, diagnostic_warnings, mos_diagnostics
+from src.metrics.meteor import STATS, meteor_score, shared_meteor
+from src.metrics.mos_score import bootstrap_mos, mos_score, plcc, srcc
+from src.metrics.ngrams import bleu_counts, bleu_scores, cider_d, compare, rouge_l
+from src.settings.schema import CaptionWeights
+
+WORDS = ["the", "a", "colour", "of", "light", "is", "nice", "very", "photo", "sharp", "but", "i", "like", "blur"]
+
+
+def made_up(photos: int, seed: int) -> tuple[list[list[str]], list[str]]:
+    """Tokenised references (1 to 4 a photo) and candidates of 0 to 14 words, with many repeats."""
+    rng = np.random.default_rng(seed)
+
+    def caption(shortest: int) -> str:
+        return " ".join(rng.choice(WORDS, size=rng.integers(shortest, 15)))
+
+    references = [[caption(1) for _ in range(rng.integers(1, 5))] for _ in range(photos)]
+    return references, [caption(0) for _ in range(photos)]
+
+
+def theirs(scorer, references, candidates):
+    """What a class of pycocoevalcap makes of them: corpus score, scores per photo."""
+    numbered = range(len(candidates))
+    options = {"verbose": 0} if type(scorer).__name__ == "Bleu" else {}
+    return scorer.compute_score({i: references[i] for i in numbered}, {i: [candidates[i]] for i in numbered}, **options)
+
+
+@pytest.fixture
+def meteor():
+    return shared_meteor()
+
+
+@pytest.fixture
+def java_on_path(monkeypatch):
+    """The environment in which pycocoevalcap's own wrappers find Java."""
+    for name, value in java.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Dfile.encoding=UTF-8 -Dstdout.encoding=UTF-8")
+
+
+# --- MOS ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("digits", [0, 1, 6])
+def test_correlations_equal_scipy_with_ties(digits):
+    rng = np.random.default_rng(digits)
+    x = np.round(rng.normal(5, 2, 200), digits)
+    y = np.round(x + rng.normal(size=200), digits)
+    assert plcc(x, y) == pytest.approx(stats.pearsonr(x, y).statistic, abs=1e-12)
+    assert srcc(x, y) == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-12)
+
+
+def test_correlation_is_undefined_for_a_constant_or_too_few_photos_and_scores_zero():
+    assert math.isnan(plcc([1, 2, 3], [4, 4, 4])) and math.isnan(srcc([4, 4, 4], [1, 2, 3]))
+    assert math.isnan(plcc([1, 2], [1, 2]))
+    assert mos_score([5, 5, 5, 5], [1, 2, 3, 4])["score"] == 0
+    assert mos_score([4, 3, 2, 1], [1, 2, 3, 4]) == {"plcc": -1, "srcc": -1, "score": 0}
+    assert plcc(np.array([1, 2, 3]) * 1e-200, [1, 2, 3]) == pytest.approx(1)
+
+
+def test_each_term_is_clipped_on_its_own():
+    truth, pred = [1, 2, 3, 4, 100], [5, 4, 3, 2, 6]  # ranks 1 2 3 4 5 and 4 3 2 1 5
+    parts = mos_score(pred, truth)
+    assert parts["plcc"] > 0.5 and parts["srcc"] == pytest.approx(0, abs=1e-12)
+    assert parts["score"] == pytest.approx(parts["plcc"] / 2)
+
+
+def test_bootstrap_of_the_mos_equals_scoring_each_resample_by_scipy():
+    rng = np.random.default_rng(3)
+    truth = np.round(rng.normal(5, 1, 40), 1)
+    pred = np.round(truth + rng.normal(size=40), 1)
+    values = []
+    for counts in np.concatenate(list(resample_counts(40, 60, seed=7))).astype(int):
+        x, y = np.repeat(pred, counts), np.repeat(truth, counts)
+        values.append((max(stats.pearsonr(x, y)[0], 0) + max(stats.spearmanr(x, y)[0], 0)) / 2)
+    assert bootstrap_mos(pred, truth, 60, seed=7) == pytest.approx(np.percentile(values, [2.5, 97.5]), abs=1e-12)
+
+
+def test_resamples_do_not_depend_on_the_blocks_they_come_in(monkeypatch):
+    whole = np.concatenate(list(resample_counts(30, 11, seed=1)))
+    monkeypatch.setattr(bootstrap, "_CELLS", 70)
+    blocks = list(resample_counts(30, 11, seed=1))
+    assert len(blocks) == 6 and np.array_equal(np.concatenate(blocks), whole)
+    assert (whole.sum(axis=1) == 30).all() and not np.array_equal(whole[0], whole[1])
+
+
+# --- captions by hand --------------------------------------------------------------------------------------------
+
+
+def test_bleu_by_hand():
+    both = compare([["the cat sat on the mat", "a cat was on the mat today"]], ["the the cat on the mat"])
+    # Matches: the 2 of 3, cat, on, mat; the-cat, on-the, the-mat; on-the-mat; none of four. Lengths 6 and 6.
+    counts = bleu_counts(both)
+    assert counts.tolist() == [[5, 3, 1, 0, 6, 5, 4, 3, 6, 6]]
+    bleu = bleu_scores(counts.sum(axis=0))
+    assert bleu[:3] == pytest.approx([5 / 6, (5 / 6 * 3 / 5) ** (1 / 2), (5 / 6 * 3 / 5 * 1 / 4) ** (1 / 3)], abs=1e-6)
+    short = bleu_counts(compare([["a b c d e f"]], ["a b c d"])).sum(axis=0)
+    assert bleu_scores(short)[3] == pytest.approx(math.exp(1 - 6 / 4), abs=1e-6)
+
+
+def test_of_two_equally_close_references_the_shorter_counts():
+    assert bleu_counts(compare([["a b c d e f", "a b"]], ["a b c d"]))[0, -1] == 2
+
+
+def test_rouge_by_hand():
+    # Longest common subsequence "a c d": precision 3/4, recall 3/5.
+    expected = (1 + 1.44) * 0.75 * 0.6 / (0.6 + 1.44 * 0.75)
+    assert rouge_l([["a b c x d"]], ["a c y d"]) == pytest.approx([expected])
+    # The best precision and the best recall may come from different references.
+    assert rouge_l([["a", "b c d e"]], ["a b c"])[0] == pytest.approx((1 + 1.44) * 2 / 3 / (1 + 1.44 * 2 / 3))
+
+
+def test_cider_d_by_hand():
+    # Two photos; "a" stands in both and weighs nothing, "b" and "c" weigh log 2. First photo: unigrams of candidate
+    # b, of reference b b: 1*2 / (1*2) = 1; bigrams: none against "b b", 0; one bigram apart in length.
+    got = cider_d(compare([["b b"], ["a c"], ["a"]][:2], ["b", "a c"]))
+    first = 10 / 4 * 1 * math.exp(-1 / 72)
+    second = 10 / 4 * (1 + 1)
+    assert got == pytest.approx([first, second])
+    assert cider_d(compare([["a b c"]], ["a b c"])) == pytest.approx([0])
+
+
+def test_formula_and_its_weights():
+    parts = {"cider_d": 0.1, "meteor": 0.2, "bleu3": 0.3, "bleu4": 0.1, "rouge_l": 0.5}
+    assert caption_score(parts, CaptionWeights()) == pytest.approx(4 * 0.1 + 3 * 0.2 + 2 * (0.3 + 0.1) / 2 + 0.5)
+    assert caption_score(parts, CaptionWeights(cider_d=1, meteor=0, bleu=0, rouge_l=0)) == pytest.approx(0.1)
+
+
+# --- captions against pycocoevalcap ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("photos", "seed"), [(1, 0), (2, 1), (60, 2), (150, 3)])
+def test_counted_metrics_equal_pycocoevalcap(photos, seed):
+    from pycocoevalcap.bleu.bleu import Bleu
+    from pycocoevalcap.cider.cider import Cider
+    from pycocoevalcap.rouge.rouge import Rouge
+
+    references, candidates = made_up(photos, seed)
+    both = compare(references, candidates)
+    bleu, bleu_by_photo = theirs(Bleu(4), references, candidates)
+    assert bleu_scores(bleu_counts(both).sum(axis=0)) == pytest.approx(bleu, abs=1e-9)
+    assert pytest.approx(np.array(bleu_by_photo), abs=1e-9) == bleu_scores(bleu_counts(both)).T
+    assert cider_d(both) == pytest.approx(theirs(Cider(), references, candidates)[1], abs=1e-9)
+    assert rouge_l(references, candidates) == pytest.approx(theirs(Rouge(), references, candidates)[1], abs=1e-9)
+
+
+NASTY = [
+    "It's a NICE photo -- isn't it? (yes!) ...",
+    "colour and Colours, grey/gray; can't cannot gonna wanna",
+    "  blanks   everywhere\t. ",
+    "naïve café “quoted” – 5½ €20 & #hashtag @name http://a.b/c?d=e <b>bold</b> :-) 😀",
+    "",
+    "...",
+    "U.S. vs. e.g. 3.14 1,000 12:30 a.m.",
+    "the ||| bar |||",
+    "[square] {curly} don`t ``quote'' 'single'",
+]
+
+
+def test_tokens_equal_pycocoevalcap(java_on_path):
+    from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+
+    try:
+        told = PTBTokenizer().tokenize({i: [{"caption": collapse(text)}] for i, text in enumerate(NASTY)})
+    except PermissionError:
+        pytest.skip("pycocoevalcap's tokenizer writes into its own folder, which is read-only here")
+    assert tokenize([NASTY[:3], [], NASTY[3:]]) == [
+        [told[i][0] for i in range(3)],
+        [],
+        [told[i][0] for i in range(3, len(NASTY))],
+    ]
+
+
+@pytest.mark.parametrize("blank", ["\n", "\r", "\r\n", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029"])
+def test_no_line_break_moves_a_caption_to_another_photo(blank):
+    assert collapse(f" a{blank}{blank} b{blank}") == "a b"
+    assert tokenize([[f"one{blank}two"], ["three"]]) == [["one two"], ["three"]]
+
+
+def test_meteor_equals_pycocoevalcap(java_on_path, meteor):
+    from pycocoevalcap.meteor.meteor import Meteor as Theirs
+
+    references, candidates = made_up(30, seed=5)
+    references += [["a lovely picture of colors"], ["great shot"], ["the sea is calm"], ["sharp"], ["nice try"]]
+    candidates += ["beautiful photo with a color", "great shot", "ocean was quiet", "sharpness", ""]
+    score, by_photo = theirs(Theirs(), references, candidates)
+    counts = meteor.stats(references, candidates)
+    assert counts.shape == (35, STATS)
+    assert meteor_score(counts) == pytest.approx(by_photo, abs=1e-6)
+    assert float(meteor_score(counts.sum(axis=0))) == pytest.approx(score, abs=1e-6)
+    assert meteor_score(counts)[31] == 1 and 0 < meteor_score(counts)[30] < 1
+
+
+# --- all together ------------------------------------------------------------------------------------------------
+
+
+def test_scores_resample_and_subset_exactly(meteor):
+    references, candidates = made_up(25, seed=8)
+    found = score_captions(references, candidates, meteor)
+    chosen = np.array([3, 3, 7, 11, 20, 20, 20])
+    sample = score_captions([references[i] for i in chosen], [candidates[i] for i in chosen], meteor)
+    counts = np.bincount(chosen, minlength=25)[None]
+    ours, fresh = found.resampled(counts), sample.totals()
+    for name in ("bleu1", "bleu2", "bleu3", "bleu4", "meteor", "rouge_l", "wer"):
+        assert ours[name][0] == pytest.approx(fresh[name], abs=1e-12)
+    assert ours["cider_d"][0] == pytest.approx(found.cider[chosen].mean())
+    assert found.subset(chosen).totals()["cider_d"] == pytest.approx(found.cider[chosen].mean())
+    low, high = bootstrap_captions(found, CaptionWeights(), 300, seed=0)
+    assert low < caption_score(found.totals(), CaptionWeights()) < high
+    assert bootstrap_captions(found, CaptionWeights(), 300, seed=0) == (low, high)
+
+
+def test_report_has_no_nan_and_names_what_is_under_its_baseline(meteor):
+    one = score_captions([["a nice photo"]], ["a nice photo"], meteor)
+    block = caption_block(one, CaptionWeights(), 50, seed=0)
+    assert block["interval"] is None and block["photos"] == 1 and block["bleu4"] < 0.1 < block["bleu3"]
+    quality = mos_block([5.0, 5.0, 5.0], [1.0, 2.0, 3.0], 50, seed=0)
+    assert quality["plcc"] is None and quality["score"] == 0
+    out = report(quality, block, 0.5, None, None, ["an warning"])
+    json.dumps(out, allow_nan=False)
+    assert (
+        out["warnings"][0] == "an warning" and "under its baseline" in out["warnings"][1] and len(out["warnings"]) == 2
+    )
+    assert out["baseline"] == {"mos": 0.5, "caption": None, "sentence": None}
+    assert mos_block([], [], 50, 0) is None and caption_block(None, CaptionWeights(), 50, 0) is None
+
+
+def test_health_tells_of_a_collapse():
+    diagnostics = caption_diagnostics(["a  b", "a b", "a b", "c <unk> d e", ""])
+    assert (
+        diagnostics["distinct"] == 3
+        and diagnostics["most_frequent"] == "a b"
+        and diagnostics["most_frequent_share"] == 0.6
+    )
+    assert diagnostics["unk_share"] == 0.2 and diagnostics["empty"] == 1 and diagnostics["mean_words"] == 2.0
+    said = " / ".join(diagnostic_warnings(diagnostics, mos_diagnostics([5.0, 5.01, 5.0], [1.0, 5.0, 9.0])))
+    for sign in ("60% of the photos", "<unk>", "1 of 5 captions are empty", "2.0 words", "hardly vary"):
+        assert sign in said
+    assert "same caption" in diagnostic_warnings(caption_diagnostics(["x y z w"] * 3))[0]
+    assert "same predicted MOS" in diagnostic_warnings(None, mos_diagnostics([5.0, 5.0], [1.0, 2.0]))[0]
+    healthy = caption_diagnostics([f"a photo of number {i}" for i in range(9)])
+    assert diagnostic_warnings(healthy, mos_diagnostics([1.0, 2.0, 3.0], [1.0, 3.0, 2.0])) == []
+
+
+def test_health_tells_of_repeats_and_endings():
+    fine = [f"a photo of number {i}" for i in range(34)]
+    broken = ["Giraffes giraffes, in a grassy area near and", "in a hat in a car.", "very, VERY nice", "a sea with."]
+    diagnostics = caption_diagnostics(broken + [""])
+    found = {name: round(5 * diagnostics[name]) for name in ("adjacent_repeats", "repeated_pairs", "dangling")}
+    assert found == {"adjacent_repeats": 2, "repeated_pairs": 1, "dangling": 2}
+    said = " / ".join(diagnostic_warnings(diagnostics))
+    assert "40.0% of the captions say a word twice running / 20.0% of the captions say a pair" in said
+    assert "40.0% of the captions break off" in said
+    assert diagnostic_warnings(caption_diagnostics(fine + broken[2:3])) == [], "one in 35 is what people write, too"
+    assert caption_diagnostics([])["dangling"] == 0.0
+
+
+def test_spice_without_its_models_is_one_clear_line(monkeypatch):
+    from src.metrics.spice import spice
+
+    def refused():
+        raise OSError("no network")
+
+    monkeypatch.setattr("pycocoevalcap.spice.get_stanford_models.get_stanford_models", refused)
+    with pytest.raises(InputError, match="384 MB.*no network.*metric.spice=false"):
+        spice([["a"]], ["a"])

@@ -1,0 +1,130 @@
+"""The one door to the settings."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from src.settings.load import as_arguments, changing, flatten, load, save
+from src.settings.schema import Settings
+from src.settings.yaml_files import ConfigError
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+STAGES = ("preprocess", "split", "tune", "train", "predict", "evaluate", "submit", "compare", "caption")
+
+
+def read(*argv):
+    return load(list(argv), "train")[0]
+
+
+def test_command_line_wins_wherever_the_config_stands(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("optim: {lr: 0.5}\ntrain.epochs: 3\ntask: mos\n")
+    for argv in (["optim.lr=1e-3", "--config", str(file)], ["--config", str(file), "--optim.lr=1e-3"]):
+        settings = read(*argv)
+        assert (settings.optim.lr, settings.train.epochs, settings.task) == (1e-3, 3, "mos")
+        assert settings.run.name == "mine"
+    assert read("--fold", "1", "train.fold=2").train.fold == 2
+    assert read().run.name == "demo"
+
+
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        (["optim.lrr=1"], "unknown setting optim.lrr; did you mean optim.lr?"),
+        (["sise=3"], "unknown setting sise"),
+        (["optim.lr=fast"], "optim.lr=fast: expected a number, at least 0"),
+        (["optim.lr=nan"], "expected a number"),
+        (["train.epochs=1.5"], "expected a whole number, at least 1"),
+        (["decoder.cell=gro"], "expected one of lstm, gru"),
+        (["encoder=resnet18"], "encoder is a group of settings"),
+        (["run.name=../up"], "plain name of a folder"),
+        (["train.batch_size=10", "train.accumulation_steps=3"], "cannot be divided"),
+        (["--fold", "3"], "there are folds 0 to 2"),
+        (["--fold", "x"], "train.fold=x: expected a whole number"),
+        (
+            ["decoder.name=mask_predict", "decoding.search=sample"],
+            "decoding.search=sample is for captioners that write",
+        ),
+        (
+            ["decoder.name=mask_predict", "decoding.model_averaging=probabilities"],
+            "decoding.model_averaging=probabilities is for",
+        ),
+        (["decoder.name=ctc_mask_predict", "self_critical.from_epoch=1"], "self_critical.from_epoch is for captioners"),
+        (["decoder.name=mask_predict", "scheduled_sampling.probability=0.2"], "not for decoder.name=mask_predict"),
+        (["decoder.name=ctc_mask_predict", "loss.attention_weight=1"], "not for decoder.name=ctc_mask_predict"),
+        (["decoder.name=ctc_mask_predict", "loss.label_smoothing=0.1"], "CTC has no one target at a place"),
+        (["decoder.name=mask_predict", "vocabulary.maximum_words=101"], "writes at most 100 words"),
+        (["encoder.pretrained=true", "encoder.weights=x.pt"], "exclude each other"),
+        (["--flod", "1"], "did you mean --fold?"),
+        (["resnet18"], "resnet18 is not understood"),
+        (["--config", "configs/none.yaml"], "no such file"),
+        (["--config", "."], "Is a directory"),
+    ],
+)
+def test_a_wrong_argument_is_one_line_and_exit_code_2(argv, words, capsys):
+    with pytest.raises(ConfigError) as error:
+        read(*argv)
+    printed = capsys.readouterr().err
+    assert error.value.code == 2
+    assert words in printed and printed.count("\n") == 1 and printed.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("optim: {lr: 1\n", "not valid YAML"),
+        ("- 1\n", "expected lines of 'key: value'"),
+        ("task: mos\ntask: both\n", "task is given twice"),
+        ("optim: {lr: {a: 1}}\n", "unknown setting optim.lr.a"),
+        ("optim: 3\n", "optim is a group of settings"),
+        ("view: {size: big}\n", "expected a whole number"),
+        ("task: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
+    ],
+)
+def test_a_wrong_file_is_one_line_and_exit_code_2(text, words, tmp_path, capsys):
+    file = tmp_path / "bad.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError):
+        read("--config", str(file))
+    printed = capsys.readouterr().err
+    assert words in printed and str(file) in printed and printed.count("\n") == 1
+
+
+def test_saved_settings_and_arguments_come_back_equal(tmp_path):
+    settings = read("optim.lr=3e-4", "split.holdout=0.1", "run.name=0123", "encoder.name=null", "task=mos", "--fold=0")
+    save(settings, tmp_path / "settings.yaml")
+    assert read("--config", str(tmp_path / "settings.yaml")) == settings
+    assert read(*as_arguments(settings)) == settings
+
+
+def test_what_changes_results_is_marked():
+    keys = changing(Settings()).keys()
+    assert {"optim.lr", "run.seed", "run.threads", "view.size", "split.folds"} <= keys
+    assert not {"run.name", "run.root", "run.workers", "data.root", "train.fold", "parallel"} & keys
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_loads_and_holds_only_what_differs(path):
+    settings, default = flatten(read("--config", str(path))), flatten(Settings())
+    text = path.read_text()
+    assert settings["run.name"] == path.stem
+    assert "ublished figure" in text and text.startswith("# ")
+    if path.stem == "demo":
+        assert {**settings, "run.name": None} == default
+    else:
+        assert any(settings[key] != default[key] for key in default if key != "run.name")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_help_is_quick_and_explains_every_setting(stage):
+    began = time.perf_counter()
+    answer = subprocess.run([sys.executable, "-m", f"src.{stage}", "--help"], capture_output=True, text=True)
+    seconds = time.perf_counter() - began
+    assert answer.returncode == 0
+    for key in flatten(Settings()):
+        assert f"  {key}" in answer.stdout, key
+    assert "torch" not in answer.stderr
+    assert seconds < 5, "a generous bound: a stage that imports torch for its help takes longer on a slow machine"

@@ -1,0 +1,363 @@
+"""The stage that captions any photo, a folder, a video or a camera, on tiny trained runs."""
+
+import csv
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from src import caption, predict, preprocess, split, train
+from src.base.errors import InputError
+from src.data.image import to_view
+from src.data.photo import load_photo
+from src.data.vocabulary import Vocabulary
+from src.inference.fold_predictions import Prediction, open_network
+from src.inference.photo_captioner import PhotoCaptioner, seen_of
+from src.models.decoder import END, START
+from src.settings.load import load_run
+from src.settings.schema import ViewSettings
+from src.settings.yaml_files import ConfigError
+from src.video import reading
+from src.video.frames import draw_text
+from tests.conftest import TINY
+from tests.helpers.small_meteor import quick_scores
+from tests.video.test_live import number_of, write_video
+
+SHORT = [*TINY, "train.epochs=1", "decoding.maximum_words=8"]
+ATTENTION = [
+    "run.name=attending",
+    "decoder.name=attention",
+    "decoder.attention=8",
+    "task=caption",
+    "encoder.output_stride=8",
+]
+
+
+@pytest.fixture(scope="module")
+def finished(competition, meteor, tmp_path_factory):
+    """A folder with the run demo of two folds, predicted, and the run attending of one."""
+    folder = tmp_path_factory.mktemp("captioned")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        quick_scores(patch, meteor)
+        for stage in (preprocess, split, train, predict):
+            stage.main([f"data.root={competition}", *SHORT])
+        train.main([f"data.root={competition}", *SHORT, *ATTENTION, "--fold=0"])
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_screen(monkeypatch):
+    """No window opens on the screen of whoever runs the tests."""
+    monkeypatch.setattr(reading, "open_window", lambda title: None)
+
+
+@pytest.fixture
+def place(finished, tmp_path, monkeypatch):
+    """The folder of the runs to work in; what a test writes belongs into tmp_path."""
+    monkeypatch.chdir(finished)
+    return tmp_path
+
+
+def rows_of(path):
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def photos_of(competition):
+    """The test photos' files by their names."""
+    return {row["img_name"]: competition / row["img_path"] for row in rows_of(competition / "test.csv")}
+
+
+def moving(count=50, height=120, width=160):
+    """Frames of a bright scene that moves."""
+    wide = np.random.default_rng(0).integers(120, 256, (height // 20, width // 10, 3), dtype=np.uint8)
+    wide = cv2.resize(wide, (width + count, height), interpolation=cv2.INTER_NEAREST)
+    return [np.ascontiguousarray(wide[:, number : number + width]) for number in range(count)]
+
+
+def read_video(path):
+    source = reading.Source(path)
+    return list(source), source.rate
+
+
+def test_photos_are_told_what_predict_said_of_them(place, competition, capsys):
+    """The table's MOS of the networks and its captions, from the photo files alone."""
+    files = photos_of(competition)
+    caption.main([*map(str, files.values())])
+    printed = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
+    predicted = {row["photo_id"]: row for row in rows_of("runs/demo/predictions/test.csv")}
+    assert [path for path, _, _ in printed] == list(map(str, files.values()))
+    for name, (_, mos, said) in zip(files, printed, strict=True):
+        assert float(mos.removeprefix("MOS ")) == pytest.approx(float(predicted[name]["network"]), abs=1e-4)
+        assert said == predicted[name]["caption"]
+
+
+def test_the_command_line_chooses_fold_and_search_but_not_the_network(place, competition, capsys):
+    photo = next(iter(photos_of(competition).values()))
+    alone = pd.read_csv("runs/demo/predictions/test_folds.csv", dtype={"photo_id": str})
+    row = alone[(alone["photo_id"] == photo.stem) & (alone["fold"] == 1)].iloc[0]
+    caption.main([str(photo), "--fold", "1"])
+    _, mos, said = capsys.readouterr().out.strip().split("  ")
+    assert said == row["caption"] and float(mos.split()[1]) == pytest.approx(row["mos"], abs=1e-4)
+    caption.main(["decoding.maximum_words=3", str(photo), "predict.tta_flips=false"])
+    assert len(capsys.readouterr().out.strip().split("  ")[2].split()) <= 3
+    caption.main([str(photo), "run.name=attending"])
+    assert "MOS" not in capsys.readouterr().out, "that run learned captions only"
+    with pytest.raises(ConfigError) as error:
+        caption.main([str(photo), "view.size=64"])
+    assert str(error.value) == "command line: view.size=64: the run demo was trained with 32; leave it out"
+    assert load_run(["view.size=32", "decoding.beam=3"], "caption")[0].decoding.beam == 3
+    assert load_run([], "caption")[0].decoding.beam == 2, "as it was trained, not the default of 3"
+
+
+def test_all_folds_write_together_where_the_settings_say_so(place, competition, capsys):
+    """The greedy caption of the mean of their probabilities, computed one word at a time."""
+    photo = next(iter(photos_of(competition).values()))
+    caption.main(
+        [str(photo), "decoding.model_averaging=probabilities", "decoding.beam=1", "decoding.no_repeat_ngram_size=0"]
+    )
+    said = capsys.readouterr().out.strip().split("  ")[2]
+    settings = load_run([], "caption")[0]
+    pixels = torch.from_numpy(load_photo(photo, settings.view).pixels[None])
+    opened = [open_network(Path(f"runs/demo/fold-{fold}/best-caption.pt"), settings) for fold in (0, 1)]
+    words = opened[0][1]["words"]
+    bad = [words.index(word) for word in settings.decoding.bad_endings.split() if word in words]
+    written = []
+    while not written or written[-1] != END:
+        tokens = torch.tensor([[*written, END]])
+        with torch.inference_mode():
+            seen = [
+                network.decoder.distribution(network.features(pixels), tokens)[0, -1].exp() for network, _ in opened
+            ]
+        mean = sum(seen)
+        mean[[0, 1, 3]] = 0
+        if len(written) == 8:
+            written.append(END)
+            continue
+        if len(written) < settings.decoding.minimum_words or (written and written[-1] in bad):
+            mean[END] = 0
+        if len(written) == 7:
+            mean[bad] = 0
+        written.append(int(mean.argmax()))
+    assert said == Vocabulary(tuple(words), (0,) * len(words)).decode(written)
+
+
+def test_a_folder_becomes_a_table(place, competition, capsys):
+    folder = place / "photos"
+    folder.mkdir()
+    files = photos_of(competition)
+    for name in sorted(files, reverse=True)[:5]:
+        shutil.copy(files[name], folder)
+    (folder / "broken.jpg").write_bytes(b"no photo")
+    (folder / "notes.txt").write_text("no photo either")
+    before = sorted(folder.iterdir())
+    caption.main([str(folder), "train.batch_size=4"])
+    out = capsys.readouterr().out
+    rows = rows_of("runs/demo/captions.csv")
+    assert "runs/demo/captions.csv: 6 photos, 1 of them not readable and left empty (first: broken.jpg:" in out
+    assert [row["photo"] for row in rows] == sorted(path.name for path in before if path.suffix == ".jpg")
+    predicted = {row["photo_id"]: row for row in rows_of("runs/demo/predictions/test.csv")}
+    for row in rows:
+        if row["photo"] == "broken.jpg":
+            assert row["mos"] == row["caption"] == ""
+            continue
+        wanted = predicted[row["photo"].removesuffix(".jpg")]
+        assert float(row["mos"]) == pytest.approx(float(wanted["network"]), abs=1e-4)
+        assert row["caption"] == wanted["caption"]
+    caption.main([str(folder), "--output", str(place / "deep" / "out.csv"), "run.name=attending"])
+    assert {row["mos"] for row in rows_of(place / "deep" / "out.csv")} == {""}
+    assert sorted(folder.iterdir()) == before, "nothing is written among the photos"
+
+
+def test_attention_is_that_of_the_words_written_one_by_one(place, competition):
+    photo = next(iter(photos_of(competition).values()))
+    settings = load_run(["run.name=attending"], "caption")[0]
+    pixels = load_photo(photo, settings.view).pixels
+    captioner = PhotoCaptioner(Path("runs/attending"), settings)
+    looks, said = captioner.attention_maps(pixels), captioner.describe(pixels[None])[0].caption
+    network, portrait = open_network(Path("runs/attending/fold-0/best-caption.pt"), settings)
+    state, fed = network.decoder.start(network.features(torch.from_numpy(pixels[None]))), START
+    assert looks.layout == (4, 4) and looks.weights.shape == (len(looks.words), 16)
+    for word, weights in zip(looks.words, looks.weights, strict=True):
+        with torch.inference_mode():
+            _, state = network.decoder.step(torch.tensor([fed]), state)
+        np.testing.assert_allclose(weights, state.attention[0].numpy(), atol=1e-5)
+        fed = portrait["words"].index(word)
+    assert " ".join(looks.words).replace(" '", "'").replace(" n't", "n't") == said
+
+
+def test_attention_picture(place, competition, capsys):
+    photo = str(next(iter(photos_of(competition).values())))
+    caption.main([photo, "--attention", str(place / "a.png"), "run.name=attending"])
+    assert f"{place / 'a.png'}: written" in capsys.readouterr().out
+    with Image.open(place / "a.png") as image:
+        image.load()
+        assert image.format == "PNG" and image.size[0] == 1600
+    with pytest.raises(InputError, match="decoder.name=recurrent does not attend to parts of the photo.*attention,"):
+        caption.main([photo, "--attention", str(place / "b.png")])
+    assert not (place / "b.png").exists()
+
+
+@pytest.mark.parametrize("fit", ["squash", "pad", "crop"])
+@pytest.mark.parametrize("height, width", [(90, 150), (150, 90)])
+def test_the_view_lies_over_the_photo_where_to_view_takes_it_from(fit, height, width):
+    """A white spot of the photo is found in the view where `seen_of` says."""
+    top, left, high, wide = seen_of(height, width, ViewSettings(size=48, fit=fit))
+    for y, x in ((45, 45), (60, 75), (75, 60)):
+        photo = np.zeros((height, width, 3), np.uint8)
+        photo[y - 6 : y + 6, x - 6 : x + 6] = 255
+        view = to_view(photo, ViewSettings(size=48, fit=fit))[:, :, 0].astype(float)
+        rows, columns = np.indices(view.shape)
+        found = [(axis * view).sum() / view.sum() + 0.5 for axis in (rows, columns)]
+        assert found == pytest.approx([(y - top) / high * 48, (x - left) / wide * 48], abs=0.6)
+
+
+def test_a_video_gets_mos_and_caption_drawn_on_every_frame(place, capsys):
+    source = write_video(place / "in.mp4", moving(), 20)
+    before, _ = read_video(source)
+    for out in ("out.mp4", "again.mp4"):
+        caption.main([str(source), "--output", str(place / out), "--fold=0"])
+    assert f"{place / 'out.mp4'}: 50 frames, 5 of them described" in capsys.readouterr().out
+    after, rate = read_video(place / "out.mp4")
+    assert rate == 20 and len(after) == len(before) == 50
+    assert {frame.shape for frame in after} == {frame.shape for frame in before} == {(120, 160, 3)}
+    for one, other in zip(before, after, strict=True):
+        difference = np.abs(one.astype(int) - other).mean(axis=(1, 2))
+        assert difference[:50].max() < 12, "the picture above is that of the source"
+        assert difference[-10:].min() > 60, "the band below is not"
+    assert all((one == other).all() for one, other in zip(after, read_video(place / "again.mp4")[0], strict=True))
+    assert sorted(path.name for path in place.iterdir()) == ["again.mp4", "in.mp4", "out.mp4"]
+
+
+def test_what_is_drawn_is_what_is_said_of_that_frame(place, capsys):
+    """Frame for frame as drawn by hand from the captions of every tenth frame."""
+    frames = [frame // 4 * 4 for frame in moving(21)]
+    source = write_video(place / "in.mp4", frames, 20)
+    drawn, said = [], []
+    captioner = PhotoCaptioner(Path("runs/demo"), load_run([], "caption")[0])
+    for number, frame in enumerate(read_video(source)[0]):
+        if number % 10 == 0:
+            cv2.imwrite(str(place / "frame.png"), frame)
+            said.append(captioner.describe(load_photo(place / "frame.png", captioner.view).pixels[None])[0])
+        drawn.append(draw_text(frame, f"MOS {said[-1].mos:.2f}", said[-1].caption))
+    caption.main([str(source), "--output", str(place / "out.mp4")])
+    after, _ = read_video(place / "out.mp4")
+    assert max(np.abs(one.astype(int) - other).mean() for one, other in zip(drawn, after, strict=True)) < 6
+
+
+class Camera:
+    """Stands in for cv2.VideoCapture: numbered frames; Ctrl-C is pressed after `frames` of them."""
+
+    def __init__(self, frames: int):
+        self.frames, self.number = frames, -1
+
+    def __call__(self, source):
+        assert source == 3
+        return self
+
+    def isOpened(self):
+        return True
+
+    def get(self, _):
+        return 0.0
+
+    def read(self):
+        self.number += 1
+        if self.number == self.frames:
+            raise KeyboardInterrupt
+        return True, np.full((48, 64, 3), self.number, np.uint8)
+
+    def release(self):
+        pass
+
+
+def test_ctrl_c_ends_a_camera_s_film_properly(place, monkeypatch, capsys):
+    opened = cv2.VideoCapture
+    camera = Camera(60)
+    monkeypatch.setattr(cv2, "VideoCapture", lambda source: camera(source) if source == 3 else opened(source))
+    caption.main(["3", "--output", str(place / "out.mp4"), "--fold=0"])
+    assert "60 frames" in capsys.readouterr().out
+    frames, rate = read_video(place / "out.mp4")
+    assert frames and rate == reading.USUAL_RATE
+    assert [path.name for path in place.iterdir()] == ["out.mp4"]
+
+
+def test_the_window_gets_every_frame_while_a_caption_is_written(place, monkeypatch, capsys):
+    """The captioner answers only when 40 frames were shown; the window closes after 80."""
+    shown, seen, forty, answered = [], [], threading.Event(), threading.Event()
+
+    def describe(self, frame):
+        seen.append(number_of(frame))
+        assert forty.wait(30)
+        answered.set()
+        return Prediction(5.0, "a caption")
+
+    def window(frame):
+        shown.append(frame)
+        if len(shown) == 40:
+            forty.set()
+            assert answered.wait(30)
+        return len(shown) < 80
+
+    monkeypatch.setattr(PhotoCaptioner, "describe_frame", describe)
+    monkeypatch.setattr(reading, "open_window", lambda title: window)
+    monkeypatch.setattr(cv2, "VideoCapture", Camera(1000))
+    caption.main(["3", "--fold=0"])
+    assert [number_of(frame) for frame in shown] == list(range(80)), "upper left corner: the frame's own number"
+    assert all((frame == number).all() for number, frame in enumerate(shown[:40])), "nothing was said yet"
+    assert seen == sorted(set(seen)) and len(seen) < 80
+    assert "80 frames" in capsys.readouterr().out
+
+
+ONE_LINE = {
+    "nothing to caption: give photos": [],
+    "none.mp4: no such file": ["none.mp4"],
+    "cut.mp4: not a video, or truncated or damaged": ["cut.mp4", "--output", "out.mp4"],
+    "camera 97: not found, or used by another program": ["97", "--output", "out.mp4"],
+    "there is no screen here": ["in.mp4"],
+    "give one or more photos, or one folder, video or camera at a time": ["in.mp4", "a.jpg"],
+    "in.mp4 is the source itself": ["in.mp4", "--output", "in.mp4"],
+    "--output out.avi: give a name that ends in .mp4": ["in.mp4", "--output", "out.avi"],
+    "--attention draws one photo": ["a.jpg", "b.jpg", "--attention", "a.png"],
+    "--attention a.jpg: pictures are written as PNG": ["b.jpg", "--attention", "a.jpg"],
+    "--output is for a video, a camera or a folder": ["b.jpg", "--output", "a.csv"],
+    "not readable: absent.jpg: No such file or directory; cut.mp4.jpg: not a photo": ["absent.jpg", "cut.mp4.jpg"],
+    "empty: no photos in it": ["empty"],
+    "runs/absent: no fold trained to its end; python -m src.train": ["in.mp4", "--output", "o.mp4", "run.name=absent"],
+    "runs/attending: fold 1 is not trained to its end (finished: 0)": ["cut.mp4.jpg", "run.name=attending", "--fold=1"],
+}
+
+
+@pytest.mark.parametrize("line, arguments", ONE_LINE.items(), ids=ONE_LINE)
+def test_what_cannot_be_done_is_one_line_and_leaves_nothing(line, arguments, finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").symlink_to(finished / "runs")
+    (tmp_path / "empty").mkdir()
+    whole = write_video(tmp_path / "in.mp4", moving(20), 20).read_bytes()
+    for name in ("cut.mp4", "cut.mp4.jpg"):
+        (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(InputError, match=re.escape(line)) as error:
+        caption.main(arguments)
+    assert "\n" not in str(error.value)
+    assert sorted(tmp_path.iterdir()) == before and (tmp_path / "in.mp4").read_bytes() == whole
+
+
+@pytest.mark.parametrize("source", ["cut.mp4", "97"])
+def test_the_program_says_one_line_and_nothing_else(source, tmp_path):
+    """Neither OpenCV nor FFmpeg add lines of their own."""
+    (tmp_path / "cut.mp4").write_bytes(b"\0\0\0\x1cftypisom" + bytes(500))
+    command = [sys.executable, "-m", "src.caption", source, "--output", "out.mp4"]
+    answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert answer.returncode == 1 and answer.stdout == ""
+    assert answer.stderr.count("\n") == 1 and answer.stderr.startswith("error: ")

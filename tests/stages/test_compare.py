@@ -1,0 +1,295 @@
+"""Runs compared: every figure is the one that the run's own files and network give, and the paired test is right."""
+
+import contextlib
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocoevalcap.bleu.bleu import Bleu
+from scipy import stats
+
+from src import compare, evaluate, predict, preprocess, split, train
+from src.base.errors import InputError
+from src.data.table import load_table
+from src.metrics.bootstrap import resample_counts
+from src.metrics.caption_scores import score_captions
+from src.metrics.competition_score import caption_score
+from src.metrics.meteor import meteor_score
+from src.metrics.mos_score import mos_score, resampled_mos_scores
+from src.metrics.significance import paired, paired_captions, paired_mos
+from src.models.captioner import build
+from src.settings.load import load
+from src.settings.schema import CaptionWeights
+from src.settings.yaml_files import ConfigError
+from src.training import checkpoint
+from src.training.metrics_log import write_parameters
+from tests.conftest import TINY
+from tests.helpers.small_meteor import quick_scores
+from tests.metrics.test_metrics import made_up
+
+STAGES = (preprocess, split, train, predict, evaluate)
+TWO = ["run.seed=1", "view.size=40", "decoder.cell=lstm"]
+RUNS = {"one": [], "two": TWO, "part": [*TWO, "--fold=0"], "mos": ["task=mos", "split.seed=1", "--fold=0"]}
+
+
+@pytest.fixture(scope="module")
+def compared(competition, meteor, tmp_path_factory):
+    """A folder with four runs: one and two on the same folds, part (two's fold 0 alone) and mos, split otherwise."""
+    folder = tmp_path_factory.mktemp("compared")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        quick_scores(patch, meteor)
+        patch.setattr("src.evaluate.draw_run", lambda settings: None)
+        short = [f"data.root={competition}", *TINY, "train.epochs=1"]
+        for run, arguments in RUNS.items():
+            if run == "part":
+                shutil.copytree(folder / "runs" / "two", folder / "runs" / "part")
+            for stage in STAGES[3:] if run == "part" else STAGES:
+                stage.main([*short, f"run.name={run}", *arguments])
+    return folder
+
+
+@pytest.fixture
+def at_work(compared, meteor, monkeypatch):
+    """In that folder."""
+    monkeypatch.chdir(compared)
+    monkeypatch.setattr("src.metrics.meteor.shared_meteor", lambda: meteor)
+
+
+@pytest.fixture(scope="module")
+def found(compared, meteor) -> tuple[list[dict], str]:
+    """All four compared: the rows of the CSV, and what was printed."""
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.chdir(compared)
+        patch.setattr("src.metrics.meteor.shared_meteor", lambda: meteor)
+        compare.main([*RUNS, "metric.bootstrap=100"])
+    return rows_of(compared / "runs" / "comparison" / "comparison.csv"), printed.getvalue()
+
+
+def rows_of(path: Path) -> list[dict]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def score_of(compared, run: str) -> dict:
+    return json.loads((compared / "runs" / run / "score.json").read_text())["oof"]
+
+
+def column(path, name: str) -> list[float]:
+    return [float(cells[name]) for cells in rows_of(path)]
+
+
+def test_the_table_holds_what_the_runs_files_hold(found, compared):
+    rows, printed = found
+    assert [row["run"] for row in rows] == list(RUNS)
+    for row in rows:
+        report = score_of(compared, row["run"])
+        for name, block in (("mos", report["mos"]), ("caption", report["caption"])):
+            if block is None:
+                assert row["run"] == "mos" and not any(row[key] for key in row if key.startswith(name))
+                continue
+            low, high = block["interval"]
+            known = [float(row[f"{name}_{key}"]) for key in ("score", "low", "high", "photos")]
+            assert known == [block["score"], low, high, block["photos"]]
+        baselines = {"mos": report["baseline"]["mos"], "caption": report["baseline"]["caption"]}
+        assert [row[f"{name}_baseline"] for name in baselines] == [
+            "" if f is None else str(f) for f in baselines.values()
+        ]
+        assert float(row["mos_network"]) == report["members"]["network"]["score"]
+        folds = [compared / "runs" / row["run"] / f"fold-{number}" for number in range(int(row["folds"]))]
+        times = [column(fold / "timing.csv", "seconds") for fold in folds]
+        assert len(folds) == (1 if "--fold=0" in RUNS[row["run"]] else 2)
+        assert float(row["training_seconds"]) == pytest.approx(sum(map(sum, times)))
+        assert float(row["seconds_per_epoch"]) == pytest.approx(np.median(times)) and float(row["epochs"]) == 1
+    report = score_of(compared, "two")
+    for key in ("cider_d", "meteor", "bleu3", "bleu4", "rouge_l", "wer"):
+        assert float(rows[1][key]) == report["caption"][key] and rows[3][key] == ""
+    for key in ("mean_words", "adjacent_repeats", "repeated_pairs", "dangling"):
+        assert float(rows[1][key]) == report["diagnostics"]["captions"][key] and rows[3][key] == ""
+    lines = printed.split("Captions out of fold", 1)[1].split("\n\n")[0].splitlines()
+    assert [line.split()[0] for line in lines[2:]] == ["one", "two", "part"], "mos wrote none"
+    assert f"{float(rows[0]['adjacent_repeats']):.1%}" in lines[2] and "a word twice running" in lines[1]
+    assert [row["decoder"] for row in rows] == ["recurrent"] * 3 + [""]
+    assert "mos is not tested against one: it has other folds" in printed
+    assert max(map(len, printed.splitlines())) <= 160
+    folder = compared / "runs" / "comparison"
+    assert (folder / "comparison.txt").read_text() in printed
+    with Image.open(folder / "comparison.png") as image:
+        assert image.width == 1600
+
+
+def test_seconds_per_photo_are_those_of_predict_and_count_for_no_hash(found, compared):
+    folder, row = compared / "runs" / "two" / "predictions", found[0][1]
+    photos, seconds = column(folder / "timing.csv", "photos"), column(folder / "timing.csv", "seconds")
+    assert sum(photos) == 60 + 2 * 20 and min(seconds) > 0, "each training photo once, each test photo by both folds"
+    assert float(row["seconds_per_photo"]) == pytest.approx(sum(seconds) / sum(photos))
+    assert "timing.csv" not in json.loads((folder / "done.json").read_text())["outputs"]
+
+
+def test_parameters_are_those_of_the_network_and_not_its_buffers(found, compared, tmp_path):
+    rows = [row for row in found[0] if row["run"] != "part"]  # which is two's
+    for row in rows:
+        path = compared / "runs" / row["run"] / "fold-0"
+        portrait = checkpoint.load(path / "best-mos.pt")
+        settings, _ = load([*TINY, *RUNS[row["run"]]], "train")
+        network = build(settings, 3, len(portrait["words"]), (1.0, 9.0, 5.0), (0.5,) * 3, (0.25,) * 3)
+        expected = sum(parameter.numel() for parameter in network.parameters())
+        assert int(row["parameters"]) == int(row["trainable_parameters"]) == expected
+        assert expected < sum(tensor.numel() for tensor in portrait["model"].values())
+    assert len({row["parameters"] for row in rows}) == 3
+    frozen = torch.nn.Linear(7, 3).requires_grad_(False)
+    write_parameters(tmp_path / "p.json", torch.nn.Sequential(frozen, frozen, torch.nn.BatchNorm1d(3)))
+    assert json.loads((tmp_path / "p.json").read_text()) == {"total": 24 + 6, "trainable": 6}
+
+
+def test_a_run_does_not_differ_from_itself(at_work, tmp_path):
+    compare.main(["two", "two", "--output", str(tmp_path), "metric.bootstrap=100"])
+    rows = rows_of(tmp_path / "comparison.csv")
+    for name in ("mos", "caption"):
+        keys = [f"{name}_{key}" for key in ("difference", "difference_low", "difference_high", "p")]
+        assert [float(rows[1][key]) for key in keys] == [0, 0, 0, 1]
+        assert rows[0][f"{name}_p"] == ""
+
+
+def test_runs_are_tested_on_the_photos_that_both_predicted(found, compared, meteor):
+    rows = found[0]
+    table = load_table(next((compared / "runs" / "cache").glob("photos-*")) / "photos.jsonl").set_index("photo_id")
+    tables = {run: rows_of(compared / "runs" / run / "predictions" / "oof.csv") for run in RUNS}
+    oof = {run: {cells["photo_id"]: cells for cells in table} for run, table in tables.items()}
+    whole = [score_of(compared, run) for run in ("two", "one")]
+    for name, block in (("mos", "mos"), ("caption", "caption")):
+        difference = whole[0][block]["score"] - whole[1][block]["score"]
+        assert float(rows[1][f"{name}_difference"]) == pytest.approx(difference, abs=1e-12)
+        assert int(rows[1][f"{name}_photos_in_common"]) == whole[0][block]["photos"]
+    common = list(oof["part"])
+    assert 20 < len(common) < 40 and set(common) < set(oof["one"])
+    labelled = [photo for photo in common if not np.isnan(table["mos"][photo])]
+    truth = table["mos"][labelled].to_numpy()
+    mos = [mos_score([float(oof[run][photo]["mos"]) for photo in labelled], truth) for run in ("part", "one")]
+    assert float(rows[2]["mos_difference"]) == pytest.approx(mos[0]["score"] - mos[1]["score"], abs=1e-12)
+    told = [photo for photo in common if table["captions"][photo]]
+    references = [list(table["captions"][photo]) for photo in told]
+    both = [
+        score_captions(references, [oof[run][photo]["caption"] for photo in told], meteor) for run in ("part", "one")
+    ]
+    ours, theirs = (caption_score(one.totals(), CaptionWeights()) for one in both)
+    assert float(rows[2]["caption_difference"]) == pytest.approx(ours - theirs, abs=1e-12)
+    assert int(rows[2]["caption_photos_in_common"]) == len(told)
+
+
+def test_what_cannot_be_compared_is_one_line(compared, at_work, tmp_path, monkeypatch, capsys):
+    with pytest.raises(InputError, match=r"^no run is named: python -m src.compare RUN"):
+        compare.main([])
+    with pytest.raises(InputError, match=r"^twoo: no such run in runs; did you mean two; .*src.evaluate run.name=twoo"):
+        compare.main(["one", "twoo"])
+    with pytest.raises(InputError, match=r"^cache: no such run in runs; evaluated there: mos, one, part, two; "):
+        compare.main(["one", "cache"])
+    with pytest.raises(ConfigError, match="run.name=comparison: that name is taken"):
+        compare.main(["one", "run.name=comparison"])
+    shutil.copytree(compared / "runs", tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    own = "python -m src.evaluate --config runs/two/fold-0/settings.yaml"
+    (tmp_path / "runs/two/evaluated.json").unlink()
+    with pytest.raises(InputError, match=f"^runs/two: its score: not made yet; {own}"):
+        compare.main(["one", "two"])
+    (tmp_path / "runs/two/predictions/done.json").unlink()
+    with pytest.raises(InputError, match=f"^runs/two: its predictions: not made yet; {own}"):
+        compare.main(["one", "two"])
+    shutil.copytree(compared / "runs/two/predictions", tmp_path / "runs/one/predictions", dirs_exist_ok=True)
+    with pytest.raises(InputError, match=r"^runs/one: its predictions: its input changed \(fold-0, fold-1\); "):
+        compare.main(["one", "part"])
+    shutil.rmtree(tmp_path / "runs/cache")
+    compare.main(["part", "mos"])
+    assert "mos is not tested against part: it has other photos or labels and other folds" in capsys.readouterr().out
+
+
+# --- The test ----------------------------------------------------------------------------------------------------
+
+
+def plainly(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float, float]:
+    """Interval and p of differences, resample by resample."""
+    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
+    above, below = sum(d >= 0 for d in differences), sum(d <= 0 for d in differences)
+    low, high = np.quantile(differences, [0.025, 0.975])
+    return low, high, min(1, 2 * (min(above, below) + 1) / (len(differences) + 1))
+
+
+def draws(photos: int, resamples: int, seed: int) -> list[np.ndarray]:
+    """The photos of each resample, one after another."""
+    counts = np.concatenate(list(resample_counts(photos, resamples, seed))).astype(int)
+    return [np.repeat(np.arange(photos), row) for row in counts]
+
+
+def test_paired_quality_equals_a_plain_bootstrap():
+    rng = np.random.default_rng(0)
+    truth = rng.normal(5, 1, 40).round(1)
+    systems = [truth + rng.normal(0, spread, 40).round(1) for spread in (1, 1.5)]
+
+    def plain(pred: np.ndarray, rows: np.ndarray) -> float:
+        x, y = pred[rows], truth[rows]
+        return (max(stats.pearsonr(x, y).statistic, 0) + max(stats.spearmanr(x, y).statistic, 0)) / 2
+
+    chosen = draws(40, 60, seed=3)
+    low, high, p = plainly(*([plain(pred, rows) for rows in chosen] for pred in systems))
+    found = paired_mos(*systems, truth, 60, 3)
+    assert (found.low, found.high, found.p) == pytest.approx((low, high, p), abs=1e-9) and found.photos == 40
+    whole = np.arange(40)
+    assert found.difference == pytest.approx(plain(systems[0], whole) - plain(systems[1], whole))
+    assert paired_mos(truth[:2], truth[:2], truth[:2], 60, 3) is None
+    assert paired(0.0, np.zeros(50), 9).p == 1
+
+
+def test_paired_captions_equal_a_plain_bootstrap(meteor):
+    references, good = made_up(12, 0)
+    good = [group[0] if number % 2 else said for number, (group, said) in enumerate(zip(references, good, strict=True))]
+    both = [score_captions(references, said, meteor, tokenized=True) for said in (good, made_up(12, 1)[1])]
+
+    def plain(said: list[str], one, rows: np.ndarray) -> float:
+        numbered = range(len(rows))
+        truth, written = ({i: group[rows[i]] for i in numbered} for group in (references, [[text] for text in said]))
+        bleu = Bleu(4).compute_score(truth, written, verbose=0)[0]
+        meteor_part = meteor_score(one.meteor_stats[rows].sum(axis=0))
+        return 4 * one.cider[rows].mean() + 3 * meteor_part + bleu[2] + bleu[3] + one.rouge[rows].mean()
+
+    chosen, written = draws(12, 40, seed=7), (good, made_up(12, 1)[1])
+    pairs = list(zip(written, both, strict=True))
+    low, high, p = plainly(*([plain(said, one, rows) for rows in chosen] for said, one in pairs))
+    found = paired_captions(*both, CaptionWeights(), 40, 7)
+    assert (found.low, found.high, found.p) == pytest.approx((low, high, p), rel=1e-6)
+    whole = np.arange(12)
+    assert found.difference == pytest.approx(plain(*pairs[0], whole) - plain(*pairs[1], whole), rel=1e-6)
+    assert paired_captions(*(one.subset([0, 1]) for one in both), CaptionWeights(), 40, 7) is None
+    with pytest.raises(ValueError, match="the same photos"):
+        paired_captions(both[0], both[1].subset([0, 1, 2]), CaptionWeights(), 40, 7)
+
+
+@pytest.mark.parametrize("size", [0.0, 0.5, 2.0, 3.0])
+def test_p_of_normal_differences_is_that_of_a_normal_test(size):
+    resampled = stats.norm.ppf((np.arange(4000) + 0.5) / 4000, loc=size)
+    found = paired(size, resampled, 100)
+    assert found.p == pytest.approx(2 * stats.norm.sf(size), abs=1e-3)
+    assert (found.low, found.high) == pytest.approx((size - 1.96, size + 1.96), abs=0.01)
+
+
+def test_equal_systems_are_seldom_told_apart_and_pairing_narrows_the_interval():
+    rng, covered, narrower = np.random.default_rng(0), 0, []
+    for _ in range(60):
+        truth = rng.normal(5, 1, 80)
+        shared = truth + rng.normal(0, 1, 80)  # photos that are hard for one system are hard for the other
+        systems = [shared + rng.normal(0, 0.3, 80) for _ in range(2)]
+        found = paired_mos(*systems, truth, 100, 0)
+        covered += found.low <= 0 <= found.high
+        assert (found.p > 0.06) <= (found.low <= 0 <= found.high)
+        if len(narrower) < 5:
+            apart = [resampled_mos_scores(pred, truth, 100, seed) for seed, pred in enumerate(systems)]
+            low, high = np.percentile(apart[0] - apart[1], [2.5, 97.5])
+            narrower.append((found.high - found.low) / (high - low))
+    assert 52 <= covered <= 60, "95% of 60, give or take"
+    assert max(narrower) < 0.7

@@ -1,0 +1,193 @@
+"""Several processes (gloo on CPU) compute what one does, end together, and go on where any number of them stopped."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import timm
+import torch
+
+from src.base.errors import InputError
+from src.settings.load import load
+from src.settings.schema import Settings
+from src.training import checkpoint, distributed
+from src.training.distributed import Ranks, synchronise
+from tests.conftest import TINY
+from tests.helpers.ranks import run
+from tests.helpers.small_meteor import paraphrases
+from tests.training.test_training import EXACT, PLAIN
+
+REPOSITORY = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+# the last epoch trains for rewards; 6 photos a step leave uneven and empty shares at an epoch's end
+COURSE = ["--fold=0", "train.batch_size=6", "train.epochs=3", "self_critical.from_epoch=2", "train.checkpoint_steps=1"]
+TABLES = ("oof.csv", "test.csv", "test_folds.csv", "blend.json")
+
+
+SMALL_METEOR = """
+import os
+if os.environ.get("RANK"):
+    from pathlib import Path
+    import src.metrics.meteor as meteor
+    meteor.shared_meteor = lambda: meteor.Meteor(Path({table!r}))
+"""
+
+
+def torchrun(processes: int, folder: Path, *arguments: str, start: str = "") -> subprocess.Popen:
+    """start: Python code that each process runs first."""
+    (folder / "start").mkdir(exist_ok=True)
+    code = SMALL_METEOR.format(table=str(paraphrases(folder))) + start
+    (folder / "start" / "sitecustomize.py").write_text(code)
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m", "src.train"]
+    return subprocess.Popen(
+        [sys.executable, *launcher, *arguments],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**ENVIRONMENT, "PYTHONPATH": f"{folder / 'start'}:{REPOSITORY}"},
+    )
+
+
+@pytest.fixture(scope="module")
+def arguments(competition) -> list[str]:
+    """Settings with which the number of processes changes nothing but rounding."""
+    return [f"data.root={competition}", *TINY, *EXACT, *PLAIN, *COURSE]
+
+
+@pytest.fixture(scope="module")
+def folder(arguments, tmp_path_factory) -> Path:
+    """One fold trained by 1, by 2, and by 3 processes in two micro-batches; the first and the last have predicted."""
+    folder = tmp_path_factory.mktemp("parallel")
+    for count, name, extra in ((1, "one", []), (2, "two", []), (3, "three", ["train.accumulation_steps=2"])):
+        run(count, folder, "train", [*arguments, f"run.name={name}", *extra])
+        if name != "two":
+            run(count, folder, "predict", [*arguments, f"run.name={name}", *extra])
+    return folder
+
+
+def metrics(folder: Path, name: str) -> pd.DataFrame:
+    return pd.read_csv(folder / "runs" / name / "fold-0" / "metrics.csv")
+
+
+def results(folder: Path, name: str, fold: int = 0) -> dict[str, bytes]:
+    place = folder / "runs" / name / f"fold-{fold}"
+    return {file.name: file.read_bytes() for file in [*place.glob("best-*.pt"), place / "metrics.csv"]}
+
+
+def weights(folder: Path, name: str) -> torch.Tensor:
+    model = checkpoint.load(folder / "runs" / name / "fold-0" / "last.pt")["engine"]["model"]
+    return torch.cat([value.double().flatten() for value in model.values()])
+
+
+@pytest.mark.parametrize("name", ["two", "three"])
+def test_losses_scores_and_rewards_are_those_of_one_process(folder, name):
+    one, several = metrics(folder, "one"), metrics(folder, name)
+    assert list(one) == list(several) and len(one) == 3
+    assert one["reward"].notna().tolist() == [False, False, True] and one["reward"].iloc[2] > 0
+    assert (one.isna() == several.isna()).all(axis=None)
+    assert np.abs(one - several).max(axis=None) < 1e-5
+    assert (weights(folder, "one") - weights(folder, name)).abs().max() < 1e-5
+
+
+def test_gradients_are_exchanged_once_a_step_whatever_it_is_divided_into(folder):
+    exchanged = [int(line) for line in (folder / "exchanges.txt").read_text().split()]
+    assert len(exchanged) == checkpoint.load(folder / "runs" / "three" / "fold-0" / "last.pt")["engine"]["steps"]
+
+
+def test_predictions_are_the_same_bytes_from_any_number_of_processes(folder, arguments):
+    place = folder / "runs" / "one" / "predictions"
+    expected = {name: (place / name).read_bytes() for name in TABLES}
+    for count in (2, 3):
+        run(count, folder, "predict", [*arguments, "run.name=one", "--fresh"])
+        assert {name: (place / name).read_bytes() for name in TABLES} == expected
+
+
+def test_what_three_processes_trained_predicts_the_same_rows(folder):
+    for name in ("oof.csv", "test.csv"):
+        paths = [folder / "runs" / run / "predictions" / name for run in ("one", "three")]
+        one, three = (pd.read_csv(path, dtype={"photo_id": str}) for path in paths)
+        assert one["photo_id"].tolist() == three["photo_id"].tolist() and one["photo_id"].is_unique
+        assert one["caption"].equals(three["caption"])
+        assert np.abs(one["network"] - three["network"]).max() < 1e-5
+
+
+def test_another_number_of_processes_goes_on_from_a_checkpoint(folder, arguments):
+    for count, stop in ((2, 4), (1, 9), (3, None)):
+        run(count, folder, "train", [*arguments, "run.name=pieces"], stop)
+        steps = checkpoint.load(folder / "runs" / "pieces" / "fold-0" / "last.pt")["engine"]["steps"]
+        assert stop is None or stop <= steps <= stop + 1
+    assert np.abs(metrics(folder, "one") - metrics(folder, "pieces")).max(axis=None) < 1e-5
+    assert (weights(folder, "one") - weights(folder, "pieces")).abs().max() < 1e-5
+
+
+def children(process: int) -> list[int]:
+    with contextlib.suppress(OSError):
+        return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+    return []
+
+
+def rank_of(process: int) -> str | None:
+    variables = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+    return next((v.partition(b"=")[2].decode() for v in variables if v.startswith(b"RANK=")), None)
+
+
+def test_a_killed_process_ends_all_with_a_reason_and_the_run_goes_on(folder, arguments):
+    process = torchrun(2, folder, *arguments, "run.name=killed")
+    while not (folder / "runs" / "killed" / "fold-0" / "last.pt").exists() and process.poll() is None:
+        time.sleep(0.02)
+    ranks = {rank_of(child): child for child in children(process.pid)}
+    began = time.monotonic()
+    os.kill(ranks["1"], signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0 and time.monotonic() - began < 60
+    assert "SIGKILL" in errors, "torchrun says which process was killed"
+    assert "error: another process of this training ended" in errors, errors[-3000:]
+    assert not any(Path(f"/proc/{rank}").exists() for rank in ranks.values())
+    run(2, folder, "train", [*arguments, "run.name=killed"])
+    assert results(folder, "killed") == results(folder, "two")
+
+
+def test_a_fault_on_one_process_ends_all_with_its_message(folder, arguments):
+    fault = (
+        "if os.environ.get('RANK') == '1':\n"
+        "    import src.training.engine as engine\n"
+        "    def fail(self, batch, rewards):\n"
+        "        raise engine.InputError('the second process has a fault')\n"
+        "    engine.Engine._step = fail\n"
+    )
+    process = torchrun(2, folder, *arguments, "run.name=faulty", start=fault)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode != 0
+    assert "error: the second process has a fault" in errors
+
+
+def test_a_machine_without_the_shared_storage_says_so(tmp_path, monkeypatch):
+    elsewhere = Ranks(1, 2, torch.device("cpu"))
+    monkeypatch.setattr(distributed, "_STORAGE_LAGS", 0)
+    monkeypatch.setattr(Ranks, "broadcast", lambda self, value: [tmp_path, tmp_path / "absent"])
+    with pytest.raises(InputError, match=r"absent is not there on .*, for process 1 of 2: all machines must share"):
+        elsewhere.places(lambda: pytest.fail("only the main process looks for them"))
+
+
+def test_batchnorm_over_processes_keeps_weights_and_activations():
+    settings, _ = load(["train.sync_batchnorm=true"], "train")
+    network = timm.create_model("mobilenetv3_small_050", num_classes=0).eval()
+    photos, before, names = torch.rand(2, 3, 32, 32), list(network.parameters()), list(network.state_dict())
+    expected = network(photos)
+    with pytest.raises(InputError, match="train.sync_batchnorm=true needs GPUs"):
+        synchronise(network, settings, Ranks(0, 2, torch.device("cpu")))
+    converted = synchronise(network, settings, Ranks(0, 2, torch.device("cuda")))
+    assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in converted.modules())
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in converted.modules())
+    assert torch.equal(converted(photos), expected)
+    assert list(converted.state_dict()) == names
+    assert all(a is b for a, b in zip(converted.parameters(), before, strict=True))
+    assert synchronise(network, Settings(), Ranks(0, 2, torch.device("cpu"))) is network
