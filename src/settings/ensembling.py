@@ -15,8 +15,9 @@ class EnsembleSettings:
     captions: Literal["mbr", "search"] = "mbr"
     """Captions with the highest expected score among those of all searches, runs and nearest training photos, or as the
     first run's own search wrote them."""
-    mos: Literal["nnls", "ridge", "isotonic", "boosted"] = "nnls"
-    """What blends the members' MOS: weights of at least 0, ridge regression, weights and a rising curve, or trees."""
+    mos: Literal["nnls", "ridge", "isotonic", "boosted", "blend", "network", "boosting", "svr"] = "nnls"
+    """What blends the members' MOS: weights of at least 0, ridge regression, weights and a rising curve, or trees.
+    The other values are those of predict.mos, which moves here."""
     samples: int = number(10, low=1, high=1000)
     """Random captions that each fold's network proposes for a photo, beside those of its searches."""
     neighbours: int = number(10, low=1, high=1000)

@@ -91,6 +91,11 @@ class PredictSettings:
     """Average the score over the photo and its mirror image."""
     tta_scales: list[float] = field(default_factory=lambda: [1.0])
     """Average the score over the photo at each of these sizes, 0.5 to 2 times that of the view."""
+    candidates: bool = True
+    """Also write each fold's caption candidates (greedy, beam, diverse beam, random samples) and pooled features, which
+    ensemble.captions=mbr chooses from."""
+    samples: int = number(10, low=1, high=1000)
+    """Random captions among the candidates."""
     mos: Literal["blend", "network", "ridge", "boosting", "svr"] = "blend"
     """Member whose MOS is submitted: non-negative blend of all, or one alone. Every member's score is printed."""
 
@@ -210,6 +215,10 @@ class Settings:
         self._check_self_critical()
         self._check_non_autoregressive()
         self._check_tune()
+        if self.ensemble.captions == "mbr" and not self.predict.candidates and self.task != "mos":
+            raise ValueError(
+                "ensemble.captions=mbr needs predict.candidates=true; or give ensemble.captions=search, which needs none"
+            )
         joined = self.ensemble.runs
         if joined is not None and (not joined or len(set(joined)) < len(joined)):
             raise ValueError(f"ensemble.runs={joined}: name each run once; leave it out for the run itself")

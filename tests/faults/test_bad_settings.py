@@ -110,6 +110,7 @@ ARGUMENTS = {
     "fold that is no number": (["--fold", "all"], "train.fold=all", "expected a whole number"),
     "two sources of weights": (["encoder.pretrained=true", "encoder.weights=x.pt"], "exclude each other", "keep one"),
     "uneven parts": (["train.batch_size=10", "train.accumulation_steps=3"], "train.batch_size=10", "cannot be divided"),
+    "mbr without candidates": (["predict.candidates=false"], "needs predict.candidates=true", "captions=search"),
     "shortest above longest": (["decoding.minimum_words=31"], "decoding.minimum_words", "decoding.maximum_words"),
     "two ways of splitting": (["split.official=true", "split.holdout=0.1"], "exclude each other", "keep one"),
     "a teacher of no captions": (["decoder.distill_from=x", "task=mos"], "task=mos has no captions", "leave it out"),
