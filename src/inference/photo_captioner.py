@@ -24,7 +24,6 @@ from src.inference.fold_predictions import (
     open_network,
 )
 from src.models.decoder import CausalDecoder, shifted
-from src.plots.attention_maps import draw_attention
 from src.settings.schema import Settings, ViewSettings
 from src.training.engine import autocast
 
@@ -173,16 +172,19 @@ def write_captions(out: Path, rows: Iterable[Described]) -> None:
     write_text(out, text.getvalue())
 
 
-def draw_attention_of(captioner: PhotoCaptioner, path: Path, said: Prediction, out: Path) -> None:
-    """Draw where the captioner looked at each word of what it `said`. Raises InputError as `looks` does."""
-    looks = captioner.attention_maps(load_photo(path, captioner.view).pixels)
+def attention_of_file(
+    captioner: PhotoCaptioner, path: Path
+) -> tuple[AttentionMaps, np.ndarray, tuple[int, int, int, int]]:
+    """The attention maps of a photo file, the photo to draw them on, uint8 [H, W, C], and its `view_box`.
+
+    Raises InputError as `PhotoCaptioner.attention_maps` does.
+    """
+    maps = captioner.attention_maps(load_photo(path, captioner.view).pixels)
     photo = decode(path.read_bytes(), needed_short_side(captioner.view, SHOWN_SHORT_SIDE))
-    seen = seen_of(*photo.shape[:2], captioner.view)
-    title = " ".join(filter(None, ("" if said.mos is None else f"MOS {said.mos:.2f}", said.caption)))
-    draw_attention(photo, looks.words, looks.weights, looks.layout, seen, out, title, looks.parts)
+    return maps, photo, view_box(*photo.shape[:2], captioner.view)
 
 
-def seen_of(height: int, width: int, view: ViewSettings) -> tuple[int, int, int, int]:
+def view_box(height: int, width: int, view: ViewSettings) -> tuple[int, int, int, int]:
     """Where the view's square lies over a photo of that size: top, left, height, width in the photo's pixels.
 
     It is the photo itself where the aspect ratio was given up, greater where borders were added.

@@ -1,4 +1,4 @@
-"""A score and a caption drawn on a picture, in a dark band along its lower edge."""
+"""Drawing MOS and caption on a frame, in a dark band along its lower edge."""
 
 from functools import lru_cache
 
@@ -7,16 +7,16 @@ import numpy as np
 
 MOST_LINES = 4
 _SIZE = 0.05
-"""Height of the letters as a part of the picture's shorter side."""
+"""Height of the letters as a part of the frame's shorter side."""
 _SMALLEST, _LARGEST = 10, 96
-_BAND = 0.35
-"""What is left of the picture's brightness under the text."""
+_DIMMED = 0.35
+"""The frame's brightness under the text is multiplied by this."""
 _WHITE, _AMBER = (255, 255, 255), (80, 200, 255)
 _REGULAR, _BOLD = 400, 700
 
 
 def _font() -> cv2.FontFace:
-    """OpenCV's own font, which has the letters of most scripts; what it lacks becomes a question mark."""
+    """OpenCV's built-in font covers most scripts; letters it lacks become question marks."""
     return cv2.FontFace("sans")
 
 
@@ -26,15 +26,15 @@ def _width(text: str, size: int, weight: int) -> int:
 
 
 def _cut(text: str, room: int, size: int) -> str:
-    """The beginning of the text that fits, with an ellipsis."""
+    """The longest beginning of the text that fits into `room` pixels with an ellipsis."""
     while text and _width(text + "…", size, _REGULAR) > room:
         text = text[:-1].rstrip()
     return text + "…"
 
 
 @lru_cache(maxsize=64)
-def lines_of(text: str, room: int, indent: int, size: int) -> tuple[str, ...]:
-    """Text broken into at most MOST_LINES lines of `room` pixels, the first one shorter by `indent`; then cut."""
+def wrapped_lines(text: str, room: int, indent: int, size: int) -> tuple[str, ...]:
+    """Text wrapped into lines of `room` pixels, the first one shorter by `indent`; cut after MOST_LINES lines."""
     lines = [""]
     for word in text.split():
         joined = f"{lines[-1]} {word}".lstrip()
@@ -52,9 +52,9 @@ def lines_of(text: str, room: int, indent: int, size: int) -> tuple[str, ...]:
 
 
 def draw_text(frame: np.ndarray, title: str, text: str) -> np.ndarray:
-    """A copy of a BGR picture, uint8 [H, W, 3], with the title and, after it, the text in a band; long text is cut.
+    """A copy of a BGR frame, uint8 [H, W, 3], with the title followed by the text in a band; long text is cut.
 
-    The picture as it is where both are empty.
+    Without title and text a plain copy.
     """
     if not title and not text:
         return frame.copy()
@@ -62,14 +62,14 @@ def draw_text(frame: np.ndarray, title: str, text: str) -> np.ndarray:
     size = min(max(round(_SIZE * min(height, width)), _SMALLEST), _LARGEST)
     margin, pitch = max(size // 2, 2), round(1.3 * size)
     indent = _width(title, size, _BOLD) + size // 2 if title else 0
-    lines = lines_of(text, width - 2 * margin, indent, size)
+    lines = wrapped_lines(text, width - 2 * margin, indent, size)
     top = max(height - len(lines) * pitch - margin, 0)
     drawn = frame.copy()
-    drawn[top:] = cv2.convertScaleAbs(frame[top:], alpha=_BAND)
+    drawn[top:] = cv2.convertScaleAbs(frame[top:], alpha=_DIMMED)
     base = height - (len(lines) - 1) * pitch - margin
     if title:
         cv2.putText(drawn, title, (margin, base), _AMBER, _font(), size, _BOLD)
-    for number, line in enumerate(lines):
-        place = margin + (0 if number else indent), base + number * pitch
+    for index, line in enumerate(lines):
+        place = margin + (0 if index else indent), base + index * pitch
         cv2.putText(drawn, line, place, _WHITE, _font(), size, _REGULAR)
     return drawn

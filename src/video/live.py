@@ -1,36 +1,47 @@
-"""A running picture with what is said of it: the showing never waits for the saying.
-
-`describe` takes one frame and answers with anything; it is slow. Every frame is shown, with the newest answer there is.
-"""
+"""Live captions of a video: frames are shown at their own pace, the caption on them follows when it is ready."""
 
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
+import cv2
 import numpy as np
 
 Describe = Callable[[np.ndarray], Any]
+"""Takes a frame, BGR uint8 [H, W, 3], and returns what is to be drawn on it. Slow."""
 
 
-class Beside:
-    """Describes in a thread of its own, always the newest frame: what comes while it is busy is skipped, not queued.
+class FrameCaptioner(Protocol):
+    """Called with a frame it returns the caption to draw on it, None while there is none; a context manager."""
 
-    A context manager; called with a frame it answers at once, with the newest answer, or None before the first. What
-    `describe` raises is raised by the next call, or at the end.
+    captioned: int
+    """Frames that were captioned."""
+
+    def __enter__(self) -> "FrameCaptioner": ...
+
+    def __call__(self, frame: np.ndarray) -> Any: ...
+
+    def __exit__(self, kind: type | None, *_) -> None: ...
+
+
+class BackgroundCaptioner:
+    """Captions the newest frame in a thread of its own; frames that arrive while it is busy are skipped, not queued.
+
+    Never blocks: a call returns the newest caption. An error of `describe` is raised by the next call, or on exit.
     """
 
     def __init__(self, describe: Describe):
         self.describe = describe
-        self.described = 0
+        self.captioned = 0
         self._frame: np.ndarray | None = None
-        self._answer: Any = None
+        self._caption: Any = None
         self._error: BaseException | None = None
         self._closed = False
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._work, name="describe", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="captioner", daemon=True)
 
-    def __enter__(self) -> "Beside":
+    def __enter__(self) -> "BackgroundCaptioner":
         self._thread.start()
         return self
 
@@ -40,7 +51,7 @@ class Beside:
                 raise self._error
             self._frame = frame
             self._changed.notify()
-            return self._answer
+            return self._caption
 
     def __exit__(self, kind: type | None, *_) -> None:
         with self._changed:
@@ -51,74 +62,74 @@ class Beside:
             raise self._error
 
     def _work(self) -> None:
-        while (frame := self._newest()) is not None:
+        while (frame := self._next_frame()) is not None:
             try:
-                answer = self.describe(frame)
-            except BaseException as error:  # raised again where the caller sees it
+                caption = self.describe(frame)
+            except BaseException as error:  # raised again in the caller's thread
                 with self._changed:
                     self._error = error
                 return
             with self._changed:
-                self._answer = answer
-                self.described += 1
+                self._caption = caption
+                self.captioned += 1
 
-    def _newest(self) -> np.ndarray | None:
-        """Wait for a frame that was not described yet; None when no more are wanted."""
+    def _next_frame(self) -> np.ndarray | None:
+        """Wait for a frame that was not captioned yet; None once closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._frame is not None or self._closed)
             frame, self._frame = self._frame, None
             return None if self._closed else frame
 
 
-class Every:
-    """Describes one frame in so many and waits for the answer, so that a film comes out the same each time."""
+class PeriodicCaptioner:
+    """Captions every `period`-th frame and waits for it, so that a written video is the same each time."""
 
-    def __init__(self, describe: Describe, frames: int):
-        self.describe, self.frames = describe, frames
-        self.described = 0
-        self._seen = 0
-        self._answer: Any = None
+    def __init__(self, describe: Describe, period: int):
+        self.describe, self.period = describe, period
+        self.captioned = 0
+        self._frames = 0
+        self._caption: Any = None
 
-    def __enter__(self) -> "Every":
+    def __enter__(self) -> "PeriodicCaptioner":
         return self
 
     def __call__(self, frame: np.ndarray) -> Any:
-        if self._seen % self.frames == 0:
-            self._answer = self.describe(frame)
-            self.described += 1
-        self._seen += 1
-        return self._answer
+        if self._frames % self.period == 0:
+            self._caption = self.describe(frame)
+            self.captioned += 1
+        self._frames += 1
+        return self._caption
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, kind: type | None, *_) -> None:
         pass
 
 
-class Steadily:
-    """Writes frames that come at no steady rate so often that the film runs at `rate` frames a second."""
+class ConstantRateWriter:
+    """Writes frames that arrive at irregular times, repeating or dropping some, at `rate` frames a second."""
 
     def __init__(self, write: Callable[[np.ndarray], Any], rate: float, clock: Callable[[], float] = time.monotonic):
         self.write, self.rate, self.clock = write, rate, clock
-        self._began: float | None = None
+        self._start: float | None = None
         self._written = 0
 
     def __call__(self, frame: np.ndarray) -> None:
         now = self.clock()
-        self._began = now if self._began is None else self._began
-        while self._written <= (now - self._began) * self.rate:
+        self._start = now if self._start is None else self._start
+        while self._written <= (now - self._start) * self.rate:
             self.write(frame)
             self._written += 1
 
 
-def paced(
+def at_frame_rate(
     frames: Iterable[np.ndarray],
     rate: float,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[np.ndarray]:
-    """The frames, none before its time at `rate` a second."""
-    began = clock()
-    for number, frame in enumerate(frames):
-        early = began + number / rate - clock()
+    """The frames, each at the earliest when it is due at `rate` frames a second."""
+    start = clock()
+    for index, frame in enumerate(frames):
+        early = start + index / rate - clock()
         if early > 0:
             sleep(early)
         yield frame
@@ -126,18 +137,64 @@ def paced(
 
 def play(
     frames: Iterable[np.ndarray],
-    answer: Describe,
+    caption: Callable[[np.ndarray], Any],
     draw: Callable[[np.ndarray, Any], np.ndarray],
     sinks: Sequence[Callable[[np.ndarray], bool | None]],
 ) -> int:
-    """Give every frame, with what `draw` makes of it and the newest answer, to all sinks; the number of frames.
-
-    A sink that returns False ends it.
-    """
+    """Pass each frame, with its caption drawn on it, to all sinks; the number of frames. A sink's False ends it."""
     shown = 0
     for frame in frames:
-        drawn = draw(frame, answer(frame))
+        drawn = draw(frame, caption(frame))
         shown += 1
         if any([sink(drawn) is False for sink in sinks]):
             break
     return shown
+
+
+class Window:
+    """A window that shows frames until q or Escape is pressed or it is closed. Tk, as OpenCV is the headless build."""
+
+    def __init__(self, title: str):
+        import tkinter
+
+        self._root = tkinter.Tk()
+        self._root.title(title)
+        self._label = tkinter.Label(self._root, borderwidth=0)
+        self._label.pack()
+        self._open = True
+        for key in ("q", "<Escape>"):
+            self._root.bind(key, lambda _: self.close())
+        self._root.protocol("WM_DELETE_WINDOW", self.close)
+
+    def __call__(self, frame: np.ndarray) -> bool:
+        """Show a frame, shrunk to fit the screen; False once the window has been closed."""
+        from PIL import Image, ImageTk
+
+        if not self._open:
+            return False
+        screen = self._root.winfo_screenwidth(), self._root.winfo_screenheight()
+        scale = min(1.0, *(0.9 * room / side for room, side in zip(screen, frame.shape[1::-1], strict=True)))
+        if scale < 1:
+            frame = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        self._image = ImageTk.PhotoImage(Image.fromarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)), master=self._root)
+        self._label.configure(image=self._image)
+        self._root.update()
+        return self._open
+
+    def close(self) -> None:
+        """Close the window; a later frame is only answered with False."""
+        if self._open:
+            self._open = False
+            self._root.destroy()
+
+
+def open_window(title: str) -> Window | None:
+    """A window, or None without a screen or without tkinter."""
+    try:
+        import tkinter
+    except ImportError:
+        return None
+    try:
+        return Window(title)
+    except tkinter.TclError:
+        return None

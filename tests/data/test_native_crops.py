@@ -9,7 +9,7 @@ from src.data.image import decode, native_crops, to_view
 from src.data.photo import load_photo
 from src.data.table import load_table
 from src.inference.fold_predictions import open_network, predict_fold
-from src.inference.photo_captioner import seen_of
+from src.inference.photo_captioner import view_box
 from src.settings.load import load
 from src.settings.schema import ViewSettings
 from src.training.fit import Fit
@@ -31,7 +31,7 @@ def test_pieces_are_pixels_of_the_photo_from_its_centre_on():
     assert all((rgb[top : top + 32, left : left + 32] == crops).all((1, 2, 3)).any() for top, left in places)
     assert (to_view(rgb, view) == rgb[19:51, 40:72]).all()
     assert np.ptp([top for top, _ in places]) > 20 and np.ptp([left for _, left in places]) > 50, "they spread"
-    assert seen_of(70, 111, view) == (19, 39, 32, 32)
+    assert view_box(70, 111, view) == (19, 39, 32, 32)
 
 
 def test_a_photo_smaller_than_a_piece_is_enlarged():

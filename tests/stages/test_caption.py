@@ -21,12 +21,12 @@ from src.data.image import to_view
 from src.data.photo import load_photo
 from src.data.vocabulary import Vocabulary
 from src.inference.fold_predictions import Prediction, open_network
-from src.inference.photo_captioner import PhotoCaptioner, seen_of
+from src.inference.photo_captioner import PhotoCaptioner, view_box
 from src.models.decoder import END, START
 from src.settings.load import load_run
 from src.settings.schema import ViewSettings
 from src.settings.yaml_files import ConfigError
-from src.video import reading
+from src.video import live, reading
 from src.video.frames import draw_text
 from tests.conftest import TINY
 from tests.helpers.small_meteor import quick_scores
@@ -58,7 +58,7 @@ def finished(competition, meteor, tmp_path_factory):
 @pytest.fixture(autouse=True)
 def no_screen(monkeypatch):
     """No window opens on the screen of whoever runs the tests."""
-    monkeypatch.setattr(reading, "open_window", lambda title: None)
+    monkeypatch.setattr(live, "open_window", lambda title: None)
 
 
 @pytest.fixture
@@ -86,20 +86,20 @@ def moving(count=50, height=120, width=160):
 
 
 def read_video(path):
-    source = reading.Source(path)
+    source = reading.VideoSource(path)
     return list(source), source.rate
 
 
-def test_photos_are_told_what_predict_said_of_them(place, competition, capsys):
+def test_photos_get_the_answers_of_predict(place, competition, capsys):
     """The table's MOS of the networks and its captions, from the photo files alone."""
     files = photos_of(competition)
     caption.main([*map(str, files.values())])
     printed = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
     predicted = {row["photo_id"]: row for row in rows_of("runs/demo/predictions/test.csv")}
     assert [path for path, _, _ in printed] == list(map(str, files.values()))
-    for name, (_, mos, said) in zip(files, printed, strict=True):
+    for name, (_, mos, text) in zip(files, printed, strict=True):
         assert float(mos.removeprefix("MOS ")) == pytest.approx(float(predicted[name]["network"]), abs=1e-4)
-        assert said == predicted[name]["caption"]
+        assert text == predicted[name]["caption"]
 
 
 def test_the_command_line_chooses_fold_and_search_but_not_the_network(place, competition, capsys):
@@ -107,8 +107,8 @@ def test_the_command_line_chooses_fold_and_search_but_not_the_network(place, com
     alone = pd.read_csv("runs/demo/predictions/test_folds.csv", dtype={"photo_id": str})
     row = alone[(alone["photo_id"] == photo.stem) & (alone["fold"] == 1)].iloc[0]
     caption.main([str(photo), "--fold", "1"])
-    _, mos, said = capsys.readouterr().out.strip().split("  ")
-    assert said == row["caption"] and float(mos.split()[1]) == pytest.approx(row["mos"], abs=1e-4)
+    _, mos, text = capsys.readouterr().out.strip().split("  ")
+    assert text == row["caption"] and float(mos.split()[1]) == pytest.approx(row["mos"], abs=1e-4)
     caption.main(["decoding.maximum_words=3", str(photo), "predict.tta_flips=false"])
     assert len(capsys.readouterr().out.strip().split("  ")[2].split()) <= 3
     caption.main([str(photo), "run.name=attending"])
@@ -120,13 +120,13 @@ def test_the_command_line_chooses_fold_and_search_but_not_the_network(place, com
     assert load_run([], "caption")[0].decoding.beam == 2, "as it was trained, not the default of 3"
 
 
-def test_all_folds_write_together_where_the_settings_say_so(place, competition, capsys):
+def test_model_averaging_decodes_with_the_mean_of_all_folds(place, competition, capsys):
     """The greedy caption of the mean of their probabilities, computed one word at a time."""
     photo = next(iter(photos_of(competition).values()))
     caption.main(
         [str(photo), "decoding.model_averaging=probabilities", "decoding.beam=1", "decoding.no_repeat_ngram_size=0"]
     )
-    said = capsys.readouterr().out.strip().split("  ")[2]
+    text = capsys.readouterr().out.strip().split("  ")[2]
     settings = load_run([], "caption")[0]
     pixels = torch.from_numpy(load_photo(photo, settings.view).pixels[None])
     opened = [open_network(Path(f"runs/demo/fold-{fold}/best-caption.pt"), settings) for fold in (0, 1)]
@@ -149,7 +149,7 @@ def test_all_folds_write_together_where_the_settings_say_so(place, competition, 
         if len(written) == 7:
             mean[bad] = 0
         written.append(int(mean.argmax()))
-    assert said == Vocabulary(tuple(words), (0,) * len(words)).decode(written)
+    assert text == Vocabulary(tuple(words), (0,) * len(words)).decode(written)
 
 
 def test_a_folder_becomes_a_table(place, competition, capsys):
@@ -184,7 +184,7 @@ def test_attention_is_that_of_the_words_written_one_by_one(place, competition):
     settings = load_run(["run.name=attending"], "caption")[0]
     pixels = load_photo(photo, settings.view).pixels
     captioner = PhotoCaptioner(Path("runs/attending"), settings)
-    looks, said = captioner.attention_maps(pixels), captioner.describe(pixels[None])[0].caption
+    looks, text = captioner.attention_maps(pixels), captioner.describe(pixels[None])[0].caption
     network, portrait = open_network(Path("runs/attending/fold-0/best-caption.pt"), settings)
     state, fed = network.decoder.start(network.features(torch.from_numpy(pixels[None]))), START
     assert looks.layout == (4, 4) and looks.weights.shape == (len(looks.words), 16)
@@ -193,7 +193,7 @@ def test_attention_is_that_of_the_words_written_one_by_one(place, competition):
             _, state = network.decoder.step(torch.tensor([fed]), state)
         np.testing.assert_allclose(weights, state.attention[0].numpy(), atol=1e-5)
         fed = portrait["words"].index(word)
-    assert " ".join(looks.words).replace(" '", "'").replace(" n't", "n't") == said
+    assert " ".join(looks.words).replace(" '", "'").replace(" n't", "n't") == text
 
 
 def test_attention_picture(place, competition, capsys):
@@ -211,8 +211,8 @@ def test_attention_picture(place, competition, capsys):
 @pytest.mark.parametrize("fit", ["squash", "pad", "crop"])
 @pytest.mark.parametrize("height, width", [(90, 150), (150, 90)])
 def test_the_view_lies_over_the_photo_where_to_view_takes_it_from(fit, height, width):
-    """A white spot of the photo is found in the view where `seen_of` says."""
-    top, left, high, wide = seen_of(height, width, ViewSettings(size=48, fit=fit))
+    """A white spot of the photo is found in the view where `view_box` says."""
+    top, left, high, wide = view_box(height, width, ViewSettings(size=48, fit=fit))
     for y, x in ((45, 45), (60, 75), (75, 60)):
         photo = np.zeros((height, width, 3), np.uint8)
         photo[y - 6 : y + 6, x - 6 : x + 6] = 255
@@ -227,7 +227,7 @@ def test_a_video_gets_mos_and_caption_drawn_on_every_frame(place, capsys):
     before, _ = read_video(source)
     for out in ("out.mp4", "again.mp4"):
         caption.main([str(source), "--output", str(place / out), "--fold=0"])
-    assert f"{place / 'out.mp4'}: 50 frames, 5 of them described" in capsys.readouterr().out
+    assert f"{place / 'out.mp4'}: 50 frames, 5 of them captioned" in capsys.readouterr().out
     after, rate = read_video(place / "out.mp4")
     assert rate == 20 and len(after) == len(before) == 50
     assert {frame.shape for frame in after} == {frame.shape for frame in before} == {(120, 160, 3)}
@@ -239,17 +239,19 @@ def test_a_video_gets_mos_and_caption_drawn_on_every_frame(place, capsys):
     assert sorted(path.name for path in place.iterdir()) == ["again.mp4", "in.mp4", "out.mp4"]
 
 
-def test_what_is_drawn_is_what_is_said_of_that_frame(place, capsys):
+def test_a_frame_shows_the_caption_of_its_own_period(place, capsys):
     """Frame for frame as drawn by hand from the captions of every tenth frame."""
     frames = [frame // 4 * 4 for frame in moving(21)]
     source = write_video(place / "in.mp4", frames, 20)
-    drawn, said = [], []
+    drawn, text = [], []
     captioner = PhotoCaptioner(Path("runs/demo"), load_run([], "caption")[0])
     for number, frame in enumerate(read_video(source)[0]):
         if number % 10 == 0:
             cv2.imwrite(str(place / "frame.png"), frame)
-            said.append(captioner.describe(load_photo(place / "frame.png", captioner.view).pixels[None])[0])
-        drawn.append(draw_text(frame, f"MOS {said[-1].mos:.2f}", said[-1].caption))
+            text.append(
+                captioner.describe(load_photo(place / "frame.png", captioner.view).pixels[None])[0]
+            )
+        drawn.append(draw_text(frame, f"MOS {text[-1].mos:.2f}", text[-1].caption))
     caption.main([str(source), "--output", str(place / "out.mp4")])
     after, _ = read_video(place / "out.mp4")
     assert max(np.abs(one.astype(int) - other).mean() for one, other in zip(drawn, after, strict=True)) < 6
@@ -281,14 +283,14 @@ class Camera:
         pass
 
 
-def test_ctrl_c_ends_a_camera_s_film_properly(place, monkeypatch, capsys):
+def test_ctrl_c_ends_a_cameras_recording_properly(place, monkeypatch, capsys):
     opened = cv2.VideoCapture
     camera = Camera(60)
     monkeypatch.setattr(cv2, "VideoCapture", lambda source: camera(source) if source == 3 else opened(source))
     caption.main(["3", "--output", str(place / "out.mp4"), "--fold=0"])
     assert "60 frames" in capsys.readouterr().out
     frames, rate = read_video(place / "out.mp4")
-    assert frames and rate == reading.USUAL_RATE
+    assert frames and rate == reading.DEFAULT_RATE
     assert [path.name for path in place.iterdir()] == ["out.mp4"]
 
 
@@ -310,11 +312,11 @@ def test_the_window_gets_every_frame_while_a_caption_is_written(place, monkeypat
         return len(shown) < 80
 
     monkeypatch.setattr(PhotoCaptioner, "describe_frame", describe)
-    monkeypatch.setattr(reading, "open_window", lambda title: window)
+    monkeypatch.setattr(live, "open_window", lambda title: window)
     monkeypatch.setattr(cv2, "VideoCapture", Camera(1000))
     caption.main(["3", "--fold=0"])
     assert [number_of(frame) for frame in shown] == list(range(80)), "upper left corner: the frame's own number"
-    assert all((frame == number).all() for number, frame in enumerate(shown[:40])), "nothing was said yet"
+    assert all((frame == number).all() for number, frame in enumerate(shown[:40])), "without a caption"
     assert seen == sorted(set(seen)) and len(seen) < 80
     assert "80 frames" in capsys.readouterr().out
 

@@ -1,4 +1,4 @@
-"""Moving pictures: reading, writing, drawing on them, and captions that never hold them up."""
+"""Videos: reading, writing, drawing on frames, and captions that never hold the display up."""
 
 import sys
 import threading
@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from src.base.errors import InputError
-from src.video.frames import MOST_LINES, draw_text, lines_of
-from src.video.live import Beside, Every, Steadily, paced, play
-from src.video.reading import Source, film, open_window
+from src.video.frames import MOST_LINES, draw_text, wrapped_lines
+from src.video.live import BackgroundCaptioner, ConstantRateWriter, PeriodicCaptioner, at_frame_rate, open_window, play
+from src.video.reading import VideoSource, video_writer
 
 LONG = "a very long caption about the warm evening light over the café by the quiet harbour " * 3
 
@@ -57,13 +57,13 @@ def test_a_slow_captioner_skips_frames_and_holds_none_up():
         if len(shown) == 99:
             assert described_again.wait(30)
 
-    with Beside(describe) as answer:
-        assert play(numbered(100), answer, lambda frame, said: (number_of(frame), said), [show]) == 100
+    with BackgroundCaptioner(describe) as answer:
+        assert play(numbered(100), answer, lambda frame, caption: (number_of(frame), caption), [show]) == 100
     assert [number for number, _ in shown] == list(range(100)), "every frame is shown"
     assert seen == sorted(set(seen)) and seen[0] == 0 and 59 <= seen[1] < 99
-    assert [said for _, said in shown[:60]] == [None] * 60, "nothing is said while the first caption is being written"
-    assert all(said is None or (said in seen and said <= number) for number, said in shown)
-    assert shown[-1][1] is not None, "what was said last stays on the picture"
+    assert [caption for _, caption in shown[:60]] == [None] * 60, "no caption while the first is being written"
+    assert all(caption is None or (caption in seen and caption <= number) for number, caption in shown)
+    assert shown[-1][1] is not None, "the last caption stays on the picture"
 
 
 def test_a_fault_in_the_captioner_reaches_the_caller():
@@ -73,21 +73,21 @@ def test_a_fault_in_the_captioner_reaches_the_caller():
         called.set()
         raise InputError("weights are broken")
 
-    with pytest.raises(InputError, match="weights are broken"), Beside(describe) as answer:
+    with pytest.raises(InputError, match="weights are broken"), BackgroundCaptioner(describe) as answer:
         answer(numbered(1)[0])
         assert called.wait(30)
 
 
-def test_nothing_shown_is_described_at_fixed_frames():
-    with Every(number_of, 4) as answer:
+def test_a_written_video_is_captioned_at_fixed_frames():
+    with PeriodicCaptioner(number_of, 4) as answer:
         assert [answer(frame) for frame in numbered(10)] == [0, 0, 0, 0, 4, 4, 4, 4, 8, 8]
-    assert answer.described == 3
+    assert answer.captioned == 3
 
 
-def test_a_closed_window_ends_it_after_every_sink_had_the_frame():
+def test_a_closed_window_ends_playing_after_every_sink_had_the_frame():
     first, second = [], []
     sinks = [lambda frame: first.append(frame) or len(first) < 3, second.append]
-    assert play(numbered(10), lambda frame: None, lambda frame, said: frame, sinks) == 3
+    assert play(numbered(10), lambda frame: None, lambda frame, caption: frame, sinks) == 3
     assert len(first) == len(second) == 3
 
 
@@ -98,28 +98,28 @@ def test_a_file_is_shown_at_its_own_rate():
         waits.append(seconds)
         now[0] += seconds
 
-    frames = paced(range(5), 10.0, lambda: now[0], sleep)
+    frames = at_frame_rate(range(5), 10.0, lambda: now[0], sleep)
     assert next(frames) == 0 and next(frames) == 1
     now[0] += 0.25  # the display was late; the next two are due
     assert [next(frames), next(frames), next(frames)] == [2, 3, 4]
     assert waits == pytest.approx([0.1, 0.05])
 
 
-def test_a_camera_s_film_runs_as_fast_as_life():
+def test_a_cameras_recording_runs_in_real_time():
     now, written = [0.0], []
-    write = Steadily(written.append, 10.0, lambda: now[0])
+    write = ConstantRateWriter(written.append, 10.0, lambda: now[0])
     for number, now[0] in enumerate((100.0, 100.05, 100.11, 100.45)):
         write(number)
     assert written == [0, 2, 3, 3, 3], "0.45 s at 10 frames a second are 5 frames"
 
 
 @pytest.mark.parametrize("rate", [25.0, 23.976, 30000 / 1001, 144.0064])
-def test_a_film_reads_back_as_it_was_written(tmp_path, rate):
+def test_a_video_reads_back_as_it_was_written(tmp_path, rate):
     out = tmp_path / "deep" / "out.mp4"
-    with film(out, rate) as write:
+    with video_writer(out, rate) as write:
         for frame in numbered(11):
             write(frame * 20)
-    source = Source(out)
+    source = VideoSource(out)
     frames = list(source)
     assert [path.name for path in out.parent.iterdir()] == ["out.mp4"]
     assert source.rate == pytest.approx(rate, rel=1e-4) and source.expected == len(frames) == source.read == 11
@@ -127,17 +127,17 @@ def test_a_film_reads_back_as_it_was_written(tmp_path, rate):
     assert source.shortfall() == ""
 
 
-def test_a_film_is_whole_or_not_there(tmp_path):
+def test_a_video_is_whole_or_not_there(tmp_path):
     out = tmp_path / "out.mp4"
-    out.write_bytes(b"an earlier film")
-    with pytest.raises(ZeroDivisionError), film(out, 25) as write:
+    out.write_bytes(b"an earlier video")
+    with pytest.raises(ZeroDivisionError), video_writer(out, 25) as write:
         write(numbered(1)[0])
         raise ZeroDivisionError
-    assert out.read_bytes() == b"an earlier film" and len(list(tmp_path.iterdir())) == 1
-    with pytest.raises(InputError, match="could not be written whole"), film(out, 25) as write:
+    assert out.read_bytes() == b"an earlier video" and len(list(tmp_path.iterdir())) == 1
+    with pytest.raises(InputError, match="could not be written whole"), video_writer(out, 25) as write:
         write(numbered(1)[0])
         write(np.zeros((24, 32, 3), np.uint8))  # OpenCV leaves out a frame of another size without a word
-    assert out.read_bytes() == b"an earlier film" and len(list(tmp_path.iterdir())) == 1
+    assert out.read_bytes() == b"an earlier video" and len(list(tmp_path.iterdir())) == 1
 
 
 def test_what_is_no_video_is_one_line(tmp_path):
@@ -145,11 +145,11 @@ def test_what_is_no_video_is_one_line(tmp_path):
     for name, content in {"cut.mp4": whole[: len(whole) // 2], "text.mp4": b"hello " * 99, "empty.mp4": b""}.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(InputError, match=rf"{name}: not a video, or truncated or damaged; check that it plays"):
-            Source(tmp_path / name)
+            VideoSource(tmp_path / name)
     with pytest.raises(InputError, match="none.mp4: no such file"):
-        Source(tmp_path / "none.mp4")
+        VideoSource(tmp_path / "none.mp4")
     with pytest.raises(InputError, match="camera 97: not found, or used by another program"):
-        Source(97)
+        VideoSource(97)
 
 
 def test_a_video_that_ends_early_is_read_as_far_as_it_goes(tmp_path):
@@ -157,10 +157,10 @@ def test_a_video_that_ends_early_is_read_as_far_as_it_goes(tmp_path):
     noise = [rng.integers(0, 255, (48, 64, 3), dtype=np.uint8) for _ in range(60)]
     path = write_video(tmp_path / "cut.avi", noise, 10, "MJPG")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    source = Source(path)
+    source = VideoSource(path)
     next(iter(source))
     assert source.shortfall() == "", "nobody knows yet"
-    source = Source(path)
+    source = VideoSource(path)
     frames = list(source)
     assert 20 < len(frames) < 40
     assert source.shortfall() == f"{path} ends early: {len(frames)} of its 60 frames could be read"
@@ -202,11 +202,14 @@ def test_long_text_is_broken_between_words_and_cut_in_the_end():
     def width(line):
         return cv2.getTextSize((0, 0), line, (0, 0), cv2.FontFace("sans"), 18, 400)[2]
 
-    lines = lines_of(LONG, 300, 90, 18)
+    lines = wrapped_lines(LONG, 300, 90, 18)
     assert len(lines) == MOST_LINES and lines[-1].endswith("…")
     assert [width(line) <= room for line, room in zip(lines, (210, 300, 300, 300), strict=True)] == [True] * 4
     whole = " ".join(lines)[:-1]
     assert LONG.startswith(whole)
-    assert lines_of("two words", 300, 90, 18) == ("two words",)
-    assert " ".join(lines_of("some words that need a second line", 200, 90, 18)) == "some words that need a second line"
-    assert lines_of("x" * 200, 300, 0, 18)[-1].endswith("…"), "a word without end is cut"
+    assert wrapped_lines("two words", 300, 90, 18) == ("two words",)
+    assert (
+        " ".join(wrapped_lines("some words that need a second line", 200, 90, 18))
+        == "some words that need a second line"
+    )
+    assert wrapped_lines("x" * 200, 300, 0, 18)[-1].endswith("…"), "a word without end is cut"
