@@ -78,7 +78,7 @@ class Prefixes:
         return places.values.transpose(1, 2).gather(1, words).flatten(0, 1)
 
 
-def collapsed(canvas: torch.Tensor, blank: int | None, width: int) -> torch.Tensor:
+def collapse(canvas: torch.Tensor, blank: int | None, width: int) -> torch.Tensor:
     """What finished canvases [N, P] say: words, END, PAD [N, width]; more than width - 1 words are cut.
 
     With a blank, neighbouring places of one symbol say it once.
@@ -112,7 +112,7 @@ def decode_alignments(
     if prefix_beam:
         return beam(Prefixes(), Lattice(lattice, blank), constraints, prefix_beam, length_penalty)
     symbols = torch.where(canvas == PAD, PAD, lattice[:, :, UNK + 1 :].argmax(dim=2) + UNK + 1)
-    tokens = collapsed(symbols, blank, max(constraints.maximum_words, canvas.shape[1]) + 1)
+    tokens = collapse(symbols, blank, max(constraints.maximum_words, canvas.shape[1]) + 1)
     kept = keeps(tokens, constraints)
     tokens = tokens[:, : constraints.maximum_words + 1]
     log_prob = prefix_log_probs(lattice, blank, tokens).sum(1)

@@ -74,11 +74,11 @@ def in_passes(
 
     At each place they are those from which its symbol was chosen.
     """
-    canvas = decoder.blank_canvas(words)
+    canvas = decoder.fully_masked(words)
     within = canvas != PAD
     log_probs = decoder.predict_masked(seen, canvas)
     for done in range(1, passes):
-        symbols, scores = best_symbols(log_probs, within)
+        symbols, scores = best_tokens(log_probs, within)
         silent = within & _says_nothing(symbols, decoder.blank)
         said = within & ~silent
         order = scores.masked_fill(~said, float("inf")).argsort(dim=1, stable=True).argsort(dim=1)
@@ -95,7 +95,7 @@ def _says_nothing(symbols: torch.Tensor, blank: int | None) -> torch.Tensor:
     return torch.cat([torch.zeros_like(symbols[:, :1], dtype=torch.bool), symbols[:, 1:] == symbols[:, :-1]], 1)
 
 
-def best_symbols(log_probs: torch.Tensor, within: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def best_tokens(log_probs: torch.Tensor, within: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The most probable word (or blank) of each place [N, P], PAD where not `within`, and its log-probability."""
     scores, symbols = log_probs[:, :, UNK + 1 :].max(dim=2)
     return torch.where(within, symbols + UNK + 1, PAD), scores
@@ -150,7 +150,7 @@ def _read_words(
 ) -> Candidates:
     """One candidate [N, 1, maximum words + 1] for each canvas of words."""
     place = torch.arange(log_probs.shape[1], device=words.device)
-    symbols, scores = best_symbols(log_probs, place < words.unsqueeze(1))
+    symbols, scores = best_tokens(log_probs, place < words.unsqueeze(1))
     log_prob = scores.masked_fill(symbols == PAD, 0.0).sum(1) + chances
     tokens = symbols.new_full((len(words), constraints.maximum_words + 1), PAD)
     tokens[:, : symbols.shape[1]] = symbols

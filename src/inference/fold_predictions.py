@@ -12,7 +12,7 @@ from src.data.dataset import Labels
 from src.data.vocabulary import Vocabulary
 from src.decoding.model_averaging import AveragedFeatures, ModelAverage
 from src.decoding.strategy import CaptionSearch
-from src.models.captioner import Captioner, build
+from src.models.captioner import Captioner, build_captioner
 from src.settings.schema import Settings
 from src.training import checkpoint
 from src.training.distributed import Ranks, replicate
@@ -36,7 +36,7 @@ def open_network(path: Path, settings: Settings) -> tuple[Captioner, dict]:
     scale, channels = portrait["scale"], 3 if settings.view.color == "rgb" else 1
     # all weights come from the file, and with them the buffers that hold the pixels' mean and spread
     encoder = dataclasses.replace(settings.encoder, pretrained=False, weights=None)
-    network = build(
+    network = build_captioner(
         dataclasses.replace(settings, encoder=encoder),
         channels,
         len(portrait["words"]),
@@ -56,7 +56,7 @@ class MosPredictor(torch.nn.Module):
 
     def __init__(self, network: Captioner, flips: bool, scales: list[float]):
         super().__init__()
-        if scales != [1.0] and network.encoder.one_size:
+        if scales != [1.0] and network.encoder.fixed_input_size:
             raise InputError(f"predict.tta_scales={scales}: this encoder sees photos of one size only; leave it out")
         self.network, self.flips, self.scales = network, flips, scales
 

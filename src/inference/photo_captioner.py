@@ -23,7 +23,7 @@ from src.inference.fold_predictions import (
     open_captioners,
     open_network,
 )
-from src.models.decoder import CausalDecoder, shifted
+from src.models.decoder import CausalDecoder, shift_right
 from src.settings.schema import Settings, ViewSettings
 from src.training.engine import autocast
 
@@ -124,7 +124,9 @@ class PhotoCaptioner:
         with torch.inference_mode(), autocast(self.settings, self.device):
             images = torch.tensor(pixels[None], device=self.device)  # a photo may be read-only
             tokens, features, decoder = self._write(images), self.looker.features(images), self.looker.decoder
-            forced = decoder.teacher_forced(features, shifted(tokens)) if isinstance(decoder, CausalDecoder) else None
+            forced = (
+                decoder.teacher_forced(features, shift_right(tokens)) if isinstance(decoder, CausalDecoder) else None
+            )
         if forced is None or forced.attention is None:
             why = "writes all words at once" if forced is None else "does not attend to parts of the photo"
             raise InputError(
@@ -135,7 +137,7 @@ class PhotoCaptioner:
         words = tuple(self.words.words[token] for token in written)
         boxes = isinstance(features.layout, torch.Tensor)
         layout = features.layout[0].float().cpu().numpy() if boxes else features.layout
-        parts = getattr(self.looker.encoder, "label", "cells of the grid")
+        parts = self.looker.encoder.region_kind
         return AttentionMaps(words, forced.attention[0, : len(words)].float().cpu().numpy(), layout, parts)
 
     def _write(self, images: torch.Tensor) -> torch.Tensor:

@@ -13,8 +13,8 @@ from timm.models import group_parameters
 from torch import nn
 
 from src.base.errors import InputError
-from src.models.encoder import Encoder, learning
-from src.models.faster_rcnn import DETECTORS, build_regions
+from src.models.encoder import Encoder, trainable
+from src.models.faster_rcnn import DETECTORS, build_faster_rcnn
 from src.models.features import Features
 from src.models.weights import fit_weights, read_weights
 from src.settings.schema import EncoderSettings
@@ -24,7 +24,7 @@ _GOOGLENET = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "first_conv": "conv1.conv",
               "classifier": ("fc", "aux1", "aux2"), "num_classes": 1000}  # fmt: skip
 
 
-class Backbone(Encoder):
+class BackboneEncoder(Encoder):
     """A backbone, the normalisation of its input, and its output in one form.
 
     `layout` is that of the grid at the size it was built for, `pooled` the pooling that the backbone was made for
@@ -41,16 +41,22 @@ class Backbone(Encoder):
         std: tuple[float, ...],
         frozen: bool = False,
         channels_last: bool = False,
+        warning: str = "",
     ):
         super().__init__(channels, mean, std, channels_last and not _breaks_channels_last(backbone))
         self.backbone = backbone
         self._tokens_skipped = getattr(backbone, "num_prefix_tokens", 0)
         self._channels_at_end = getattr(backbone, "output_fmt", "NCHW") == "NHWC"
         self._head_pools = False
-        self.one_size = bool((getattr(backbone, "pretrained_cfg", None) or {}).get("fixed_input_size"))
+        self._warning = warning
+        self.fixed_input_size = bool((getattr(backbone, "pretrained_cfg", None) or {}).get("fixed_input_size"))
         self._probe(channels, size)
         self.backbone.to(memory_format=self.memory_format)
-        self.may_freeze(self.backbone, frozen)
+        self.set_trainable(self.backbone, frozen)
+
+    @property
+    def warning(self) -> str:
+        return self._warning
 
     def forward(self, pixels: torch.Tensor) -> Features:
         images = self.normalised(pixels).contiguous(memory_format=self.memory_format)
@@ -76,7 +82,7 @@ class Backbone(Encoder):
             groups = [[named[name] for name in names[layer] if name in named] for layer in sorted(names)]
         else:
             groups = [list(child.parameters()) for child in self.backbone.children()]
-        return learning(groups)
+        return trainable(groups)
 
     def _raw(self, images: torch.Tensor) -> torch.Tensor:
         forward = getattr(self.backbone, "forward_features", self.backbone)
@@ -169,15 +175,18 @@ def build_encoder(
     weights = read_weights(settings.weights) if settings.weights else None
     if settings.name in DETECTORS:
         weights = _fetch_torchvision(settings.name) if settings.pretrained else weights
-        return build_regions(settings, channels, size, weights, channels_last)
+        return build_faster_rcnn(settings, channels, size, weights, channels_last)
     backbone = _googlenet(settings, channels) if settings.name == "googlenet" else _timm(settings, channels, size)
     config = _GOOGLENET if settings.name == "googlenet" else dict(getattr(backbone, "pretrained_cfg", None) or {})
     if settings.name == "googlenet" and settings.pretrained:
         weights = _fetch_torchvision("googlenet")
     if settings.pretrained or weights:
         mean, std = (_statistics(config.get(key), channels, own) for key, own in (("mean", mean), ("std", std)))
+    warning = ""
+    if settings.frozen and not (settings.pretrained or weights):
+        warning = f"encoder.name={settings.name} is frozen and has no weights, so its features are random"
     try:
-        encoder = Backbone(backbone, channels, size, mean, std, settings.frozen, channels_last)
+        encoder = BackboneEncoder(backbone, channels, size, mean, std, settings.frozen, channels_last, warning)
     except (RuntimeError, ValueError, AssertionError, AttributeError, TypeError) as error:
         raise InputError(
             f"encoder.name={settings.name} cannot be used at view.size={size}: {_reason(error)}; "
@@ -186,8 +195,6 @@ def build_encoder(
     _check_stride(settings, size, encoder.layout)
     if weights:
         fit_weights(backbone, weights, config, channels, encoder.removed)
-    if settings.frozen and not (settings.pretrained or weights):
-        encoder.notice = f"encoder.name={settings.name} is frozen and has no weights, so its features are random"
     return encoder
 
 

@@ -5,9 +5,10 @@ from torch import nn
 
 from src.base.errors import InputError
 from src.models.attention import Attention
-from src.models.backbone import Backbone, build_encoder
+from src.models.backbone import build_encoder
 from src.models.ctc import CTCMaskPredict
 from src.models.decoder import Decoder
+from src.models.encoder import Encoder
 from src.models.features import Features
 from src.models.mask_predict import MaskPredict
 from src.models.mos_head import DistributionHead, MosHead
@@ -36,7 +37,7 @@ def build_decoder(settings: DecoderSettings, vocabulary_size: int, feature_width
 class Captioner(nn.Module):
     """Encoder, `mos_head` (None where no MOS is predicted) and `decoder` (None where no caption is)."""
 
-    def __init__(self, encoder: Backbone, mos_head: MosHead | DistributionHead | None, decoder: Decoder | None):
+    def __init__(self, encoder: Encoder, mos_head: MosHead | DistributionHead | None, decoder: Decoder | None):
         super().__init__()
         self.encoder = encoder
         self.mos_head = mos_head
@@ -58,7 +59,7 @@ class Captioner(nn.Module):
 
 
 def with_heads(
-    encoder: Backbone, settings: Settings, vocabulary_size: int, mos_range: tuple[float, float, float]
+    encoder: Encoder, settings: Settings, vocabulary_size: int, mos_range: tuple[float, float, float]
 ) -> Captioner:
     """The network around an encoder; its heads' weights are drawn from torch's default generator.
 
@@ -74,7 +75,7 @@ def with_heads(
     return Captioner(encoder, mos_head, decoder)
 
 
-def build(
+def build_captioner(
     settings: Settings,
     channels: int,
     vocabulary_size: int,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from src.models.decoder import END, PAD, START, UNK, mask_tokens_at, word_counts
+from src.models.decoder import END, PAD, START, UNK, random_mask, word_counts
 from src.models.features import Features
 from src.models.mask_predict import MaskPredict
 from src.settings.schema import DecoderSettings
@@ -58,7 +58,7 @@ class CTCMaskPredict(MaskPredict):
         present = number < words.unsqueeze(1)
         row = torch.arange(len(captions), device=places.device).unsqueeze(1).expand_as(place)
         canvas[row[present], place[present]] = captions[present]
-        hidden = mask_tokens_at(words, number.numel(), uniforms[:, 1:])
+        hidden = random_mask(words, number.numel(), uniforms[:, 1:])
         unsaid = canvas == self.blank
         unsaid[row[hidden], place[hidden]] = True
         return canvas, unsaid
@@ -70,7 +70,7 @@ class CTCMaskPredict(MaskPredict):
         sum over all alignments of the caption. One that the canvas has no room for gets less than -10,000.
         """
         seen = self.encode(features)
-        canvas = self.blank_canvas(self.lengths(seen).argmax(dim=1))
+        canvas = self.fully_masked(self.lengths(seen).argmax(dim=1))
         return prefix_log_probs(bounded(self.predict_masked(seen, canvas), canvas, self.blank), self.blank, captions)
 
 

@@ -48,7 +48,7 @@ class CausalDecoder(Decoder):
 
     @abstractmethod
     def teacher_forced(self, features: Features, inputs: torch.Tensor) -> TeacherForced:
-        """Scores of the token at each place, fed `inputs` [B, T]: see `shifted`."""
+        """Scores of the token at each place, fed `inputs` [B, T]: see `shift_right`."""
 
     @abstractmethod
     def start(self, features: Features) -> State:
@@ -58,19 +58,15 @@ class CausalDecoder(Decoder):
     def step(self, tokens: torch.Tensor, state: Any) -> tuple[torch.Tensor, State]:
         """Feed one token to each caption (int64 [N]; START at first): log-probabilities of the next one, and state.
 
-        The log-probabilities are float32 [N, V], equal to those of `distribution` up to rounding.
+        The log-probabilities are float32 [N, V], equal to those of `teacher_forced` up to rounding.
         """
 
     @abstractmethod
     def reorder(self, state: Any, index: torch.Tensor) -> State:
         """The state of the captions at `index` (int64 [M]; one may be dropped or come several times)."""
 
-    def distribution(self, features: Features, captions: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities of every token at each place of `captions` [B, T], teacher-forced: float32 [B, T, V]."""
-        return F.log_softmax(self.teacher_forced(features, shifted(captions)).logits.float(), dim=-1)
-
     def log_prob(self, features: Features, captions: torch.Tensor) -> torch.Tensor:
-        return token_log_probs(self.teacher_forced(features, shifted(captions)).logits, captions)
+        return token_log_probs(self.teacher_forced(features, shift_right(captions)).logits, captions)
 
 
 class NonAutoregressiveDecoder(Decoder):
@@ -118,7 +114,7 @@ class NonAutoregressiveDecoder(Decoder):
         `uniforms` [N, uniforms_per_token * (T + 1) or more] in [0, 1): it is a function of them and the caption alone.
         """
 
-    def blank_canvas(self, words: torch.Tensor) -> torch.Tensor:
+    def fully_masked(self, words: torch.Tensor) -> torch.Tensor:
         """The canvas [N, P] of captions of `words` [N] words, all places hidden."""
         places = self.places(words)
         within = torch.arange(int(places.max()) if len(places) else 0, device=words.device) < places.unsqueeze(1)
@@ -130,7 +126,7 @@ def word_counts(captions: torch.Tensor) -> torch.Tensor:
     return (captions != PAD).sum(1).sub(1).clamp(min=0)
 
 
-def mask_tokens_at(places: torch.Tensor, width: int, uniforms: torch.Tensor) -> torch.Tensor:
+def random_mask(places: torch.Tensor, width: int, uniforms: torch.Tensor) -> torch.Tensor:
     """Hide a uniform number of each row's first `places` [N], at least one, at random: bool [N, width].
 
     `uniforms` [N, 1 + width or more]: how many, and in what order.
@@ -147,7 +143,7 @@ def token_log_probs(logits: torch.Tensor, captions: torch.Tensor) -> torch.Tenso
     return -loss.view_as(captions)
 
 
-def shifted(captions: torch.Tensor) -> torch.Tensor:
+def shift_right(captions: torch.Tensor) -> torch.Tensor:
     """What teacher forcing feeds [B, T]: START and all tokens but the last, so that place t never sees token t."""
     start = captions.new_full((captions.shape[0], 1), START)
     return torch.cat([start, captions[:, :-1]], dim=1)

@@ -12,16 +12,15 @@ class Encoder(nn.Module, ABC):
     """An encoder of photos.
 
     `width` is D of the features, `layout` the (height, width) of their grid. `frozen`: it does not learn. `removed`:
-    the parts of the published network that features do not depend on and that were left out. `notice`: a sentence
-    that whoever trains it should read, or "". `one_size`: it sees photos of the size it was built for only.
+    the parts of the published network that features do not depend on and that were left out. `fixed_input_size`: it
+    takes photos of the size it was built for only.
     """
 
     width: int
     layout: tuple[int, int]
     frozen: bool
     removed: set[str]
-    notice: str = ""
-    one_size: bool = False
+    fixed_input_size: bool = False
 
     def __init__(self, channels: int, mean: tuple[float, ...], std: tuple[float, ...], channels_last: bool):
         super().__init__()
@@ -31,6 +30,16 @@ class Encoder(nn.Module, ABC):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, channels, 1, 1) * 255)
         self._trainable: list[nn.Parameter] = []
 
+    @property
+    def region_kind(self) -> str:
+        """What a figure calls the N places of its features."""
+        return "cells of the grid"
+
+    @property
+    def warning(self) -> str:
+        """One sentence for whoever trains it, or ""."""
+        return ""
+
     @abstractmethod
     def forward(self, pixels: torch.Tensor) -> Features:
         """Features of uint8 pixels [B, H, W, C] (or float on the scale 0 to 255)."""
@@ -39,7 +48,7 @@ class Encoder(nn.Module, ABC):
         """Pixels [B, H, W, C] as float32 [B, C, H, W] with the mean 0 and the spread 1 of what the network expects."""
         return (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std
 
-    def may_freeze(self, network: nn.Module, frozen: bool) -> None:
+    def set_trainable(self, network: nn.Module, frozen: bool) -> None:
         """Take what is trainable in `network` now for what `freeze` is about, and freeze it where asked."""
         self._trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.freeze(frozen)
@@ -52,7 +61,7 @@ class Encoder(nn.Module, ABC):
         self.train(self.training)
 
 
-def learning(groups: list[list[nn.Parameter]]) -> list[list[nn.Parameter]]:
+def trainable(groups: list[list[nn.Parameter]]) -> list[list[nn.Parameter]]:
     """Groups of parameters without those that do not learn, and without empty groups."""
     groups = [[parameter for parameter in group if parameter.requires_grad] for group in groups]
     return [group for group in groups if group]

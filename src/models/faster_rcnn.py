@@ -8,7 +8,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import batched_nms
 
 from src.base.errors import InputError
-from src.models.encoder import Encoder, learning
+from src.models.encoder import Encoder, trainable
 from src.models.features import Features
 from src.models.weights import fit_weights
 from src.settings.schema import EncoderSettings
@@ -60,15 +60,15 @@ class FasterRcnnEncoder(Encoder):
             for norm in _norms(detector):
                 norm.requires_grad_(False)
         self.detector.to(memory_format=self.memory_format)
-        self.may_freeze(detector, frozen)
+        self.set_trainable(detector, frozen)
 
     @property
-    def label(self) -> str:
+    def region_kind(self) -> str:
         """What its regions are to be called."""
         return "detected regions" if self.detects else "random regions"
 
     @property
-    def notice(self) -> str:
+    def warning(self) -> str:
         """One plain sentence where no weights were given, else ""."""
         return "" if self.detects else f"encoder.name={self.name}: no weights were given, so these are random regions"
 
@@ -87,7 +87,7 @@ class FasterRcnnEncoder(Encoder):
             images = ImageList(images.contiguous(memory_format=self.memory_format), [(height, width)] * len(images))
             maps = self.detector.backbone(images.tensors)
             with torch.no_grad():
-                boxes, features = self._choose(maps, images)
+                boxes, features = self._select(maps, images)
             if learns:  # once more, for a gradient through these few
                 features = self._describe(maps, boxes, images)
             return self._fill(features, boxes, (height, width))
@@ -107,9 +107,9 @@ class FasterRcnnEncoder(Encoder):
         """The trainable parameters, layer by layer from the input on, for learning rates that fall by layer."""
         maps, head = self.detector.backbone, self.detector.roi_heads.box_head
         groups = [list(module.parameters()) for module in (*maps.body.children(), maps.fpn, head)]
-        return learning(groups)
+        return trainable(groups)
 
-    def _choose(self, maps: dict[str, torch.Tensor], images: ImageList) -> tuple[list[torch.Tensor], torch.Tensor]:
+    def _select(self, maps: dict[str, torch.Tensor], images: ImageList) -> tuple[list[torch.Tensor], torch.Tensor]:
         """The boxes of each photo in pixels, at most `regions`, the surest first, and the features of all of them."""
         candidates, _ = self.detector.rpn(images, maps)
         height, width = images.image_sizes[0]
@@ -119,7 +119,7 @@ class FasterRcnnEncoder(Encoder):
         logits, _ = self.detector.roi_heads.box_predictor(features)
         scores = logits.softmax(1)[:, 1:]  # class 0 is the background
         counts = [len(boxes) for boxes in candidates]
-        kept = [choose(*own, self.regions) for own in zip(candidates, scores.split(counts), strict=True)]
+        kept = [select_regions(*own, self.regions) for own in zip(candidates, scores.split(counts), strict=True)]
         boxes = [own[rows] for own, rows in zip(candidates, kept, strict=True)]
         return boxes, torch.cat([own[rows] for own, rows in zip(features.split(counts), kept, strict=True)])
 
@@ -156,7 +156,7 @@ class FasterRcnnEncoder(Encoder):
             parameter.requires_grad_(gradient is not None)
 
 
-def choose(boxes: torch.Tensor, scores: torch.Tensor, count: int) -> torch.Tensor:
+def select_regions(boxes: torch.Tensor, scores: torch.Tensor, count: int) -> torch.Tensor:
     """Indices of the `count` surest of the boxes [N, 4] that survive suppression, or of fewer, the surest first.
 
     scores [N, classes]. In each class a box goes where a surer one overlaps it; what counts is a box's highest score
@@ -176,7 +176,7 @@ def choose(boxes: torch.Tensor, scores: torch.Tensor, count: int) -> torch.Tenso
     return best.argsort(stable=True)[: min(count, survivors)]
 
 
-def build_regions(
+def build_faster_rcnn(
     settings: EncoderSettings,
     channels: int,
     size: int,

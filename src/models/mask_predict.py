@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from src.models.attention import Cells
-from src.models.decoder import END, PAD, NonAutoregressiveDecoder, mask_tokens_at, word_counts
+from src.models.decoder import END, PAD, NonAutoregressiveDecoder, random_mask, word_counts
 from src.models.features import Features
 from src.models.transformer import Network
 from src.settings.model import NON_AUTOREGRESSIVE_WORDS
@@ -99,7 +99,7 @@ class MaskPredict(Network, NonAutoregressiveDecoder):
     def mask_tokens(self, captions: torch.Tensor, uniforms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """All words, a uniform number of them hidden, at least one."""
         canvas = captions.masked_fill(captions == END, PAD)
-        return canvas, mask_tokens_at(word_counts(captions), canvas.shape[1], uniforms)
+        return canvas, random_mask(word_counts(captions), canvas.shape[1], uniforms)
 
     def log_prob(self, features: Features, captions: torch.Tensor) -> torch.Tensor:
         """Of a caption written in one pass, all its words hidden; at END stands the length's log-probability."""

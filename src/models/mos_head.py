@@ -59,15 +59,15 @@ class DistributionHead(nn.Module):
         with torch.no_grad():
             self.linear.bias.copy_(tilt * steps)
 
-    def shares(self, pooled: torch.Tensor) -> torch.Tensor:
+    def probabilities(self, pooled: torch.Tensor) -> torch.Tensor:
         """Pooled features [B, D] to the shares of the scores [B, K], float32 also under autocast."""
         with torch.autocast(pooled.device.type, enabled=False):
             return self.linear(self.dropout(pooled.float())).softmax(1)
 
-    def mean(self, shares: torch.Tensor) -> torch.Tensor:
+    def expected_mos(self, shares: torch.Tensor) -> torch.Tensor:
         """The MOS [B] of shares [B, K]."""
         return shares @ self.bins
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
         """Pooled features [B, D] to MOS [B]."""
-        return self.mean(self.shares(pooled))
+        return self.expected_mos(self.probabilities(pooled))

@@ -10,7 +10,8 @@ from src.base.errors import InputError
 from src.base.files import read_json, write_json
 from src.base.randomness import fold_in, seed_torch
 from src.data.dataset import BatchDataset, Labels, Share, loader
-from src.models.backbone import Backbone, build_encoder
+from src.models.backbone import build_encoder
+from src.models.encoder import Encoder
 from src.models.features import Features
 from src.pipeline import artefacts, stages
 from src.settings.schema import Settings
@@ -21,7 +22,7 @@ _TOGETHER = 32  # photos in one pass: fixed, so that a resumed computation gives
 _NOTED_EVERY = 16  # passes between two notes of how far it came
 
 
-def frozen_encoder(settings: Settings, mean: tuple[float, ...], std: tuple[float, ...]) -> Backbone:
+def frozen_encoder(settings: Settings, mean: tuple[float, ...], std: tuple[float, ...]) -> Encoder:
     """The encoder that all folds share: where it has no weights, they are drawn from run.seed alone."""
     seed_torch(fold_in(settings.run.seed, "encoder"))
     channels_last = settings.train.channels_last
@@ -74,7 +75,7 @@ def _compute(settings: Settings, folder: Path, ranks: Ranks) -> list[str]:
 
 @torch.inference_mode()
 def _passes(
-    encoder: Backbone, pixels: Path, count: int, done: int, device: torch.device
+    encoder: Encoder, pixels: Path, count: int, done: int, device: torch.device
 ) -> Iterator[tuple[int, Features]]:
     """The features of all photos from `done` on, a pass at a time, each with its first row."""
     empty = np.zeros(count + 1, np.int64)

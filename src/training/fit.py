@@ -19,7 +19,7 @@ from src.metrics.caption_scores import Meteor, score_captions
 from src.metrics.competition_score import caption_score
 from src.metrics.mos_score import mos_score
 from src.metrics.word_error_rate import error_rate, word_errors
-from src.models.captioner import build, with_heads
+from src.models.captioner import build_captioner, with_heads
 from src.settings.load import changing
 from src.settings.schema import Settings
 from src.training import checkpoint
@@ -57,7 +57,9 @@ def build_task(settings: Settings, data: FoldData, fold: int) -> Task:
         network = with_heads(encoder, settings, words, mos_range)
     else:
         seed_torch(seed)
-        network = build(settings, len(data.channel_mean), words, mos_range, data.channel_mean, data.channel_std)
+        network = build_captioner(
+            settings, len(data.channel_mean), words, mos_range, data.channel_mean, data.channel_std
+        )
     return Task(network, settings.loss, scale, settings.vocabulary.maximum_words, settings.decoding.passes)
 
 
@@ -72,8 +74,8 @@ class Fit:
         rewarded = settings.self_critical.from_epoch is not None
         critic = SelfCritical(settings, data.labels, data.train_rows, data.vocabulary.words) if rewarded else None
         self.engine = Engine(build_task(settings, data, fold), settings, ranks, critic)
-        if ranks.main and (notice := self.engine.task.model.encoder.notice):
-            print(f"fold {fold}: {notice}", flush=True)
+        if ranks.main and (warning := self.engine.task.model.encoder.warning):
+            print(f"fold {fold}: {warning}", flush=True)
         self.validator = replicate(self.engine.ema.module, settings, ranks)
         self.train_state = TrainState()
         self.meteor = meteor

@@ -2,8 +2,8 @@
 
 import torch
 
-from src.decoding.ctc_search import collapsed
-from src.decoding.mask_predict_search import best_symbols
+from src.decoding.ctc_search import collapse
+from src.decoding.mask_predict_search import best_tokens
 from src.models.decoder import PAD, NonAutoregressiveDecoder, word_counts
 from src.models.features import Features
 from src.training.losses import alignment_loss, caption_loss
@@ -47,5 +47,5 @@ def with_visible_words(
     """
     canvas, hidden = decoder.mask_tokens(captions, uniforms)
     log_probs = decoder.predict_masked(decoder.encode(features), canvas.masked_fill(hidden, decoder.mask))
-    said, _ = best_symbols(log_probs, canvas != PAD)
-    return collapsed(torch.where(hidden, said, canvas), decoder.blank, width)
+    said, _ = best_tokens(log_probs, canvas != PAD)
+    return collapse(torch.where(hidden, said, canvas), decoder.blank, width)

@@ -11,7 +11,7 @@ from src.decoding.constraints import Constraints
 from src.decoding.mask_predict_search import mask_predict
 from src.decoding.sampling import sample
 from src.models.captioner import Captioner
-from src.models.decoder import PAD, NonAutoregressiveDecoder, TeacherForced, shifted, token_log_probs
+from src.models.decoder import PAD, NonAutoregressiveDecoder, TeacherForced, shift_right, token_log_probs
 from src.models.features import Features
 from src.models.mos_head import DistributionHead
 from src.settings.schema import LossSettings
@@ -160,8 +160,8 @@ class Task(nn.Module):
         """The predicted MOS [B] and its loss [B]."""
         head = self.model.mos_head
         if isinstance(head, DistributionHead):
-            shares = head.shares(features.pooled)
-            return head.mean(shares), distribution_loss(shares, mos, head.bins[0])
+            shares = head.probabilities(features.pooled)
+            return head.expected_mos(shares), distribution_loss(shares, mos, head.bins[0])
         predicted = self._predicted(features)
         kind = "none" if head is None else self.loss.mos
         return predicted, mos_loss(predicted, mos, self.scale.spread, kind)
@@ -180,7 +180,7 @@ class Task(nn.Module):
             smoothing = self.loss.label_smoothing
             losses = masked_losses(self.model.decoder, features, flat, uniforms.flatten(0, 1), smoothing)
             return [loss.unflatten(0, several).sum(1) for loss in losses]
-        inputs = shifted(flat)
+        inputs = shift_right(flat)
         if self.own_words and advantages is None:
             inputs = self._mixed(features, inputs)
         said = self.model.decoder.teacher_forced(features, inputs)

@@ -10,7 +10,7 @@ import torch
 
 from src.decoding.beam import beam
 from src.decoding.constraints import Constraints, keeps
-from src.decoding.ctc_search import Lattice, Prefixes, collapsed
+from src.decoding.ctc_search import Lattice, Prefixes, collapse
 from src.decoding.mask_predict_search import mask_predict
 from src.models.captioner import build_decoder
 from src.models.ctc import bounded, prefix_log_probs
@@ -136,8 +136,8 @@ def test_prefix_beam_search_is_exhaustive_search():
 
 def test_words_are_kept_by_collapsing():
     canvas = torch.tensor([[9, 4, 4, 9, 4, 5, 0], [9, 9, 9, 9, 9, 9, 9], [7, 8, 0, 0, 0, 0, 0]])
-    assert collapsed(canvas, 9, 5).tolist() == [[4, 4, 5, 2, 0], [2, 0, 0, 0, 0], [7, 8, 2, 0, 0]]
-    assert collapsed(canvas, None, 4).tolist() == [[9, 4, 4, 2], [9, 9, 9, 2], [7, 8, 2, 0]]
+    assert collapse(canvas, 9, 5).tolist() == [[4, 4, 5, 2, 0], [2, 0, 0, 0, 0], [7, 8, 2, 0, 0]]
+    assert collapse(canvas, None, 4).tolist() == [[9, 4, 4, 2], [9, 9, 9, 2], [7, 8, 2, 0]]
 
 
 # ---- the networks
@@ -152,7 +152,7 @@ def test_the_protocol(name, length):
     lengths = decoder.lengths(look)
     assert lengths[:, 0].isinf().all() and torch.allclose(lengths.exp().sum(1), torch.ones(4), atol=1e-5)
     words = torch.tensor([1, 4, 2, 5])
-    canvas = decoder.blank_canvas(words)
+    canvas = decoder.fully_masked(words)
     assert torch.equal((canvas == decoder.mask).sum(1), decoder.places(words)) and canvas[3].eq(decoder.mask).all()
     whole = decoder.predict_masked(look, canvas)
     assert torch.allclose(whole.exp().sum(2), torch.ones(canvas.shape), atol=1e-5)
@@ -168,7 +168,7 @@ def test_the_protocol(name, length):
     assert not log_prob[tokens == PAD].any() and (log_prob[tokens != PAD] < 0).all()
     for row, length_of in ((0, 4), (3, 5)):
         row_lengths = lengths[row, length_of] if decoder.blank is None else 0
-        hidden = decoder.blank_canvas(
+        hidden = decoder.fully_masked(
             torch.tensor([length_of if decoder.blank is None else int(lengths[row].argmax())])
         )
         one = decoder.encode(seen.select(torch.tensor([row])))
@@ -209,7 +209,7 @@ def test_each_shown_alignment_says_its_caption(upsample):
     for _ in range(30):
         canvas, hidden = decoder.mask_tokens(tokens, uniforms(decoder, tokens))
         assert torch.equal(
-            collapsed(canvas, decoder.blank, tokens.shape[1])[[0, 1, 2, 3, 4, 6]], tokens[[0, 1, 2, 3, 4, 6]]
+            collapse(canvas, decoder.blank, tokens.shape[1])[[0, 1, 2, 3, 4, 6]], tokens[[0, 1, 2, 3, 4, 6]]
         )
         places = (canvas != PAD).sum(1)
         assert places[5] == 0 and (hidden.sum(1) >= (places > 0).long()).all() and not hidden[canvas == PAD].any()

@@ -11,7 +11,7 @@ import torch
 
 from src.decoding.constraints import Constraints
 from src.models.captioner import DECODERS, build_decoder
-from src.models.decoder import END, PAD, START, UNK, CausalDecoder, TeacherForced
+from src.models.decoder import END, PAD, START, UNK, CausalDecoder, TeacherForced, shift_right
 from src.models.features import Features
 from src.settings.schema import DecoderSettings
 
@@ -82,6 +82,11 @@ class Scrambled(CausalDecoder):
         return TeacherForced(torch.stack(found, dim=1))
 
 
+def teacher_forced_log_probs(decoder: CausalDecoder, features: Features, captions: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities of every token at each position of `captions` [B, T]: float32 [B, T, V]."""
+    return decoder.teacher_forced(features, shift_right(captions)).logits.float().log_softmax(-1)
+
+
 def following(decoder: CausalDecoder, features: Features, row: int) -> Following:
     """By teacher forcing of the words and a place holder: neither state nor reorder is involved."""
     photo, known = features.select(torch.tensor([row])), {}
@@ -89,7 +94,9 @@ def following(decoder: CausalDecoder, features: Features, row: int) -> Following
     def log_probs(words: list[int]) -> list[float]:
         if tuple(words) not in known:
             with torch.no_grad():
-                known[tuple(words)] = decoder.distribution(photo, torch.tensor([[*words, END]]))[0, -1].tolist()
+                known[tuple(words)] = teacher_forced_log_probs(decoder, photo, torch.tensor([[*words, END]]))[
+                    0, -1
+                ].tolist()
         return known[tuple(words)]
 
     return log_probs

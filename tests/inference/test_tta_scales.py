@@ -7,14 +7,14 @@ from PIL import Image
 
 from src.base.errors import InputError
 from src.inference.fold_predictions import MosPredictor
-from src.models.captioner import build
+from src.models.captioner import build_captioner
 from src.settings.load import load
 from tests.conftest import TINY
 
 
 def network_of(*arguments):
     settings, _ = load([*TINY, "task=mos", *arguments], "predict")
-    return settings, build(settings, 3, 0, (1.0, 9.0, 5.0), (0.5,) * 3, (0.25,) * 3).eval()
+    return settings, build_captioner(settings, 3, 0, (1.0, 9.0, 5.0), (0.5,) * 3, (0.25,) * 3).eval()
 
 
 def by_pillow(photo: np.ndarray, side: int) -> np.ndarray:

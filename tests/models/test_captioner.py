@@ -5,11 +5,12 @@ import torch
 from torch import nn
 
 from src.base.errors import InputError
-from src.models.captioner import build, build_decoder
+from src.models.captioner import build_captioner, build_decoder
 from src.models.decoder import END, PAD, START, CausalDecoder, TeacherForced
 from src.models.features import Features
 from src.models.mos_head import MosHead
 from src.settings.schema import DecoderSettings, EncoderSettings, Settings, ViewSettings
+from tests.helpers.plain_decoding import teacher_forced_log_probs
 
 pytestmark = pytest.mark.usefixtures("seeded")
 
@@ -65,7 +66,7 @@ def test_features_repeat_and_select():
 def test_steps_give_the_numbers_of_teacher_forcing(settings):
     decoder, seen, tokens = build_decoder(settings, VOCABULARY, 6).eval(), features(), captions()
     with torch.no_grad():
-        whole = decoder.distribution(seen, tokens)
+        whole = teacher_forced_log_probs(decoder, seen, tokens)
         state, fed, order = decoder.start(seen), torch.full((4,), START), torch.tensor([2, 0, 3, 1])
         for place in range(tokens.shape[1]):
             log_probs, state = decoder.step(fed, state)
@@ -80,12 +81,12 @@ def test_steps_give_the_numbers_of_teacher_forcing(settings):
 def test_causality_padding_and_photo(settings):
     decoder, seen, tokens = build_decoder(settings, VOCABULARY, 6).eval(), features(), captions()
     with torch.no_grad():
-        whole, chosen = decoder.distribution(seen, tokens), decoder.log_prob(seen, tokens)
+        whole, chosen = teacher_forced_log_probs(decoder, seen, tokens), decoder.log_prob(seen, tokens)
         torch.testing.assert_close(chosen, whole.gather(2, tokens.unsqueeze(2)).squeeze(2) * (tokens != PAD))
         for place in range(tokens.shape[1] - 1):
             changed = tokens.clone()
             changed[:, place] = 4 + (tokens[:, place] - 3) % (VOCABULARY - 4)
-            other = decoder.distribution(seen, changed)
+            other = teacher_forced_log_probs(decoder, seen, changed)
             torch.testing.assert_close(other[:, : place + 1], whole[:, : place + 1], atol=1e-6, rtol=1e-6)
             assert not torch.allclose(other[:, place + 1], whole[:, place + 1])
         padded = torch.cat([tokens, torch.full((4, 5), PAD)], dim=1)
@@ -127,7 +128,7 @@ def test_recurrent_learns_sentences_from_photos(cell):
         optimiser.zero_grad()
         (-decoder.log_prob(seen, tokens).sum() / (tokens != PAD).sum()).backward()
         optimiser.step()
-    assert (decoder.eval().distribution(seen, tokens).argmax(-1) * (tokens != PAD) == tokens).all()
+    assert (teacher_forced_log_probs(decoder.eval(), seen, tokens).argmax(-1) * (tokens != PAD) == tokens).all()
     assert not decoder.embedding.weight[PAD].any()
 
 
@@ -137,7 +138,7 @@ def settings_of(task: str) -> Settings:
 
 
 def test_features_computed_before_are_the_encoder_s():
-    network = build(settings_of("both"), 3, VOCABULARY, (1.0, 9.0, 4.0), (0.4,) * 3, (0.2,) * 3).eval()
+    network = build_captioner(settings_of("both"), 3, VOCABULARY, (1.0, 9.0, 4.0), (0.4,) * 3, (0.2,) * 3).eval()
     with torch.no_grad():
         seen = network.features(pixels(size=32))
         torch.testing.assert_close(network.mos(seen), torch.full((2,), 4.0))
@@ -149,7 +150,8 @@ def test_features_computed_before_are_the_encoder_s():
 
 def test_a_task_has_only_the_heads_it_needs():
     both, mos, caption = (
-        build(settings_of(task), 1, VOCABULARY, (1.0, 9.0, 4.0), (0.4,), (0.2,)) for task in ("both", "mos", "caption")
+        build_captioner(settings_of(task), 1, VOCABULARY, (1.0, 9.0, 4.0), (0.4,), (0.2,))
+        for task in ("both", "mos", "caption")
     )
     assert both.mos_head and both.decoder and mos.decoder is None and caption.mos_head is None
 
@@ -158,7 +160,9 @@ def test_equal_seeds_build_equal_networks():
     states = []
     for _ in range(2):
         torch.manual_seed(3)
-        states.append(build(settings_of("both"), 3, VOCABULARY, (1.0, 9.0, 4.0), (0.4,) * 3, (0.2,) * 3).state_dict())
+        states.append(
+            build_captioner(settings_of("both"), 3, VOCABULARY, (1.0, 9.0, 4.0), (0.4,) * 3, (0.2,) * 3).state_dict()
+        )
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
 
 

@@ -10,10 +10,11 @@ from src.base.errors import InputError
 from src.decoding.beam import greedy
 from src.decoding.constraints import Constraints
 from src.models.captioner import build_decoder
-from src.models.decoder import END, PAD, START, shifted
+from src.models.decoder import END, PAD, START, shift_right
 from src.models.features import Features
 from src.models.transformer import boxes, sinusoids
 from src.settings.schema import DecoderSettings
+from tests.helpers.plain_decoding import teacher_forced_log_probs
 
 pytestmark = pytest.mark.usefixtures("seeded")
 
@@ -77,9 +78,9 @@ def test_steps_give_the_numbers_of_teacher_forcing(settings):
             assert torch.equal(state.attention, looked[:, -1])
             tokens = torch.cat([tokens, fed[:, None]], 1)
     tokens = torch.cat([tokens, torch.full((4, 1), END)], 1)
-    whole = decoder.distribution(seen.select(photo), tokens)
+    whole = teacher_forced_log_probs(decoder, seen.select(photo), tokens)
     torch.testing.assert_close(said, whole, atol=1e-5, rtol=1e-5)
-    attention = decoder.teacher_forced(seen.select(photo), shifted(tokens)).attention
+    attention = decoder.teacher_forced(seen.select(photo), shift_right(tokens)).attention
     torch.testing.assert_close(looked, attention, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(whole.exp().sum(-1), torch.ones(4, 6))
 
@@ -106,19 +107,21 @@ def test_beams_of_a_photo_share_its_cells(settings):
 @torch.no_grad()
 def test_causality_padding_and_photo(settings):
     decoder, seen, tokens = built(settings), features(), captions()
-    whole, chosen = decoder.distribution(seen, tokens), decoder.log_prob(seen, tokens)
+    whole, chosen = teacher_forced_log_probs(decoder, seen, tokens), decoder.log_prob(seen, tokens)
     torch.testing.assert_close(chosen, whole.gather(2, tokens.unsqueeze(2)).squeeze(2) * (tokens != PAD))
     for place in range(tokens.shape[1] - 1):
         changed = tokens.clone()
         changed[:, place] = 4 + (tokens[:, place] - 3) % (VOCABULARY - 4)
-        other = decoder.distribution(seen, changed)
+        other = teacher_forced_log_probs(decoder, seen, changed)
         torch.testing.assert_close(other[:, : place + 1], whole[:, : place + 1], atol=1e-6, rtol=1e-6)
         assert ((other - whole)[:, place + 1].abs().amax(1) > 1e-4).all()
     padded = torch.cat([tokens, torch.full((4, 5), PAD)], dim=1)
     longer = decoder.log_prob(seen, padded)
     torch.testing.assert_close(longer[:, :7], chosen, atol=1e-6, rtol=1e-6)
     assert not longer[:, 7:].any()
-    torch.testing.assert_close(decoder.distribution(seen.select(torch.tensor([2])), tokens[2:3]), whole[2:3])
+    torch.testing.assert_close(
+        teacher_forced_log_probs(decoder, seen.select(torch.tensor([2])), tokens[2:3]), whole[2:3]
+    )
     moved = Features(seen.grid + torch.randn(4, 6, WIDTH), seen.mask, GRID, seen.pooled)
     difference = (decoder.log_prob(moved, tokens) - chosen).abs().amax(1)
     assert (difference[:3] > 1e-3).all(), "the photo has no say"
@@ -130,7 +133,7 @@ def test_masked_cells_have_no_influence(settings):
     decoder, seen, tokens = built(settings), features(), captions()
     mask = seen.mask.unsqueeze(2)
     seen.grid.requires_grad_()
-    forced = decoder.teacher_forced(seen, shifted(tokens))
+    forced = decoder.teacher_forced(seen, shift_right(tokens))
     torch.testing.assert_close(forced.attention.sum(2), seen.mask.any(1, keepdim=True).float().expand(4, 7))
     assert forced.attention.shape == (4, 7, 6) and forced.attention.dtype == torch.float32
     assert (forced.attention >= 0).all() and not forced.attention[~seen.mask[:, None].expand(4, 7, 6)].any()
@@ -141,10 +144,10 @@ def test_masked_cells_have_no_influence(settings):
     for name, parameter in decoder.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
     other = torch.where(mask, seen.grid, 1e4 * torch.randn(4, 6, WIDTH)).detach()
-    again = decoder.teacher_forced(Features(other, seen.mask, GRID, torch.zeros(4, WIDTH)), shifted(tokens))
+    again = decoder.teacher_forced(Features(other, seen.mask, GRID, torch.zeros(4, WIDTH)), shift_right(tokens))
     torch.testing.assert_close(again.logits, forced.logits, atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(again.attention, forced.attention, atol=1e-6, rtol=1e-6)
-    dropped = decoder.train().teacher_forced(seen, shifted(tokens)).logits
+    dropped = decoder.train().teacher_forced(seen, shift_right(tokens)).logits
     assert (dropped - forced.logits).abs().amax(2).min() > 1e-3, "no dropout"
 
 
@@ -153,7 +156,7 @@ def test_half_precision_stays_near(settings):
     decoder, seen, tokens = built(settings), features(), captions()
     exact = decoder.log_prob(seen, tokens)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        forced = decoder.teacher_forced(seen, shifted(tokens))
+        forced = decoder.teacher_forced(seen, shift_right(tokens))
         log_prob = decoder.log_prob(seen, tokens)
         log_probs, state = decoder.step(torch.full((4,), START), decoder.start(seen))
         log_probs, state = decoder.step(tokens[:, 0], decoder.reorder(state, torch.arange(4)))
@@ -227,7 +230,7 @@ def plain_up_down(decoder, seen: Features, inputs: torch.Tensor) -> torch.Tensor
 @pytest.mark.parametrize("settings", ATTENTION + UPDOWN, ids=lambda s: f"{s.name}-{s.cell}-{s.project}-{s.gate}")
 @torch.no_grad()
 def test_recurrent_ones_are_the_formulas_of_the_papers(settings):
-    decoder, seen, inputs = built(settings), features(3), shifted(captions(3))
+    decoder, seen, inputs = built(settings), features(3), shift_right(captions(3))
     plain = plain_show_attend_tell if settings.name == "attention" else plain_up_down
     expected = plain(decoder, seen, inputs)
     torch.testing.assert_close(decoder.teacher_forced(seen, inputs).logits, expected, atol=1e-5, rtol=1e-5)
@@ -253,7 +256,7 @@ def library_layer(layer, hidden: int, heads: int) -> nn.TransformerDecoderLayer:
 @pytest.mark.parametrize("settings", TRANSFORMER, ids=lambda s: f"{s.layers}")
 @torch.no_grad()
 def test_transformer_is_that_of_the_library(settings):
-    decoder, seen, tokens = built(settings), features(3), shifted(captions(3))
+    decoder, seen, tokens = built(settings), features(3), shift_right(captions(3))
     hidden = settings.hidden
     words = decoder.embedding(tokens) * hidden**0.5
     for place in range(7):

@@ -10,7 +10,7 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights, faster
 
 from src.base.errors import InputError
 from src.models.backbone import build_encoder
-from src.models.faster_rcnn import choose
+from src.models.faster_rcnn import select_regions
 from src.settings.schema import EncoderSettings
 
 SMALL, LARGE = "fasterrcnn_mobilenet_v3_large_320_fpn", "fasterrcnn_resnet50_fpn"
@@ -81,7 +81,7 @@ def test_choice_is_that_of_the_authors_program(boxes, classes, levels):
     boxes = torch.cat([corners, corners + 4 + torch.rand(boxes, 2) * 40], 1)
     scores = torch.randint(1, levels + 1, (len(boxes), classes)) / levels
     for count in (1, 8, 100):
-        assert choose(boxes, scores, count).tolist() == chosen_plainly(boxes, scores, count)
+        assert select_regions(boxes, scores, count).tolist() == chosen_plainly(boxes, scores, count)
 
 
 @pytest.mark.parametrize(("name", "size"), [(SMALL, 100), (LARGE, 128)])
@@ -140,7 +140,7 @@ def test_random_regions_lie_everywhere_and_differ(small):
         assert len(quarters) == 4
     assert seen.grid.std(1).mean() > 0.02 * seen.grid.mean(), "regions of a photo"
     assert seen.pooled.std(0).mean() > 0.02 * seen.pooled.mean(), "photos"
-    assert small.label == "random regions" and "no weights were given" in small.notice
+    assert small.region_kind == "random regions" and "no weights were given" in small.warning
 
 
 def test_a_photo_is_seen_as_in_a_batch(small, monkeypatch):
@@ -233,7 +233,7 @@ def test_published_weights_are_used_as_torchvision_uses_them(monkeypatch):
         assert (inputs[0][name] - expected).abs().max() < 1e-3 * expected.std()
     assert all(torch.equal(before[key], value) for key, value in network.detector.state_dict().items())
     assert not any(own.requires_grad for key, own in network.named_parameters() if ".bn" in key)
-    assert network.label == "detected regions" and not network.notice
+    assert network.region_kind == "detected regions" and not network.warning
 
 
 def test_weights_file_and_checkpoint_make_the_same_detector(tmp_path):
@@ -244,7 +244,7 @@ def test_weights_file_and_checkpoint_make_the_same_detector(tmp_path):
     with torch.no_grad():
         batch = photos(2, 64)
         assert torch.equal(rebuilt.eval()(batch).grid, network(batch).grid)
-    assert rebuilt.label == "detected regions"
+    assert rebuilt.region_kind == "detected regions"
 
 
 def test_what_a_detector_cannot_do_is_one_line(tmp_path):

@@ -29,6 +29,7 @@ from src.settings.yaml_files import ConfigError
 from src.video import live, reading
 from src.video.frames import draw_text
 from tests.conftest import TINY
+from tests.helpers.plain_decoding import teacher_forced_log_probs
 from tests.helpers.small_meteor import quick_scores
 from tests.video.test_live import number_of, write_video
 
@@ -137,7 +138,8 @@ def test_model_averaging_decodes_with_the_mean_of_all_folds(place, competition, 
         tokens = torch.tensor([[*written, END]])
         with torch.inference_mode():
             seen = [
-                network.decoder.distribution(network.features(pixels), tokens)[0, -1].exp() for network, _ in opened
+                teacher_forced_log_probs(network.decoder, network.features(pixels), tokens)[0, -1].exp()
+                for network, _ in opened
             ]
         mean = sum(seen)
         mean[[0, 1, 3]] = 0

@@ -23,7 +23,7 @@ from src.metrics.competition_score import caption_score
 from src.metrics.meteor import meteor_score
 from src.metrics.mos_score import mos_score, resampled_mos_scores
 from src.metrics.significance import paired, paired_captions, paired_mos
-from src.models.captioner import build
+from src.models.captioner import build_captioner
 from src.settings.load import load
 from src.settings.schema import CaptionWeights
 from src.settings.yaml_files import ConfigError
@@ -139,7 +139,7 @@ def test_parameters_are_those_of_the_network_and_not_its_buffers(found, compared
         path = compared / "runs" / row["run"] / "fold-0"
         portrait = checkpoint.load(path / "best-mos.pt")
         settings, _ = load([*TINY, *RUNS[row["run"]]], "train")
-        network = build(settings, 3, len(portrait["words"]), (1.0, 9.0, 5.0), (0.5,) * 3, (0.25,) * 3)
+        network = build_captioner(settings, 3, len(portrait["words"]), (1.0, 9.0, 5.0), (0.5,) * 3, (0.25,) * 3)
         expected = sum(parameter.numel() for parameter in network.parameters())
         assert int(row["parameters"]) == int(row["trainable_parameters"]) == expected
         assert expected < sum(tensor.numel() for tensor in portrait["model"].values())

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from src import evaluate, predict, preprocess, split, submit, train
-from src.models.captioner import build
+from src.models.captioner import build_captioner
 from src.models.decoder import END, PAD
 from src.settings.load import flatten, load
 
@@ -65,7 +65,7 @@ def test_the_parallel_ones_differ_in_nothing_else():
 def test_its_own_network_sees_a_photo(path):
     settings, _ = load(["--config", str(path), "encoder.pretrained=false"], "train")
     channels = 1 if settings.view.color == "gray" else 3
-    network = build(settings, channels, 50, (1.0, 9.0, 5.0), (0.5,) * channels, (0.25,) * channels).eval()
+    network = build_captioner(settings, channels, 50, (1.0, 9.0, 5.0), (0.5,) * channels, (0.25,) * channels).eval()
     pixels = torch.randint(0, 256, (1, settings.view.size, settings.view.size, channels), dtype=torch.uint8)
     with torch.no_grad():
         seen = network.features(pixels)

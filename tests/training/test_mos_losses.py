@@ -61,7 +61,7 @@ def test_distribution_head_and_its_loss():
     pooled = torch.randn(3, 6)
     np.testing.assert_allclose(head(pooled).detach(), 5.575, rtol=1e-5)
     torch.nn.init.normal_(head.linear.weight)
-    shares = head.shares(pooled).detach()
+    shares = head.probabilities(pooled).detach()
     mos = torch.tensor([1.81, 6.0, torch.nan])
     loss = distribution_loss(shares, mos, head.bins[0])
     assert loss[2] == 0

@@ -29,6 +29,7 @@ from src.training.fold_data import read_fold
 from src.training.losses import attention_loss, caption_loss, mos_loss
 from src.training.optimizer import learning_rate, parameter_groups
 from tests.conftest import TINY
+from tests.helpers.plain_decoding import teacher_forced_log_probs
 
 ONE = Ranks(0, 1, torch.device("cpu"))
 # steps in proportion to the gradient: AdamW and clipping would hide a gradient of the wrong size
@@ -184,7 +185,7 @@ def test_the_loss_is_that_of_every_caption_by_itself(prepared):
     seen, expected = task.model.features(batch["images"]), torch.zeros(8)
     for slot in range(3):
         captions = batch["captions"][:, slot]
-        log_probs = task.model.decoder.distribution(seen, captions).flatten(0, 1)
+        log_probs = teacher_forced_log_probs(task.model.decoder, seen, captions).flatten(0, 1)
         each = F.cross_entropy(log_probs, captions.flatten(), ignore_index=0, reduction="none", label_smoothing=0.1)
         expected += each.view(8, -1).sum(1)
     assert torch.allclose(out["losses"][:, 1], expected, rtol=1e-5)
