@@ -14,8 +14,8 @@ import contextlib
 from pathlib import Path
 
 from src.base.errors import InputError, Stopped, guarded
+from src.pipeline.runs import load_run
 from src.pipeline.stages import run_folder
-from src.settings.load import load_run
 
 CAPTIONS_PER_SECOND = 2
 """Of a video that is written and not shown."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from src.base.errors import InputError, guarded
 from src.base.files import file_digest, lock, write_bytes
 from src.pipeline.stages import SUBMISSIONS, data_root, ensure_inputs, final, run_folder
-from src.settings.load import load_given, moved
+from src.settings.load import moved, read_arguments
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +40,8 @@ def compare(rebuilt: Path, sha: str) -> None:
 
 
 def main(argv=None) -> None:
-    given, chosen = load_given(argv, "rebuild", __doc__, add_options)
+    arguments = read_arguments(argv, "rebuild", __doc__, add_options)
+    chosen = arguments.options
     if not chosen.manifest:
         raise InputError("no manifest is named: python -m src.rebuild submissions/NAME.manifest.json")
     from src.ensembling.tables import submit_predictions
@@ -49,7 +50,10 @@ def main(argv=None) -> None:
     from src.submission.manifest import read_manifest, settings_of
 
     manifest = read_manifest(Path(chosen.manifest))
-    runs = {name: moved(own, given) for name, own in settings_of(manifest, Path(chosen.manifest)).items()}
+    runs = {
+        name: moved(own, arguments.config + arguments.line)
+        for name, own in settings_of(manifest, Path(chosen.manifest)).items()
+    }
     submitted = manifest["submission"]
     name = Path(submitted["file"]).stem
     root = Path(runs[name].run.root) / f"{name}.from-{chosen.start}"

@@ -18,7 +18,8 @@ from src.base.errors import InputError, guarded
 from src.base.files import digest_of
 from src.pipeline import stages
 from src.pipeline.artefacts import Artefact, code_digest, making, outdated, outputs_digest
-from src.settings.load import changed, changing, flatten, load, load_run
+from src.pipeline.runs import load_run
+from src.settings.load import changed, changing, flatten, load
 from src.settings.schema import Settings
 
 DECODE_TRIALS = 20

@@ -15,7 +15,7 @@ from src.data.folds import load_folds
 from src.data.table import for_training, load_table
 from src.inference.fold_predictions import write_captions_of
 from src.pipeline import artefacts, stages
-from src.settings.load import load_run
+from src.pipeline.runs import load_run
 from src.settings.schema import Settings
 from src.training.distributed import Ranks
 from src.training.feature_cache import cached_features

@@ -10,9 +10,14 @@ from pathlib import Path
 
 from src.base.errors import InputError
 from src.base.files import read_json
-from src.settings.load import AddOptions, as_arguments, changed, load
+from src.settings.load import AddOptions, as_arguments, build, changed, flatten, load, narrow_search, read_arguments
 from src.settings.schema import Settings
-from src.settings.yaml_files import read_yaml
+from src.settings.tuning import DECODING_SPACE
+from src.settings.yaml_files import as_text, read_yaml, refuse
+
+_WHICH = ("run.name", "run.root", "train.fold")
+_NETWORK = ("task", "view", "encoder", "mos_head", "decoder")
+"""Settings, or groups of them, that a trained network fixes."""
 
 
 def settings_file(root: Path, name: str) -> Path:
@@ -73,3 +78,30 @@ def load_joining(
     if settings.ensemble.runs == [settings.run.name]:
         settings = dataclasses.replace(settings, ensemble=dataclasses.replace(settings.ensemble, runs=None))
     return settings, chosen
+
+
+def load_run(
+    argv: Sequence[str] | None, stage: str, description: str = "", options: AddOptions | None = None
+) -> tuple[Settings, argparse.Namespace]:
+    """As `load`, for a stage that uses a trained run: the defaults are what it was trained with.
+
+    --config only names the run and says how to tune. Refuses, with one line, settings of a network other than the
+    trained one.
+    """
+    arguments, default = read_arguments(argv, stage, description, options), Settings()
+    config = [
+        given for given in arguments.name + arguments.config if given[0] in _WHICH or given[0].startswith("tune.")
+    ]
+    which = {key: text for key, text, _ in config + arguments.line}
+    name, fold = which.get("run.name", default.run.name), which.get("train.fold", "*")
+    saved = sorted(Path(which.get("run.root", default.run.root), name).glob(f"fold-{fold}/settings.yaml"))
+    trained = dict(read_yaml(str(saved[0]))) if saved else {}
+    defaults = {key: as_text(value) for key, value in flatten(default).items()}
+    differing = [(key, text, str(saved[0])) for key, text in trained.items() if text != defaults.get(key)]
+    differing = [given for given in differing if given[0] not in _WHICH and not given[0].startswith("tune.")]
+    settings = narrow_search(build([*differing, *config, *arguments.line]), DECODING_SPACE, arguments.line)
+    for key, text, origin in arguments.line if saved else []:
+        before = trained.get(key, defaults[key])
+        if key.split(".")[0] in _NETWORK and as_text(flatten(settings)[key]) != before:
+            refuse(f"{origin}: {key}={text}: the run {name} was trained with {before}; leave it out")
+    return settings, arguments.options

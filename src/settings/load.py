@@ -13,12 +13,11 @@ from typing import Any, NoReturn
 
 from src.settings.schema import Settings
 from src.settings.search_space import read_space, without
-from src.settings.tuning import DECODING_SPACE, DEMO_SPACE
+from src.settings.tuning import DEMO_SPACE
 from src.settings.yaml_files import as_text, read_yaml, refuse
 
+Given = tuple[str, str, str]
 AddOptions = Callable[[argparse.ArgumentParser], None]
-_WHICH = ("run.name", "run.root", "train.fold")
-_NETWORK = ("task", "view", "encoder", "mos_head", "decoder")
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
 
 
@@ -137,7 +136,9 @@ def _parse_options(parser: argparse.ArgumentParser, options: list[str]) -> argpa
     return chosen
 
 
-def _typed(parser: Any, pairs: list[tuple[str, str, str]]) -> Settings:
+def build(pairs: Sequence[Given]) -> Settings:
+    """Settings from (key, text, origin); later ones win. Refuses unknown, wrong or contradictory ones in one line."""
+    parser = settings_parser()
     fields = _fields()
     for key, text, origin in pairs:
         if key not in fields:
@@ -157,15 +158,15 @@ def _typed(parser: Any, pairs: list[tuple[str, str, str]]) -> Settings:
         settings = _only_settings(parser, parsed)
     except ValueError as error:
         refuse(str(error))
-    return _searching(settings, read_space(*space, _typist(parser, latest))) if space else settings
+    return _searching(settings, read_space(*space, _typist(latest))) if space else settings
 
 
-def _typist(parser: Any, given: dict[str, tuple[str, str]]) -> Callable[[str, str, str], Any]:
+def _typist(given: dict[str, tuple[str, str]]) -> Callable[[str, str, str], Any]:
     """Types a value of a setting as it would be with all that is `given` besides, and refuses a wrong one."""
 
     def typed(key: str, text: str, origin: str) -> Any:
         others = [(k, *v) for k, v in given.items() if not k.startswith("tune.")]
-        return flatten(_typed(parser, [*others, (key, text, origin)]))[key]
+        return flatten(build([*others, (key, text, origin)]))[key]
 
     return typed
 
@@ -177,17 +178,17 @@ def _searching(settings: Settings, space: dict[str, dict] | None) -> Settings:
         refuse(str(error))
 
 
-def _not_given(settings: Settings, default: dict[str, dict], given: Sequence[tuple[str, str, str]]) -> Settings:
-    """The settings, of whose search space the command line takes out what it gives itself.
+def narrow_search(settings: Settings, default: dict[str, dict], line: Sequence[Given]) -> Settings:
+    """The settings, of whose search space (or the `default` one) the command line takes out what it gives itself.
 
     A search space on the command line stands as it is.
     """
-    keys = {key for key, _, _ in given}
+    keys = {key for key, _, _ in line}
     space = default if settings.tune.space is None else settings.tune.space
     return settings if "tune.space" in keys or not keys & space.keys() else _searching(settings, without(space, keys))
 
 
-def _parsed(parser: Any, pairs: list[tuple[str, str, str]], fields: dict[str, dataclasses.Field]) -> Any:
+def _parsed(parser: Any, pairs: list[Given], fields: dict[str, dataclasses.Field]) -> Any:
     """All pairs at once, which is what takes time; where that fails, one by one to find which is wrong."""
     try:
         return parser.parse_args([f"--{key}={text}" for key, text, _ in pairs])
@@ -205,32 +206,43 @@ def _only_settings(parser: Any, parsed: Any) -> Settings:
     return Settings(**{field.name: values[field.name] for field in dataclasses.fields(Settings)})
 
 
-def _read(
-    argv: Sequence[str] | None, stage: str, description: str, options: AddOptions | None
-) -> tuple[argparse.Namespace, list[tuple[str, str, str]], list[tuple[str, str, str]], Any]:
-    """The stage's own options; the settings of --config and those of the command line as (key, text, origin); a parser.
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """What a command line says. Settings are (key, text, origin), later ones win."""
 
-    Prints the help and exits 0 for --help.
+    options: argparse.Namespace
+    """The stage's own options, --config and --fresh."""
+    config: list[Given]
+    """The settings of the file of --config."""
+    line: list[Given]
+    """--fold, and the settings of the command line itself."""
+
+    @property
+    def name(self) -> list[Given]:
+        """run.name as it follows from the name of the file of --config, where there is one."""
+        file = self.options.config
+        return [("run.name", Path(file).stem, f"--config {file}")] if file else []
+
+
+def read_arguments(
+    argv: Sequence[str] | None, stage: str, description: str = "", options: AddOptions | None = None
+) -> Arguments:
+    """Read a command line without judging the settings on it. Prints the help and exits 0 for --help.
+
+    Raises ConfigError (exit code 2) after one line for what is no option of the stage, and for a file of --config that
+    cannot be read.
     """
-    own, parser = option_parser(stage, description, options), settings_parser()
+    parser = option_parser(stage, description, options)
     rest, given = _split_arguments(sys.argv[1:] if argv is None else argv, list(_fields()))
-    chosen = _parse_options(own, rest)
+    chosen = _parse_options(parser, rest)
     if chosen.help:
-        print(help_text(own, parser))
+        print(help_text(parser, settings_parser()))
         raise SystemExit(0)
-    config = []
+    config: list[Given] = []
     if chosen.config is not None:
         config = [(key, text, chosen.config) for key, text in read_yaml(chosen.config)]
     fold = [("train.fold", chosen.fold, "--fold")] if chosen.fold is not None else []
-    return chosen, config, [*fold, *((key, text, "command line") for key, text in given)], parser
-
-
-def _named(settings: Settings, config: str | None) -> Settings:
-    """The settings with run.name, which is the name of the --config file, or demo, where none is given."""
-    if settings.run.name is not None:
-        return settings
-    name = Path(config).stem if config else "demo"
-    return dataclasses.replace(settings, run=dataclasses.replace(settings.run, name=name))
+    return Arguments(chosen, config, [*fold, *((key, text, "command line") for key, text in given)])
 
 
 def load(
@@ -244,55 +256,15 @@ def load(
     Order, later wins: the defaults, the file of --config, --fold K, key.sub=value; wherever on the line they stand.
     Prints the help and exits 0 for --help. Raises ConfigError (exit code 2) after one line for anything wrong.
     """
-    chosen, config, given, parser = _read(argv, stage, description, options)
-    settings = _not_given(_typed(parser, config + given), DEMO_SPACE, given)
-    return _named(settings, chosen.config), chosen
+    arguments = read_arguments(argv, stage, description, options)
+    settings = build([*arguments.name, *arguments.config, *arguments.line])
+    return narrow_search(settings, DEMO_SPACE, arguments.line), arguments.options
 
 
-def load_run(
-    argv: Sequence[str] | None,
-    stage: str,
-    description: str = "",
-    options: AddOptions | None = None,
-) -> tuple[Settings, argparse.Namespace]:
-    """As `load`, for a stage that uses a trained run: the defaults are what it was trained with.
-
-    --config only names the run and says how to tune. Refuses, with one line, settings of a network other than the
-    trained one.
-    """
-    chosen, config, given, parser = _read(argv, stage, description, options)
-    config = [pair for pair in config if pair[0] in _WHICH or pair[0].startswith("tune.")]
-    which = {key: text for key, text, _ in config + given}
-    name = which.get("run.name") or (Path(chosen.config).stem if chosen.config else "demo")
-    root = Path(which.get("run.root", Settings().run.root), name)
-    saved = sorted(root.glob(f"fold-{which.get('train.fold', '*')}/settings.yaml"))
-    trained = dict(read_yaml(str(saved[0]))) if saved else {}
-    defaults = {key: as_text(value) for key, value in flatten(Settings()).items()}
-    own = [(key, text, str(saved[0])) for key, text in trained.items() if text != defaults.get(key)]
-    own = [pair for pair in own if pair[0] not in _WHICH and not pair[0].startswith("tune.")]
-    settings = _not_given(_typed(parser, own + config + given), DECODING_SPACE, given)
-    for key, text, origin in given if saved else []:
-        was = trained.get(key, defaults[key])
-        if key.split(".")[0] in _NETWORK and as_text(flatten(settings)[key]) != was:
-            refuse(f"{origin}: {key}={text}: the run {name} was trained with {was}; leave it out")
-    return _named(settings, chosen.config), chosen
-
-
-def load_given(
-    argv: Sequence[str] | None,
-    stage: str,
-    description: str = "",
-    options: AddOptions | None = None,
-) -> tuple[list[tuple[str, str, str]], argparse.Namespace]:
-    """As `load`, for a stage that has its settings from elsewhere: those given here, as (key, text, origin)."""
-    chosen, config, given, _ = _read(argv, stage, description, options)
-    return [*config, *given], chosen
-
-
-def moved(settings: Settings, given: list[tuple[str, str, str]]) -> Settings:
+def moved(settings: Settings, given: list[Given]) -> Settings:
     """The settings with those `given` that say where things lie and how the work is divided. Refuses all others."""
     was = flatten(settings)
-    now = _typed(settings_parser(), [*((key, as_text(value), "") for key, value in was.items()), *given])
+    now = build([*((key, as_text(value), "") for key, value in was.items()), *given])
     fixed = {*changing(settings), "run.name", "train.fold", *(key for key in was if key.startswith("tune."))}
     for key, text, origin in given:
         if key in fixed and flatten(now)[key] != was[key]:
@@ -303,7 +275,7 @@ def moved(settings: Settings, given: list[tuple[str, str, str]]) -> Settings:
 def changed(settings: Settings, values: dict[str, Any], origin: str) -> Settings:
     """The settings with other values, which go through the same door. Refuses wrong or contradictory ones."""
     pairs = [(key, as_text(value), origin) for key, value in {**flatten(settings), **values}.items()]
-    return _typed(settings_parser(), pairs)
+    return build(pairs)
 
 
 def as_arguments(settings: Settings) -> list[str]:

@@ -130,7 +130,7 @@ class MetricSettings:
 class RunSettings:
     """Where a run lives and what it may use."""
 
-    name: str | None = runtime_only(None)
+    name: str = runtime_only("demo")
     """Folder under run.root; not given: the name of the --config file, or demo."""
     root: str = runtime_only("runs")
     """Folder of all runs and of the cache that they share."""
@@ -216,9 +216,7 @@ class Settings:
         self._check_non_autoregressive()
         self._check_tune()
         if self.ensemble.captions == "mbr" and not self.predict.candidates and self.task != "mos":
-            raise ValueError(
-                "ensemble.captions=mbr needs predict.candidates=true; or give ensemble.captions=search, which needs none"
-            )
+            raise ValueError("ensemble.captions=mbr needs predict.candidates=true; or give ensemble.captions=search")
         joined = self.ensemble.runs
         if joined is not None and (not joined or len(set(joined)) < len(joined)):
             raise ValueError(f"ensemble.runs={joined}: name each run once; leave it out for the run itself")
@@ -234,7 +232,7 @@ class Settings:
         searched = self.tune.folds
         if searched is not None and (not searched or not all(0 <= fold < fold_count for fold in searched)):
             raise ValueError(f"tune.folds={searched}: there are folds 0 to {fold_count - 1} (split.folds)")
-        if self.run.name is not None and (not self.run.name.strip(". ") or set(self.run.name) & set("/\\\0")):
+        if not self.run.name.strip(". ") or set(self.run.name) & set("/\\\0"):
             raise ValueError(f"run.name={self.run.name!r}: expected the plain name of a folder")
         if self.run.name in ("cache", "comparison", "log", "submission"):
             raise ValueError(f"run.name={self.run.name}: that name is taken by the pipeline's own files")

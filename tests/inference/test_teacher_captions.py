@@ -13,7 +13,8 @@ from src.data.vocabulary import Vocabulary
 from src.inference import teacher_captions
 from src.inference.fold_predictions import predict_fold
 from src.pipeline import stages
-from src.settings.load import load, load_run
+from src.pipeline.runs import load_run
+from src.settings.load import load
 from src.training import checkpoint
 from src.training.distributed import Ranks
 from src.training.engine import Engine

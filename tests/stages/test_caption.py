@@ -23,7 +23,7 @@ from src.data.vocabulary import Vocabulary
 from src.inference.fold_predictions import Prediction, open_network
 from src.inference.photo_captioner import PhotoCaptioner, view_box
 from src.models.decoder import END, START
-from src.settings.load import load_run
+from src.pipeline.runs import load_run
 from src.settings.schema import ViewSettings
 from src.settings.yaml_files import ConfigError
 from src.video import live, reading
