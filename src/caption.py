@@ -12,10 +12,17 @@ scored best. Settings not given are those the run was trained with.
 import argparse
 import contextlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from src.base.errors import InputError, Stopped, guarded
 from src.pipeline.runs import load_run
 from src.pipeline.stages import run_folder
+from src.settings.schema import Settings
+
+if TYPE_CHECKING:
+    from src.inference.fold_predictions import Prediction
+    from src.inference.photo_captioner import PhotoCaptioner
+    from src.video.reading import VideoSource
 
 CAPTIONS_PER_SECOND = 2
 """Of a video that is written and not shown."""
@@ -65,7 +72,7 @@ def check_options(kind: str, options: argparse.Namespace) -> None:
             raise InputError(f"{out} is the source itself; give another name for what is written")
 
 
-def load_captioner(settings):
+def load_captioner(settings: Settings) -> "PhotoCaptioner":
     """The run's networks."""
     from src.base.randomness import make_deterministic
     from src.inference.photo_captioner import PhotoCaptioner
@@ -74,7 +81,7 @@ def load_captioner(settings):
     return PhotoCaptioner(run_folder(settings), settings)
 
 
-def caption_photos(settings, options: argparse.Namespace) -> None:
+def caption_photos(settings: Settings, options: argparse.Namespace) -> None:
     """Print a line per photo; draw the attention where asked for."""
     from src.inference.photo_captioner import describe_files
 
@@ -91,7 +98,7 @@ def caption_photos(settings, options: argparse.Namespace) -> None:
         raise InputError(f"not readable: {'; '.join(problems)}")
 
 
-def draw_attention_maps(captioner, path: Path, prediction, out: Path) -> None:
+def draw_attention_maps(captioner: "PhotoCaptioner", path: Path, prediction: "Prediction", out: Path) -> None:
     """Draw where the captioner attended at each word. Raises InputError as `PhotoCaptioner.attention_maps` does."""
     from src.inference.photo_captioner import attention_of_file
     from src.plots.attention_maps import draw_attention
@@ -103,7 +110,7 @@ def draw_attention_maps(captioner, path: Path, prediction, out: Path) -> None:
     print(f"caption: {out}: written", flush=True)
 
 
-def caption_folder(settings, options: argparse.Namespace) -> None:
+def caption_folder(settings: Settings, options: argparse.Namespace) -> None:
     """Write a row per photo; the cells of an unreadable one stay empty."""
     from tqdm import tqdm
 
@@ -119,7 +126,7 @@ def caption_folder(settings, options: argparse.Namespace) -> None:
     print(f"caption: {out}: {len(rows)} photos{warning}", flush=True)
 
 
-def caption_video(settings, options: argparse.Namespace, source) -> None:
+def caption_video(settings: Settings, options: argparse.Namespace, source: "VideoSource") -> None:
     """Show or write every frame of a `VideoSource` with MOS and caption drawn on it.
 
     A display never waits: the captioner takes the newest frame whenever it is free. A video that is only written gets
@@ -152,7 +159,7 @@ def caption_video(settings, options: argparse.Namespace, source) -> None:
         if not live:
             captioner = PeriodicCaptioner(describe, max(1, round(source.rate / CAPTIONS_PER_SECOND)))
         stack.enter_context(captioner)
-        sinks = [window] if window else []
+        sinks: list = [window] if window else []
         if options.output:
             write = stack.enter_context(video_writer(Path(options.output), source.rate))
             sinks.append(ConstantRateWriter(write, source.rate) if source.camera else write)
@@ -165,7 +172,7 @@ def caption_video(settings, options: argparse.Namespace, source) -> None:
         print(f"caption: {source.shortfall()}", flush=True)
 
 
-def main(argv=None) -> None:
+def main(argv: list[str] | None = None) -> None:
     settings, options = load_run(argv, "caption", __doc__, add_options)
     kind = kind_of(options.sources)
     check_options(kind, options)

@@ -1,4 +1,4 @@
-"""What each step of an ensemble adds: its score as a dot with its interval, steps that are off in grey."""
+"""What each step of an ensemble adds: its score as a dot with its interval, skipped steps in grey."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator
 from src.plots.style import BLUE, GRAY, GREEN, INK, WIDTH, heading, panel_title, picture
 
 _PANELS = {"MOS": ("MOS score", BLUE, ".3f"), "caption": ("Caption score", GREEN, ".2f")}
-"""By kind of step: title, colour, and how a score is written."""
+"""By kind of step: title, colour, number format."""
 
 
 def _draw_panel(axes: Axes, rows: list[dict]) -> None:
@@ -31,14 +31,14 @@ def _draw_panel(axes: Axes, rows: list[dict]) -> None:
 
 
 def draw_ablation(rows: list[dict], out: Path) -> None:
-    """Draw steps as rows, those of MOS above those of captions, as a PNG 1600 pixels wide.
+    """Draw the steps as rows, those of the MOS above those of the captions, as a PNG 1600 pixels wide.
 
-    rows: at least one, of a ablation: kind (MOS or caption), step, on, score, low and high (None where not known).
+    rows: at least one, as `ablation_rows` makes them: kind (MOS or caption), step, on, score, low and high (or None).
     """
     kinds = {kind: [row for row in rows if row["kind"] == kind] for kind in _PANELS}
     shown = [steps for steps in kinds.values() if steps]
     with picture(out, WIDTH, 0.6 + 0.85 * len(shown) + 0.27 * len(rows)) as figure:
-        every = figure.subplots(len(shown), 1, squeeze=False, height_ratios=[len(steps) + 1 for steps in shown])
-        for axes, steps in zip(every[:, 0], shown, strict=True):
+        panels = figure.subplots(len(shown), 1, squeeze=False, height_ratios=[len(steps) + 1 for steps in shown])
+        for axes, steps in zip(panels[:, 0], shown, strict=True):
             _draw_panel(axes, steps)
         heading(figure, "What each step of the ensemble reaches out of fold, 95% intervals")

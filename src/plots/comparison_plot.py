@@ -1,7 +1,8 @@
-"""Systems side by side: each score as a dot with its interval, beside its baseline."""
+"""Runs side by side: each score as a dot with its interval, and its baseline."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
@@ -13,7 +14,7 @@ _LONGEST_NAME = 30
 
 @dataclass(frozen=True)
 class Panel:
-    """One score: its name in the rows, its title, its baseline's name, its colour, and how it is written."""
+    """One score: its prefix in the rows' keys, the panel's title, the baseline's name, colour, number format."""
 
     name: str
     title: str
@@ -55,20 +56,20 @@ def _draw_panel(axes: Axes, rows: list[dict], panel: Panel) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 2.5, 5, 10]))
 
 
-def _mark(axes: Axes, scored: list[tuple[int, dict]], column: str, **look) -> None:
-    known = [(row[column], place) for place, row in scored if row[column] is not None]
-    if known:
-        axes.plot(*zip(*known, strict=True), linestyle="none", **look)
+def _mark(axes: Axes, scored: list[tuple[int, dict]], column: str, **style: Any) -> None:
+    points = [(row[column], place) for place, row in scored if row[column] is not None]
+    if points:
+        axes.plot(*zip(*points, strict=True), linestyle="none", **style)
 
 
 def shortened(name: str, longest: int) -> str:
     """The name, or its beginning and end where it is longer than `longest` characters."""
-    end = longest // 2 - 1
-    return name if len(name) <= longest else f"{name[: longest - end - 1]}…{name[-end:]}"
+    tail = longest // 2 - 1
+    return name if len(name) <= longest else f"{name[: longest - tail - 1]}…{name[-tail:]}"
 
 
 def _name_rows(axes: Axes, rows: list[dict]) -> None:
-    """The run's name, and below it what it is made of."""
+    """The run's name, and below it its encoder, decoder and remarks."""
     names = [shortened(row["run"], _LONGEST_NAME) for row in rows]
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_yticks(range(len(rows)), names, fontsize=9.5, color=INK, va="bottom")
@@ -83,8 +84,8 @@ def _name_rows(axes: Axes, rows: list[dict]) -> None:
 def draw_comparison(rows: list[dict], out: Path) -> None:
     """Draw runs as rows, the caption score and the MOS score beside each other, as a PNG 1600 pixels wide.
 
-    rows: run, encoder, decoder, remarks, mos_network, and of each score (mos, caption) score, low, high and baseline, as
-    in mos_score; None for what a run does not have.
+    rows: run, encoder, decoder, remarks, mos_network, and SCORE_score, SCORE_low, SCORE_high and SCORE_baseline for
+    the SCOREs mos and caption; None for what a run does not have.
     """
     with picture(out, WIDTH, 1.45 + 0.52 * len(rows)) as figure:
         both = figure.subplots(1, 2, sharey=True)

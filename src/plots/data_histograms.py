@@ -1,4 +1,4 @@
-"""What a dataset looks like: its scores, captions and colours."""
+"""Histograms of a data set: MOS, caption lengths, captions per photo, and brightness of the colour channels."""
 
 from pathlib import Path
 
@@ -32,10 +32,10 @@ def _draw_mos(axes: Axes, mos: dict | None) -> None:
 
 
 def _draw_counts(axes: Axes, histogram: dict[str, int], colour: str) -> None:
-    numbers = [int(number) for number in histogram]
-    axes.bar(numbers, list(histogram.values()), 0.85, color=colour)
+    values = [int(value) for value in histogram]
+    axes.bar(values, list(histogram.values()), 0.85, color=colour)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True, min_n_ticks=1))
-    axes.set_xlim(min(numbers) - 0.7, max(numbers) + 0.7)
+    axes.set_xlim(min(values) - 0.7, max(values) + 0.7)
     axes.grid(False, axis="x")
 
 
@@ -67,8 +67,7 @@ def _draw_channels(axes: Axes, channels: dict | None) -> None:
         panel_title(axes, "Brightness of the channels")
         return absent(axes, "no photo was read")
     mean, sd = channels["mean"], channels["sd"]
-    known = _CHANNELS.get(len(mean)) or [(str(number), GRAY) for number in range(len(mean))]
-    names, colours = zip(*known, strict=True)
+    names, colours = zip(*_CHANNELS[len(mean)], strict=True)
     places = np.arange(len(mean))
     axes.bar(places, mean, 0.55, yerr=sd, color=colours, error_kw={"ecolor": INK, "elinewidth": 1.2, "capsize": 5})
     labels = [f"{name}\n{value:.3f} ± {spread:.3f}" for name, value, spread in zip(names, mean, sd, strict=True)]
@@ -86,7 +85,7 @@ def draw_statistics(statistics: dict, out: Path) -> None:
     statistics: {"photos": {"train", "test"}, "groups", "channels": {"mean", "sd"} (one number per channel, 0 to 1),
     "mos": {"mean", "sd", "min", "max", "histogram": {"edges", "counts"}}, "captions": {"count", "distinct",
     "words": {"median", "p95", "max", "histogram"}, "per_photo"}}, as statistics.json holds it. A block that is None
-    or absent is said to be missing in its panel.
+    or absent leaves its panel empty but for a note.
     """
     photos = statistics["photos"]
     with picture(out, WIDTH, 7.4) as figure:

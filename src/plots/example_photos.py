@@ -1,4 +1,4 @@
-"""A contact sheet: photos, and below each what is said of it."""
+"""A contact sheet: photos with a title and a caption below each."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ _CAPTION = FontProperties(family="DejaVu Sans", size=9)
 _LINE = 0.165
 _MOST_LINES = 8
 _HINTING = 1.03
-"""Letters on whole pixels come out up to that much wider than their outlines."""
+"""Hinted letters, on whole pixels, come out up to this much wider than their outlines."""
 
 
 def _width(text: str, font: FontProperties) -> float:
@@ -41,9 +41,9 @@ def wrap(text: str, width: float, font: FontProperties, most: int = _MOST_LINES)
     """Break text into lines no wider than `width` inches as printed; beyond `most` lines it ends in an ellipsis."""
     lines: list[str] = []
     for word in text.split():
-        for number, piece in enumerate(_pieces(word, width, font)):
-            joined = f"{lines[-1]} {piece}" if lines and not number else piece
-            if lines and not number and _width(joined, font) <= width:
+        for index, piece in enumerate(_pieces(word, width, font)):
+            joined = f"{lines[-1]} {piece}" if lines and not index else piece
+            if lines and not index and _width(joined, font) <= width:
                 lines[-1] = joined
             else:
                 lines.append(piece)
@@ -55,8 +55,14 @@ def wrap(text: str, width: float, font: FontProperties, most: int = _MOST_LINES)
     return [*lines[: most - 1], last + "…"]
 
 
-def _draw_row(figure: Figure, top: float, cell: tuple[float, float], photos: np.ndarray, texts: list) -> None:
-    """One row of the sheet. top: inches from the lower edge of the figure; cell: inches of a photo."""
+def _draw_row(
+    figure: Figure,
+    top: float,
+    cell: tuple[float, float],
+    photos: np.ndarray,
+    texts: list[tuple[list[str], list[str]]],
+) -> None:
+    """One row of the sheet. top: inches from the figure's lower edge. cell: width and height of a photo in inches."""
     width, height = figure.get_size_inches()
     for place, (photo, (title, caption)) in enumerate(zip(photos, texts, strict=True)):
         left = _EDGE + place * (cell[0] + _GAP)
@@ -97,7 +103,7 @@ def draw_examples(
     ]
     across = min(columns, len(photos))
     size = (2 * _EDGE + across * (wide + _GAP) - _GAP, 2 * _EDGE + sum(heights) + _GAP * (len(heights) - 1))
-    with picture(out, *size, layout=None) as figure:
+    with picture(out, *size, constrained=False) as figure:
         top = size[1] - _EDGE
         for start, height in zip(starts, heights, strict=True):
             row = slice(start, start + columns)

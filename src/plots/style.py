@@ -1,7 +1,7 @@
-"""The common look of all pictures, and how they reach the disk: whole, and equal bytes for equal content.
+"""The common style of all figures, and how they are saved: whole or not at all, equal bytes for equal content.
 
-Nothing here uses pyplot or chooses a backend, so a notebook's or a server's own figures are not disturbed. A user's
-matplotlibrc has no influence either: every picture starts from matplotlib's defaults.
+No pyplot and no choice of a backend, so that the figures of a notebook or server are not disturbed. A user's
+matplotlibrc has no influence: every figure starts from matplotlib's defaults.
 """
 
 import contextlib
@@ -13,18 +13,19 @@ import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from src.base.files import replacing
 
 DPI = 150
 WIDTH = 1600 / DPI
-"""Width of a full picture in inches."""
+"""Width of a full figure in inches."""
 
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
-"""Colours told apart with every kind of colour vision (Okabe and Ito, Color Universal Design, 2008)."""
+"""Colours that can be told apart with any colour vision (Okabe and Ito, Color Universal Design, 2008)."""
 INK, GRAY = "#222222", "#767676"
 
-_LOOK = {
+_STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "text.color": INK,
@@ -56,28 +57,29 @@ _LOOK = {
 
 @contextlib.contextmanager
 def boxes_for_missing_glyphs() -> Iterator[None]:
-    """Let a letter that the font lacks, such as an emoji, be drawn as a box without a warning."""
+    """Draw a letter that the font lacks, such as an emoji, as a box without a warning."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
 
 
 @contextlib.contextmanager
-def picture(out: Path, width: float, height: float, layout: str | None = "constrained") -> Iterator[Figure]:
-    """Yield an empty figure of width x height inches; what is drawn on it becomes the PNG file `out`, whole or not
-    at all. Settings of matplotlib are the caller's again afterwards."""
-    with matplotlib.style.context(["default", _LOOK]), boxes_for_missing_glyphs():
+def picture(out: Path, width: float, height: float, constrained: bool = True) -> Iterator[Figure]:
+    """Yield an empty figure of width x height inches, saved as the PNG file `out` when the block ends, whole or not.
+
+    constrained: matplotlib lays the axes out. The caller's matplotlib settings are restored afterwards.
+    """
+    layout = ConstrainedLayoutEngine(w_pad=0.09, h_pad=0.09, wspace=0.03, hspace=0.03) if constrained else None
+    with matplotlib.style.context(["default", _STYLE]), boxes_for_missing_glyphs():
         figure = Figure(figsize=(width, height), dpi=DPI, layout=layout, facecolor="white")
         FigureCanvasAgg(figure)
-        if layout == "constrained":
-            figure.get_layout_engine().set(w_pad=0.09, h_pad=0.09, wspace=0.03, hspace=0.03)
         yield figure
         with replacing(out) as temporary:
             figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
 
 
 def heading(figure: Figure, text: str) -> None:
-    """The picture's title, flush left."""
+    """The figure's title, flush left."""
     figure.suptitle(text, x=0.01, ha="left")
 
 
@@ -94,6 +96,6 @@ def note(axes: Axes, text: str) -> None:
 
 
 def absent(axes: Axes, text: str) -> None:
-    """Say in an empty panel why there is nothing to see."""
+    """Say in an empty panel why nothing is drawn."""
     axes.set_axis_off()
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GRAY)

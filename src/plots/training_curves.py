@@ -1,4 +1,4 @@
-"""The course of training: losses, validation scores and the learning rate, epoch by epoch."""
+"""Training curves: losses, validation scores and the learning rate by epoch."""
 
 import csv
 import math
@@ -21,8 +21,8 @@ _MOST_MARKED_EPOCHS = 40
 
 @dataclass(frozen=True)
 class Panel:
-    """One plot: the columns drawn in it with their names and colours, the column whose best epoch is marked,
-    and a line of explanation where no legend is needed."""
+    """One plot: its columns with their labels and colours, the column whose best epoch is marked, and a subtitle in
+    place of a legend."""
 
     title: str
     lines: dict[str, tuple[str, str]]
@@ -97,10 +97,10 @@ def read_metrics(path: Path) -> Series:
         raise InputError(f"{path} is not a readable CSV ({error}); train again with --fresh") from None
     if not rows or "epoch" not in rows[0]:
         raise InputError(f"{path} holds no epoch yet; train first")
-    wanted = ["epoch", *(column for panel in PANELS for column in panel.lines)]
+    columns = ["epoch", *(column for panel in PANELS for column in panel.lines)]
     series = {
         column: np.array([_number(path, line, column, row[column]) for line, row in enumerate(rows, 2)])
-        for column in wanted
+        for column in columns
         if column in rows[0]
     }
     if np.isnan(series["epoch"]).any():
@@ -130,28 +130,28 @@ def mean_over_folds(folds: list[Series], column: str) -> tuple[np.ndarray, np.nd
 
 def _draw_line(axes: Axes, folds: list[Series], column: str, label: str, colour: str) -> None:
     drawn = [fold for fold in folds if column in fold]
-    several = len(folds) > 1
+    many = len(folds) > 1
     for fold in drawn:
-        style = {"linewidth": 0.8, "alpha": 0.45} if several else {"linewidth": 1.8, "label": label}
-        marked = len(fold["epoch"]) <= _MOST_MARKED_EPOCHS and not several or len(fold["epoch"]) == 1
+        style = {"linewidth": 0.8, "alpha": 0.45} if many else {"linewidth": 1.8, "label": label}
+        marked = len(fold["epoch"]) <= _MOST_MARKED_EPOCHS and not many or len(fold["epoch"]) == 1
         axes.plot(fold["epoch"], fold[column], color=colour, marker="o" if marked else None, markersize=3, **style)
-    if several and drawn:
+    if many and drawn:
         epochs, mean = mean_over_folds(folds, column)
         axes.plot(epochs, mean, color=colour, linewidth=2.2, label=label, marker="o" if len(epochs) == 1 else None)
 
 
 def _mark_best(axes: Axes, folds: list[Series], column: str) -> None:
-    found = [best for best in (best_epoch(fold, column) for fold in folds) if best]
-    if not found:
+    bests = [best for best in (best_epoch(fold, column) for fold in folds) if best]
+    if not bests:
         return
-    epochs, values = zip(*found, strict=True)
+    epochs, values = zip(*bests, strict=True)
     for epoch in sorted(set(epochs)):
         axes.axvline(epoch, color=VERMILION, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1.5)
     axes.plot(epochs, values, linestyle="none", marker="*", markersize=10, color=VERMILION, zorder=5)
     if len(folds) == 1:
         note(axes, f"best: {values[0]:.3f} in epoch {epochs[0]}")
     else:
-        note(axes, f"best: {np.mean(values):.3f}, mean of {len(found)} folds")
+        note(axes, f"best: {np.mean(values):.3f}, mean of {len(bests)} folds")
 
 
 def _draw_panel(axes: Axes, folds: list[Series], panel: Panel) -> None:
@@ -198,7 +198,7 @@ def _draw(folds: list[Series], title: str, out: Path) -> None:
 
 
 def draw_curves(metrics_csv: Path, out: Path) -> None:
-    """Draw the course of one fold's training as a PNG, 1600 pixels wide.
+    """Draw the training curves of one fold as a PNG, 1600 pixels wide.
 
     metrics_csv: one row per epoch; the columns drawn are those of PANELS. A panel without a column is left out.
     Raises InputError where the file is absent, empty or not made of numbers.
@@ -209,7 +209,7 @@ def draw_curves(metrics_csv: Path, out: Path) -> None:
 
 
 def draw_run_curves(files: dict[str, Path], out: Path) -> None:
-    """Draw the training of all folds on top of each other: each fold thin, the mean of the folds thick.
+    """Draw the training curves of all folds: each fold thin, their mean thick.
 
     files: the metrics.csv of each fold by the fold's name. The mean ends where the first fold stopped; a star marks
     each fold's best epoch. Raises InputError as draw_curves does, and where there is no fold.

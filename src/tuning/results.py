@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from src.base.errors import InputError
 from src.base.files import write_text
-from src.plots.tuning_plots import Tried, draw_history, draw_importance, draw_pareto, draw_slices
+from src.plots.tuning_plots import FinishedTrial, draw_history, draw_importance, draw_pareto, draw_slices
 from src.settings.load import as_text, as_yaml, changed
 from src.settings.schema import Settings
 from src.tuning.study import Study
@@ -86,7 +86,10 @@ def write_results(study: Study, settings: Settings, objective: str, folder: Path
     writer.writerows(rows)
     write_text(folder / "trials.csv", text.getvalue())
     write_text(folder / "best.yaml", as_config(settings, winner, objective, study.plan.trials))
-    tried = [Tried(trial.number, trial.state.name.lower(), trial.values, trial.params) for trial in study.finished()]
+    tried = [
+        FinishedTrial(trial.number, trial.state.name.lower(), trial.values or [], trial.params)
+        for trial in study.finished()
+    ]
     draw_history(tried, names, folder / "history.png")
     draw_slices(tried, names, folder / "slices.png")
     draw_importance(importance(study, names), folder / "importance.png")

@@ -7,7 +7,7 @@ import scipy.ndimage
 import torch
 from PIL import Image
 
-from src.plots.attention_maps import BLUR, BOXES, draw_attention, heat, lay_over
+from src.plots.attention_maps import BLUR, BOXES, draw_attention, heat, upsample
 
 RNG = np.random.default_rng(0)
 WORDS = ("a", "dog", "by", "the", "quiet", "harbour", "한국")
@@ -25,7 +25,7 @@ def reference(cells: np.ndarray, height: int, width: int) -> np.ndarray:
 @pytest.mark.parametrize("grid, size", [((7, 7), (210, 350)), ((4, 6), (97, 61)), ((1, 1), (40, 30))])
 def test_weights_are_bilinear_and_blurred(grid, size):
     cells = RNG.random(grid, dtype=np.float32)
-    laid = lay_over(cells, (0, 0, *size), *size)
+    laid = upsample(cells, (0, 0, *size), *size)
     assert laid.shape == size and laid.dtype == np.float32
     np.testing.assert_allclose(laid, reference(cells, *size), atol=0.01)
 
@@ -35,9 +35,9 @@ def test_a_cell_is_brightest_over_its_own_centre():
         for column in range(6):
             cells = np.zeros((4, 6), np.float32)
             cells[row, column] = 1
-            peak = np.unravel_index(lay_over(cells, (0, 0, 200, 300), 200, 300).argmax(), (200, 300))
+            peak = np.unravel_index(upsample(cells, (0, 0, 200, 300), 200, 300).argmax(), (200, 300))
             assert abs(peak[0] - (row + 0.5) * 50) <= 26 and abs(peak[1] - (column + 0.5) * 50) <= 26
-            shown = heat(np.full((200, 300, 3), 128, np.uint8), lay_over(cells, (0, 0, 200, 300), 200, 300))
+            shown = heat(np.full((200, 300, 3), 128, np.uint8), upsample(cells, (0, 0, 200, 300), 200, 300))
             assert np.ptp(shown[peak].astype(int)) > 60, "colour where it looked"
             assert np.ptp(shown[199 - peak[0], 299 - peak[1]].astype(int)) < 10, "and grey where it did not"
 
@@ -45,9 +45,9 @@ def test_a_cell_is_brightest_over_its_own_centre():
 def test_borders_and_crops_are_taken_into_account():
     """A padded view reaches beyond the photo, a cropped one covers a part of it."""
     cells = RNG.random((5, 5), dtype=np.float32)
-    square = lay_over(cells, (0, 0, 300, 300), 300, 300)
-    assert (lay_over(cells, (-70, 0, 300, 300), 160, 300) == square[70:230]).all()
-    inside = lay_over(cells, (0, 50, 300, 300), 300, 400)
+    square = upsample(cells, (0, 0, 300, 300), 300, 300)
+    assert (upsample(cells, (-70, 0, 300, 300), 160, 300) == square[70:230]).all()
+    inside = upsample(cells, (0, 50, 300, 300), 300, 400)
     assert (inside[:, 50:350] == square).all() and not inside[:, :50].any() and not inside[:, 350:].any()
 
 
@@ -71,8 +71,8 @@ def test_one_panel_a_word(tmp_path, drawn, height, width):
     assert all(0 <= box.x0 < box.x1 <= 1 and 0 <= box.y0 < box.y1 <= 1 for box in boxes)
     for one, other in ((one, other) for i, one in enumerate(boxes) for other in boxes[i + 1 :]):
         assert one.x1 < other.x0 or one.y0 > other.y1, "panels do not overlap"
-    said = " ".join(text.get_text() for text in drawn[0].texts)
-    assert "MOS 5.31" in said and "12 cells of the grid" in said
+    words = " ".join(text.get_text() for text in drawn[0].texts)
+    assert "MOS 5.31" in words and "12 cells of the grid" in words
 
 
 def test_regions_are_boxes_the_stronger_the_bolder(tmp_path, drawn):
