@@ -59,7 +59,7 @@ def photo_codes(settings, table):
     """The photos' numbers from the codebook [N, C], computed where they are absent; None without enough labels."""
     import numpy as np
 
-    from src.data.codebook_features import FEWEST, build_codebook_features
+    from src.data.codebook import FEWEST, build_codebook_features
     from src.data.table import for_training
 
     if settings.task == "caption" or table["mos"].notna().sum() < FEWEST:

@@ -1,10 +1,12 @@
 """From the cached pixels and the table to batches of tensors, in an order that is a function of (seed, epoch)."""
 
+import multiprocessing
 import signal
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,63 +20,64 @@ from src.data.vocabulary import PAD, Vocabulary
 
 @dataclass(frozen=True)
 class Labels:
-    """What is known of each photo, as arrays only, which loader processes get cheaply.
+    """The labels of N photos and where their inputs lie: arrays and paths only, which loader processes get cheaply.
 
-    pixels: the file of all photos' pixels; crops: that of their other pieces, where there are some. features: the
-    folder of their features, where these are read instead.
-    mos: float32 [N], NaN where unknown. tokens: int32, all captions one after another, each ending with <end>;
-    caption c is tokens[starts[c]:starts[c + 1]] and photo n has the captions firsts[n] to firsts[n + 1] - 1.
+    pixels: the file of all photos' views; crops: that of their other native crops, where there are some. features: the
+    folder of their cached features, where these are read instead.
+    mos: float32 [N], NaN where unknown. tokens: int32, all captions one after another, each ending with <end>.
+    Caption c is tokens[caption_offsets[c]:caption_offsets[c + 1]], and photo n has the captions photo_offsets[n] to
+    photo_offsets[n + 1] - 1.
     """
 
     pixels: Path
     mos: np.ndarray
     tokens: np.ndarray
-    starts: np.ndarray
-    firsts: np.ndarray
+    caption_offsets: np.ndarray
+    photo_offsets: np.ndarray
     features: Path | None = None
     crops: Path | None = None
 
     def captions(self, row: int) -> list[np.ndarray]:
         """All captions of a photo as token ids."""
-        first, last = self.firsts[row], self.firsts[row + 1]
-        return [self.tokens[self.starts[c] : self.starts[c + 1]] for c in range(first, last)]
+        captions = range(self.photo_offsets[row], self.photo_offsets[row + 1])
+        return [self.tokens[self.caption_offsets[c] : self.caption_offsets[c + 1]] for c in captions]
 
 
 def encode_labels(table: pd.DataFrame, pixels: Path, vocabulary: Vocabulary, maximum_words: int) -> Labels:
     """The labels of the table of photos, captions encoded. `pixels`: the array of the same rows."""
-    tokens, starts, firsts = array("i"), array("q", [0]), array("q", [0])
+    tokens, caption_offsets, photo_offsets = array("i"), array("q", [0]), array("q", [0])
     for captions in table["captions"]:
         for caption in captions:
             ids = vocabulary.encode(caption, maximum_words)
             if len(ids) > 1:  # a caption without a word has nothing to teach
                 tokens.extend(ids)
-                starts.append(len(tokens))
-        firsts.append(len(starts) - 1)
+                caption_offsets.append(len(tokens))
+        photo_offsets.append(len(caption_offsets) - 1)
     crops = pixels.with_name("crops.npy")
     return Labels(
         pixels,
         table["mos"].to_numpy(np.float32),
         np.asarray(tokens, np.int32),
-        np.asarray(starts, np.int64),
-        np.asarray(firsts, np.int64),
+        np.asarray(caption_offsets, np.int64),
+        np.asarray(photo_offsets, np.int64),
         crops=crops if crops.is_file() else None,
     )
 
 
 @dataclass(frozen=True)
-class Share:
-    """Photos that one process loads at a time. blank: their labels are hidden (they stand in for an empty share).
+class BatchSlice:
+    """The rows of a batch that one process loads. dummy: they stand in for an empty slice, and their labels are hidden.
 
-    crop: which piece of the photos is read where epoch < 0; each training epoch draws one.
+    epoch < 0: photos as they are, without augmentation, and native crop number `crop`; a training epoch draws its crop.
     """
 
     epoch: int
     rows: np.ndarray
-    blank: bool = False
+    dummy: bool = False
     crop: int = 0
 
 
-def steps_of_epoch(rows: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+def epoch_batches(rows: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
     """The shuffled rows of an epoch in batches; the last one may be smaller, but never one photo alone.
 
     BatchNorm has no statistics of a single photo: where one would be left over, batches are of nearly equal size.
@@ -85,19 +88,18 @@ def steps_of_epoch(rows: np.ndarray, batch_size: int, seed: int, epoch: int) -> 
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
 
-def share_of(rows: np.ndarray, part: int, parts: int, epoch: int) -> Share:
-    """The `part`-th of `parts` nearly equal pieces of a batch; where there are too few photos, a blank stand-in."""
-    piece = np.array_split(rows, parts)[part]
-    return Share(epoch, piece) if len(piece) else Share(epoch, rows[:1], blank=True)
+def rank_slice(rows: np.ndarray, rank: int, ranks: int, epoch: int) -> BatchSlice:
+    """A rank's slice of a batch, one of `ranks` of nearly equal size; a dummy where there are too few photos."""
+    own_rows = np.array_split(rows, ranks)[rank]
+    return BatchSlice(epoch, own_rows) if len(own_rows) else BatchSlice(epoch, rows[:1], dummy=True)
 
 
 class BatchDataset(Dataset):
-    """Loads the batch of a `Share`. epoch < 0 means: as it is, without augmentation.
+    """Loads whole batches: the item of a `BatchSlice` is a dict of tensors.
 
-    A batch is a dict of tensors: row int64 [B], images uint8 [B, H, W, C] or a dict of features, mos float32 [B]
-    (NaN: unknown) and captions int64 [B, S, T], padded, a row of padding where a photo has fewer than S. Where
-    uniforms_per_token is given, also uniforms float32 [B, S, uniforms_per_token * (T + 1)] in [0, 1), a function of
-    (seed, epoch, photo).
+    row int64 [B], images uint8 [B, H, W, C] or a dict of features, mos float32 [B] (NaN: unknown) and captions int64
+    [B, S, T], padded, a row of padding where a photo has fewer than S = captions_per_photo. Where uniforms_per_token is
+    given, also uniforms float32 [B, S, uniforms_per_token * (T + 1)] in [0, 1), a function of (seed, epoch, photo).
     """
 
     def __init__(
@@ -115,16 +117,16 @@ class BatchDataset(Dataset):
         self.uniforms_per_token = uniforms_per_token
         self._open: dict[str, np.ndarray] = {}  # files are opened in the process that reads, never sent to it
 
-    def __getitem__(self, share: Share) -> dict:
-        mos = self.labels.mos[share.rows]
-        batch = {
-            "row": torch.from_numpy(np.asarray(share.rows, np.int64)),
-            "images": self._features(share) if self.labels.features else torch.from_numpy(self._photos(share)),
-            "mos": torch.from_numpy(np.full_like(mos, np.nan) if share.blank else mos),
-            "captions": torch.from_numpy(self._captions(share)),
+    def __getitem__(self, part: BatchSlice) -> dict[str, Any]:
+        mos, captions = self.labels.mos[part.rows], self._captions(part)
+        batch: dict[str, Any] = {
+            "row": torch.from_numpy(np.asarray(part.rows, np.int64)),
+            "images": self._features(part) if self.labels.features else torch.from_numpy(self._photos(part)),
+            "mos": torch.from_numpy(np.full_like(mos, np.nan) if part.dummy else mos),
+            "captions": torch.from_numpy(captions),
         }
         if self.uniforms_per_token:
-            batch["uniforms"] = torch.from_numpy(self._uniforms(share, batch["captions"].shape[2]))
+            batch["uniforms"] = torch.from_numpy(self._uniforms(part, captions.shape[2]))
         return batch
 
     def _file(self, path: Path) -> np.ndarray:
@@ -132,46 +134,48 @@ class BatchDataset(Dataset):
             self._open[path.stem] = np.load(path, mmap_mode="r")
         return self._open[path.stem]
 
-    def _features(self, share: Share) -> dict[str, torch.Tensor]:
+    def _features(self, part: BatchSlice) -> dict[str, torch.Tensor]:
+        assert self.labels.features is not None
         if not self._open:
             for path in sorted(self.labels.features.glob("*.npy")):
                 self._file(path)
-        return {name: torch.from_numpy(array[share.rows]) for name, array in self._open.items()}
+        return {name: torch.from_numpy(features[part.rows]) for name, features in self._open.items()}
 
-    def _photos(self, share: Share) -> np.ndarray:
+    def _photos(self, part: BatchSlice) -> np.ndarray:
         pixels = self._file(self.labels.pixels)
-        photos = np.empty((len(share.rows), *pixels.shape[1:]), np.uint8)
-        for i, row in enumerate(share.rows):
-            photo = self._piece(int(row), share) if self.labels.crops else pixels[row]
-            augment = self.augmenter is not None and share.epoch >= 0
-            photos[i] = self.augmenter(np.asarray(photo), self.seed, share.epoch, int(row)) if augment else photo
+        photos = np.empty((len(part.rows), *pixels.shape[1:]), np.uint8)
+        for i, row in enumerate(map(int, part.rows)):
+            photo = pixels[row] if self.labels.crops is None else self._crop(self.labels.crops, row, part)
+            if self.augmenter is not None and part.epoch >= 0:
+                photo = self.augmenter(np.asarray(photo), self.seed, part.epoch, row)
+            photos[i] = photo
         return photos
 
-    def _piece(self, row: int, share: Share) -> np.ndarray:
-        others = self._file(self.labels.crops)
-        drawn = fold_in(self.seed, "crop", share.epoch, row) % (others.shape[1] + 1)
-        crop = drawn if share.epoch >= 0 else share.crop
-        return others[row, crop - 1] if crop else self._file(self.labels.pixels)[row]
+    def _crop(self, file: Path, row: int, part: BatchSlice) -> np.ndarray:
+        crops = self._file(file)
+        drawn = fold_in(self.seed, "crop", part.epoch, row) % (crops.shape[1] + 1)
+        crop = drawn if part.epoch >= 0 else part.crop
+        return crops[row, crop - 1] if crop else self._file(self.labels.pixels)[row]
 
-    def _captions(self, share: Share) -> np.ndarray:
-        chosen = [[] if share.blank else self._choose(int(row), share.epoch) for row in share.rows]
-        longest = max((len(c) for captions in chosen for c in captions), default=1)
-        out = np.full((len(chosen), self.captions_per_photo, longest), PAD, np.int64)
-        for i, captions in enumerate(chosen):
+    def _captions(self, part: BatchSlice) -> np.ndarray:
+        photos = [[] if part.dummy else self._drawn_captions(int(row), part.epoch) for row in part.rows]
+        longest = max((len(caption) for captions in photos for caption in captions), default=1)
+        padded = np.full((len(photos), self.captions_per_photo, longest), PAD, np.int64)
+        for i, captions in enumerate(photos):
             for j, caption in enumerate(captions):
-                out[i, j, : len(caption)] = caption
+                padded[i, j, : len(caption)] = caption
+        return padded
+
+    def _uniforms(self, part: BatchSlice, tokens: int) -> np.ndarray:
+        """Numbers for each caption, of which a longer batch asks for more, but for no others."""
+        out = np.empty((len(part.rows), self.captions_per_photo, self.uniforms_per_token * (tokens + 1)), np.float32)
+        for i, row in enumerate(part.rows):
+            for j, uniforms in enumerate(out[i]):
+                seed = fold_in(self.seed, "uniforms", part.epoch, int(row), j)
+                np.random.default_rng(seed).random(dtype=np.float32, out=uniforms)
         return out
 
-    def _uniforms(self, share: Share, tokens: int) -> np.ndarray:
-        """Each caption's own numbers, of which a longer batch asks for more, but for no others."""
-        out = np.empty((len(share.rows), self.captions_per_photo, self.uniforms_per_token * (tokens + 1)), np.float32)
-        for i, row in enumerate(share.rows):
-            for j, numbers in enumerate(out[i]):
-                seed = fold_in(self.seed, "uniforms", share.epoch, int(row), j)
-                np.random.default_rng(seed).random(dtype=np.float32, out=numbers)
-        return out
-
-    def _choose(self, row: int, epoch: int) -> list[np.ndarray]:
+    def _drawn_captions(self, row: int, epoch: int) -> list[np.ndarray]:
         captions = self.labels.captions(row)
         if len(captions) <= self.captions_per_photo:
             return captions
@@ -183,19 +187,29 @@ def _leave_signals_to_the_main_process(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def loader(
-    batches: BatchDataset, shares: Iterable[Share], workers: int, pin: bool
-) -> Iterator[dict[str, torch.Tensor]]:
-    """The batches of the shares, in order, prefetched by `workers` processes where there are any."""
-    return iter(
-        DataLoader(
-            batches,
-            batch_size=None,
-            sampler=shares,
-            num_workers=workers,
-            pin_memory=pin,
-            multiprocessing_context="forkserver" if workers else None,
-            prefetch_factor=4 if workers else None,
-            worker_init_fn=_leave_signals_to_the_main_process,
-        )
-    )
+def load_batches(
+    dataset: BatchDataset, slices: Iterable[BatchSlice], workers: int, pin: bool
+) -> Iterator[dict[str, Any]]:
+    """The batches of the slices, in order, prefetched by `workers` processes where there are any.
+
+    Where the system has no way to start such processes, one line says so and this process loads.
+    """
+    if workers:
+        # not fork: the threads of torch and of CUDA do not survive it
+        method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+        try:
+            return iter(
+                DataLoader(
+                    dataset,
+                    batch_size=None,
+                    sampler=slices,
+                    num_workers=workers,
+                    pin_memory=pin,
+                    multiprocessing_context=method,
+                    prefetch_factor=4,
+                    worker_init_fn=_leave_signals_to_the_main_process,
+                )
+            )
+        except (ImportError, OSError, ValueError) as error:  # no semaphores, no start method
+            print(f"run.workers={workers}: no worker process can be started ({error}); batches load in this process")
+    return iter(DataLoader(dataset, batch_size=None, sampler=slices, pin_memory=pin))

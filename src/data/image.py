@@ -1,43 +1,61 @@
-"""From a photo file's bytes to upright RGB pixels, and from there to the square view that the network sees."""
+"""A photo file's bytes become upright RGB pixels, and these the square view that the network sees."""
 
 import dataclasses
+import hashlib
 import io
 import math
+import stat
 import warnings
+from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
+import imagehash
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
+from src.data.handcrafted import DECODED_SHORT_SIDE, handcrafted_features
 from src.settings.schema import ViewSettings
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
-LARGEST_PHOTO = Image.MAX_IMAGE_PIXELS or 89_478_485
-"""Pixels. A larger photo is refused from its header: a small file can unfold to fill the memory."""
-MARGIN = 1.5
-"""A JPEG may be decoded at 1/2, 1/4 or 1/8 while it stays that many times larger than what is needed. The decoder
-averages in the frequency domain; what remains is averaged by area, and the two differ by about a grey level."""
-ORIENTATION = 0x0112
-_UPRIGHT = {
-    2: lambda rgb: rgb[:, ::-1],
-    3: lambda rgb: rgb[::-1, ::-1],
-    4: lambda rgb: rgb[::-1],
-    5: lambda rgb: rgb.transpose(1, 0, 2),
-    6: lambda rgb: np.rot90(rgb, -1),
-    7: lambda rgb: rgb.transpose(1, 0, 2)[::-1, ::-1],
-    8: lambda rgb: np.rot90(rgb),
+MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
+"""A larger photo is refused from its header: a small file can unfold to fill the memory."""
+MAX_FILE_BYTES = 1 << 29
+"""A larger file is no photo, and would fill the memory before it could be refused."""
+DIGEST_BYTES = 16
+_MARGIN = 1.5
+"""A JPEG may be decoded at 1/2, 1/4 or 1/8 scale while it stays that many times larger than what is needed. The decoder
+averages in the frequency domain; the rest is averaged by area, and the two differ by about a grey level."""
+_FLAT = 2.0
+"""Standard deviation, in grey levels of a 32x32 copy, below which a photo has no structure to hash."""
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
 }
+"""What makes a photo upright, by its EXIF orientation."""
 
 
 class Unreadable(ValueError):
     """The photo cannot be decoded; the message is the reason in plain words."""
 
 
-def _orientation(image: Image.Image) -> int:
+def _upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF orientation asks.
+
+    The tag is read after loading: Pillow's TIFF loader turns the pixels itself and removes the tag, and a PNG may carry
+    it behind its pixels. `PIL.ImageOps.exif_transpose` would fail on EXIF that it cannot write back.
+    """
+    image.load()
     try:
-        return image.getexif().get(ORIENTATION, 1)
-    except Exception:  # Broken EXIF fails in many ways inside PIL, and the photo is none the worse for it.
-        return 1
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # broken EXIF fails in many ways inside Pillow, and the photo is none the worse for it
+        return image
+    return image.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -59,7 +77,7 @@ def _reason(error: Exception, content: bytes) -> str:
     if isinstance(error, UnidentifiedImageError):
         return f"not a photo in a known format (it begins with {content[:12]!r})"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        return f"more than {LARGEST_PHOTO // 1_000_000} million pixels"
+        return f"more than {MAX_PIXELS // 1_000_000} million pixels"
     if isinstance(error, MemoryError):
         return "too large for the memory"
     return " ".join(str(error).split()) or type(error).__name__
@@ -68,10 +86,10 @@ def _reason(error: Exception, content: bytes) -> str:
 def decode(content: bytes, short_side: int) -> np.ndarray:
     """Upright RGB pixels of a photo file, uint8 [H, W, 3].
 
-    short_side: a JPEG of at least twice that is decoded at 1/2, 1/4 or 1/8 scale, no smaller than that.
-    EXIF orientation is applied, broken EXIF ignored. CMYK, grey and palette become RGB; transparency is laid over
+    short_side: pixels; a JPEG at least twice that large is decoded at 1/2, 1/4 or 1/8 scale, no smaller than that.
+    EXIF orientation is applied, broken EXIF ignored. CMYK, grayscale and palette become RGB; transparency is laid over
     white; 16 bits become 8; of an animation the first frame is taken; colour profiles are not applied.
-    Raises Unreadable: empty, not a photo, truncated, damaged, above LARGEST_PHOTO, floating-point pixels.
+    Raises Unreadable: empty, not a photo, truncated, damaged, more than MAX_PIXELS, floating-point pixels.
     """
     if not content:
         raise Unreadable("the file is empty")
@@ -80,24 +98,22 @@ def decode(content: bytes, short_side: int) -> np.ndarray:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-                orientation = _orientation(image)
                 image.draft(None, (short_side, short_side))
-                pixels = np.asarray(_to_rgb(image))
+                return np.array(_to_rgb(_upright(image)))
         except Unreadable:
             raise
         except Exception as error:  # PIL's decoders raise whatever a damaged file leads them to.
             raise Unreadable(_reason(error, content)) from None
-    return np.ascontiguousarray(_UPRIGHT.get(orientation, lambda rgb: rgb)(pixels))
 
 
 def needed_short_side(view: ViewSettings, least: int) -> int:
     """The short side, in pixels, below which a JPEG is not decoded for this view; `least` at least."""
     if view.fit == "native":
-        return LARGEST_PHOTO  # never at reduced scale
-    return max(math.ceil(MARGIN * view.size), least)
+        return MAX_PIXELS  # never at reduced scale
+    return max(math.ceil(_MARGIN * view.size), least)
 
 
-def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+def _resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     """Averaging over area where an axis shrinks, linear where it grows; uint8 [H, W, C] → [height, width, C]."""
     shrunk = (min(width, pixels.shape[1]), min(height, pixels.shape[0]))
     if shrunk != (pixels.shape[1], pixels.shape[0]):
@@ -108,10 +124,10 @@ def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def to_view(rgb: np.ndarray, view: ViewSettings) -> np.ndarray:
-    """The square picture of the view, uint8 [size, size, C].
+    """The square view of a photo, uint8 [H, W, 3] → uint8 [size, size, C], where C is 1 for a gray view.
 
-    native: the first of its pieces, see `native_crops`. squash: the aspect ratio is given up. pad: the photo is centred
-    on black. crop: its central square. gray: luma by the weights of ITU-R BT.601.
+    native: the first of `native_crops`. squash: the aspect ratio is given up. pad: the photo is centred on black.
+    crop: its central square. gray: luma by the weights of ITU-R BT.601.
     """
     if view.fit == "native":
         return native_crops(rgb, dataclasses.replace(view, crops=1))[0]
@@ -123,29 +139,88 @@ def to_view(rgb: np.ndarray, view: ViewSettings) -> np.ndarray:
         rgb = np.ascontiguousarray(rgb[top : top + side, left : left + side])
     if view.fit == "pad":
         scale = size / max(height, width)
-        inner = resize(rgb, max(1, round(height * scale)), max(1, round(width * scale)))
+        inner = _resize(rgb, max(1, round(height * scale)), max(1, round(width * scale)))
         square = np.zeros((size, size, 3), np.uint8)
         top, left = (size - inner.shape[0]) // 2, (size - inner.shape[1]) // 2
         square[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
     else:
-        square = resize(rgb, size, size)
+        square = _resize(rgb, size, size)
     return _coloured(square, view)
 
 
 def native_crops(rgb: np.ndarray, view: ViewSettings) -> np.ndarray:
-    """Pieces of the photo's own pixels, uint8 [crops, size, size, C]; a photo smaller than a piece is enlarged first.
+    """Crops at native resolution, uint8 [crops, size, size, C]; a photo smaller than a crop is enlarged first.
 
-    They spread evenly over the photo from its centre on, however many there are: places follow the R2 sequence
-    (Roberts 2018, The Unreasonable Effectiveness of Quasirandom Sequences).
+    The first lies in the centre, and any number of them spreads evenly: positions follow the R2 sequence (Roberts 2018,
+    The Unreasonable Effectiveness of Quasirandom Sequences).
     """
     size, scale = view.size, view.size / min(rgb.shape[:2])
     if scale > 1:
-        rgb = resize(rgb, max(size, round(rgb.shape[0] * scale)), max(size, round(rgb.shape[1] * scale)))
-    room = np.array(rgb.shape[:2]) - size
+        rgb = _resize(rgb, max(size, round(rgb.shape[0] * scale)), max(size, round(rgb.shape[1] * scale)))
+    slack = np.array(rgb.shape[:2]) - size
     steps = np.arange(view.crops)[:, None] * [0.5698402909980532, 0.7548776662466927]
-    places = np.rint((0.5 + steps) % 1 * room).astype(int)
-    return np.stack([_coloured(rgb[top : top + size, left : left + size], view) for top, left in places])
+    corners = np.rint((0.5 + steps) % 1 * slack).astype(int)
+    return np.stack([_coloured(rgb[top : top + size, left : left + size], view) for top, left in corners])
 
 
 def _coloured(rgb: np.ndarray, view: ViewSettings) -> np.ndarray:
     return cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)[:, :, None] if view.color == "gray" else rgb
+
+
+def perceptual_hash(gray: np.ndarray) -> int:
+    """The 64-bit DCT hash of a photo, uint8 [H, W] (pHash: Zauner, Implementation and Benchmarking of Perceptual Image
+    Hash Functions, 2010); near-duplicates differ in few bits.
+
+    The bits of a flat photo (all black, overexposed) would be those of its noise: it gets a digest of its reduced
+    pixels instead, so that only an equal one is its duplicate.
+    """
+    small = cv2.resize(gray, (32, 32), interpolation=cv2.INTER_AREA)
+    if cv2.meanStdDev(small)[1].item() < _FLAT:
+        return int.from_bytes(hashlib.blake2b(small.tobytes(), digest_size=8).digest(), "big")
+    return int(str(imagehash.phash(Image.fromarray(gray))), 16)
+
+
+@dataclass(frozen=True)
+class Photo:
+    """All that is kept of one photo.
+
+    pixels: uint8 [size, size, C], the view. crops: uint8 [crops - 1, size, size, C], its other native crops.
+    handcrafted: float32 [F]. phash: 64 bits. digests: uint8 [16], zeros without a file.
+    problem: None, or why the photo is unreadable; then it counts as a black one.
+    """
+
+    pixels: np.ndarray
+    crops: np.ndarray
+    handcrafted: np.ndarray
+    phash: int
+    digests: np.ndarray
+    problem: str | None
+
+
+def _read(path: Path) -> bytes:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("not a file")
+    if status.st_size > MAX_FILE_BYTES:
+        raise ValueError(f"a file of more than {MAX_FILE_BYTES >> 20} MiB")
+    return path.read_bytes()
+
+
+def load_photo(path: Path, view: ViewSettings) -> Photo:
+    """Read and decode the photo once for everything. Never raises for what is wrong with the file."""
+    problem = None
+    try:
+        content = _read(path)
+        digest = hashlib.sha256(content).digest()[:DIGEST_BYTES]
+    except (OSError, ValueError) as error:
+        content, digest = b"", bytes(DIGEST_BYTES)
+        problem = getattr(error, "strerror", None) or str(error)
+    try:
+        rgb = decode(content, needed_short_side(view, DECODED_SHORT_SIDE))
+    except Unreadable as error:
+        problem = problem or str(error)
+        rgb = np.zeros((view.size, view.size, 3), np.uint8)
+    views = native_crops(rgb, view) if view.fit == "native" else to_view(rgb, view)[None]
+    luma = views[0, :, :, 0] if view.color == "gray" else cv2.cvtColor(views[0], cv2.COLOR_RGB2GRAY)
+    digests = np.frombuffer(digest, np.uint8)
+    return Photo(views[0], views[1:], handcrafted_features(rgb), perceptual_hash(luma), digests, problem)

@@ -30,12 +30,12 @@ from tqdm import tqdm
 from src.base.errors import InputError
 from src.base.files import digest_of, naming, read_json, write_json, write_text
 from src.data.handcrafted import NAMES
-from src.data.photo import DIGEST_BYTES, Photo, load_photo
+from src.data.image import DIGEST_BYTES, Photo, load_photo
 from src.settings.schema import ViewSettings
 
 CHUNK = 64
 """Photos decoded and written at once."""
-VERSION = 1
+VERSION = 2
 """Raise when the same photo would give other numbers than before."""
 _SYNC_EVERY = 4
 """Chunks between two entries into the journal: what a killed run does again."""

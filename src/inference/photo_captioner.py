@@ -12,8 +12,7 @@ from PIL import Image
 
 from src.base.errors import InputError
 from src.base.files import write_text
-from src.data.image import FORMATS, decode, needed_short_side, to_view
-from src.data.photo import load_photo
+from src.data.image import FORMATS, decode, load_photo, needed_short_side, to_view
 from src.data.vocabulary import END, PAD, Vocabulary
 from src.inference.fold_predictions import (
     CaptionWriter,

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from src.base.errors import InputError, Stopped
 from src.base.randomness import fold_in, seed_torch
-from src.data.dataset import BatchDataset, Labels, Share, loader
+from src.data.dataset import BatchDataset, BatchSlice, Labels, load_batches
 from src.settings.schema import Settings
 from src.training.batch_loss_exchange import BatchLossExchange, LossGradients
 from src.training.distributed import Ranks, replicate, synchronise, wrap
@@ -305,10 +305,11 @@ def infer(
     rounded by the batch it is in: equal for any number of processes.
     """
     size = settings.train.batch_size
-    shares = [Share(-1, rows[i : i + size], crop=crop) for i in range(0, len(rows), size)][ranks.rank :: ranks.count]
+    slices = [BatchSlice(-1, rows[i : i + size], crop=crop) for i in range(0, len(rows), size)]
+    slices = slices[ranks.rank :: ranks.count]
     found: dict[int, Any] = {}
-    with torch.inference_mode(), progress(sum(len(s.rows) for s in shares), 0, label, ranks.main) as bar:
-        for batch in loader(BatchDataset(labels, None, 0, 1, uniforms_per_token), shares, 0, False):
+    with torch.inference_mode(), progress(sum(len(s.rows) for s in slices), 0, label, ranks.main) as bar:
+        for batch in load_batches(BatchDataset(labels, None, 0, 1, uniforms_per_token), slices, 0, False):
             batch = to_device(batch, ranks.device)
             with autocast(settings, ranks.device):
                 values = read(batch)

@@ -9,7 +9,7 @@ import torch
 from src.base.errors import InputError
 from src.base.files import read_json, write_json
 from src.base.randomness import fold_in, seed_torch
-from src.data.dataset import BatchDataset, Labels, Share, loader
+from src.data.dataset import BatchDataset, BatchSlice, Labels, load_batches
 from src.models.backbone import build_encoder
 from src.models.encoder import Encoder
 from src.models.features import Features
@@ -80,8 +80,8 @@ def _passes(
     """The features of all photos from `done` on, a pass at a time, each with its first row."""
     empty = np.zeros(count + 1, np.int64)
     labels = Labels(pixels, np.full(count, np.nan, np.float32), empty[:0], empty[:1], empty)
-    shares = [Share(-1, np.arange(row, min(row + _TOGETHER, count))) for row in range(done, count, _TOGETHER)]
-    for batch in loader(BatchDataset(labels, None, 0, 1), shares, 0, False):
+    slices = [BatchSlice(-1, np.arange(row, min(row + _TOGETHER, count))) for row in range(done, count, _TOGETHER)]
+    for batch in load_batches(BatchDataset(labels, None, 0, 1), slices, 0, False):
         yield int(batch["row"][0]), encoder(batch["images"].to(device))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from src.base.errors import InputError, Stopped
 from src.base.randomness import fold_in, seed_torch
 from src.data.augment import Augmenter
-from src.data.dataset import BatchDataset, Share, loader, share_of, steps_of_epoch
+from src.data.dataset import BatchDataset, BatchSlice, epoch_batches, load_batches, rank_slice
 from src.metrics.caption_scores import Meteor, score_captions
 from src.metrics.competition_score import caption_score
 from src.metrics.mos_score import mos_score
@@ -96,7 +96,7 @@ class Fit:
         captions, uniforms = settings.train.captions_per_photo, self.engine.task.uniforms_per_token
         batches = BatchDataset(self.data.targets, augmenter, settings.run.seed, captions, uniforms)
         pin = self.ranks.device.type == "cuda"
-        stream = loader(batches, self._shares(steps), settings.run.workers, pin)
+        stream = load_batches(batches, self._shares(steps), settings.run.workers, pin)
         writer = tensorboard(self.folder / "tensorboard", train_state.epoch) if self.ranks.main else None
         with Interrupt() as interrupt, contextlib.closing(writer) if writer else contextlib.nullcontext():
             while train_state.epoch < settings.train.epochs and not self._patience_exhausted():
@@ -156,14 +156,14 @@ class Fit:
             out["val_caption_score"] = caption_score(caption, self.settings.metric.weights)
         return out
 
-    def _shares(self, steps: int) -> Iterator[Share]:
+    def _shares(self, steps: int) -> Iterator[BatchSlice]:
         """This process's share of every step that is left."""
         train = self.settings.train
         for epoch in range(self.train_state.epoch, train.epochs):
             first = self.train_state.step if epoch == self.train_state.epoch else 0
-            plan = steps_of_epoch(self.rows, train.batch_size, self.settings.run.seed, epoch)
+            plan = epoch_batches(self.rows, train.batch_size, self.settings.run.seed, epoch)
             for rows in islice(plan, first, steps):
-                yield share_of(rows, self.ranks.rank, self.ranks.count, epoch)
+                yield rank_slice(rows, self.ranks.rank, self.ranks.count, epoch)
 
     def _warn_if_worse(self) -> str:
         """A sentence where training for rewards ended below the score that it began with."""

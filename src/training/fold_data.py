@@ -32,7 +32,7 @@ class FoldData:
 
     def labelled(self, task: str) -> np.ndarray:
         """Those of train_rows that have a label which the task learns from."""
-        captioned = np.diff(self.labels.firsts)[self.train_rows] > 0
+        captioned = np.diff(self.labels.photo_offsets)[self.train_rows] > 0
         rated = ~np.isnan(self.labels.mos[self.train_rows])
         return self.train_rows[{"mos": rated, "caption": captioned, "both": rated | captioned}[task]]
 
@@ -74,7 +74,7 @@ def read_fold(
     labels = replace(encode_labels(table, photos / "pixels.npy", words, maximum_words), features=features)
     targets = labels
     if taught is not None:
-        captions = zip(table["photo_id"], np.diff(labels.firsts), strict=True)
+        captions = zip(table["photo_id"], np.diff(labels.photo_offsets), strict=True)
         said = [(taught[name],) if several and name in taught else () for name, several in captions]
         encoded = encode_labels(table.assign(captions=said), labels.pixels, words, maximum_words)
         targets = replace(encoded, features=features)

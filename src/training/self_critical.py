@@ -29,7 +29,7 @@ class SelfCritical:
         weights = RewardWeights(
             chosen.cider_d, chosen.bleu3, chosen.bleu4, chosen.rouge_l, chosen.meteor, chosen.length_penalty
         )
-        self.reward = Reward(labels.tokens, labels.starts, labels.firsts, train_rows, weights, words)
+        self.reward = Reward(labels.tokens, labels.caption_offsets, labels.photo_offsets, train_rows, weights, words)
 
     def __call__(self, sampler: nn.Module, batch: dict, step: int) -> tuple[dict, torch.Tensor]:
         """The batch with samples int64 [B, S, T] as its captions and `advantages` [B, S], and sums [5] over samples.

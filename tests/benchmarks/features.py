@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from src.base.randomness import make_deterministic
-from src.data.dataset import BatchDataset, loader, share_of, steps_of_epoch
+from src.data.dataset import BatchDataset, epoch_batches, load_batches, rank_slice
 from src.settings.schema import AugmentSettings, EncoderSettings, Settings
 from src.training.distributed import Ranks
 from src.training.engine import Engine, Interrupt
@@ -33,9 +33,11 @@ def _cache(settings: Settings, data: FoldData, folder: Path) -> None:
 def _epoch(settings: Settings, data: FoldData) -> tuple[float, float]:
     """Seconds and caption loss of the second of two epochs."""
     engine = Engine(build_task(settings, data, 0), settings, Ranks(0, 1, torch.device("cpu")))
-    plan = steps_of_epoch(data.train_rows, settings.train.batch_size, 0, 0)
+    plan = epoch_batches(data.train_rows, settings.train.batch_size, 0, 0)
     for epoch in range(2):
-        stream = loader(BatchDataset(data.labels, None, 0, 1), [share_of(rows, 0, 1, 0) for rows in plan], 0, False)
+        stream = load_batches(
+            BatchDataset(data.labels, None, 0, 1), [rank_slice(rows, 0, 1, 0) for rows in plan], 0, False
+        )
         began = time.perf_counter()
         means = engine.train_one_epoch(stream, epoch, 0, len(plan), Interrupt(), lambda _: None, shown=False)
         seconds = time.perf_counter() - began

@@ -11,7 +11,7 @@ import torch
 
 from src.base.randomness import make_deterministic
 from src.data.augment import Augmenter
-from src.data.dataset import BatchDataset, loader, share_of, steps_of_epoch
+from src.data.dataset import BatchDataset, epoch_batches, load_batches, rank_slice
 from src.data.vocabulary import Vocabulary
 from src.settings.schema import Settings
 from src.training.distributed import Ranks
@@ -54,15 +54,15 @@ def run() -> Iterator[tuple[str, float, float, str]]:
     make_deterministic(settings.run.threads)
     with tempfile.TemporaryDirectory() as folder:
         data = made_up(Path(folder), settings.view.size)
-        plan = steps_of_epoch(data.train_rows, settings.train.batch_size, 0, 0)
+        plan = epoch_batches(data.train_rows, settings.train.batch_size, 0, 0)
         loaded = BatchDataset(data.labels, Augmenter(settings.augment, settings.view.size), 0, 1)
-        shares = [share_of(rows, 0, 1, 0) for rows in plan]
+        shares = [rank_slice(rows, 0, 1, 0) for rows in plan]
         memory = [loaded[share] for share in shares]
         engine, other = (Engine(build_task(settings, data, 0), settings, ONE) for _ in range(2))
         other.task.train()
         ours, bare, waited = [], [], []
         for epoch in range(6):
-            stream = loader(loaded, shares, settings.run.workers, False)
+            stream = load_batches(loaded, shares, settings.run.workers, False)
             began = time.perf_counter()
             engine.train_one_epoch(stream, epoch, 0, len(plan), Interrupt(), lambda _: None, shown=False)
             ours.append(time.perf_counter() - began)

@@ -17,7 +17,7 @@ from src.data.folds import (
     near_duplicates,
     save_folds,
 )
-from src.data.perceptual_hash import perceptual_hash
+from src.data.image import perceptual_hash
 
 
 def by_brute_force(phash, distance):

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from src.data.dataset import BatchDataset, Share
-from src.data.image import decode, native_crops, to_view
-from src.data.photo import load_photo
+from src.data.dataset import BatchDataset, BatchSlice
+from src.data.image import decode, load_photo, native_crops, to_view
 from src.data.table import load_table
 from src.inference.fold_predictions import open_network, predict_fold
 from src.inference.photo_captioner import view_box
@@ -60,11 +59,11 @@ def test_training_draws_a_piece_and_the_score_is_the_mean_of_all(prepared, tmp_p
     pieces = [np.load(labels.pixels)[rows], *(others[rows, i] for i in range(2))]
     batches = BatchDataset(labels, None, 7, 1)
     for crop, piece in enumerate(pieces):
-        assert (batches[Share(-1, rows, crop=crop)]["images"].numpy() == piece).all()
-    seen = np.stack([batches[Share(epoch, rows)]["images"].numpy() for epoch in range(40)])
+        assert (batches[BatchSlice(-1, rows, crop=crop)]["images"].numpy() == piece).all()
+    seen = np.stack([batches[BatchSlice(epoch, rows)]["images"].numpy() for epoch in range(40)])
     drawn = np.stack([(seen == piece).all((2, 3, 4)) for piece in pieces])
     assert drawn.any(1).all(), "every piece of every photo comes up"
-    assert drawn.any(0).all() and (seen[3] == batches[Share(3, rows)]["images"].numpy()).all()
+    assert drawn.any(0).all() and (seen[3] == batches[BatchSlice(3, rows)]["images"].numpy()).all()
 
     Fit(settings, data, 0, tmp_path, ONE, None).run()
     found = predict_fold(tmp_path, settings, labels, rows.tolist(), ONE, "fold 0")

@@ -1,16 +1,11 @@
 """Members, blends and the shift report, on features and labels made up to have a known answer."""
 
-import dataclasses
-
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
 from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 
-from src.data import codebook_features
-from src.data.codebook import NEAREST, Codebook, _patches, learn
 from src.ensembling import svr
 from src.ensembling.regressors import PhotoFeatures, mos_members
 from src.ensembling.stacking import BLENDS, TEST, blend, within
@@ -90,55 +85,6 @@ def textured(seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (12, 16, 3)).astype(np.uint8)
     return (cv2.resize(coarse, (96, 64)) * 0.8 + rng.normal(20, 6, (64, 96, 3))).clip(0, 255).astype(np.uint8)
-
-
-def test_codes_against_a_loop_over_codewords():
-    book = learn([textured(i) for i in range(8)])
-    rgb = textured(9)
-    plain = dataclasses.replace(book, moments=np.zeros_like(book.moments))
-    patches = ((_patches(rgb, 4) - book.centre) @ book.whitening).astype(float)
-    weight = np.zeros((len(patches), len(book.words)))
-    for i, patch in enumerate(patches):
-        distance = np.square(patch - book.words).sum(1)
-        near = np.argsort(distance)[:NEAREST]
-        share = np.exp(-0.05 * (distance[near] - distance[near].min()))
-        weight[i, near] = share / share.sum()
-    seen = plain.differences(rgb).reshape(3, len(book.words), -1)
-    checked = np.argsort(-weight.sum(0))[:10]
-    for word in checked:
-        mean = np.average(patches, axis=0, weights=weight[:, word])
-        variance = np.average(np.square(patches - mean), axis=0, weights=weight[:, word])
-        np.testing.assert_allclose(seen[0, word] ** 2, np.abs(mean), rtol=2e-2, atol=5e-3)
-        np.testing.assert_allclose(seen[1, word] ** 2, variance, rtol=2e-2, atol=2e-2)
-    assert book.describe(rgb).shape == (7,)
-    assert np.isfinite(book.describe(np.zeros((64, 64, 3), np.uint8))).all()
-
-
-def test_codes_cut_off_go_on_to_the_same_bytes(tmp_path, monkeypatch):
-    for i in range(24):
-        Image.fromarray(textured(i)).save(tmp_path / f"{i}.png")
-    paths = [f"{i}.png" for i in range(24)] + ["absent.png"]
-    training = np.arange(25) < 16
-    monkeypatch.setattr(codebook_features, "_CHUNK", 5)
-    (tmp_path / "whole").mkdir(), (tmp_path / "cut").mkdir()
-    codebook_features.build_codebook_features(tmp_path / "whole", tmp_path, paths, training, 2)
-    describe, calls = Codebook.describe, []
-
-    def cut(book, rgb):
-        calls.append(1)
-        if len(calls) > 12:
-            raise KeyboardInterrupt
-        return describe(book, rgb)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Codebook, "describe", cut)
-        with pytest.raises(KeyboardInterrupt):
-            codebook_features.build_codebook_features(tmp_path / "cut", tmp_path, paths, training, 1)
-    names = codebook_features.build_codebook_features(tmp_path / "cut", tmp_path, paths, training, 1)
-    for name in names:
-        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    found = np.load(tmp_path / "cut" / "codes.npy")
-    assert found.shape == (25, 15) and not found[24].any() and found[:24].any(1).all()
 
 
 def features_of(kind, count: int, seed: int) -> np.ndarray:

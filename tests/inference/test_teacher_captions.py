@@ -84,7 +84,7 @@ def test_the_student_sees_what_the_teacher_writes_and_nothing_else(taught, commo
     assert len({prediction.caption for prediction in said.values()}) > 1, "the teacher does not say one thing to all"
     own: Vocabulary = data.vocabulary
     assert len(own) < len(its.vocabulary), "the student knows fewer words than its teacher"
-    captioned = np.diff(data.labels.firsts) > 0
+    captioned = np.diff(data.labels.photo_offsets) > 0
     assert sorted(row for seen, _, rewards in steps for row in seen if not rewards) == sorted(rows)
     for seen, captions, _ in steps:
         for row, (caption, second) in zip(seen, captions.tolist(), strict=True):
@@ -99,7 +99,9 @@ def test_the_student_is_judged_and_rewarded_by_what_people_wrote(taught, common,
     plain = data_of(load([*common, *(a for a in STUDENT if "distill" not in a)], "train")[0])
     assert plain.targets is plain.labels and any(rewards for *_, rewards in steps)
     for labels in (rewarded, data.labels):
-        assert np.array_equal(labels.tokens, plain.labels.tokens) and np.array_equal(labels.firsts, plain.labels.firsts)
+        assert np.array_equal(labels.tokens, plain.labels.tokens) and np.array_equal(
+            labels.photo_offsets, plain.labels.photo_offsets
+        )
     assert data.references == plain.references and any(len(several) > 1 for several in data.references)
     assert all(not data.targets.captions(row) for row in data.validation_rows)
 

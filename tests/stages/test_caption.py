@@ -17,8 +17,7 @@ from PIL import Image
 
 from src import caption, predict, preprocess, split, train
 from src.base.errors import InputError
-from src.data.image import to_view
-from src.data.photo import load_photo
+from src.data.image import load_photo, to_view
 from src.data.vocabulary import Vocabulary
 from src.inference.fold_predictions import Prediction, open_network
 from src.inference.photo_captioner import PhotoCaptioner, view_box

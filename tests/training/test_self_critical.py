@@ -11,7 +11,7 @@ import torch
 from src import preprocess, split, train
 from src.base.errors import Stopped
 from src.base.randomness import fold_in, make_deterministic
-from src.data.dataset import BatchDataset, share_of
+from src.data.dataset import BatchDataset, rank_slice
 from src.decoding.sampling import uniforms_for
 from src.models.decoder import END, PAD, START
 from src.pipeline import stages
@@ -53,7 +53,7 @@ def engine_of(settings, data) -> Engine:
 
 
 def batch_of(data, rows) -> dict:
-    return BatchDataset(data.labels, None, 0, 5)[share_of(rows, 0, 1, 0)]
+    return BatchDataset(data.labels, None, 0, 5)[rank_slice(rows, 0, 1, 0)]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from src import preprocess, split
 from src.base.errors import InputError, Stopped
 from src.base.randomness import fold_in, make_deterministic
 from src.data import vocabulary as words
-from src.data.dataset import BatchDataset, share_of, steps_of_epoch
+from src.data.dataset import BatchDataset, epoch_batches, rank_slice
 from src.models import decoder as tokens
 from src.models.decoder import token_log_probs
 from src.pipeline import stages
@@ -95,14 +95,14 @@ def test_learning_rate_is_a_function_of_the_fractional_epoch():
 
 def test_an_epoch_is_every_photo_once_in_an_order_of_its_own():
     rows = np.array([9, 3, 5, 7, 1])
-    steps = steps_of_epoch(rows, 2, 0, 4)
+    steps = epoch_batches(rows, 2, 0, 4)
     assert sorted(np.concatenate(steps)) == [1, 3, 5, 7, 9] and [len(s) for s in steps] == [2, 2, 1]
-    again = np.concatenate(steps_of_epoch(rows[::-1], 2, 0, 4))
+    again = np.concatenate(epoch_batches(rows[::-1], 2, 0, 4))
     assert (np.concatenate(steps) == again).all(), "the order in which rows are given does not matter"
-    orders = {tuple(np.concatenate(steps_of_epoch(rows, 2, 0, e))) for e in range(30)}
+    orders = {tuple(np.concatenate(epoch_batches(rows, 2, 0, e))) for e in range(30)}
     assert len(orders) > 10
-    shares = [share_of(rows[:3], part, 4, 0) for part in range(4)]
-    assert [len(s.rows) for s in shares if not s.blank] == [1, 1, 1] and shares[3].blank
+    shares = [rank_slice(rows[:3], part, 4, 0) for part in range(4)]
+    assert [len(s.rows) for s in shares if not s.dummy] == [1, 1, 1] and shares[3].dummy
 
 
 def test_fold_in_separates_uses():
@@ -113,7 +113,7 @@ def test_fold_in_separates_uses():
 
 def test_captions_of_a_batch_are_those_of_the_table(prepared):
     _, data = prepared()
-    batch = BatchDataset(data.labels, None, 0, 50)[share_of(data.validation_rows, 0, 1, -1)]
+    batch = BatchDataset(data.labels, None, 0, 50)[rank_slice(data.validation_rows, 0, 1, -1)]
     for i, references in enumerate(data.references):
         found = [data.vocabulary.decode(row) for row in batch["captions"][i].tolist() if any(row)]
         expected = [data.vocabulary.decode(data.vocabulary.encode(text, 40)) for text in references]
@@ -150,10 +150,10 @@ def test_ema_is_the_weighted_sum_of_the_past():
 
 def losses_of(settings, data, steps):
     engine = Engine(build_task(settings, data, 0), settings, ONE)
-    plan = steps_of_epoch(data.train_rows, settings.train.batch_size, 0, 0)[:steps]
+    plan = epoch_batches(data.train_rows, settings.train.batch_size, 0, 0)[:steps]
     batches = BatchDataset(data.labels, None, 0, 2, engine.task.uniforms_per_token)
     seen = []
-    stream = (batches[share_of(rows, 0, 1, 0)] for rows in plan)
+    stream = (batches[rank_slice(rows, 0, 1, 0)] for rows in plan)
     note = lambda _: seen.append(engine.sums.tolist())  # noqa: E731
     engine.train_one_epoch(stream, 0, 0, len(plan), Interrupt(), note, shown=False)
     return np.array(seen), engine
@@ -180,7 +180,7 @@ def test_a_batch_and_its_parts_give_the_same_gradient(prepared, decoder):
 def test_the_loss_is_that_of_every_caption_by_itself(prepared):
     settings, data = prepared(*EXACT, "loss.label_smoothing=0.1")
     task = build_task(settings, data, 0).eval()
-    batch = BatchDataset(data.labels, None, 0, 3)[share_of(data.train_rows[:8], 0, 1, 0)]
+    batch = BatchDataset(data.labels, None, 0, 3)[rank_slice(data.train_rows[:8], 0, 1, 0)]
     out = task(**{k: v for k, v in batch.items() if k != "row"})
     seen, expected = task.model.features(batch["images"]), torch.zeros(8)
     for slot in range(3):
@@ -199,8 +199,8 @@ def test_training_learns(prepared, balance):
     batches = BatchDataset(data.labels, None, 0, 2)
     first = last = None
     for epoch in range(30):
-        plan = steps_of_epoch(data.train_rows, 16, 0, epoch)
-        stream = (batches[share_of(rows, 0, 1, epoch)] for rows in plan)
+        plan = epoch_batches(data.train_rows, 16, 0, epoch)
+        stream = (batches[rank_slice(rows, 0, 1, epoch)] for rows in plan)
         last = engine.train_one_epoch(stream, epoch, 0, len(plan), Interrupt(), lambda _: None, shown=False)
         first = first or last
     assert last["caption_loss"] < 0.7 * first["caption_loss"]
@@ -209,12 +209,12 @@ def test_training_learns(prepared, balance):
 def test_random_numbers_of_a_caption_are_its_own(prepared):
     _, data = prepared()
     batches, rows = BatchDataset(data.labels, None, 5, 2, 3), data.train_rows[:6]
-    whole, part = batches[share_of(rows, 0, 1, 4)], batches[share_of(rows, 1, 3, 4)]
+    whole, part = batches[rank_slice(rows, 0, 1, 4)], batches[rank_slice(rows, 1, 3, 4)]
     numbers = whole["uniforms"]
     assert numbers.shape == (6, 2, 3 * (whole["captions"].shape[2] + 1)) and numbers.unique().numel() > 100
     assert torch.equal(part["uniforms"], numbers[2:4, :, : part["uniforms"].shape[2]])
-    assert not torch.equal(batches[share_of(rows, 0, 1, 5)]["uniforms"][:, :, :9], numbers[:, :, :9])
-    assert "uniforms" not in BatchDataset(data.labels, None, 5, 2)[share_of(rows, 0, 1, 4)]
+    assert not torch.equal(batches[rank_slice(rows, 0, 1, 5)]["uniforms"][:, :, :9], numbers[:, :, :9])
+    assert "uniforms" not in BatchDataset(data.labels, None, 5, 2)[rank_slice(rows, 0, 1, 4)]
 
 
 @pytest.mark.parametrize("decoder", ["mask_predict", "ctc_mask_predict"])
@@ -336,6 +336,6 @@ def test_nothing_to_learn_is_said(prepared):
     blank = dataclasses.replace(data.labels, mos=np.full_like(data.labels.mos, np.nan))
     with pytest.raises(InputError, match="no two different MOS"):
         dataclasses.replace(data, labels=blank).scale("both")
-    silent = dataclasses.replace(data.labels, firsts=np.zeros_like(data.labels.firsts))
+    silent = dataclasses.replace(data.labels, photo_offsets=np.zeros_like(data.labels.photo_offsets))
     with pytest.raises(InputError, match="no caption"):
         dataclasses.replace(data, labels=silent).scale("caption")
