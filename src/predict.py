@@ -83,7 +83,7 @@ def write_tables(settings, table, found: dict, test_captions: dict, folder) -> l
     from src.ensembling.regressors import PhotoFeatures
     from src.ensembling.stacking import TEST
     from src.ensembling.tables import fold_table, folds_of_rows, prediction_tables
-    from src.metrics.baselines import constant_sentence
+    from src.metrics.constant_caption import constant_sentence
     from src.metrics.meteor import shared_meteor
 
     source, train = stages.photos(settings).folder, table[for_training(table)]

@@ -19,9 +19,9 @@ from src.ensembling.mbr import Choice, pool
 from src.ensembling.rewriting import everything, rewrite
 from src.ensembling.run_candidates import RunCandidates
 from src.ensembling.stacking import TEST
-from src.metrics.baselines import constant_sentence
 from src.metrics.caption_scores import CaptionScores, score_captions
 from src.metrics.competition_score import caption_score
+from src.metrics.constant_caption import constant_sentence
 from src.metrics.meteor import CachedMeteor
 
 MIXTURES = (EvidenceWeights(1, 0, 0), EvidenceWeights(0.5, 0, 0.5), EvidenceWeights(0.5, 0.5, 0), EvidenceWeights(0.375, 0.125, 0.5),

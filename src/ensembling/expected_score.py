@@ -5,7 +5,7 @@ pseudo-reference: the evidence. Here it is the formula, and what the formula tak
 
 - CIDEr-D's document frequencies come from training captions: those of the evaluated references are unknown, and much
   the same.
-- METEOR is the stand-in of `Comparisons`: the program itself takes a thousand times as long.
+- METEOR is its proxy (`meteor_proxy`): the program itself takes a thousand times as long.
 - BLEU and METEOR are functions of counts summed over the corpus, in which a caption without any match of four words
   costs little, while its own BLEU-4 is 0. So a caption counts for what its expected counts change in the corpus's
   score, to first order (`corpus_worth`). BLEU's brevity penalty is part of that: a word more is worth much where the
@@ -20,10 +20,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from src.metrics.comparisons import Comparisons, Kinds, kinds_of, meteor_of, prepare
+from src.metrics.bleu_cider import bleu_scores
+from src.metrics.comparisons import Comparisons, prepare
 from src.metrics.competition_score import caption_score
-from src.metrics.ngram_table import LARGEST_ID, rarities
-from src.metrics.ngrams import bleu_scores, rouge_f
+from src.metrics.meteor_proxy import WordTable, proxy_score, word_table
+from src.metrics.ngrams import encode, inverse_document_frequencies
 
 _AT_ONCE = 100_000  # comparisons, which bounds memory
 
@@ -52,9 +53,9 @@ class ExpectedScores:
     cider_d: np.ndarray
     rouge_l: np.ndarray
     bleu: np.ndarray
-    """Counts as in `bleu_counts` [n, 10]."""
+    """Counts as in `NgramComparison.bleu_counts` [n, 10]."""
     meteor: np.ndarray
-    """Counts as in `meteor_of` [n, 5]."""
+    """Counts as in `proxy_score` [n, 5]."""
 
     def select(self, rows: np.ndarray) -> "ExpectedScores":
         """Some of them."""
@@ -82,7 +83,7 @@ def corpus_worth(expected: ExpectedScores, corpus: ExpectedScores, weights) -> n
     def brevity_and_matches(sums: np.ndarray) -> np.ndarray:
         return weights.bleu * bleu_scores(sums)[..., 2:].mean(axis=-1)
 
-    slopes = _slopes(brevity_and_matches, bleu), _slopes(lambda sums: weights.meteor * meteor_of(sums), meteor)
+    slopes = _slopes(brevity_and_matches, bleu), _slopes(lambda sums: weights.meteor * proxy_score(sums), meteor)
     photos = len(corpus.cider_d)
     counted = photos * (expected.bleu @ slopes[0] + expected.meteor @ slopes[1])
     return counted + weights.cider_d * expected.cider_d + weights.rouge_l * expected.rouge_l
@@ -105,9 +106,8 @@ class ExpectedScorer:
             for word in caption.split():
                 counts[word] = counts.get(word, 0) + 1
         words = sorted(counts, key=lambda word: (-counts[word], word))
-        self._number = {word: i + 1 for i, word in enumerate(words)}
-        tokens, starts, firsts = self._flat(references, self._number)
-        self._rarity = rarities(tokens, starts, firsts, np.arange(len(references)))
+        self._ids = {word: i + 1 for i, word in enumerate(words)}
+        self._idf = inverse_document_frequencies(encode(references, self._ids))
 
     def pairs(self, candidates: Sequence[list[str]], evidence: Sequence[list[str]]) -> list[np.ndarray]:
         """The formula of each candidate against each piece of evidence, by photo, float64 [candidates, evidence].
@@ -132,38 +132,29 @@ class ExpectedScorer:
             parts.append(_means(found, np.concatenate(shares), first))
         return concatenated(parts)
 
-    def _lexicon(self, *sides: Sequence[list[str]]) -> tuple[dict[str, int], Kinds]:
-        """Every word by number, those of the training captions first, and what METEOR's stand-in knows of them."""
-        number = dict(self._number)
+    def _lexicon(self, *sides: Sequence[list[str]]) -> tuple[dict[str, int], WordTable]:
+        """Ids of all words, those of the training captions first, and what METEOR's proxy needs to know of them."""
+        ids = dict(self._ids)
         for caption in (caption for side in sides for group in side for caption in group):
             for word in caption.split():
-                number.setdefault(word, len(number) + 1)
-        return number, kinds_of(["", *number])
+                ids.setdefault(word, len(ids) + 1)
+        return ids, word_table(["", *ids])
 
-    def _compare(self, candidates, evidence, number: dict[str, int], kinds: Kinds) -> tuple[ExpectedScores, np.ndarray]:
+    def _compare(
+        self, candidates: Sequence[list[str]], evidence: Sequence[list[str]], ids: dict[str, int], words: WordTable
+    ) -> tuple[ExpectedScores, np.ndarray]:
         """Of every pair, and the first pair of each candidate."""
-        references = prepare(*self._flat(evidence, number), self._rarity, kinds)
-        ours, starts, firsts = self._flat(candidates, number)
-        lengths = np.diff(starts)
-        samples = np.zeros((len(lengths), lengths.max(initial=1)), np.int64)
-        samples[np.arange(samples.shape[1]) < lengths[:, None]] = ours
-        both = Comparisons(references, np.repeat(np.arange(len(candidates)), np.diff(firsts)), samples)
-        return self._of_pairs(both), both.first
+        references, ours = prepare(encode(evidence, ids), self._idf, words), encode(candidates, ids)
+        comparisons = Comparisons(references, ours.photo, ours.tokens, ours.lengths)
+        return self._of_pairs(comparisons), comparisons.first
 
-    @staticmethod
-    def _flat(groups, number: dict[str, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Tokens, starts and firsts as in `Reward`; the rarest words past the largest id count as one."""
-        lists = [caption.split() for group in groups for caption in group]
-        tokens = np.array([min(number[word], LARGEST_ID) for words in lists for word in words], np.int64)
-        return tokens, np.cumsum([0, *map(len, lists)]), np.cumsum([0, *map(len, groups)])
-
-    def _of_pairs(self, both: Comparisons) -> ExpectedScores:
-        cider, rouge, bleu, meteor = both.cider_d(), rouge_f(*both.rouge_l()), both.bleu(), both.meteor()
+    def _of_pairs(self, pairs: Comparisons) -> ExpectedScores:
+        cider, rouge = pairs.cider_d_of_pairs(), pairs.rouge_l_of_pairs()
+        bleu, meteor = pairs.bleu_counts_of_pairs(), pairs.meteor_counts_of_pairs()
         scores = bleu_scores(bleu)
         terms = {"cider_d": cider, "rouge_l": rouge, "bleu3": scores[:, 2], "bleu4": scores[:, 3]}
-        return ExpectedScores(
-            caption_score({**terms, "meteor": meteor_of(meteor)}, self.weights), cider, rouge, bleu, meteor
-        )
+        sentence = caption_score({**terms, "meteor": proxy_score(meteor)}, self.weights)
+        return ExpectedScores(sentence, cider, rouge, bleu, meteor)
 
 
 def _blocks(candidates, evidence) -> Iterator[slice]:

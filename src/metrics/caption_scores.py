@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from src.base.errors import InputError
+from src.metrics.bleu_cider import bleu_scores, compare
 from src.metrics.java import scorer_file, start
 from src.metrics.meteor import Meteor, meteor_score
-from src.metrics.ngrams import bleu_counts, bleu_scores, cider_d, compare, rouge_l
+from src.metrics.rouge import rouge_l
 from src.metrics.word_error_rate import error_rate, word_errors
 
 _BLANKS = re.compile(r"\s+")
@@ -125,7 +126,7 @@ def score_captions(
         candidates = last
     with ThreadPoolExecutor(max_workers=1) as beside:
         stats = beside.submit(meteor.stats, references, candidates)
-        both = compare(references, candidates)
-        bleu, cider, rouge = bleu_counts(both), cider_d(both), rouge_l(references, candidates)
+        ngrams, rouge = compare(references, candidates), rouge_l(references, candidates)
+        bleu, cider = ngrams.bleu_counts, ngrams.cider_d()
         errors = word_errors(references, candidates)
         return CaptionScores(bleu, stats.result(), rouge, cider, errors)

@@ -1,51 +1,98 @@
-"""The sentence that scores best when every photo gets it: a beam search by edits, from the training captions on."""
+"""The caption baseline: the sentence that scores best when every photo gets it, by a beam search of edits."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
+from src.base.errors import InputError
+from src.base.randomness import fold_in
+from src.metrics.caption_scores import tokenize
 from src.metrics.competition_score import caption_score
-from src.metrics.meteor_proxy import Sample, meteor_formula
-from src.metrics.ngrams import rouge_f
-from src.metrics.reference_tables import ReferenceTables, repeats
+from src.metrics.constant_scores import NgramScorer, ProxyScorer, repeats
+from src.metrics.meteor import Meteor, meteor_score
+from src.metrics.meteor_proxy import proxy_formula
+from src.metrics.rouge import rouge_f
+from src.settings.schema import CaptionWeights
 
+SAMPLE = 1000
+"""Photos on which ROUGE-L and METEOR of a constant sentence are estimated."""
 VOCABULARY = 250
-"""Words, those in most photos, that sentences are made of."""
+"""Words that sentences consist of: those in the references of most photos."""
 PHRASES = 150
-"""Pairs of such words, those in most photos, that an edit may put in as a whole."""
+"""Pairs of words that an edit may insert as a whole: those in the references of most photos."""
 BEAM = 10
 """Sentences that are edited further."""
 SHORTLIST = 50
-"""Edits of a sentence that are scored in full; the others are sorted out by `rough`."""
+"""Edits of a sentence that are scored in full, the best ones by `rough`."""
 STEPS = 40
-"""Rounds of edits at most; the search ends before, when the beam stays as it is."""
+"""Rounds of edits at most; the search ends early when the beam does not change."""
 STARTS = 2000
-"""Training captions scored in full to begin with."""
+"""Training captions that are scored in full at the start."""
 LENGTHS = range(4, 31)
 """Words in a sentence."""
 
 Sentence = tuple[int, ...]
 
 
-class ConstantCaptionSearch:
-    """Sentences over frequent words and their scores by the weighted formula.
+@dataclass(frozen=True)
+class ConstantCaption:
+    """One sentence for every photo."""
 
-    BLEU and CIDEr-D are exact and over all photos; ROUGE-L and the stand-in for METEOR are over a sample of them.
+    sentence: str
+    """In tokens, lower case, without punctuation."""
+    score: float
+    """Its caption score on the references that it was searched on, ROUGE-L and METEOR from a sample of them."""
+
+
+def constant_sentence(
+    references: list[list[str]], weights: CaptionWeights, meteor: Meteor, seed: int = 0, tokenized: bool = False
+) -> ConstantCaption:
+    """The sentence that scores best by the weighted formula when every photo gets it, found by search.
+
+    A beam search by edits starts from the captions themselves. It scores BLEU and CIDEr-D exactly over all photos,
+    ROUGE-L and METEOR's proxy over at most SAMPLE photos; METEOR itself judges the final beam. Equal arguments give
+    the same sentence.
+
+    references: captions of each photo; tokenized: they went through `tokenize` already.
+    Raises InputError where they hold no words.
+    """
+    references = references if tokenized else tokenize(references)
+    references = [group for group in ([text for text in texts if text] for texts in references) if group]
+    if not references:
+        raise InputError("the training captions hold no words, so there is no constant sentence; leave them out")
+    order = np.random.default_rng(fold_in(seed, "constant sentence")).permutation(len(references))
+    sample = [references[i] for i in np.sort(order[:SAMPLE])]
+    search = ConstantCaptionSearch(references, sample, weights)
+    beam = search.run([caption for group in references for caption in group])
+    texts = [search.text(sentence) for sentence in beam]
+    stable = [text == again for text, again in zip(texts, tokenize([texts])[0], strict=True)]
+    finalists = [sentence for sentence, kept in zip(beam, stable, strict=True) if kept] or beam[:1]
+    scores = [search.judged(sentence, _meteor_of(search.text(sentence), sample, meteor)) for sentence in finalists]
+    best = int(np.argmax(scores))
+    return ConstantCaption(search.text(finalists[best]), scores[best])
+
+
+def _meteor_of(sentence: str, references: list[list[str]], meteor: Meteor) -> float:
+    return float(meteor_score(meteor.stats(references, [sentence] * len(references)).sum(axis=0)))
+
+
+class ConstantCaptionSearch:
+    """Sentences of frequent words and their scores by the weighted formula.
+
+    BLEU and CIDEr-D are exact and over all photos; ROUGE-L and METEOR's proxy are over a sample of them.
     """
 
-    def __init__(self, references: list[list[str]], sample: list[list[str]], weights):
+    def __init__(self, references: list[list[str]], sample: list[list[str]], weights: CaptionWeights):
         """references: tokenised, of all photos; sample: those of some photos."""
         self.weights = weights
-        self.tables = ReferenceTables(references, VOCABULARY)
-        self.words = self.tables.words
-        self.sample = Sample(sample, self.words)
-        self.phrases = self._frequent_pairs()
+        self.ngrams = NgramScorer(references, VOCABULARY)
+        self.words = self.ngrams.words
+        self.phrases = self.ngrams.frequent_pairs(PHRASES)
+        self.sample = ProxyScorer(sample, self.words)
         self.scores: dict[Sentence, float] = {}
-        self._matched, self._weight = self.sample.matched.mean(axis=2), self.sample.weight.mean(axis=2)
-        self._follows = self.sample.adjacent.mean(axis=1)
-
-    def _frequent_pairs(self) -> np.ndarray:
-        pairs = self.tables.orders[1]
-        common = np.lexsort((pairs.keys, -pairs.photos[0]))[:PHRASES]
-        return np.column_stack(np.divmod(pairs.keys[common], len(self.words)))
+        self._mean_matched, self._mean_weight = self.sample.matched.mean(axis=2), self.sample.weight.mean(axis=2)
+        self._mean_adjacent = self.sample.adjacent.mean(axis=1)
 
     def run(self, captions: list[str]) -> list[Sentence]:
         """The best sentences found, best first, starting from tokenised captions."""
@@ -65,10 +112,10 @@ class ConstantCaptionSearch:
         return " ".join(self.words[word] for word in sentence)
 
     def _starts(self, captions: list[str]) -> set[Sentence]:
-        """Training captions less the words outside the vocabulary, the most promising of each length."""
-        number = {word: i for i, word in enumerate(self.words)}
-        known = {tuple(number[word] for word in caption.split() if word in number) for caption in captions}
-        groups = _by_length(sentence for sentence in known if len(sentence) in LENGTHS)
+        """The most promising training captions, without the words outside the vocabulary."""
+        index = {word: i for i, word in enumerate(self.words)}
+        sentences = {tuple(index[word] for word in caption.split() if word in index) for caption in captions}
+        groups = _by_length(sentence for sentence in sentences if len(sentence) in LENGTHS)
         return self._shortlist(groups, STARTS) or {(0,) * LENGTHS[0]}
 
     def _best(self) -> list[Sentence]:
@@ -87,64 +134,66 @@ class ConstantCaptionSearch:
             return set()
         values = np.concatenate([self.rough(block) for block in blocks])
         ends = np.cumsum([len(block) for block in blocks])
-        chosen: dict[Sentence, None] = {}
-        for place in np.argsort(-values, kind="stable"):
-            block = int(np.searchsorted(ends, place, side="right"))
-            chosen[tuple(blocks[block][place - ends[block]].tolist())] = None
-            if len(chosen) == size:
+        shortlist: set[Sentence] = set()
+        for row in np.argsort(-values, kind="stable"):
+            block = int(np.searchsorted(ends, row, side="right"))
+            shortlist.add(tuple(blocks[block][row - ends[block]].tolist()))
+            if len(shortlist) == size:
                 break
-        return set(chosen)
+        return shortlist
 
     def full(self, sentences: np.ndarray) -> np.ndarray:
-        """The formula [sentences] of word numbers [sentences, length], METEOR by its stand-in."""
+        """The formula [sentences] of sentences int [sentences, length], with METEOR's proxy."""
         return self._formula(sentences, *self.sample.score(sentences))
 
     def judged(self, sentence: Sentence, meteor: float) -> float:
-        """The formula of one sentence with a METEOR that is known."""
+        """The formula of one sentence with METEOR itself."""
         row = np.array([sentence])
-        return float(self._formula(row, np.array([meteor]), self.sample.score(row)[1])[0])
+        return float(self._formula(row, np.array([meteor]), self.sample.rouge_l(row))[0])
 
     def rough(self, sentences: np.ndarray) -> np.ndarray:
-        """The same with METEOR and ROUGE-L from mean counts, as if words were spread evenly over the photos."""
-        at = np.minimum(repeats(sentences), 1), sentences
-        count, weight = self._matched[at].sum(axis=1), self._weight[at].sum(axis=1)
+        """As `full`, with METEOR and ROUGE-L from mean counts, as if matches were spread evenly over the photos."""
+        cell = np.minimum(repeats(sentences), 1), sentences
+        count, weight = self._mean_matched[cell].sum(axis=1), self._mean_weight[cell].sum(axis=1)
         rows = self.sample.pair_row[sentences[:, :-1], sentences[:, 1:]]
-        chunks = np.maximum(count - self._follows[rows].sum(axis=1), np.minimum(count, 0.1))
-        possible, wanted = self.sample.worth[sentences].sum(axis=1), self.sample.possible.mean()
-        meteor = meteor_formula(weight, possible, wanted, chunks, count)
+        chunks = np.maximum(count - self._mean_adjacent[rows].sum(axis=1), np.minimum(count, 0.1))
+        possible, reference = self.sample.word_weights[sentences].sum(axis=1), self.sample.caption_weights.mean()
+        meteor = proxy_formula(weight, possible, reference, chunks, count)
         return self._formula(sentences, meteor, rouge_f(count / sentences.shape[1], count / self.sample.lengths.mean()))
 
     def _formula(self, sentences: np.ndarray, meteor: np.ndarray, rouge: np.ndarray) -> np.ndarray:
-        bleu, cider = self.tables.score(sentences)
+        bleu, cider = self.ngrams.score(sentences)
         terms = {"bleu3": bleu[:, 2], "bleu4": bleu[:, 3], "cider_d": cider, "meteor": meteor, "rouge_l": rouge}
         return caption_score(terms, self.weights)
 
 
 def edits(sentence: np.ndarray, vocabulary: int, phrases: np.ndarray) -> list[np.ndarray]:
-    """Sentences one edit away, in blocks of one length: nothing, a word or a phrase in the place of 0 to 2 words,
-    or one word moved. Lengths outside LENGTHS are left out."""
+    """Sentences one edit away, in blocks [sentences, length] of one length each.
+
+    An edit replaces 0 to 2 words by nothing, a word or a phrase, or moves a word. Lengths outside LENGTHS are left out.
+    """
     size = len(sentence)
-    put = [np.zeros((1, 0), dtype=np.int64), np.arange(vocabulary)[:, None], phrases]
     groups: dict[int, list[np.ndarray]] = {}
-    for drop in range(3):
-        for new in put:
-            length = size - drop + new.shape[1]
-            if length in LENGTHS and len(new) and (drop or new.shape[1]):
-                groups.setdefault(length, []).extend(_spliced(sentence, at, drop, new) for at in range(size - drop + 1))
-    for here in range(size):
-        rest = np.delete(sentence, here)
-        groups.setdefault(size, []).extend(np.insert(rest, at, sentence[here])[None] for at in range(size))
+    for removed in range(3):
+        for new in (np.zeros((1, 0), dtype=np.int64), np.arange(vocabulary)[:, None], phrases):
+            length = size - removed + new.shape[1]
+            if length in LENGTHS and len(new) and (removed or new.shape[1]):
+                positions = range(size - removed + 1)
+                groups.setdefault(length, []).extend(_spliced(sentence, at, removed, new) for at in positions)
+    for position in range(size):
+        rest = np.delete(sentence, position)
+        moved = [np.insert(rest, at, sentence[position])[None] for at in range(size)]
+        groups.setdefault(size, []).extend(moved)
     return [np.concatenate(blocks) for _, blocks in sorted(groups.items())]
 
 
-def _spliced(sentence: np.ndarray, at: int, drop: int, new: np.ndarray) -> np.ndarray:
-    """The sentence with each row of `new` [rows, words] at a place, where `drop` words go."""
-    before, after = sentence[:at], sentence[at + drop :]
-    rows = len(new)
-    return np.hstack([np.tile(before, (rows, 1)), new, np.tile(after, (rows, 1))])
+def _spliced(sentence: np.ndarray, at: int, removed: int, new: np.ndarray) -> np.ndarray:
+    """The sentence with each row of `new` [rows, words] in place of `removed` words from position `at` on."""
+    before, after = sentence[:at], sentence[at + removed :]
+    return np.hstack([np.tile(before, (len(new), 1)), new, np.tile(after, (len(new), 1))])
 
 
-def _by_length(sentences) -> list[np.ndarray]:
+def _by_length(sentences: Iterable[Sentence]) -> list[np.ndarray]:
     """Blocks [sentences, length], sorted, one for each length."""
     groups: dict[int, list[Sentence]] = {}
     for sentence in sorted(sentences):

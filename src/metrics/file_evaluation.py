@@ -11,10 +11,10 @@ import numpy as np
 
 from src.base.csv_files import read_rows
 from src.base.errors import InputError
-from src.metrics.baselines import constant_sentence
 from src.metrics.caption_scores import Meteor, collapse, score_captions, tokenize
 from src.metrics.coco_files import read_annotations, read_results
 from src.metrics.competition_score import caption_block, caption_score, mos_block, report
+from src.metrics.constant_caption import constant_sentence
 from src.metrics.diagnostics import caption_diagnostics, diagnostic_warnings, mos_diagnostics
 from src.metrics.spice import spice
 from src.settings.schema import MetricSettings

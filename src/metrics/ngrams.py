@@ -1,203 +1,185 @@
-"""n-grams of captions counted with numpy, and the metrics that are made of them: BLEU, CIDEr-D; and ROUGE-L.
+"""n-grams of captions on token ids: packed into integers, counted by reference, looked up by bisection.
 
-All three equal pycocoevalcap's Bleu (option "closest"), Cider (which is CIDEr-D) and Rouge on tokenised captions.
+An n-gram of one to four token ids up to 65,535 is one uint64, 16 bits an id. Id 0 is padding.
 """
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from rapidfuzz.distance import LCSseq
+
+from src.base.errors import InputError
 
 ORDERS = 4
 """n-grams of 1 to 4 words."""
-SIGMA = 6.0
-"""Width of CIDEr-D's length penalty, in words."""
-ROUGE_BETA = 1.2
-"""Weight of recall in ROUGE-L's F-measure."""
+LARGEST_ID = 2**16 - 1
 
 
 @dataclass(frozen=True)
-class Counts:
-    """How often each n-gram stands in each caption: one entry per caption and n-gram, sorted by both."""
+class CaptionTokens:
+    """The captions of all photos in a row."""
 
-    caption: np.ndarray
-    """Index of the caption [entries]."""
-    gram: np.ndarray
-    """Number of the n-gram [entries]; n-grams of all orders share one numbering."""
-    count: np.ndarray
-    """Occurrences [entries]."""
-    order: np.ndarray
-    """Words in an n-gram, less one [n-grams]."""
-    lengths: np.ndarray
-    """Words of each caption [captions]."""
-
-
-def encode(captions: list[str]) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Word numbers of all captions in a row [words], words per caption [captions], and the words by number."""
-    numbers: dict[str, int] = {}
-    lists = [caption.split() for caption in captions]
-    flat = [numbers.setdefault(word, len(numbers)) for words in lists for word in words]
-    lengths = np.fromiter(map(len, lists), dtype=np.int64, count=len(lists))
-    return np.array(flat, dtype=np.int64), lengths, list(numbers)
-
-
-@dataclass(frozen=True)
-class Places:
-    """The n-grams of one order, where they stand in a row of words."""
-
-    start: np.ndarray
-    """Where each occurrence begins [places]."""
-    gram: np.ndarray
-    """Number of its n-gram within this order [places]."""
-    keys: np.ndarray
-    """Sorted [n-grams]: number of the n-gram without its last word, times the vocabulary, plus that word."""
-
-
-def places(words: np.ndarray, lengths: np.ndarray, vocabulary: int) -> list[Places]:
-    """n-grams of order 1..4 that lie within captions; words [words] in a row, words per caption [captions]."""
-    left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(words))
-    found = [Places(np.arange(len(words)), words, np.arange(vocabulary))]
-    for order in range(1, ORDERS):
-        shorter = found[-1]
-        longer = left[shorter.start] > order
-        start = shorter.start[longer]
-        keys, gram = np.unique(shorter.gram[longer] * vocabulary + words[start + order], return_inverse=True)
-        found.append(Places(start, gram, keys))
-    return found
-
-
-def count_ngrams(captions: list[str]) -> Counts:
-    """Count the n-grams of tokenised captions."""
-    words, lengths, vocabulary = encode(captions)
-    owner = np.repeat(np.arange(len(captions)), lengths)
-    orders = places(words, lengths, len(vocabulary))
-    sizes = [len(order.keys) for order in orders]
-    first = np.cumsum([0, *sizes])
-    total = int(first[-1])
-    keys = np.concatenate([owner[at.start] * total + at.gram + first[k] for k, at in enumerate(orders)])
-    keys, count = np.unique(keys, return_counts=True)
-    caption, gram = np.divmod(keys, max(total, 1))
-    return Counts(caption, gram, count, np.repeat(np.arange(ORDERS), sizes), lengths)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One candidate per photo beside its references, as n-gram counts under one numbering."""
-
-    counts: Counts
-    """Of all references, photo by photo, and then of all candidates."""
-    photo: np.ndarray
-    """The photo of each of these captions."""
-    photos: int
-    """Number of photos, which is the number of candidates."""
+    tokens: np.ndarray
+    """Token ids, int [tokens]."""
+    starts: np.ndarray
+    """Caption c is tokens[starts[c]:starts[c + 1]]: int [captions + 1]."""
+    firsts: np.ndarray
+    """Photo n has the captions firsts[n] to firsts[n + 1] - 1, or none: int [photos + 1]."""
 
     @property
-    def is_reference(self) -> np.ndarray:
-        """Which entries of `counts` belong to references."""
-        return self.counts.caption < len(self.photo) - self.photos
+    def lengths(self) -> np.ndarray:
+        """Tokens of each caption [captions]."""
+        return np.diff(self.starts)
 
-    def key(self, entries: np.ndarray) -> np.ndarray:
-        """One number per (photo, n-gram) of the chosen entries."""
-        return self.photo[self.counts.caption[entries]] * len(self.counts.order) + self.counts.gram[entries]
+    @property
+    def photo(self) -> np.ndarray:
+        """The photo of each caption [captions]."""
+        sizes = np.diff(self.firsts)
+        return np.repeat(np.arange(len(sizes)), sizes)
 
-
-def compare(references: list[list[str]], candidates: list[str]) -> Comparison:
-    """Count both sides. Every photo needs at least one reference."""
-    sizes = [len(group) for group in references]
-    if len(sizes) != len(candidates) or min(sizes, default=0) == 0:
-        raise ValueError("each photo needs one candidate and at least one reference")
-    captions = [caption for group in references for caption in group] + list(candidates)
-    photo = np.concatenate([np.repeat(np.arange(len(sizes)), sizes), np.arange(len(sizes))])
-    return Comparison(count_ngrams(captions), photo, len(sizes))
+    @property
+    def photos(self) -> int:
+        return len(self.firsts) - 1
 
 
-def lookup(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """The value of each wanted key, 0 where it is absent; keys sorted and distinct."""
-    if not len(keys):
-        return np.zeros(len(wanted), dtype=values.dtype)
-    at = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
-    return np.where(keys[at] == wanted, values[at], 0)
+def encode(groups: Iterable[Sequence[str]], ids: dict[str, int]) -> CaptionTokens:
+    """Tokenised captions by photo as ids from 1 on; words that `ids` lacks are added to it.
 
-
-def largest(keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct keys, sorted, and the largest value of each."""
-    sort = np.argsort(keys, kind="stable")
-    keys = keys[sort]
-    starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])) if len(keys) else np.zeros(0, np.int64)
-    return keys[starts], np.maximum.reduceat(values[sort], starts) if len(starts) else values
-
-
-def bleu_counts(both: Comparison) -> np.ndarray:
-    """What BLEU sums over photos [photos, 10]: clipped matches and n-grams for orders 1..4, words, closest reference.
-
-    Papineni et al. 2002; of two equally close reference lengths the shorter counts.
+    Words whose id would exceed LARGEST_ID count as one: give the frequent words their ids first where so many occur.
     """
-    counts, reference = both.counts, both.is_reference
-    keys, most = largest(both.key(reference), counts.count[reference])
-    matched = np.minimum(lookup(keys, most, both.key(~reference)), counts.count[~reference])
-    cell = both.photo[counts.caption[~reference]] * ORDERS + counts.order[counts.gram[~reference]]
-    correct = np.bincount(cell, weights=matched, minlength=both.photos * ORDERS).reshape(-1, ORDERS)
-    words = counts.lengths[-both.photos :]
-    guesses = np.maximum(words[:, None] - np.arange(ORDERS), 0)
-    lengths, owner = counts.lengths[: -both.photos], both.photo[: -both.photos]
-    best = np.lexsort((lengths, np.abs(lengths - words[owner]), owner))
-    closest = lengths[best[np.searchsorted(owner, np.arange(both.photos))]]
-    return np.column_stack([correct, guesses, words, closest]).astype(np.float64)
+    captions = [[caption.split() for caption in group] for group in groups]
+    flat = [words for group in captions for words in group]
+    tokens = np.array([ids.setdefault(word, len(ids) + 1) for words in flat for word in words], dtype=np.int64)
+    starts = np.cumsum([0, *map(len, flat)])
+    return CaptionTokens(np.minimum(tokens, LARGEST_ID), starts, np.cumsum([0, *map(len, captions)]))
 
 
-def bleu_scores(sums: np.ndarray) -> np.ndarray:
-    """BLEU-1..4 [..., 4] of summed counts [..., 10]."""
-    small, tiny = 1e-9, 1e-15
-    precision = (sums[..., :ORDERS] + tiny) / (sums[..., ORDERS : 2 * ORDERS] + small)
-    score = np.cumprod(precision, axis=-1) ** (1 / np.arange(1, ORDERS + 1))
-    ratio = (sums[..., -2:-1] + tiny) / (sums[..., -1:] + small)
-    return score * np.exp(np.minimum(1 - 1 / ratio, 0))
+def packed_ngrams(tokens: np.ndarray, lengths: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """For each order from 1 to 4: packed n-grams uint64 [occurrences], and the caption of each, int64 [occurrences].
+
+    tokens [tokens]: ids of all captions in a row. lengths [captions]: tokens of each. Raises InputError where an id
+    exceeds LARGEST_ID.
+    """
+    if tokens.max(initial=0) > LARGEST_ID:
+        raise InputError(
+            f"captions are compared by token ids up to {LARGEST_ID}, but one holds {tokens.max()}: "
+            f"set vocabulary.maximum_size={LARGEST_ID - 3} or less"
+        )
+    words = tokens.astype(np.uint64)
+    keys, start, caption = words, np.arange(len(tokens)), np.repeat(np.arange(len(lengths)), lengths)
+    ends = np.cumsum(lengths)
+    yield keys, caption
+    for order in range(1, ORDERS):
+        longer = start + order < ends[caption]
+        start, caption = start[longer], caption[longer]
+        keys = keys[longer] << np.uint64(16) | words[start + order]
+        yield keys, caption
 
 
-def document_frequency(both: Comparison) -> np.ndarray:
-    """In how many photos' references each n-gram stands [n-grams]."""
-    distinct = np.unique(both.key(both.is_reference))
-    return np.bincount(distinct % max(len(both.counts.order), 1), minlength=len(both.counts.order))
+def find(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """The index of each wanted key among sorted, distinct keys; -1 where it is absent."""
+    if not len(keys):
+        return np.full(len(wanted), -1)
+    index = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
+    return np.where(keys[index] == wanted, index, -1)
 
 
-def cider_d(both: Comparison) -> np.ndarray:
-    """CIDEr-D [photos] (Vedantam et al. 2015), document frequencies from the references of these photos."""
-    counts, reference = both.counts, both.is_reference
-    rarity = np.log(both.photos) - np.log(np.maximum(document_frequency(both), 1))
-    weight = counts.count * rarity[counts.gram]
-    cell = counts.caption * ORDERS + counts.order[counts.gram]
-    norms = np.sqrt(np.bincount(cell, weights=weight**2, minlength=len(both.photo) * ORDERS)).reshape(-1, ORDERS)
-    ours = lookup(both.key(~reference), weight[~reference], both.key(reference))
-    product = np.minimum(ours, weight[reference]) * weight[reference]
-    caption = np.arange(len(both.photo) - both.photos)
-    dot = np.bincount(cell[reference], weights=product, minlength=len(caption) * ORDERS).reshape(-1, ORDERS)
-    owner = both.photo[caption]
-    candidate = len(caption) + owner
-    size = norms[caption] * norms[candidate]
-    cosine = np.divide(dot, size, out=np.zeros_like(dot), where=size > 0)
-    bigrams = np.maximum(counts.lengths - 1, 0)
-    penalty = np.exp(-((bigrams[candidate] - bigrams[caption]) ** 2) / (2 * SIGMA**2))
-    per_photo = np.bincount(owner, weights=cosine.mean(axis=1) * penalty, minlength=both.photos)
-    return 10 * per_photo / np.bincount(owner, minlength=both.photos)
+def ranges(first: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """In a row, for each i, the sizes[i] integers from first[i] on."""
+    return np.arange(sizes.sum()) + np.repeat(first - np.cumsum(sizes) + sizes, sizes)
 
 
-def rouge_l(references: list[list[str]], candidates: list[str]) -> np.ndarray:
-    """ROUGE-L [photos] (Lin 2004): F-measure of the best precision and best recall over a photo's references."""
-    return np.array([_rouge(group, candidate) for group, candidate in zip(references, candidates, strict=True)])
+@dataclass(frozen=True)
+class InverseDocumentFrequency:
+    """CIDEr's inverse document frequency of the n-grams of one order. A document is a photo with its references."""
+
+    keys: np.ndarray
+    """Packed n-grams that occur in a document, sorted, uint64 [n-grams]."""
+    values: np.ndarray
+    """log(documents / documents with the n-gram), float64 [n-grams + 1]; the last is that of n-grams in none."""
+
+    def of(self, keys: np.ndarray) -> np.ndarray:
+        """The value of each packed n-gram."""
+        return self.values[find(self.keys, keys)]
 
 
-def _rouge(references: list[str], candidate: str) -> float:
-    words = candidate.split(" ")
-    precision = recall = 0.0
-    for reference in references:
-        other = reference.split(" ")
-        common = LCSseq.similarity(words, other)
-        precision = max(precision, common / len(words))
-        recall = max(recall, common / len(other))
-    return float(rouge_f(precision, recall))
+def inverse_document_frequencies(
+    captions: CaptionTokens, documents: np.ndarray | None = None
+) -> list[InverseDocumentFrequency]:
+    """Of orders 1 to 4. documents: indices of the photos that count as documents if they have captions; None: all."""
+    counted = np.diff(captions.firsts) > 0
+    if documents is not None:
+        counted &= np.isin(np.arange(captions.photos), documents)
+    photo, total = captions.photo, max(int(counted.sum()), 1)
+    out = []
+    for keys, caption in packed_ngrams(captions.tokens, captions.lengths):
+        owner = photo[caption]
+        inside = counted[owner]
+        keys, ngram = np.unique(keys[inside], return_inverse=True)
+        pairs = np.unique(owner[inside] * max(len(keys), 1) + ngram)
+        frequency = np.bincount(pairs % max(len(keys), 1), minlength=len(keys))
+        out.append(InverseDocumentFrequency(keys, np.log(total) - np.log(np.append(frequency, 1))))
+    return out
 
 
-def rouge_f(precision, recall):
-    """ROUGE-L's F-measure of numbers or arrays; 0 where both are."""
-    down = np.asarray(recall + ROUGE_BETA**2 * precision, dtype=np.float64)
-    return np.divide((1 + ROUGE_BETA**2) * precision * recall, down, out=np.zeros_like(down), where=down > 0)
+@dataclass(frozen=True)
+class NgramTable:
+    """How often each n-gram of one order occurs in each reference. A pair is a photo with an n-gram that it has."""
+
+    keys: np.ndarray
+    """Packed n-grams, sorted, uint64 [n-grams]."""
+    idf: InverseDocumentFrequency
+    """Of these n-grams and all others."""
+    pairs: np.ndarray
+    """Photo times the number of n-grams, plus the n-gram's index; sorted, int64 [pairs]."""
+    most: np.ndarray
+    """Most occurrences of the n-gram in one of the photo's references, int32 [pairs]."""
+    first: np.ndarray
+    """The entries of pair i are first[i] to first[i + 1] - 1: int32 [pairs + 1]."""
+    reference: np.ndarray
+    """Which of the photo's references has the n-gram, from 0 on, int32 [entries]."""
+    count: np.ndarray
+    """How often it occurs there, int32 [entries]."""
+    norms: np.ndarray
+    """Norm of each reference's tf-idf vector, float64 [captions]."""
+
+    def find(self, photo: np.ndarray, ngram: np.ndarray) -> np.ndarray:
+        """The pair of each photo and index of an n-gram (-1: none); -1 where the photo's references lack it."""
+        photos = np.unique(photo)
+        first, end = np.searchsorted(self.pairs, np.stack([photos, photos + 1]) * len(self.keys))
+        nearby = ranges(first, end - first)  # few enough for the processor's cache, unlike all pairs
+        index = find(self.pairs[nearby], np.where(ngram < 0, -1, photo * len(self.keys) + ngram))
+        return np.append(nearby, -1)[index]
+
+
+def ngram_tables(captions: CaptionTokens, idf: Sequence[InverseDocumentFrequency]) -> list[NgramTable]:
+    """The tables of as many orders as `idf` has."""
+    ngrams = packed_ngrams(captions.tokens, captions.lengths)
+    return [_table(*occurrences, captions, of_order) for occurrences, of_order in zip(ngrams, idf, strict=False)]
+
+
+def _table(keys: np.ndarray, caption: np.ndarray, captions: CaptionTokens, idf: InverseDocumentFrequency) -> NgramTable:
+    firsts = captions.firsts
+    most_references = max(int(np.diff(firsts).max(initial=1)), 1)
+    keys, ngram = np.unique(keys, return_inverse=True)
+    photo = captions.photo[caption]
+    entries = (photo * len(keys) + ngram) * most_references + caption - firsts[photo]
+    del caption, photo, ngram  # large: several hundred MB for COCO's captions
+    entries, count = np.unique(entries, return_counts=True)
+    entries, reference = np.divmod(entries, most_references)
+    first = np.flatnonzero(np.diff(entries, prepend=-1))
+    pairs = entries[first]
+    photo, ngram = np.divmod(pairs, max(len(keys), 1))
+    sizes = np.diff(first, append=len(entries))
+    squares = (count * np.repeat(idf.of(keys)[ngram], sizes)) ** 2
+    norms = np.bincount(np.repeat(firsts[photo], sizes) + reference, weights=squares, minlength=firsts[-1])
+    return NgramTable(
+        keys=keys,
+        idf=idf,
+        pairs=pairs,
+        most=(np.maximum.reduceat(count, first) if len(first) else count).astype(np.int32),
+        first=np.append(first, len(entries)).astype(np.int32),
+        reference=reference.astype(np.int32),
+        count=count.astype(np.int32),
+        norms=np.sqrt(norms),
+    )

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from src.metrics.baselines import constant_sentence
 from src.metrics.caption_scores import CaptionScores, Meteor, score_captions, tokenize
 from src.metrics.competition_score import caption_block, caption_score, mos_block, report
+from src.metrics.constant_caption import constant_sentence
 from src.metrics.diagnostics import caption_diagnostics, diagnostic_warnings, mos_diagnostics
 from src.metrics.mos_score import mos_score
 from src.metrics.spice import spice

@@ -1,18 +1,21 @@
 """Rewards of sampled captions for self-critical training: the competition's metrics in any weighting, on token ids.
 
 CIDEr-D, BLEU-3, BLEU-4 and ROUGE-L equal what pycocoevalcap's Cider, Bleu (option "closest") and Rouge give a sentence,
-with token ids for words; METEOR is a stand-in (see `Comparisons`). <end> is a word like any other (Rennie et al. 2017,
-and their code): without it, captions learn to break off.
+with token ids for words; METEOR is its proxy (`meteor_proxy`). <end> is a word like any other (Rennie et al. 2017, and
+their code): without it, captions learn to break off.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from src.metrics.comparisons import Comparisons, kinds_of, meteor_of, prepare
-from src.metrics.ngram_table import rarities
-from src.metrics.ngrams import bleu_scores, rouge_f
+from src.metrics.bleu_cider import bleu_scores
+from src.metrics.comparisons import Comparisons, prepare
+from src.metrics.meteor_proxy import word_table
+from src.metrics.ngrams import CaptionTokens, inverse_document_frequencies
+
+_PAD = 0
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class RewardWeights:
     rouge_l: float = 0.0
     meteor: float = 0.0
     length: float = 0.0
-    """Of the words by which a sample differs from its references' mean length, which count against it."""
+    """Of the number of words by which a sample differs from its references' mean length, negative."""
 
     def total(self, parts: dict[str, np.ndarray]) -> np.ndarray:
         """The weighted sum [M] of `Reward.parts`."""
@@ -44,15 +47,16 @@ class Reward:
         weights: RewardWeights,
         words: Sequence[str] | None = None,
     ):
-        """tokens int [sum]: the captions of all N photos in a row, <end> included; caption c is
-        tokens[starts[c]:starts[c + 1]], and photo n has the captions firsts[n] to firsts[n + 1] - 1, or none.
+        """tokens, starts, firsts: the captions of all N photos, <end> included, as in `CaptionTokens`.
+
         rows: the training photos, whose references give CIDEr-D's document frequencies; other photos can be scored
         too. weights: one of them at least is not 0. words: by token id, needed where METEOR counts. Raises InputError
         where an id exceeds 65,535.
         """
         self._weights = weights
-        kinds = kinds_of(words) if weights.meteor else None
-        self._references = prepare(tokens, starts, firsts, rarities(tokens, starts, firsts, rows), kinds)
+        captions = CaptionTokens(tokens, starts, firsts)
+        table = word_table(words or ()) if weights.meteor else None
+        self._references = prepare(captions, inverse_document_frequencies(captions, rows), table)
 
     def __call__(self, rows: np.ndarray, samples: np.ndarray) -> np.ndarray:
         """The weighted sum of the metrics, float64 [M]; arguments as in `parts`."""
@@ -64,36 +68,23 @@ class Reward:
         rows int [M]: the photo of each sample, in any order, repeated at will. samples int [M, T]: token ids up to
         <end>, then padding. Raises InputError where an id exceeds 65,535.
         """
-        referenced = np.diff(self._references.firsts)[rows] > 0
-        comparisons = Comparisons(self._references, rows[referenced], samples[referenced])
-        out = {}
+        referenced = np.diff(self._references.captions.firsts)[rows] > 0
+        is_word = samples[referenced] != _PAD
+        comparisons = Comparisons(self._references, rows[referenced], samples[referenced][is_word], is_word.sum(axis=1))
+        parts = {}
         for name, metric in METRICS.items():
             if getattr(self._weights, name):
-                out[name] = np.zeros(len(rows))
-                out[name][referenced] = metric(comparisons)
-        return out
+                parts[name] = np.zeros(len(rows))
+                parts[name][referenced] = metric(comparisons)
+        return parts
 
 
-def _cider_d(both: Comparisons) -> np.ndarray:
-    return np.bincount(both.sample, weights=both.cider_d(), minlength=len(both.several)) / both.several
-
-
-def _rouge_l(both: Comparisons) -> np.ndarray:
-    return rouge_f(*(np.maximum.reduceat(values, both.first) for values in both.rouge_l()))
-
-
-def _length(both: Comparisons) -> np.ndarray:
-    theirs = np.bincount(both.sample, weights=both.reference_lengths, minlength=len(both.several)) / both.several
-    return -np.abs(both.lengths - theirs)
-
-
-METRICS = {
-    "cider_d": _cider_d,
-    "bleu3": lambda both: bleu_scores(both.bleu_together)[:, 2],
-    "bleu4": lambda both: bleu_scores(both.bleu_together)[:, 3],
-    "rouge_l": _rouge_l,
-    "meteor": lambda both: np.maximum.reduceat(meteor_of(both.meteor()), both.first),
-    "length": _length,
+METRICS: dict[str, Callable[[Comparisons], np.ndarray]] = {
+    "cider_d": Comparisons.cider_d,
+    "bleu3": lambda samples: bleu_scores(samples.bleu_counts)[:, 2],
+    "bleu4": lambda samples: bleu_scores(samples.bleu_counts)[:, 3],
+    "rouge_l": Comparisons.rouge_l,
+    "meteor": Comparisons.meteor,
+    "length": lambda samples: -np.abs(samples.lengths - samples.mean(samples.reference_lengths)),
 }
-"""Each metric [M] of samples with all references of their photos; of METEOR the best reference counts. `length` is the
-difference in words, negative."""
+"""Each metric [M] of samples with all references of their photos. `length` is the difference in words, negative."""

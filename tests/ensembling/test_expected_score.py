@@ -12,11 +12,11 @@ from scipy.stats import spearmanr
 from src.ensembling.expected_score import ExpectedScorer, ExpectedScores, PseudoReferences, corpus_worth
 from src.ensembling.mbr import EvidenceSource, consensus, pool
 from src.ensembling.rewriting import rewrite
+from src.metrics.bleu_cider import bleu_scores
 from src.metrics.caption_scores import score_captions
-from src.metrics.comparisons import meteor_of
 from src.metrics.competition_score import caption_score
 from src.metrics.meteor import meteor_score
-from src.metrics.ngrams import bleu_scores
+from src.metrics.meteor_proxy import proxy_score
 from src.settings.schema import CaptionWeights
 
 WITHOUT_METEOR = CaptionWeights(meteor=0.0)
@@ -60,7 +60,7 @@ def corpus_score(expected: ExpectedScores, weights) -> float:
     """The formula of a corpus of such captions, one a photo, BLEU and METEOR from their summed counts."""
     bleu = bleu_scores(expected.bleu.sum(axis=0))
     terms = {"cider_d": expected.cider_d.mean(), "rouge_l": expected.rouge_l.mean(), "bleu3": bleu[2], "bleu4": bleu[3]}
-    return float(caption_score({**terms, "meteor": meteor_of(expected.meteor.sum(axis=0))}, weights))
+    return float(caption_score({**terms, "meteor": proxy_score(expected.meteor.sum(axis=0))}, weights))
 
 
 def test_pairs_are_the_exact_formula_without_meteor():
@@ -86,7 +86,7 @@ def test_a_corpus_scores_as_the_exact_scorer_says_and_blocks_change_nothing(mete
     np.testing.assert_allclose(again.bleu, expected.bleu)
 
 
-def test_the_stand_in_ranks_as_meteor_does(meteor):
+def test_the_proxy_ranks_captions_as_meteor_does(meteor):
     _, candidates, evidence = made_up(2, photos=40)
     only = CaptionWeights(cider_d=0, meteor=1, bleu=0, rouge_l=0)
     found = ExpectedScorer(evidence, only).pairs(candidates, evidence)

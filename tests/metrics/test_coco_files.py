@@ -10,8 +10,8 @@ import pytest
 
 from src import evaluate, predict, preprocess, split, submit, train
 from src.base.errors import InputError
-from src.metrics.baselines import ConstantCaption
 from src.metrics.coco_files import write_results
+from src.metrics.constant_caption import ConstantCaption
 from src.metrics.file_evaluation import pair, read_predictions, read_references
 from tests.conftest import TINY
 from tests.helpers.bad_input import hurry

@@ -9,13 +9,14 @@ from scipy import stats
 
 from src.base.errors import InputError
 from src.metrics import bootstrap, java
+from src.metrics.bleu_cider import bleu_scores, compare
 from src.metrics.bootstrap import resample_counts
 from src.metrics.caption_scores import collapse, score_captions, tokenize
 from src.metrics.competition_score import bootstrap_captions, caption_block, caption_score, mos_block, report
 from src.metrics.diagnostics import caption_diagnostics, diagnostic_warnings, mos_diagnostics
 from src.metrics.meteor import STATS, meteor_score, shared_meteor
 from src.metrics.mos_score import bootstrap_mos, mos_score, plcc, srcc
-from src.metrics.ngrams import bleu_counts, bleu_scores, cider_d, compare, rouge_l
+from src.metrics.rouge import rouge_l
 from src.settings.schema import CaptionWeights
 
 WORDS = ["the", "a", "colour", "of", "light", "is", "nice", "very", "photo", "sharp", "but", "i", "like", "blur"]
@@ -102,18 +103,18 @@ def test_resamples_do_not_depend_on_the_blocks_they_come_in(monkeypatch):
 
 
 def test_bleu_by_hand():
-    both = compare([["the cat sat on the mat", "a cat was on the mat today"]], ["the the cat on the mat"])
+    comparison = compare([["the cat sat on the mat", "a cat was on the mat today"]], ["the the cat on the mat"])
     # Matches: the 2 of 3, cat, on, mat; the-cat, on-the, the-mat; on-the-mat; none of four. Lengths 6 and 6.
-    counts = bleu_counts(both)
+    counts = comparison.bleu_counts
     assert counts.tolist() == [[5, 3, 1, 0, 6, 5, 4, 3, 6, 6]]
     bleu = bleu_scores(counts.sum(axis=0))
     assert bleu[:3] == pytest.approx([5 / 6, (5 / 6 * 3 / 5) ** (1 / 2), (5 / 6 * 3 / 5 * 1 / 4) ** (1 / 3)], abs=1e-6)
-    short = bleu_counts(compare([["a b c d e f"]], ["a b c d"])).sum(axis=0)
+    short = compare([["a b c d e f"]], ["a b c d"]).bleu_counts.sum(axis=0)
     assert bleu_scores(short)[3] == pytest.approx(math.exp(1 - 6 / 4), abs=1e-6)
 
 
 def test_of_two_equally_close_references_the_shorter_counts():
-    assert bleu_counts(compare([["a b c d e f", "a b"]], ["a b c d"]))[0, -1] == 2
+    assert compare([["a b c d e f", "a b"]], ["a b c d"]).bleu_counts[0, -1] == 2
 
 
 def test_rouge_by_hand():
@@ -125,13 +126,13 @@ def test_rouge_by_hand():
 
 
 def test_cider_d_by_hand():
-    # Two photos; "a" stands in both and weighs nothing, "b" and "c" weigh log 2. First photo: unigrams of candidate
+    # Two photos; "a", "b" and "c" occur in one each and weigh log 2. First photo: unigrams of candidate
     # b, of reference b b: 1*2 / (1*2) = 1; bigrams: none against "b b", 0; one bigram apart in length.
-    got = cider_d(compare([["b b"], ["a c"], ["a"]][:2], ["b", "a c"]))
+    got = compare([["b b"], ["a c"]], ["b", "a c"]).cider_d()
     first = 10 / 4 * 1 * math.exp(-1 / 72)
     second = 10 / 4 * (1 + 1)
     assert got == pytest.approx([first, second])
-    assert cider_d(compare([["a b c"]], ["a b c"])) == pytest.approx([0])
+    assert compare([["a b c"]], ["a b c"]).cider_d() == pytest.approx([0])
 
 
 def test_formula_and_its_weights():
@@ -150,11 +151,11 @@ def test_counted_metrics_equal_pycocoevalcap(photos, seed):
     from pycocoevalcap.rouge.rouge import Rouge
 
     references, candidates = made_up(photos, seed)
-    both = compare(references, candidates)
+    comparison = compare(references, candidates)
     bleu, bleu_by_photo = theirs(Bleu(4), references, candidates)
-    assert bleu_scores(bleu_counts(both).sum(axis=0)) == pytest.approx(bleu, abs=1e-9)
-    assert pytest.approx(np.array(bleu_by_photo), abs=1e-9) == bleu_scores(bleu_counts(both)).T
-    assert cider_d(both) == pytest.approx(theirs(Cider(), references, candidates)[1], abs=1e-9)
+    assert bleu_scores(comparison.bleu_counts.sum(axis=0)) == pytest.approx(bleu, abs=1e-9)
+    assert pytest.approx(np.array(bleu_by_photo), abs=1e-9) == bleu_scores(comparison.bleu_counts).T
+    assert comparison.cider_d() == pytest.approx(theirs(Cider(), references, candidates)[1], abs=1e-9)
     assert rouge_l(references, candidates) == pytest.approx(theirs(Rouge(), references, candidates)[1], abs=1e-9)
 
 

@@ -13,7 +13,7 @@ from pycocoevalcap.rouge.rouge import Rouge
 
 from src.base.errors import InputError
 from src.metrics.meteor import meteor_score
-from src.metrics.ngram_table import ngram_tables, rarities
+from src.metrics.ngrams import CaptionTokens, inverse_document_frequencies, ngram_tables
 from src.metrics.reward import Reward, RewardWeights
 from tests.helpers.small_meteor import small_meteor
 
@@ -103,7 +103,8 @@ def test_document_frequencies_come_from_the_training_photos_alone():
     references, samples = made_up(2)
     references[0] = []
     training, others = np.arange(PHOTOS // 2), np.arange(PHOTOS // 2, PHOTOS)
-    tables = ngram_tables(*labels(references), rarities(*labels(references), training))
+    captions = CaptionTokens(*labels(references))
+    tables = ngram_tables(captions, inverse_document_frequencies(captions, training))
     for order, table in enumerate(tables, start=1):
         spread: Counter = Counter()
         known = set()
@@ -114,8 +115,8 @@ def test_document_frequencies_come_from_the_training_photos_alone():
         packed = {sum(token << 16 * (order - 1 - i) for i, token in enumerate(gram)): gram for gram in known}
         assert table.keys.tolist() == sorted(packed)
         expected = [np.log((len(training) - 1) / max(spread[packed[key]], 1)) for key in table.keys.tolist()]
-        rarity = table.rarity.of(np.append(table.keys, np.uint64(2**64 - 1)))
-        np.testing.assert_allclose(rarity, [*expected, np.log(len(training) - 1)], atol=1e-12)
+        idf = table.idf.of(np.append(table.keys, np.uint64(2**64 - 1)))
+        np.testing.assert_allclose(idf, [*expected, np.log(len(training) - 1)], atol=1e-12)
     scorer = CiderScorer()
     for photo in training[1:]:
         scorer += (None, [text(one) for one in references[photo]])

@@ -1,0 +1,244 @@
+"""Scores of constant sentences: one sentence given to every photo, thousands of sentences at a time.
+
+BLEU and CIDEr-D of a constant sentence are sums over its n-grams of numbers that depend on the references alone, and
+METEOR's proxy and ROUGE-L sums over tables of words by caption. Gathered once, they score a sentence some 15 times as
+fast as `Comparisons` does with every photo (python -m tests.benchmarks constant).
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from rapidfuzz import process
+from rapidfuzz.distance import LCSseq
+
+from src.metrics.bleu_cider import bleu_scores, length_penalty
+from src.metrics.meteor_proxy import STEM_WEIGHT, proxy_formula, stems, word_weights
+from src.metrics.ngrams import (
+    ORDERS,
+    CaptionTokens,
+    NgramTable,
+    encode,
+    find,
+    inverse_document_frequencies,
+    ngram_tables,
+)
+from src.metrics.rouge import rouge_f
+
+REPEATS = 3
+"""Occurrences of one n-gram in a sentence beyond this many match nothing."""
+_CELLS = 4_000_000  # of an array of sentences x captions, which bounds memory
+
+
+def repeats(ngrams: np.ndarray) -> np.ndarray:
+    """How often each n-gram [sentences, positions] occurred earlier in its sentence; int64, of the same shape."""
+    earlier = np.zeros(ngrams.shape, dtype=np.int64)
+    for shift in range(1, ngrams.shape[1]):
+        earlier[:, shift:] += ngrams[:, shift:] == ngrams[:, :-shift]
+    return earlier
+
+
+@dataclass(frozen=True)
+class _OrderTable:
+    """The n-grams of one order that consist of vocabulary words, and their share in the sums of BLEU and CIDEr-D."""
+
+    keys: np.ndarray
+    """Packed n-grams, sorted, uint64 [n-grams]."""
+    photos: np.ndarray
+    """[REPEATS, n-grams]: photos with a reference in which the n-gram occurs at least that often."""
+    idf: np.ndarray
+    """Inverse document frequency, float64 [n-grams + 1]; the last is that of other n-grams."""
+    caption: np.ndarray
+    """[entries]: caption of each pair of a caption and an n-gram in it."""
+    ngram: np.ndarray
+    """[entries]: index of its n-gram."""
+    count: np.ndarray
+    """[entries]: its occurrences."""
+    weight: np.ndarray
+    """[entries]: its part in CIDEr-D's product, before the length penalty."""
+
+
+class NgramScorer:
+    """BLEU and CIDEr-D, exact, over all photos.
+
+    Sentences consist of the `vocabulary` words that occur in the references of most photos. `words` lists them, and
+    sentences are indices into it.
+    """
+
+    def __init__(self, references: list[list[str]], vocabulary: int):
+        """references: tokenised captions of each photo, at least one."""
+        spread = Counter(word for group in references for word in dict.fromkeys(" ".join(group).split()))
+        frequent = set(sorted(spread, key=lambda word: (-spread[word], word))[:vocabulary])
+        self.words = [word for word in spread if word in frequent]
+        self._captions = encode(references, {word: i + 1 for i, word in enumerate(self.words)})
+        tables = ngram_tables(self._captions, inverse_document_frequencies(self._captions))
+        self.orders = [
+            _order_table(table, self._captions, len(self.words), order) for order, table in enumerate(tables, 1)
+        ]
+        self._by_length: dict[int, tuple[float, list[np.ndarray]]] = {}
+
+    def frequent_pairs(self, count: int) -> np.ndarray:
+        """The pairs of words that follow each other in the references of most photos, int64 [at most count, 2]."""
+        pairs = self.orders[1]
+        keys = pairs.keys[np.lexsort((pairs.keys, -pairs.photos[0]))[:count]].astype(np.int64)
+        return np.column_stack([keys >> 16, keys & 0xFFFF]) - 1
+
+    def _of_length(self, length: int) -> tuple[float, list[np.ndarray]]:
+        """Sum of the closest reference lengths, and CIDEr-D's products [REPEATS, n-grams] by order."""
+        if length not in self._by_length:
+            lengths, owner = self._captions.lengths, self._captions.photo
+            best = np.lexsort((lengths, np.abs(lengths - length), owner))
+            closest = lengths[best[self._captions.firsts[:-1]]]
+            penalty = length_penalty(lengths - length)
+            products = [
+                np.stack([_products(table, penalty, times) for times in range(1, REPEATS + 1)]) for table in self.orders
+            ]
+            self._by_length[length] = float(closest.sum()), products
+        return self._by_length[length]
+
+    def score(self, sentences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """BLEU-1..4 [sentences, 4] and CIDEr-D [sentences] of sentences int [sentences, length]."""
+        total, length = sentences.shape
+        closest, products = self._of_length(length)
+        photos = self._captions.photos
+        sums = np.zeros((total, 2 * ORDERS + 2))
+        cider = np.zeros(total)
+        words = (sentences + 1).astype(np.uint64)
+        keys = words
+        for order, table in enumerate(self.orders[:length]):
+            if order:
+                keys = keys[:, :-1] << np.uint64(16) | words[:, order:]
+            sums[:, ORDERS + order] = photos * (length - order)
+            ngram, times = find(table.keys, keys.ravel()).reshape(keys.shape), repeats(keys)
+            # An n-gram that occurs c times adds c^2 idf^2 to the squared norm: 1 + 3 + 5 + ... of its occurrences.
+            norm = np.sqrt(((2 * times + 1) * table.idf[ngram] ** 2).sum(axis=1))
+            matching = (ngram >= 0) & (times < REPEATS)
+            if matching.any():
+                cell = np.where(matching, times, 0), np.where(matching, ngram, 0)
+                product = (products[order][cell] * matching).sum(axis=1)
+                cider += np.divide(product, norm, out=np.zeros(total), where=norm > 0)
+                sums[:, order] = (table.photos[cell] * matching).sum(axis=1)
+        sums[:, -2], sums[:, -1] = photos * length, closest
+        return bleu_scores(sums), 10 * cider / ORDERS
+
+
+def _order_table(table: NgramTable, captions: CaptionTokens, vocabulary: int, order: int) -> _OrderTable:
+    """Of n-grams all of whose ids are at most `vocabulary`."""
+    size = len(table.keys)
+    ids = [table.keys >> np.uint64(16 * place) & np.uint64(0xFFFF) for place in range(order)]
+    inside = np.all([each <= vocabulary for each in ids], axis=0)
+    photo, ngram = np.divmod(table.pairs, max(size, 1))
+    photos = np.stack([np.bincount(ngram[table.most > times], minlength=size) for times in range(REPEATS)])
+    idf = table.idf.of(table.keys)
+    sizes = np.diff(table.first)
+    caption = np.repeat(captions.firsts[photo], sizes) + table.reference
+    ngram = np.repeat(ngram, sizes)
+    norm = table.norms[caption]
+    weight = np.divide(table.count * idf[ngram] ** 2, norm, out=np.zeros(len(ngram)), where=norm > 0)
+    weight /= np.repeat(np.diff(captions.firsts)[photo], sizes) * captions.photos
+    index, kept = np.cumsum(inside) - 1, inside[ngram]
+    return _OrderTable(
+        keys=table.keys[inside],
+        photos=photos[:, inside].astype(np.float64),
+        idf=np.append(idf[inside], table.idf.values[-1]),
+        caption=caption[kept],
+        ngram=index[ngram[kept]],
+        count=table.count[kept],
+        weight=weight[kept],
+    )
+
+
+def _products(table: _OrderTable, penalty: np.ndarray, times: int) -> np.ndarray:
+    enough = table.count >= times
+    weights = table.weight[enough] * penalty[table.caption[enough]]
+    return np.bincount(table.ngram[enough], weights=weights, minlength=len(table.keys))
+
+
+class ProxyScorer:
+    """METEOR's proxy and ROUGE-L over a sample of the photos, at most two occurrences of a word matching."""
+
+    def __init__(self, references: list[list[str]], words: list[str]):
+        """references: tokenised captions of each photo of the sample; words: those that sentences consist of."""
+        captions = [caption.split() for group in references for caption in group]
+        sizes = np.array([len(group) for group in references])
+        self.photos, self._firsts = len(sizes), np.cumsum(sizes) - sizes
+        self._photo = np.repeat(np.arange(self.photos), sizes)
+        index = {word: i for i, word in enumerate(words)}
+        self.word_weights = word_weights(words)
+        vocabulary = sorted({word for caption in captions for word in caption} | set(words))
+        weight_of = dict(zip(vocabulary, word_weights(vocabulary).tolist(), strict=True))
+        self.caption_weights = np.array([sum(weight_of[word] for word in caption) for caption in captions])
+        self.lengths = np.array([len(caption) for caption in captions], dtype=np.float64)
+        self._texts = ["".join(_character(index[word]) for word in caption if word in index) for caption in captions]
+        self._match(captions, index, dict(zip(vocabulary, stems(vocabulary), strict=True)))
+        self._follow(captions, index)
+
+    def _match(self, captions: list[list[str]], index: dict[str, int], stem: dict[str, str]) -> None:
+        """Matches and weighted matches [2 occurrences, words, captions] of each word in each caption."""
+        same_stem: dict[str, list[int]] = {}
+        for word, i in index.items():
+            same_stem.setdefault(stem[word], []).append(i)
+        weight = np.zeros((2, len(index), len(captions)), dtype=np.float32)
+        for i, caption in enumerate(captions):
+            for word in set(caption):
+                for relative in same_stem.get(stem[word], ()):
+                    weight[0, relative, i] = max(weight[0, relative, i], STEM_WEIGHT)
+                if word in index:
+                    weight[: min(caption.count(word), 2), index[word], i] = 1.0
+        self.matched = (weight > 0).astype(np.float32)
+        self.weight = weight * self.word_weights[None, :, None].astype(np.float32)
+
+    def _follow(self, captions: list[list[str]], index: dict[str, int]) -> None:
+        """The row of each pair of words [words, words], and which captions have the pair [rows, captions]."""
+        pairs = [
+            {(index[a], index[b]) for a, b in pairwise(caption) if a in index and b in index} for caption in captions
+        ]
+        rows = {pair: i + 1 for i, pair in enumerate(sorted(set().union(*pairs)))}
+        self.pair_row = np.zeros((len(index), len(index)), dtype=np.int64)
+        for pair, row in rows.items():
+            self.pair_row[pair] = row
+        self.adjacent = np.zeros((len(rows) + 1, len(captions)), dtype=np.float32)
+        for i, in_caption in enumerate(pairs):
+            self.adjacent[[rows[pair] for pair in in_caption], i] = 1
+
+    def score(self, sentences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """METEOR's proxy and ROUGE-L [sentences] of sentences int [sentences, length]."""
+        block = max(1, _CELLS // len(self.lengths))
+        blocks = [sentences[i : i + block] for i in range(0, len(sentences), block)]
+        return np.concatenate([self._meteor(some) for some in blocks]), np.concatenate(
+            [self.rouge_l(some) for some in blocks]
+        )
+
+    def _meteor(self, sentences: np.ndarray) -> np.ndarray:
+        times = repeats(sentences)
+        weight = np.zeros((len(sentences), len(self.lengths)), dtype=np.float32)
+        count, adjacent = np.zeros_like(weight), np.zeros_like(weight)
+        for i in range(sentences.shape[1]):
+            usable = (times[:, i] < 2).astype(np.float32)[:, None]
+            cell = np.minimum(times[:, i], 1), sentences[:, i]
+            weight += self.weight[cell] * usable
+            count += self.matched[cell] * usable
+            if i:
+                adjacent += self.adjacent[self.pair_row[sentences[:, i - 1], sentences[:, i]]]
+        count = np.minimum(count, self.lengths)
+        chunks = np.maximum(count - adjacent, np.minimum(count, 1))
+        possible = self.word_weights[sentences].sum(axis=1)[:, None]
+        single = proxy_formula(weight, possible, self.caption_weights, chunks, count)
+        # The counts of the best reference of each photo are summed; equally good references share.
+        best = single == np.maximum.reduceat(single, self._firsts, axis=1)[:, self._photo]
+        share = best / np.add.reduceat(best, self._firsts, axis=1)[:, self._photo]
+        weight, chunks, count = (np.einsum("sc,sc->s", share, part) for part in (weight, chunks, count))
+        return proxy_formula(weight, possible[:, 0] * self.photos, share @ self.caption_weights, chunks, count)
+
+    def rouge_l(self, sentences: np.ndarray) -> np.ndarray:
+        """ROUGE-L [sentences]."""
+        texts = ["".join(_character(word) for word in sentence) for sentence in sentences]
+        common = process.cdist(texts, self._texts, scorer=LCSseq.similarity, dtype=np.uint8).astype(np.float32)
+        precision = np.maximum.reduceat(common, self._firsts, axis=1) / sentences.shape[1]
+        recall = np.maximum.reduceat(common / np.maximum(self.lengths, 1), self._firsts, axis=1)
+        return rouge_f(precision, recall).mean(axis=1)
+
+
+def _character(word: int) -> str:
+    return chr(0x10000 + word)

@@ -1,0 +1,110 @@
+"""The best constant sentence, and the scores of constant sentences against pycocoevalcap."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from src.base.errors import InputError
+from src.metrics.caption_scores import score_captions, tokenize
+from src.metrics.competition_score import caption_score
+from src.metrics.constant_caption import constant_sentence, edits
+from src.metrics.constant_scores import NgramScorer, ProxyScorer, repeats
+from src.metrics.meteor import Meteor, meteor_score, shared_meteor
+from src.settings.schema import CaptionWeights
+
+COMMENTS = Path(__file__).parents[3] / "shared" / "data" / "dacon_comments.csv"
+WORDS = ["fo", "ba", "qux", "zed", "mip", "tak", "lor"]
+
+
+def made_up(photos: int, several: int, seed: int) -> list[list[str]]:
+    rng = np.random.default_rng(seed)
+    return [
+        [" ".join(rng.choice(WORDS, size=rng.integers(1, 12))) for _ in range(rng.integers(1, several + 1))]
+        for _ in range(photos)
+    ]
+
+
+def theirs(scorer, references: list[list[str]], sentence: str):
+    numbered = range(len(references))
+    options = {"verbose": 0} if type(scorer).__name__ == "Bleu" else {}
+    return scorer.compute_score({i: references[i] for i in numbered}, dict.fromkeys(numbered, [sentence]), **options)[0]
+
+
+def test_repeats_are_the_earlier_occurrences_in_the_sentence():
+    assert repeats(np.array([[4, 4, 7, 4], [1, 2, 3, 1]])).tolist() == [[0, 1, 0, 2], [0, 0, 0, 1]]
+
+
+def test_constant_sentences_are_scored_as_pycocoevalcap_does():
+    from pycocoevalcap.bleu.bleu import Bleu
+    from pycocoevalcap.cider.cider import Cider
+    from pycocoevalcap.rouge.rouge import Rouge
+
+    references, rng = made_up(40, 3, seed=1), np.random.default_rng(2)
+    scorer = NgramScorer(references, vocabulary=5)
+    assert len(scorer.words) == 5
+    sample = ProxyScorer(references, scorer.words)
+    for length in (1, 2, 4, 9):
+        # No word more often than the tables can count.
+        rows = np.array([rng.permutation(np.repeat(np.arange(5), 3))[:length] for _ in range(6)])
+        bleu, cider = scorer.score(rows)
+        rouge = sample.score(rows)[1]
+        for row, *ours in zip(rows, bleu, cider, rouge, strict=True):
+            sentence = " ".join(scorer.words[word] for word in row)
+            assert ours[0] == pytest.approx(theirs(Bleu(4), references, sentence), abs=1e-9)
+            assert ours[1] == pytest.approx(theirs(Cider(), references, sentence), abs=1e-9)
+            assert ours[2] == pytest.approx(theirs(Rouge(), references, sentence), abs=1e-6)
+
+
+def test_the_proxy_is_meteor_where_words_only_match_themselves(meteor):
+    rng = np.random.default_rng(0)
+    references = [[" ".join(rng.permutation(WORDS)[: rng.integers(1, 7)]) for _ in range(2)] for _ in range(30)]
+    sample = ProxyScorer(references, WORDS)
+    rows = np.array([rng.permutation(len(WORDS))[:4] for _ in range(5)])
+    for row, ours in zip(rows, sample.score(rows)[0], strict=True):
+        counts = meteor.stats(references, [" ".join(WORDS[word] for word in row)] * len(references))
+        # Of two references that score the same METEOR may count the other.
+        assert ours == pytest.approx(float(meteor_score(counts.sum(axis=0))), rel=0.02)
+
+
+def test_edits_insert_remove_replace_and_move():
+    edited = {tuple(row) for block in edits(np.array([0, 1, 2, 3, 4]), 6, np.array([[5, 5]])) for row in block.tolist()}
+    assert {(0, 1, 2, 3), (5, 0, 1, 2, 3, 4), (0, 1, 5, 3, 4), (1, 2, 3, 4, 0)} <= edited
+    assert {(0, 1, 5, 5, 2, 3, 4), (0, 5, 5, 3, 4)} <= edited
+    assert (0, 1, 2) not in edited, "shorter than any sentence may be"
+
+
+def exact(sentence: str, references: list[list[str]], meteor: Meteor) -> float:
+    found = score_captions(references, [sentence] * len(references), meteor, tokenized=True)
+    return caption_score(found.totals(), CaptionWeights())
+
+
+def test_constant_sentence_beats_every_training_caption(meteor):
+    references = made_up(25, 2, seed=4)
+    found = constant_sentence(references, CaptionWeights(), meteor, tokenized=True)
+    assert found == constant_sentence(references, CaptionWeights(), meteor, tokenized=True)
+    score = exact(found.sentence, references, meteor)
+    assert score == pytest.approx(found.score, abs=1e-6)
+    assert score > max(exact(caption, references, meteor) for group in references for caption in group)
+
+
+@pytest.mark.parametrize("references", [[["fo"]], [["fo ba", "fo"]], [["fo ba qux zed mip"], [""]]])
+def test_constant_sentence_of_next_to_nothing(meteor, references):
+    found = constant_sentence(references, CaptionWeights(), meteor, tokenized=True)
+    assert set(found.sentence.split()) <= set(WORDS) and found.sentence and np.isfinite(found.score)
+
+
+def test_captions_without_words_are_refused(meteor):
+    with pytest.raises(InputError, match="hold no words"):
+        constant_sentence([["..."], [""]], CaptionWeights(), meteor)
+
+
+@pytest.mark.skipif(not COMMENTS.exists(), reason="the real comments are not here")
+def test_constant_sentence_of_real_comments_holds_on_unseen_photos():
+    frame = pd.read_csv(COMMENTS, dtype=str, keep_default_na=False)
+    references = tokenize([list(group) for _, group in frame.groupby("img_name").comments])
+    order = np.random.default_rng(0).permutation(len(references))
+    seen, unseen = ([references[i] for i in half] for half in np.array_split(order, 2))
+    found = constant_sentence(seen, CaptionWeights(), shared_meteor(), tokenized=True)
+    assert exact(found.sentence, unseen, shared_meteor()) >= 1.20
