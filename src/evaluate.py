@@ -1,14 +1,14 @@
 """Score a run out of fold, beside its baselines and 95% intervals; or any predictions against any references.
 
-For a run: writes runs/NAME/score.json (`oof`, `test` where data.root holds test_labels.csv or the data set has captions
-for its test part, and `single`: what the run reaches without the ensemble, where there is one), covariate_shift.json with
-covariate_shift.csv and, where test photos differ from training photos, covariate_shift.png, which shows those that do most, curves.png and
-examples.png; with --coco FOLDER also the captions as COCO result files.
+For a run, writes to runs/NAME/: score.json (`oof`; `test` where data.root holds test_labels.csv or the data set has
+captions of its test part; `network`: what the run reaches out of fold without the ensemble), covariate_shift.json and
+.csv (whether test photos can be told from training photos; with a .png of those that differ most), curves.png and
+examples.png. With --coco FOLDER also the captions as COCO result files.
 Stand-alone: --predictions P.csv --references R.csv [--train T.csv] [--json FILE]. Instead of CSV, predictions may be
 a COCO result file (.json) and references COCO annotations such as captions_val2017.json.
 
-The baseline of the captions is one sentence given to every photo: the best for the formula, found by search over the
-captions of the other folds (stand-alone: of --train). The baseline of the MOS is ridge regression on handcrafted features.
+Baseline of the captions: the constant sentence that scores best, found by search over the training captions of the
+other folds (stand-alone: of --train). Baseline of the MOS: ridge regression on handcrafted features.
 """
 
 import argparse
@@ -78,28 +78,31 @@ def write_covariate_shift(settings, folder: Path) -> list[str]:
         features = np.concatenate([features, np.load(codes.folder / "codes.npy")], axis=1)
     train, test = np.flatnonzero(for_training(table)), np.flatnonzero(table["part"] == "test")
     groups = table["group"].iloc[np.concatenate([train, test])].to_numpy(str)
-    found = covariate_shift.find_covariate_shift(features[train], features[test], groups, settings.run.seed)
-    print(covariate_shift.summary(found), flush=True)
-    report, names = covariate_shift.shift_report(found), ["covariate_shift.json"]
-    if found:
-        photos = table.iloc[train].set_index("photo_id")
-        own = read_predictions(stages.final(settings).folder / "oof.csv").set_index("photo_id")["mos"]
-        predicted, likeness = own.reindex(photos.index).to_numpy(float), found.whole.likeness[: len(train)]
-        metric, mos = settings.metric, photos["mos"].to_numpy(float)
-        report["alike"] = covariate_shift.score_alike(likeness, predicted, mos, metric.bootstrap, settings.run.seed)
-        weights = {"weight": found.whole.weights, "likeness": likeness}
-        weights |= {f"weight_{i}": block.weights for i, block in enumerate(found.blocks, 1)}
-        write_text(folder / "covariate_shift.csv", photos[[]].assign(**weights).to_csv(lineterminator="\n"))
-        names.append("covariate_shift.csv")
-        if found.found:
-            draw_covariate_shift(
-                covariate_shift.most_shifted(found, len(train), 12),
-                table.iloc[test],
-                source,
-                folder / "covariate_shift.png",
-            )
+    shift = covariate_shift.detect_covariate_shift(features[train], features[test], groups, settings.run.seed)
+    print(covariate_shift.summary(shift), flush=True)
+    if shift is None:
+        write_json(folder / "covariate_shift.json", {"shifted": None, "overall": None, "blocks": []})
+        return ["covariate_shift.json"]
+    photos = table.iloc[train].set_index("photo_id")
+    predictions = read_predictions(stages.final(settings).folder / "oof.csv").set_index("photo_id")
+    predicted, mos = predictions["mos"].reindex(photos.index).to_numpy(float), photos["mos"].to_numpy(float)
+    probability = shift.overall.test_probability[: len(train)]
+    report = {
+        "shifted": bool(shift.shifted),
+        "overall": shift.overall.report(),
+        "blocks": [block.report() for block in shift.blocks],
+        "test_like": covariate_shift.score_test_like(
+            probability, predicted, mos, settings.metric.bootstrap, settings.run.seed
+        ),
+    }
+    columns = {"test_probability": probability, "weight": shift.overall.weights}
+    columns |= {f"weight_{index}": block.weights for index, block in enumerate(shift.blocks, 1)}
     write_json(folder / "covariate_shift.json", report)
-    return names
+    write_text(folder / "covariate_shift.csv", photos[[]].assign(**columns).to_csv(lineterminator="\n"))
+    if shift.shifted:
+        rows = covariate_shift.most_shifted_rows(shift, 12)
+        draw_covariate_shift(rows, table.iloc[test], source, folder / "covariate_shift.png")
+    return ["covariate_shift.json", "covariate_shift.csv"]
 
 
 def draw_covariate_shift(shifted: list[tuple[int, float]], tested, source: Path, out: Path) -> None:

@@ -1,15 +1,13 @@
-"""Members, blends and the shift report, on features and labels made up to have a known answer."""
+"""Members and blends, on features and labels made up to have a known answer."""
 
 import cv2
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
-from sklearn.metrics import roc_auc_score
 
 from src.ensembling import svr
 from src.ensembling.regressors import PhotoFeatures, mos_members
 from src.ensembling.stacking import BLENDS, TEST, blend, within
-from src.reports import covariate_shift
 
 
 @pytest.fixture(scope="module")
@@ -85,62 +83,3 @@ def textured(seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (12, 16, 3)).astype(np.uint8)
     return (cv2.resize(coarse, (96, 64)) * 0.8 + rng.normal(20, 6, (64, 96, 3))).clip(0, 255).astype(np.uint8)
-
-
-def features_of(kind, count: int, seed: int) -> np.ndarray:
-    from src.data.handcrafted import handcrafted_features
-
-    return np.stack([handcrafted_features(kind(textured(1000 * seed + i))) for i in range(count)])
-
-
-def test_drift_is_found_where_it_is_and_only_there():
-    """The last fifth of the test photos is blurred."""
-    blurred = lambda rgb: cv2.GaussianBlur(rgb, (0, 0), 1.2)  # noqa: E731
-    train, test = features_of(np.asarray, 200, 1), features_of(np.asarray, 160, 2)
-    none = covariate_shift.find_covariate_shift(train, np.concatenate([test, features_of(np.asarray, 40, 3)]))
-    assert not none.found and "none" in covariate_shift.summary(none) and (none.whole.weights == 1).all()
-    found = covariate_shift.find_covariate_shift(train, np.concatenate([test, features_of(blurred, 40, 3)]))
-    assert [block.found for block in found.blocks] == [False] * 4 + [True]
-    last = found.blocks[4]
-    assert last.rows == (160, 200) and last.auc >= 0.9 and last.interval[0] > 0.8
-    assert {row for row, _ in covariate_shift.most_shifted(found, 200, 12)} <= set(range(160, 200))
-    assert "rows 161 to 200" in covariate_shift.summary(found)
-
-
-def test_weights_are_the_ratio_of_densities():
-    """Of two Gaussians a unit apart the logarithm of the ratio rises by one per unit."""
-    rng = np.random.default_rng(0)
-    train, test = rng.normal(0, 1, (2000, 1)), rng.normal(1, 1, (1000, 1))
-    shift = covariate_shift.find_covariate_shift(train, test).whole
-    assert shift.found and shift.weights.mean() == pytest.approx(1)
-    middle = np.abs(train[:, 0]) < 1.5
-    slope, _ = np.polyfit(train[middle, 0], np.log(shift.weights[middle]), 1)
-    assert slope == pytest.approx(1, abs=0.25)
-    assert np.average(train[:, 0], weights=shift.weights) == pytest.approx(1, abs=0.2)
-
-
-def test_no_drift_is_said_of_groups_that_look_alike():
-    """Photos of a group are alike: divided between learning and asking they would be told apart by heart."""
-    rng = np.random.default_rng(0)
-    found = []
-    for seed in range(4):
-        group = np.repeat(np.arange(40), 10)
-        handcrafted_features = rng.normal(0, 1, (40, 12))[group] + rng.normal(0, 0.1, (400, 12))
-        order = np.argsort(group >= 20, kind="stable")
-        handcrafted_features, group = handcrafted_features[order], group[order]
-        found.append(
-            covariate_shift.find_covariate_shift(
-                handcrafted_features[:200], handcrafted_features[200:], group, seed
-            ).whole.found
-        )
-    assert sum(found) <= 1
-
-
-def test_auc_and_its_interval():
-    rng = np.random.default_rng(0)
-    negative, positive = rng.normal(0, 1, 80).round(1), rng.normal(1, 1, 50).round(1)
-    truth = np.r_[np.zeros(80), np.ones(50)]
-    assert covariate_shift.auc(negative, positive) == pytest.approx(roc_auc_score(truth, np.r_[negative, positive]))
-    low, high = covariate_shift.auc_interval(negative, positive)
-    resampled = [covariate_shift.auc(rng.choice(negative, 80), rng.choice(positive, 50)) for _ in range(1000)]
-    np.testing.assert_allclose([low, high], np.percentile(resampled, [2.5, 97.5]), atol=0.015)
