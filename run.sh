@@ -114,6 +114,7 @@ if [ -n "$tests" ]; then
 fi
 
 export STAGES_END_WITH_PARENT=$$ # no stage outlives this script, even where the script is killed
-for stage in preprocess split tune train predict ensemble evaluate submit; do
+stages=$("$PYTHON" -m src.pipeline.stages) || exit 1
+for stage in $stages; do
     run -m "src.$stage" ${arguments[@]+"${arguments[@]}"}
 done

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.base.errors import InputError, Stopped, guarded
-from src.pipeline.runs import load_run
-from src.pipeline.stages import run_folder
+from src.pipeline.runs import run_folder
+from src.pipeline.trained_runs import load_run
 from src.settings.schema import Settings
 
 if TYPE_CHECKING:

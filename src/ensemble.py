@@ -15,9 +15,9 @@ import argparse
 import os
 
 from src.base.errors import InputError, guarded
-from src.pipeline import stages
+from src.pipeline import outputs, resolved, stages
 from src.pipeline.artefacts import making
-from src.pipeline.runs import joined, load_joining
+from src.pipeline.trained_runs import joined, load_joining
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -59,8 +59,8 @@ def make(settings, runs, folder, fresh) -> list[str]:
     from src.plots.ablation_plot import draw_ablation
 
     check_alike(runs)
-    labels = load_table(stages.photos(runs[0]).folder / "photos.jsonl").set_index("photo_id")
-    number = load_folds(stages.folds(runs[0]).folder / "folds.csv", labels.index[for_training(labels)].tolist())
+    labels = load_table(outputs.photos(runs[0]).folder / "photos.jsonl").set_index("photo_id")
+    number = load_folds(outputs.folds(runs[0]).folder / "folds.csv", labels.index[for_training(labels)].tolist())
     table = read_together(runs)
     blend, speakers = blended(settings, table, labels), [run for run in runs if run.task != "mos"]
     steps, captions = blend.steps if blend else [], None
@@ -79,17 +79,17 @@ def main(argv=None) -> None:
     if "RANK" in os.environ:
         raise InputError("ensemble is one process; start it without torchrun")
     stages.ensure_inputs(settings, "ensemble")
-    settings = stages.tuned(settings)
-    if not stages.has_ensemble(settings):
+    settings = resolved.tuned(settings)
+    if not outputs.has_ensemble(settings):
         print("ensemble: nothing to do (one run, with the captions of its own search and the usual blend)", flush=True)
         return
     from src.base.randomness import make_deterministic
 
     make_deterministic(settings.run.threads)
-    with making(stages.ensemble(settings), chosen.fresh) as work:
+    with making(outputs.ensemble(settings), chosen.fresh) as work:
         if work:
             work.outputs += make(settings, joined(settings), work.folder, chosen.fresh)
-    config = stages.ensemble(settings).folder / "ensemble.yaml"
+    config = outputs.ensemble(settings).folder / "ensemble.yaml"
     print(f"ensemble: next: python -m src.evaluate --config {config}, then src.submit with the same", flush=True)
 
 

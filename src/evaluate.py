@@ -15,8 +15,9 @@ import argparse
 from pathlib import Path
 
 from src.base.errors import InputError, guarded
-from src.pipeline import stages
+from src.pipeline import outputs, resolved, stages
 from src.pipeline.artefacts import making
+from src.pipeline.runs import fold_folder, run_folder
 from src.settings.load import load
 
 
@@ -50,8 +51,8 @@ def main(argv=None) -> None:
         evaluate_alone(settings, chosen)
         return
     stages.ensure_inputs(settings, "evaluate")
-    settings = stages.tuned(settings)
-    with making(stages.score(settings), chosen.fresh) as work:
+    settings = resolved.tuned(settings)
+    with making(outputs.score(settings), chosen.fresh) as work:
         if work:
             from src.base.files import write_json
 
@@ -71,7 +72,7 @@ def write_covariate_shift(settings, folder: Path) -> list[str]:
     from src.ensembling.tables import read_predictions
     from src.reports import covariate_shift
 
-    source, codes = stages.photos(settings).folder, stages.codebook_features(settings)
+    source, codes = outputs.photos(settings).folder, outputs.codebook_features(settings)
     table = load_table(source / "photos.jsonl")
     features = np.load(source / "handcrafted.npy")
     if codes.record():
@@ -84,7 +85,7 @@ def write_covariate_shift(settings, folder: Path) -> list[str]:
         write_json(folder / "covariate_shift.json", {"shifted": None, "overall": None, "blocks": []})
         return ["covariate_shift.json"]
     photos = table.iloc[train].set_index("photo_id")
-    predictions = read_predictions(stages.final(settings).folder / "oof.csv").set_index("photo_id")
+    predictions = read_predictions(outputs.final(settings).folder / "oof.csv").set_index("photo_id")
     predicted, mos = predictions["mos"].reindex(photos.index).to_numpy(float), photos["mos"].to_numpy(float)
     probability = shift.overall.test_probability[: len(train)]
     report = {
@@ -125,7 +126,7 @@ def write_coco(settings, folder: Path) -> None:
     if settings.task == "mos":
         raise InputError("--coco: task=mos has no captions; leave it out")
     for name in ("oof", "test"):
-        predicted = read_predictions(stages.final(settings).folder / f"{name}.csv")
+        predicted = read_predictions(outputs.final(settings).folder / f"{name}.csv")
         if len(predicted):
             write_results(folder / f"{name}.json", dict(zip(predicted["photo_id"], predicted["caption"], strict=True)))
             print(f"evaluate: {folder / f'{name}.json'}: captions of {len(predicted)} photos", flush=True)
@@ -141,12 +142,12 @@ def draw_run(settings) -> None:
     from src.plots.training_curves import draw_run_curves
     from src.reports.run_report import predicted_mos
 
-    folder, source = stages.run_folder(settings), stages.photos(settings).folder
-    metrics = {f"fold {k}": folder / f"fold-{k}" / "metrics.csv" for k in stages.folds_of(settings)}
+    folder, source = run_folder(settings), outputs.photos(settings).folder
+    metrics = {f"fold {k}": fold_folder(folder, k) / "metrics.csv" for k in resolved.folds_of(settings)}
     if metrics:
         draw_run_curves(metrics, folder / "curves.png")
     table = load_table(source / "photos.jsonl").reset_index().set_index("photo_id")
-    shown = read_predictions(stages.final(settings).folder / "oof.csv")
+    shown = read_predictions(outputs.final(settings).folder / "oof.csv")
     shown = shown.iloc[np.random.default_rng(settings.run.seed).permutation(len(shown))[:12]]
     truth = table.loc[shown["photo_id"]]
     said = ["" if np.isnan(mos) else f", people say {mos:.1f}" for mos in truth["mos"]]
@@ -166,13 +167,13 @@ def score_run(settings) -> dict:
     from src.metrics.report import summary
     from src.reports.run_report import score_out_of_fold, score_test, test_labels
 
-    table = load_table(stages.photos(settings).folder / "photos.jsonl").set_index("photo_id")
-    folder, own = stages.final(settings).folder, stages.predictions(settings).folder
-    labels = test_labels(table, stages.data_root(settings) / "test_labels.csv")
+    table = load_table(outputs.photos(settings).folder / "photos.jsonl").set_index("photo_id")
+    folder, own = outputs.final(settings).folder, outputs.predictions(settings).folder
+    labels = test_labels(table, resolved.data_root(settings) / "test_labels.csv")
     meteor = shared_meteor()
-    several = [folder] if folder == own or not stages.has_networks(settings) else [folder, own]
+    several = [folder] if folder == own or not resolved.has_networks(settings) else [folder, own]
     predicted = [read_predictions(each / "oof.csv") for each in several]
-    found = read_json(folder / "constants.json") if stages.has_ensemble(settings) else {}
+    found = read_json(folder / "constants.json") if outputs.has_ensemble(settings) else {}
     constants = {int(fold): sentence for fold, sentence in found.items()}
     reports = score_out_of_fold(settings, table, predicted, constants, meteor)
     scores = dict(zip(("oof", "single"), reports, strict=False))

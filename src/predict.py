@@ -11,14 +11,15 @@ import os
 import time
 
 from src.base.errors import guarded
-from src.pipeline import artefacts, stages
+from src.pipeline import artefacts, outputs, resolved, stages
+from src.pipeline.runs import run_folder
 from src.settings.load import load
 
 
 def sources(settings) -> list:
     """The folders of photos, vocabulary and folds, then that of each fold's checkpoints."""
-    shared = [make(settings).folder for make in (stages.photos, stages.vocabulary, stages.folds)]
-    return [*shared, *(stages.fold(settings, number).folder for number in stages.folds_of(settings))]
+    shared = [make(settings).folder for make in (outputs.photos, outputs.vocabulary, outputs.folds)]
+    return [*shared, *(outputs.fold(settings, number).folder for number in resolved.folds_of(settings))]
 
 
 def predict_networks(settings, places, table, ranks) -> tuple:
@@ -41,7 +42,7 @@ def predict_networks(settings, places, table, ranks) -> tuple:
     tested = np.flatnonzero((table["part"] == "test") & ~table["photo_id"].isin(rejected)).tolist()
     features = cached_features(settings, ranks)
     found, times = {}, []
-    for number, folder in zip(stages.folds_of(settings), folders, strict=True):
+    for number, folder in zip(resolved.folds_of(settings), folders, strict=True):
         data = read_fold(source, words, assigned, number, settings.vocabulary.maximum_words, features)
         rows = data.validation_rows.tolist() + tested
         began = time.perf_counter()
@@ -50,7 +51,7 @@ def predict_networks(settings, places, table, ranks) -> tuple:
     if settings.decoding.model_averaging != "none" and settings.task != "mos":
         captions = write_captions_of(folders, settings, data.labels, tested, ranks, "all folds")
     else:
-        best = best_fold(stages.run_folder(settings), list(found))
+        best = best_fold(run_folder(settings), list(found))
         captions = {row: found[best][row].caption for row in tested}
     return found, captions, pd.DataFrame(times)
 
@@ -64,11 +65,11 @@ def photo_codes(settings, table):
 
     if settings.task == "caption" or table["mos"].notna().sum() < FEWEST:
         return None
-    artefact = stages.codebook_features(settings)
+    artefact = outputs.codebook_features(settings)
     with artefacts.making(artefact) as work:
         if work:
             threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            root, paths = stages.data_root(settings), table["path"].tolist()
+            root, paths = resolved.data_root(settings), table["path"].tolist()
             work.outputs += build_codebook_features(work.folder, root, paths, for_training(table), threads)
     return np.load(artefact.folder / "codes.npy")
 
@@ -86,8 +87,8 @@ def write_tables(settings, table, found: dict, test_captions: dict, folder) -> l
     from src.metrics.constant_caption import constant_sentence
     from src.metrics.meteor import shared_meteor
 
-    source, train = stages.photos(settings).folder, table[for_training(table)]
-    number = load_folds(stages.folds(settings).folder / "folds.csv", train["photo_id"].tolist())
+    source, train = outputs.photos(settings).folder, table[for_training(table)]
+    number = load_folds(outputs.folds(settings).folder / "folds.csv", train["photo_id"].tolist())
     fold = folds_of_rows(table, number)
     captions = [list(several) for several in train["captions"] if several]
     unanswered = settings.task == "mos" or not set(np.flatnonzero(fold == TEST)) <= set(found[min(found)])
@@ -96,7 +97,7 @@ def write_tables(settings, table, found: dict, test_captions: dict, folder) -> l
         sentence = constant_sentence(captions, settings.metric.weights, shared_meteor()).sentence
     frozen = None
     if settings.encoder.cache != "none" and settings.task != "caption":
-        frozen = np.load(stages.features(settings).folder / "pooled.npy")
+        frozen = np.load(outputs.features(settings).folder / "pooled.npy")
     described = PhotoFeatures(np.load(source / "handcrafted.npy"), photo_codes(settings, table), frozen)
     tables = prediction_tables(settings, table, fold, described, found, test_captions, sentence)
     write_json(folder / "blend.json", tables[2])
@@ -110,12 +111,12 @@ def main(argv=None) -> None:
     settings, chosen = load(argv, "predict", __doc__)
     if os.environ.get("RANK", "0") == "0":
         stages.ensure_inputs(settings, "predict")
-        settings = stages.tuned(settings)
-    if not stages.folds_of(settings):
+        settings = resolved.tuned(settings)
+    if not resolved.folds_of(settings):
         print(f"predict: nothing to do: {settings.run.name} joins other runs", flush=True)
         return
-    if "RANK" not in os.environ and not chosen.fresh and not artefacts.outdated(stages.predictions(settings)):
-        print(f"predict: {stages.predictions(settings).folder}: up to date", flush=True)
+    if "RANK" not in os.environ and not chosen.fresh and not artefacts.outdated(outputs.predictions(settings)):
+        print(f"predict: {outputs.predictions(settings).folder}: up to date", flush=True)
         return
     from src.base.files import write_text
     from src.base.randomness import make_deterministic
@@ -128,7 +129,7 @@ def main(argv=None) -> None:
     with contextlib.ExitStack() as stack:
         work = None
         if ranks.main:
-            work = stack.enter_context(artefacts.making(stages.predictions(settings), chosen.fresh))
+            work = stack.enter_context(artefacts.making(outputs.predictions(settings), chosen.fresh))
         if places := ranks.places(lambda: sources(settings) if work else []):
             table = load_table(places[0] / "photos.jsonl")
             found, captions, times = predict_networks(settings, places, table, ranks)

@@ -12,7 +12,9 @@ from src.base.csv_files import read_rows
 from src.base.errors import InputError, guarded
 from src.base.files import write_bytes
 from src.pipeline.artefacts import Making, making, tree_signature
-from src.pipeline.stages import DEMO, data_root, demo, photos, run_folder, vocabulary
+from src.pipeline.outputs import demo, photos, vocabulary
+from src.pipeline.resolved import DEMO, data_root
+from src.pipeline.runs import run_folder
 from src.settings.load import load
 
 

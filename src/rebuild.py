@@ -12,7 +12,10 @@ from pathlib import Path
 
 from src.base.errors import InputError, guarded
 from src.base.files import file_digest, lock, write_bytes
-from src.pipeline.stages import SUBMISSIONS, data_root, ensure_inputs, final, run_folder
+from src.pipeline.outputs import final
+from src.pipeline.resolved import SUBMISSIONS, data_root
+from src.pipeline.runs import run_folder
+from src.pipeline.stages import ensure_inputs
 from src.settings.load import moved, read_arguments
 
 

@@ -7,7 +7,8 @@ prints each fold's size, mean MOS and captions.
 
 from src.base.errors import guarded
 from src.pipeline.artefacts import making
-from src.pipeline.stages import ensure_inputs, folds, photos
+from src.pipeline.outputs import folds, photos
+from src.pipeline.stages import ensure_inputs
 from src.settings.load import load
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from src.base.errors import InputError, guarded
 from src.pipeline.artefacts import making
-from src.pipeline.stages import SUBMISSIONS, data_root, ensure_inputs, final, submission, tuned
+from src.pipeline.outputs import final, submission
+from src.pipeline.resolved import SUBMISSIONS, data_root, tuned
+from src.pipeline.stages import ensure_inputs
 from src.settings.load import load
 
 

@@ -13,7 +13,10 @@ from importlib.metadata import version
 from src.base.errors import guarded
 from src.base.files import provenance, write_json
 from src.pipeline.artefacts import making, outdated
-from src.pipeline.stages import ensure_inputs, fold, folds, folds_of, photos, tuned, vocabulary
+from src.pipeline.outputs import fold, folds, photos, vocabulary
+from src.pipeline.resolved import folds_of, tuned
+from src.pipeline.runs import settings_path
+from src.pipeline.stages import ensure_inputs
 from src.settings.load import load, save
 
 PACKAGES = ["torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn", "albumentations", "pycocoevalcap"]
@@ -30,7 +33,7 @@ def train_fold(settings, number: int, folder, places, ranks, meteor, features) -
     teacher = load_teacher_captions(settings, number, ranks)
     data = read_fold(*places, number, settings.vocabulary.maximum_words, features, teacher)
     if ranks.main:
-        save(settings, folder / "settings.yaml")
+        save(settings, settings_path(folder))
         write_json(folder / "provenance.json", provenance(version, PACKAGES))
     fit = Fit(settings, data, number, folder, ranks, meteor)
     fit.run()

@@ -16,9 +16,10 @@ from pathlib import Path
 
 from src.base.errors import InputError, guarded
 from src.base.files import digest_of
-from src.pipeline import stages
+from src.pipeline import outputs, resolved, stages
 from src.pipeline.artefacts import Artefact, code_digest, making, outdated, outputs_digest
-from src.pipeline.runs import load_run
+from src.pipeline.runs import fold_name, marker_of, run_folder, tuning_folder
+from src.pipeline.trained_runs import load_run
 from src.settings.load import changed, changing, flatten, load
 from src.settings.schema import Settings
 
@@ -40,20 +41,20 @@ def decoding_plan(settings: Settings):
         trials=DECODE_TRIALS if tune.trials is None else tune.trials,
         space=DECODING_SPACE if tune.space is None else tune.space,
         objective="caption",
-        folds=tune.folds or stages.folds_of(settings),
+        folds=tune.folds or resolved.folds_of(settings),
     )
 
 
 def decoded(settings: Settings, plan) -> Artefact:
     """What --stage decode makes. Raises InputError where a fold is not trained, or otherwise."""
-    folder, inputs = stages.run_folder(settings) / "tune-decode", {}
+    folder, inputs = tuning_folder(run_folder(settings), "decode"), {}
     for number in plan.folds:
-        fold = stages.fold(settings, number)
+        fold = outputs.fold(settings, number)
         if reason := outdated(fold, code=False):
             raise InputError(f"{fold.folder}: {reason}; python -m src.train run.name={settings.run.name} trains it")
-        inputs[f"fold-{number}"] = outputs_digest(fold)
+        inputs[fold_name(number)] = outputs_digest(fold)
     part = changing(settings) | {f"tune.{k}": v for k, v in dataclasses.asdict(plan).items() if k != "storage"}
-    return Artefact("tune", folder, folder / "done.json", part, inputs, guard=folder / "best.yaml")
+    return Artefact("tune", folder, marker_of(folder), part, inputs, guard=folder / "best.yaml")
 
 
 def check(settings: Settings, plan, stage: str) -> None:
@@ -132,7 +133,7 @@ def main(argv=None) -> None:
         settings, chosen = load_run(argv, "tune", __doc__, add_options)
         plan = decoding_plan(settings)
     else:
-        plan = stages.search_plan(settings)
+        plan = resolved.search_plan(settings)
     if not plan.trials:
         print("tune: nothing to do (tune.trials=0, which is the default outside the demo)", flush=True)
         return
@@ -141,7 +142,7 @@ def main(argv=None) -> None:
     if chosen.stage == "train":
         trial = changed(trial, {"train.epochs": plan.epochs}, "tune.epochs")
         stages.ensure_inputs(settings, "tune")
-    artefact = stages.tuning(settings) if chosen.stage == "train" else decoded(settings, plan)
+    artefact = outputs.tuning(settings) if chosen.stage == "train" else decoded(settings, plan)
     if not (chosen.fresh or chosen.show or outdated(artefact)):
         print(f"tune: {artefact.folder}: up to date", flush=True)
         return

@@ -14,8 +14,9 @@ from src.ensembling.ablation import AblationStep, ScoredStep, ablation_csv, abla
 from src.ensembling.caption_selection import CaptionStrategy, SelectedCaptions
 from src.ensembling.stacking import BLENDS, TEST, blend, final_weights, helpful, nnls_blend, selective, within
 from src.ensembling.tables import read_predictions
-from src.pipeline import stages
+from src.pipeline import outputs, resolved
 from src.pipeline.artefacts import outdated, outputs_digest
+from src.pipeline.runs import fold_folder, run_folder, settings_path
 from src.reports.run_report import MEMBERS
 from src.settings.load import as_yaml
 from src.settings.schema import Settings
@@ -28,15 +29,16 @@ def check_alike(runs: Sequence[Settings]) -> None:
     """Raise InputError where a run is not predicted, or works on other photos, labels or folds than the first."""
     bases = []
     for run in runs:
-        name, photos = run.run.name, stages.photos(run)
-        how = f"--config {stages.run_folder(run)}/fold-{stages.folds_of(run)[0]}/settings.yaml run.name={name}"
-        for artefact in (photos, stages.predictions(run)):
+        name, photos = run.run.name, outputs.photos(run)
+        trained = settings_path(fold_folder(run_folder(run), resolved.folds_of(run)[0]))
+        how = f"--config {trained} run.name={name}"
+        for artefact in (photos, outputs.predictions(run)):
             if reason := outdated(artefact, code=False):
                 raise InputError(f"{name}: {artefact.folder}: {reason}; python -m src.{artefact.stage} {how}")
         bases.append({
             "photos or labels": photos.record()["outputs"]["photos.jsonl"]["sha256"],
-            "folds": outputs_digest(stages.folds(run)),
-            "folds predicted (train.fold)": stages.folds_of(run),
+            "folds": outputs_digest(outputs.folds(run)),
+            "folds predicted (train.fold)": resolved.folds_of(run),
         })  # fmt: skip
     for run, basis in zip(runs, bases, strict=True):
         if other := [what for what, value in basis.items() if value != bases[0][what]]:
@@ -55,7 +57,7 @@ def read_together(runs: Sequence[Settings]) -> pd.DataFrame:
     """
     tables = []
     for run in runs:
-        folder = stages.predictions(run).folder
+        folder = outputs.predictions(run).folder
         parts = [read_predictions(folder / "oof.csv"), read_predictions(folder / "test.csv").assign(fold=TEST)]
         tables.append(pd.concat([part for part in parts if len(part)], ignore_index=True))
     first, *others = tables

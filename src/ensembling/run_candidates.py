@@ -11,8 +11,9 @@ from src.base.errors import InputError
 from src.base.files import replacing, write_text
 from src.ensembling.stacking import TEST
 from src.inference.fold_candidates import PhotoCandidates, candidate_searches, generate_candidates
-from src.pipeline import stages
+from src.pipeline import outputs, resolved
 from src.pipeline.artefacts import making, outdated
+from src.pipeline.runs import fold_folder, run_folder, settings_path
 from src.settings.schema import Settings
 from src.training.distributed import init_ranks
 from src.training.feature_cache import cached_features
@@ -52,7 +53,7 @@ def load_candidates(settings: Settings, table: pd.DataFrame, fold: np.ndarray, f
     """
     found = RunCandidates(settings.run.name, {}, {}, {})
     rows = {name: row for row, name in enumerate(table["photo_id"])}
-    for number in stages.folds_of(settings):
+    for number in resolved.folds_of(settings):
         lines, found.pooled[number] = _drawn(settings, number, table, fold, fresh)
         found.captions[number] = {rows[line["photo_id"]]: line["captions"] for line in lines}
         found.greedy[number] = {
@@ -67,14 +68,14 @@ def _drawn(
     settings: Settings, number: int, table: pd.DataFrame, fold: np.ndarray, fresh: bool
 ) -> tuple[list[dict], np.ndarray]:
     """What a fold's network proposes, by photo, and `Proposed.pooled` of it; drawn where missing or `fresh`."""
-    sources = [make(settings) for make in (stages.photos, stages.vocabulary, stages.folds)]
-    for artefact in (*sources, stages.fold(settings, number)):
+    sources = [make(settings) for make in (outputs.photos, outputs.vocabulary, outputs.folds)]
+    for artefact in (*sources, outputs.fold(settings, number)):
         if reason := outdated(artefact, code=False):
             raise InputError(
                 f"{settings.run.name}: {artefact.folder}: {reason}; python -m src.{artefact.stage} "
-                f"--config {stages.run_folder(settings)}/fold-{number}/settings.yaml makes it"
+                f"--config {settings_path(fold_folder(run_folder(settings), number))} makes it"
             )
-    with making(stages.candidates(settings, number), fresh) as work:
+    with making(outputs.candidates(settings, number), fresh) as work:
         if work:
             places = [artefact.folder for artefact in sources]
             ranks = init_ranks()
@@ -84,12 +85,12 @@ def _drawn(
             readable = ~table["photo_id"].isin(rejected).to_numpy()
             rows = [*data.validation_rows.tolist(), *np.flatnonzero((fold == TEST) & readable).tolist()]
             others = np.setdiff1d(np.flatnonzero((fold != TEST) & (table["part"] != "rejected")), rows).tolist()
-            label, folder = f"{settings.run.name} fold {number}", stages.fold(settings, number).folder
+            label, folder = f"{settings.run.name} fold {number}", outputs.fold(settings, number).folder
             searches = candidate_searches(settings, settings.ensemble.samples)
             found = generate_candidates(folder, settings, data.labels, rows, searches, ranks, f"{label} candidates")
             seen = found | generate_candidates(folder, settings, data.labels, others, {}, ranks, f"{label} features")
             work.outputs += _write(work.folder, table["photo_id"].tolist(), found, seen)
-        folder = stages.candidates(settings, number).folder  # read while nobody else may draw otherwise
+        folder = outputs.candidates(settings, number).folder  # read while nobody else may draw otherwise
         lines = (folder / "captions.jsonl").read_text(encoding="utf-8").split("\n")
         return [json.loads(line) for line in lines if line], np.load(folder / "pooled.npy")
 

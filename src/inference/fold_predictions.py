@@ -13,6 +13,7 @@ from src.data.vocabulary import Vocabulary
 from src.decoding.model_averaging import AveragedFeatures, ModelAverage
 from src.decoding.strategy import CaptionSearch
 from src.models.captioner import Captioner, build_captioner
+from src.pipeline.runs import fold_folder
 from src.settings.schema import Settings
 from src.training import checkpoint
 from src.training.distributed import Ranks, replicate
@@ -118,7 +119,7 @@ def best_fold(folder: Path, folds: list[int]) -> int:
     """The fold of a run whose captions scored best on its own validation photos; the first where none was scored."""
 
     def score(number: int) -> float:
-        with open(folder / f"fold-{number}" / "metrics.csv", encoding="utf-8", newline="") as file:
+        with open(fold_folder(folder, number) / "metrics.csv", encoding="utf-8", newline="") as file:
             return max((float(row.get("val_caption_score") or 0) for row in csv.DictReader(file)), default=0.0)
 
     return max(folds, key=score)

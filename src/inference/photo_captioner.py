@@ -23,6 +23,7 @@ from src.inference.fold_predictions import (
     open_network,
 )
 from src.models.decoder import CausalDecoder, shift_right
+from src.pipeline.runs import finished_folds, fold_folder
 from src.settings.schema import Settings, ViewSettings
 from src.training.engine import autocast
 
@@ -46,9 +47,9 @@ class AttentionMaps:
     parts: str
 
 
-def finished_folds(folder: Path, fold: int | None) -> list[int]:
+def folds_to_ask(folder: Path, fold: int | None) -> list[int]:
     """The finished folds of the run in `folder`; only `fold` where it is given. Raises InputError where none is."""
-    found = sorted(int(path.parent.name.removeprefix("fold-")) for path in folder.glob("fold-*/done.json"))
+    found = finished_folds(folder)
     if fold is None and found:
         return found
     if fold in found:
@@ -70,18 +71,18 @@ class PhotoCaptioner:
     def __init__(self, folder: Path, settings: Settings):
         self.settings = settings
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        folds = finished_folds(folder, settings.train.fold)
+        folds = folds_to_ask(folder, settings.train.fold)
         self.scorers: list[MosPredictor] = []
         if settings.task != "caption":
             flips = settings.predict.tta_flips and settings.encoder.cache == "none"
-            opened = [open_network(folder / f"fold-{number}" / "best-mos.pt", settings)[0] for number in folds]
+            opened = [open_network(fold_folder(folder, number) / "best-mos.pt", settings)[0] for number in folds]
             self.scorers = [
                 MosPredictor(network, flips, settings.predict.tta_scales).to(self.device) for network in opened
             ]
         if settings.task != "mos":
             best = best_fold(folder, folds)
             folds = [best] if settings.decoding.model_averaging == "none" else folds
-            networks, words = open_captioners([folder / f"fold-{number}" for number in folds], settings)
+            networks, words = open_captioners([fold_folder(folder, number) for number in folds], settings)
             self.writer = CaptionWriter(networks, settings, words).to(self.device)
             self.looker = networks[folds.index(best)]
             self.words = Vocabulary(tuple(words), (0,) * len(words))

@@ -14,8 +14,9 @@ from src.base.files import read_json, write_json
 from src.data.folds import load_folds
 from src.data.table import for_training, load_table
 from src.inference.fold_predictions import write_captions_of
-from src.pipeline import artefacts, stages
-from src.pipeline.runs import load_run
+from src.pipeline import artefacts, outputs, stages
+from src.pipeline.runs import fold_folder, marker_of
+from src.pipeline.trained_runs import load_run
 from src.settings.schema import Settings
 from src.training.distributed import Ranks
 from src.training.feature_cache import cached_features
@@ -34,7 +35,7 @@ def load_teacher_captions(settings: Settings, fold: int, ranks: Ranks) -> dict[s
         return None
     said: dict[str, str] = {}
     if ranks.main:
-        artefact = stages.teacher_captions(settings, fold)
+        artefact = outputs.teacher_captions(settings, fold)
         with artefacts.making(artefact) as work:
             if work:
                 work.outputs += _write(settings, fold, work.folder, Ranks(0, 1, ranks.device))
@@ -47,7 +48,7 @@ def _write(settings: Settings, fold: int, folder: Path, alone: Ranks) -> list[st
     """Write the captions as JSON files of {photo_id: caption}, leaving those that are there; their names."""
     name = settings.decoder.distill_from
     teacher = _teacher(settings, fold)
-    makers = (stages.photos, stages.vocabulary, stages.folds)
+    makers = (outputs.photos, outputs.vocabulary, outputs.folds)
     features = cached_features(teacher, alone)
     places = [make(teacher).folder for make in makers]
     labels = read_fold(*places, fold, teacher.vocabulary.maximum_words, features).labels
@@ -59,7 +60,7 @@ def _write(settings: Settings, fold: int, folder: Path, alone: Ranks) -> list[st
     for number, (file, some) in enumerate(parts.items(), 1):
         if not (folder / file).is_file():
             label = f"captions of {name}, {number} of {len(parts)}"
-            source = Path(teacher.run.root) / name / f"fold-{fold}"
+            source = fold_folder(Path(teacher.run.root, name), fold)
             said = write_captions_of([source], teacher, labels, some, alone, label)
             write_json(folder / file, {photo_ids[row]: caption for row, caption in said.items()})
     return list(parts)
@@ -79,15 +80,15 @@ def _teacher(settings: Settings, fold: int) -> Settings:
     if teacher.task == "mos":
         raise InputError(f"decoder.distill_from={name} has learned no captions (task=mos); name another run")
     stages.ensure_inputs(teacher, "train")
-    trained = read_json(Path(root) / name / f"fold-{fold}" / "done.json")["inputs"]
-    if artefacts.outputs_digest(stages.photos(teacher)) != trained["photos"]:
+    trained = read_json(marker_of(fold_folder(Path(root, name), fold)))["inputs"]
+    if artefacts.outputs_digest(outputs.photos(teacher)) != trained["photos"]:
         raise InputError(f"decoder.distill_from={name}: its photos changed since it was trained; train it again")
     return teacher
 
 
 def _captioned(settings: Settings, fold: int) -> set[str]:
     """The photos of the student's training part that have captions."""
-    table = load_table(stages.photos(settings).folder / "photos.jsonl")
+    table = load_table(outputs.photos(settings).folder / "photos.jsonl")
     table = table[for_training(table)]
-    number = load_folds(stages.folds(settings).folder / "folds.csv", table["photo_id"].tolist())
+    number = load_folds(outputs.folds(settings).folder / "folds.csv", table["photo_id"].tolist())
     return set(table["photo_id"][(np.asarray(number) != fold) & (table["captions"].map(len) > 0)])

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.base.errors import InputError, Stopped, one_line
-from src.pipeline.stages import run_folder, start_stage
+from src.pipeline.runs import fold_log, run_folder
+from src.pipeline.stages import start_stage
 from src.settings.schema import Settings
 
 _LOOK_EVERY = 0.2  # seconds between two looks at the processes
@@ -42,7 +43,7 @@ def gpu_of(place: int, gpus: int) -> str | None:
 
 
 def _start(settings: Settings, fold: int, place: int, gpus: int, fresh: bool) -> Job:
-    log, gpu = run_folder(settings) / f"fold-{fold}.log", gpu_of(place, gpus)
+    log, gpu = fold_log(run_folder(settings), fold), gpu_of(place, gpus)
     log.parent.mkdir(parents=True, exist_ok=True)
     own = dataclasses.replace(settings, train=dataclasses.replace(settings.train, fold=fold))
     with open(log, "w" if fresh else "a", encoding="utf-8") as file:
@@ -88,5 +89,5 @@ def train_side_by_side(settings: Settings, folds: list[int], jobs: int, gpus: in
         names = ", ".join(str(job.fold) for job in sorted(failed, key=lambda job: job.fold))
         raise InputError(
             f"{len(failed)} of {len(folds)} folds failed ({names}); what they printed is in "
-            f"{run_folder(settings)}/fold-K.log; the same command, without --fresh, trains what is left"
+            f"{fold_log(run_folder(settings), 'K')}; the same command, without --fresh, trains what is left"
         )

@@ -1,107 +1,129 @@
-"""Finished runs by their names: with which settings each was trained and predicted."""
+"""Every path inside runs/. `run` is always the folder of a run, runs/NAME."""
 
-import argparse
-import dataclasses
-import difflib
-import json
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
-from src.base.errors import InputError
-from src.base.files import read_json
-from src.settings.load import AddOptions, as_arguments, build, changed, flatten, load, narrow_search, read_arguments
 from src.settings.schema import Settings
-from src.settings.tuning import DECODING_SPACE
-from src.settings.yaml_files import as_text, read_yaml, refuse
 
-_WHICH = ("run.name", "run.root", "train.fold")
-_NETWORK = ("task", "view", "encoder", "mos_head", "decoder")
-"""Settings, or groups of them, that a trained network fixes."""
+_FOLD, _SETTINGS, _DONE = "fold-", "settings.yaml", "done.json"
 
 
-def settings_file(root: Path, name: str) -> Path:
-    """Where the settings that a run was trained with are written. Raises InputError where there is no such run."""
-    saved = sorted((root / name).glob("fold-*/settings.yaml"))
-    if not saved:
-        runs = sorted({path.parent.parent.name for path in root.glob("*/fold-*/settings.yaml")})
-        near = difflib.get_close_matches(name.rstrip("/").rpartition("/")[2], runs, 1)
-        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(runs) or 'none yet'}"
-        raise InputError(f"{name}: no such run in {root}; {hint}")
-    return saved[0]
+def run_folder(settings: Settings) -> Path:
+    """The run's own folder, runs/NAME."""
+    return Path(settings.run.root) / settings.run.name
 
 
-def run_settings(settings: Settings, name: str) -> Settings:
-    """The settings of a finished run: those it was trained with, and then predicted with.
-
-    settings: of the run that joins it, whose run.root and ensemble.* count. Raises InputError where there is no such
-    run, or it has not predicted.
-    """
-    saved, marker = settings_file(Path(settings.run.root), name), Path(settings.run.root, name, "predictions/done.json")
-    if not marker.is_file():
-        raise InputError(f"{name}: not predicted yet; python -m src.predict --config {saved} run.name={name} does it")
-    record = read_json(marker)
-    folds = [key.removeprefix("fold-") for key in record["inputs"] if key.startswith("fold-")]
-    which = {"train.fold": int(folds[0]) if len(folds) == 1 else None, "run.root": settings.run.root, "run.name": name}
-    found = changed(Settings(), dict(read_yaml(str(saved))) | record["settings"] | which, str(saved))
-    return dataclasses.replace(found, ensemble=settings.ensemble)
+def cache_folder(settings: Settings, kind: str, key: str) -> Path:
+    """What runs share, by a key of its content."""
+    return Path(settings.run.root) / "cache" / f"{kind}-{key}"
 
 
-def joined(settings: Settings) -> list[Settings]:
-    """The settings of every run that is joined: those of this run itself are as given.
-
-    Raises InputError as `run_settings`, and where the runs would be joined in the folder of another trained run.
-    """
-    names, own = settings.ensemble.runs or [settings.run.name], Path(settings.run.root, settings.run.name)
-    if own.name not in names and any(own.glob("fold-*/settings.yaml")):
-        raise InputError(f"{own} is a trained run; join {', '.join(names)} under another name with run.name=NAME")
-    return [settings if name == settings.run.name else run_settings(settings, name) for name in names]
+def cached_folders(root: Path, kind: str) -> list[Path]:
+    """Every finished folder of that kind below the folder of all runs."""
+    return sorted(path.parent for path in (root / "cache").glob(f"{kind}-*/{_DONE}"))
 
 
-def load_joining(
-    argv: Sequence[str] | None, stage: str, description: str, options: AddOptions
-) -> tuple[Settings, argparse.Namespace]:
-    """As `load`, for a stage that takes names of runs (`runs` among its options) as ensemble.runs.
-
-    Where they are given, the settings are those of the first of them (see `run_settings`) where the command line does
-    not say otherwise; the run's name is all of theirs, and so is the task. A run that is named alone is as without.
-    """
-    settings, chosen = load(argv, stage, description, options)
-    if not chosen.runs:
-        return settings, chosen
-    saved = [settings_file(Path(settings.run.root), name) for name in chosen.runs]
-    tasks = sorted({dict(read_yaml(str(path))).get("task", "both") for path in saved})
-    all_of_them = [f"run.name={'+'.join(chosen.runs)}", f"task={tasks[0] if len(tasks) == 1 else 'both'}"]
-    first, given = as_arguments(run_settings(settings, chosen.runs[0])), sys.argv[1:] if argv is None else argv
-    named = f"ensemble.runs={json.dumps(chosen.runs)}"
-    settings, chosen = load([*first, *all_of_them, *given, named], stage, description, options)
-    if settings.ensemble.runs == [settings.run.name]:
-        settings = dataclasses.replace(settings, ensemble=dataclasses.replace(settings.ensemble, runs=None))
-    return settings, chosen
+def marker_of(folder: Path) -> Path:
+    """The file that is written last, once a folder holds all that it should."""
+    return folder / _DONE
 
 
-def load_run(
-    argv: Sequence[str] | None, stage: str, description: str = "", options: AddOptions | None = None
-) -> tuple[Settings, argparse.Namespace]:
-    """As `load`, for a stage that uses a trained run: the defaults are what it was trained with.
+def fold_name(fold: int | str) -> str:
+    """A fold's name: of its folder, and in records."""
+    return f"{_FOLD}{fold}"
 
-    --config only names the run and says how to tune. Refuses, with one line, settings of a network other than the
-    trained one.
-    """
-    arguments, default = read_arguments(argv, stage, description, options), Settings()
-    config = [
-        given for given in arguments.name + arguments.config if given[0] in _WHICH or given[0].startswith("tune.")
-    ]
-    which = {key: text for key, text, _ in config + arguments.line}
-    name, fold = which.get("run.name", default.run.name), which.get("train.fold", "*")
-    saved = sorted(Path(which.get("run.root", default.run.root), name).glob(f"fold-{fold}/settings.yaml"))
-    trained = dict(read_yaml(str(saved[0]))) if saved else {}
-    defaults = {key: as_text(value) for key, value in flatten(default).items()}
-    differing = [(key, text, str(saved[0])) for key, text in trained.items() if text != defaults.get(key)]
-    differing = [given for given in differing if given[0] not in _WHICH and not given[0].startswith("tune.")]
-    settings = narrow_search(build([*differing, *config, *arguments.line]), DECODING_SPACE, arguments.line)
-    for key, text, origin in arguments.line if saved else []:
-        before = trained.get(key, defaults[key])
-        if key.split(".")[0] in _NETWORK and as_text(flatten(settings)[key]) != before:
-            refuse(f"{origin}: {key}={text}: the run {name} was trained with {before}; leave it out")
-    return settings, arguments.options
+
+def fold_number(name: str) -> int:
+    """The fold that a name stands for."""
+    return int(name.removeprefix(_FOLD))
+
+
+def folds_named(names: Iterable[str]) -> list[int]:
+    """The folds among the names of files, or of the inputs in a record."""
+    numbers = [name.removeprefix(_FOLD) for name in names if name.startswith(_FOLD)]
+    return sorted(int(number) for number in numbers if number.isdecimal())
+
+
+def fold_folder(run: Path, fold: int | str) -> Path:
+    """Checkpoints and metrics of one fold."""
+    return run / fold_name(fold)
+
+
+def fold_folders(run: Path) -> list[Path]:
+    """The folders of all folds that were begun."""
+    return [fold_folder(run, fold) for fold in folds_named(path.name for path in run.glob(f"{_FOLD}*"))]
+
+
+def finished_folds(run: Path) -> list[int]:
+    """The folds that were trained to their end."""
+    return [fold_number(folder.name) for folder in fold_folders(run) if marker_of(folder).is_file()]
+
+
+def fold_log(run: Path, fold: int | str) -> Path:
+    """What a fold that is trained beside others prints."""
+    return run / f"{fold_name(fold)}.log"
+
+
+def settings_path(fold: Path) -> Path:
+    """The settings that a fold was trained with, in the fold's folder."""
+    return fold / _SETTINGS
+
+
+def trained_settings(run: Path, fold: int | str = "*") -> list[Path]:
+    """The settings of every fold of a run, or of one, where there are any."""
+    return sorted(run.glob(f"{fold_name(fold)}/{_SETTINGS}"))
+
+
+def trained_runs(root: Path) -> list[str]:
+    """The names of all runs that were trained below the folder of all runs."""
+    return sorted({path.parent.parent.name for path in root.glob(f"*/{_FOLD}*/{_SETTINGS}")})
+
+
+def evaluated_runs(root: Path) -> list[str]:
+    """The names of all runs that were evaluated below the folder of all runs."""
+    return sorted(path.parent.name for path in root.glob(f"*/{score_marker(Path()).name}"))
+
+
+def tuning_folder(run: Path, stage: str = "train") -> Path:
+    """What the search found: over settings of training, or of decoding."""
+    return run / ("tune" if stage == "train" else "tune-decode")
+
+
+def tuned_settings(run: Path) -> Path:
+    """The winner of the search over settings of training."""
+    return tuning_folder(run) / "best.yaml"
+
+
+def predictions_folder(run: Path) -> Path:
+    """What predict writes."""
+    return run / "predictions"
+
+
+def candidates_folder(run: Path, fold: int) -> Path:
+    """The captions that a fold's network proposes."""
+    return run / "candidates" / fold_name(fold)
+
+
+def ensemble_folder(run: Path) -> Path:
+    """What ensemble writes."""
+    return run / "ensemble"
+
+
+def score_path(run: Path) -> Path:
+    """The score beside its baselines."""
+    return run / "score.json"
+
+
+def score_marker(run: Path) -> Path:
+    """Written once the score and its report are."""
+    return run / "evaluated.json"
+
+
+def submission_marker(run: Path) -> Path:
+    """Written once the run's submission is."""
+    return run / "submitted.json"
+
+
+def rejected_path(run: Path) -> Path:
+    """The rows and photos that cannot be used."""
+    return run / "rejected.csv"

@@ -11,6 +11,7 @@ from src.data.table import load_table
 from src.metrics.caption_scores import CaptionScores, Meteor, score_captions, tokenize
 from src.metrics.significance import Paired, paired_captions, paired_mos
 from src.pipeline.artefacts import Artefact, outputs_digest
+from src.pipeline.runs import cached_folders, marker_of
 from src.reports.run_comparison import Run, made
 
 
@@ -25,8 +26,8 @@ class Pair:
 
 def _photos(root: Path, run: Run) -> Artefact | None:
     """The photos and labels that a run worked on; None where runs/cache no longer holds them."""
-    for marker in sorted((root / "cache").glob("photos-*/done.json")):
-        artefact = made("preprocess", marker.parent, marker.name)
+    for folder in cached_folders(root, "photos"):
+        artefact = made("preprocess", marker_of(folder))
         if outputs_digest(artefact) == run.trained["inputs"].get("photos"):
             return artefact
     return None

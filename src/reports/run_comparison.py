@@ -13,6 +13,17 @@ from src.base.errors import InputError
 from src.base.files import read_json
 from src.ensembling.tables import read_predictions
 from src.pipeline.artefacts import Artefact, outdated, outputs_digest
+from src.pipeline.runs import (
+    evaluated_runs,
+    fold_folder,
+    fold_folders,
+    folds_named,
+    marker_of,
+    predictions_folder,
+    score_marker,
+    score_path,
+    trained_settings,
+)
 from src.settings.schema import CaptionWeights
 from src.settings.yaml_files import CONFIGS
 
@@ -33,53 +44,48 @@ class Run:
     @cached_property
     def trained(self) -> dict:
         """The marker of the first fold: the settings and inputs that it was trained with. Empty without folds."""
-        return read_json(self.folds[0] / "done.json") if self.folds else {"settings": {}, "inputs": {}}
+        return read_json(marker_of(self.folds[0])) if self.folds else {"settings": {}, "inputs": {}}
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
         """The out-of-fold predictions by photo_id."""
-        return read_predictions(self.folder / "predictions" / "oof.csv").set_index("photo_id")
+        return read_predictions(predictions_folder(self.folder) / "oof.csv").set_index("photo_id")
 
 
-def made(stage: str, folder: Path, marker: str, **upstream: str) -> Artefact:
-    """What a stage made in `folder`, as its marker says, with the present hashes of what it was made from."""
-    path = folder / marker
-    record = read_json(path) if path.is_file() else {"settings": {}, "inputs": {}}
-    return Artefact(stage, folder, path, record["settings"], record["inputs"] | upstream)
+def made(stage: str, marker: Path, **upstream: str) -> Artefact:
+    """What a stage made, as its marker says, with the present hashes of what it was made from."""
+    record = read_json(marker) if marker.is_file() else {"settings": {}, "inputs": {}}
+    return Artefact(stage, marker.parent, marker, record["settings"], record["inputs"] | upstream)
 
 
 def open_run(root: Path, name: str) -> Run:
     """A run by its name. Raises InputError where there is none, or what it predicts was not evaluated."""
     folder = root / name
-    if not any(folder.glob("fold-*")) and not (folder / "predictions").is_dir():
+    if not fold_folders(folder) and not predictions_folder(folder).is_dir():
         raise InputError(_unknown(root, name))
-    predicted = made("predict", folder / "predictions", "done.json")
-    folds = sorted((folder / fold for fold in predicted.inputs if fold.startswith("fold-")), key=_number)
-    hashes = {fold.name: outputs_digest(made("train", fold, "done.json")) for fold in folds}
-    predicted = made("predict", folder / "predictions", "done.json", **hashes)
-    scored = made("evaluate", folder, "evaluated.json", predictions=outputs_digest(predicted))
+    predicted = made("predict", marker_of(predictions_folder(folder)))
+    folds = [fold_folder(folder, fold) for fold in folds_named(predicted.inputs)]
+    hashes = {fold.name: outputs_digest(made("train", marker_of(fold))) for fold in folds}
+    predicted = made("predict", marker_of(predictions_folder(folder)), **hashes)
+    scored = made("evaluate", score_marker(folder), predictions=outputs_digest(predicted))
     for what, reason in (("predictions", outdated(predicted, code=False)), ("score", outdated(scored, code=False))):
         if reason:
             raise InputError(f"{folder}: its {what}: {reason}; python -m src.evaluate {_arguments(folder)}")
     weights = {k.removeprefix(_WEIGHTS): v for k, v in scored.settings.items() if k.startswith(_WEIGHTS)}
-    score = read_json(folder / "score.json")
+    score = read_json(score_path(folder))
     report = score.get("single") or score["oof"]  # what the run itself wrote, not what was made of many candidates
     return Run(name, folder, report, CaptionWeights(**weights), tuple(folds))
 
 
-def _number(fold: Path) -> int:
-    return int(fold.name.removeprefix("fold-"))
-
-
 def _arguments(folder: Path) -> str:
     """What a stage must be called with to work on that run."""
-    own = sorted(folder.glob("fold-*/settings.yaml"))
+    own = trained_settings(folder)
     chosen = own[0] if own else CONFIGS / f"{folder.name}.yaml"
     return f"--config {chosen}" if chosen.is_file() else f"run.name={folder.name}"
 
 
 def _unknown(root: Path, name: str) -> str:
-    runs = sorted({path.parent.name for path in root.glob("*/evaluated.json")})
+    runs = evaluated_runs(root)
     near = difflib.get_close_matches(name.rstrip("/").rpartition("/")[2], runs, 1)
     there = f"did you mean {near[0]}" if near else f"evaluated there: {', '.join(runs) or 'nothing yet'}"
     return f"{name}: no such run in {root}; {there}; to make it: python -m src.evaluate {_arguments(root / name)}"
@@ -98,7 +104,9 @@ def row(run: Run) -> dict:
     size = read_json(sizes[0]) if sizes else {}
     epochs = [len(_column(fold / "metrics.csv", "epoch")) for fold in run.folds]
     times = [_column(fold / "timing.csv", "seconds") for fold in run.folds]
-    photos, seconds = (sum(_column(run.folder / "predictions" / "timing.csv", name)) for name in ("photos", "seconds"))
+    photos, seconds = (
+        sum(_column(predictions_folder(run.folder) / "timing.csv", name)) for name in ("photos", "seconds")
+    )
     return {
         "run": run.name,
         "encoder": settings.get("encoder.name"),

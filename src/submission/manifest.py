@@ -12,9 +12,10 @@ from typing import Any
 from src.base.errors import InputError
 from src.base.files import digest_of, file_digest, provenance, read_json, write_json, write_text
 from src.base.json_files import load_json
-from src.pipeline import stages
+from src.pipeline import outputs, resolved, stages
 from src.pipeline.artefacts import Artefact, code_digest
-from src.pipeline.runs import joined
+from src.pipeline.runs import fold_name, fold_number, run_folder
+from src.pipeline.trained_runs import joined
 from src.settings.load import changed, flatten
 from src.settings.schema import Settings
 from src.submission.form import Form
@@ -22,7 +23,7 @@ from src.submission.form import Form
 LOG = ("time", "run", "sha256", "local_mos", "local_caption", "leaderboard")
 VERSION = 1
 """Of the manifest's form."""
-SHARED = (stages.photos, stages.vocabulary, stages.folds)
+SHARED = (outputs.photos, outputs.vocabulary, outputs.folds)
 """What a run has from the data, by name in the manifest."""
 _SHA = re.compile("[0-9a-f]{64}")
 _HASHES = {...: _SHA}
@@ -44,7 +45,7 @@ _MANIFEST = {
 
 
 def _scores(settings: Settings) -> tuple[float | None, float | None]:
-    local = read_json(stages.run_folder(settings) / "score.json")["oof"]
+    local = read_json(run_folder(settings) / "score.json")["oof"]
     return tuple(local[block]["score"] if local[block] else None for block in ("mos", "caption"))
 
 
@@ -61,15 +62,15 @@ def form_digest(form: Form) -> str:
 
 def _run(settings: Settings) -> dict:
     """What one run was made from, and what it made."""
-    trained = {f"fold-{k}": stages.fold(settings, k) for k in stages.folds_of(settings)}
+    trained = {fold_name(k): outputs.fold(settings, k) for k in resolved.folds_of(settings)}
     return {
         "settings": flatten(settings),
         **{made.__name__: hashes(made(settings)) for made in SHARED},
         "learned_from": {name: fold.inputs for name, fold in trained.items()},
         "trained_with": {name: read_json(fold.folder / "provenance.json") for name, fold in trained.items()},
         "checkpoints": {name: hashes(fold) for name, fold in trained.items()},
-        "predictions": hashes(stages.predictions(settings)),
-        "candidates": {name: hashes(stages.candidates(settings, int(name.removeprefix("fold-")))) for name in trained},
+        "predictions": hashes(outputs.predictions(settings)),
+        "candidates": {name: hashes(outputs.candidates(settings, fold_number(name))) for name in trained},
     }
 
 
@@ -85,7 +86,7 @@ def write_manifest(path: Path, submitted: Path, form: Form, settings: Settings) 
             "submission": {"file": submitted.name, "sha256": file_digest(submitted), "form": form_digest(form)},
             "local_score": {"mos": quality, "caption": caption},
             "runs": {run.run.name: _run(run) for run in (settings, *joined(settings))},
-            "ensemble": hashes(stages.ensemble(settings)) if stages.has_ensemble(settings) else {},
+            "ensemble": hashes(outputs.ensemble(settings)) if outputs.has_ensemble(settings) else {},
             "made_with": provenance(installed.get, list(installed)),
             "code": {stage: code_digest(stage) for stage in stages.STAGES},
         },
@@ -146,7 +147,7 @@ def settings_of(manifest: dict, path: Path) -> dict[str, Settings]:
     found = {}
     for name, run in manifest["runs"].items():
         settings = changed(Settings(), run["settings"], f"{path}, {name}")
-        folds = {f"fold-{k}" for k in stages.folds_of(settings)}
+        folds = {fold_name(k) for k in resolved.folds_of(settings)}
         fits = run["checkpoints"].keys() == run["learned_from"].keys() == folds
         others = {settings.train.start_from, settings.decoder.distill_from} - {None}
         if settings.run.name != name or settings.tune.trials != 0 or not fits or not all(map(_plain, others)):

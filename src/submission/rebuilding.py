@@ -8,8 +8,9 @@ from pathlib import Path
 from src.base.csv_files import read_rows
 from src.base.errors import InputError
 from src.base.files import digest_of, file_digest, fresh_folder, provenance, read_json, write_json
-from src.pipeline import stages
+from src.pipeline import outputs, resolved, stages
 from src.pipeline.artefacts import Making, code_digest
+from src.pipeline.runs import fold_name, settings_path
 from src.settings.load import save
 from src.settings.schema import Settings
 from src.submission.form import read_form
@@ -82,7 +83,7 @@ def settle(settings: Settings, root: Path, start: str, names: set[str]) -> Setti
     runs that this one learns from, unless they are among the `names` made anew.
     """
     old = Path(settings.run.root)
-    data = stages.data_root(settings).resolve()
+    data = resolved.data_root(settings).resolve()
     if data in root.resolve().parents:
         raise InputError(f"data.root={data} holds {old}; give a run.root outside of it")
     train, decoder = settings.train, settings.decoder
@@ -105,7 +106,7 @@ def check_data(settings: Settings, run: dict, form: str) -> None:
     for made in SHARED:
         here = hashes(made(settings))
         wrong += [f"{made.__name__}/{name}" for name, sha in run[made.__name__].items() if here.get(name) != sha]
-    root = stages.data_root(settings)
+    root = resolved.data_root(settings)
     wrong += ["the submission's form"] * (form_digest(read_form(root, settings.data.format)) != form)
     if wrong:
         raise InputError(
@@ -116,8 +117,8 @@ def check_data(settings: Settings, run: dict, form: str) -> None:
 
 def check_sources(settings: Settings, run: dict) -> None:
     """Raise InputError where a fold would be trained from other weights or other runs than it was."""
-    for number in stages.folds_of(settings):
-        was, now = run["learned_from"][f"fold-{number}"], stages.fold(settings, number).inputs
+    for number in resolved.folds_of(settings):
+        was, now = run["learned_from"][fold_name(number)], outputs.fold(settings, number).inputs
         if wrong := [name for name in {**was, **now} if was.get(name) != now.get(name)]:
             given = {"weights": "encoder.weights", "start_from": "train.start_from"}
             names = ", ".join(given.get(name, f"decoder.{name}") for name in wrong)
@@ -132,12 +133,12 @@ def place_checkpoints(settings: Settings, checkpoints: dict[str, dict[str, str]]
 
     `check_checkpoints` and `check_data` must have passed.
     """
-    for number in stages.folds_of(settings):
-        fold = stages.fold(settings, number)
+    for number in resolved.folds_of(settings):
+        fold = outputs.fold(settings, number)
         names = checkpoints[fold.folder.name]
         for name in names:
             _link(fold.folder / name, old / fold.folder.name / name)
-        save(settings, fold.folder / "settings.yaml")
+        save(settings, settings_path(fold.folder))
         Making(fold.folder, list(names)).finish(fold)
 
 

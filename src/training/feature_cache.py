@@ -13,7 +13,7 @@ from src.data.dataset import BatchDataset, BatchSlice, Labels, load_batches
 from src.models.backbone import build_encoder
 from src.models.encoder import Encoder
 from src.models.features import Features
-from src.pipeline import artefacts, stages
+from src.pipeline import artefacts, outputs
 from src.settings.schema import Settings
 from src.training.distributed import Ranks
 from src.training.metrics_log import progress
@@ -39,7 +39,7 @@ def cached_features(settings: Settings, ranks: Ranks) -> Path | None:
         return None
 
     def made() -> list[Path]:
-        artefact = stages.features(settings)
+        artefact = outputs.features(settings)
         with artefacts.making(artefact) as work:
             if work:
                 work.outputs += _compute(settings, work.folder, ranks)
@@ -49,7 +49,7 @@ def cached_features(settings: Settings, ranks: Ranks) -> Path | None:
 
 
 def _compute(settings: Settings, folder: Path, ranks: Ranks) -> list[str]:
-    source = stages.photos(settings).folder
+    source = outputs.photos(settings).folder
     channels = read_json(source / "statistics.json")["channels"]
     encoder = frozen_encoder(settings, tuple(channels["mean"]), tuple(max(v, 1e-3) for v in channels["sd"]))
     encoder = encoder.to(ranks.device)

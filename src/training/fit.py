@@ -20,6 +20,7 @@ from src.metrics.competition_score import caption_score
 from src.metrics.mos_score import mos_score
 from src.metrics.word_error_rate import error_rate, word_errors
 from src.models.captioner import build_captioner, with_heads
+from src.pipeline.runs import fold_folder
 from src.settings.load import changing
 from src.settings.schema import Settings
 from src.training import checkpoint
@@ -83,7 +84,7 @@ class Fit:
         if ranks.places(lambda: [last] if last.is_file() else []):
             self._resume(last)
         elif settings.train.start_from:
-            self._start_from(Path(settings.run.root) / settings.train.start_from / f"fold-{fold}")
+            self._start_from(fold_folder(Path(settings.run.root, settings.train.start_from), fold))
 
     def run(self, report: Callable[[dict], None] = lambda row: None) -> TrainState:
         """Train to the end. `report(row)` is called after each epoch and may end the training by raising.

@@ -19,7 +19,8 @@ from src.inference.teacher_captions import load_teacher_captions
 from src.metrics.caption_scores import score_captions as caption_scores
 from src.metrics.competition_score import caption_score
 from src.metrics.meteor import Meteor
-from src.pipeline import stages
+from src.pipeline import outputs, stages
+from src.pipeline.runs import fold_folder, fold_folders, run_folder, settings_path
 from src.settings.load import changed, save
 from src.settings.schema import CaptionWeights, Settings
 from src.settings.yaml_files import ConfigError
@@ -52,7 +53,7 @@ def score_of(objective: str, mos: float | None, caption: float | None, weights: 
 
 
 def _data(settings: Settings, fold: int, ranks: Ranks) -> FoldData:
-    places = [made(settings).folder for made in (stages.photos, stages.vocabulary, stages.folds)]
+    places = [made(settings).folder for made in (outputs.photos, outputs.vocabulary, outputs.folds)]
     features, taught = cached_features(settings, ranks), load_teacher_captions(settings, fold, ranks)
     return read_fold(*places, fold, settings.vocabulary.maximum_words, features, taught)
 
@@ -81,7 +82,7 @@ class Training:
             stages.ensure_inputs(settings, "tune")
         folder = self.folder / str(claim.number)
         with _tidy(folder), _quiet(folder / "log.txt"):
-            fits = [self._fit(settings, fold, folder / f"fold-{fold}") for fold in self.folds]
+            fits = [self._fit(settings, fold, fold_folder(folder, fold)) for fold in self.folds]
             for epoch in range(1, settings.train.epochs + 1):
                 for fit in fits:
                     if fit.train_state.epoch < epoch:
@@ -95,9 +96,9 @@ class Training:
 
     def _fit(self, settings: Settings, fold: int, folder: Path) -> Fit:
         """The fold's training, from where it stands; from the start where it stands with other settings."""
-        text = folder / "settings.yaml"
-        save(settings, folder / ".settings.yaml")
-        if not text.is_file() or text.read_bytes() != (folder / ".settings.yaml").read_bytes():
+        text, present = settings_path(folder), folder / ".present.yaml"
+        save(settings, present)
+        if not text.is_file() or text.read_bytes() != present.read_bytes():
             shutil.rmtree(folder)
             save(settings, text)
         return Fit(settings, _data(settings, fold, self.ranks), fold, folder, self.ranks, self.meteor)
@@ -118,7 +119,7 @@ class Decoding:
     def __init__(self, settings: Settings, folds: list[int], meteor: Meteor):
         self.settings, self.meteor = settings, meteor
         self.ranks = init_ranks()
-        table = load_table(stages.photos(settings).folder / "photos.jsonl")
+        table = load_table(outputs.photos(settings).folder / "photos.jsonl")
         self.data = {fold: _data(settings, fold, self.ranks) for fold in folds}
         self.references = {
             row: list(table["captions"].iloc[row])
@@ -133,7 +134,7 @@ class Decoding:
         """The caption score."""
         settings, found = _with(self.settings, claim), {}
         for fold, data in self.data.items():
-            folder = stages.run_folder(settings) / f"fold-{fold}"
+            folder = fold_folder(run_folder(settings), fold)
             rows = [row for row in data.validation_rows.tolist() if row in self.references]
             found |= write_captions_of([folder], settings, data.labels, rows, self.ranks, f"fold {fold}")
         rows = sorted(found)
@@ -161,7 +162,7 @@ def _tidy(folder: Path) -> Iterator[None]:
 
 
 def _clear(folder: Path) -> None:
-    for path in [*folder.glob("fold-*/*"), *folder.glob("fold-*/.*"), folder / "log.txt"]:
+    for path in [*(path for fold in fold_folders(folder) for path in fold.iterdir()), folder / "log.txt"]:
         if path.is_dir():
             shutil.rmtree(path)
         elif path.name != "metrics.csv":

@@ -13,7 +13,7 @@ import numpy as np
 
 from src import preprocess, split
 from src.base.randomness import make_deterministic
-from src.pipeline import stages
+from src.pipeline import outputs
 from src.settings.load import load
 from src.training.distributed import init_ranks
 from src.training.fit import Fit
@@ -34,7 +34,7 @@ SEEDS = (0, 1, 2)
 def score(common: list[str], loss: list[str], seed: int, runs: Path) -> float:
     """The validation score after the last epoch."""
     settings, _ = load([*common, *loss, f"run.seed={seed}"], "train")
-    places = [make(settings).folder for make in (stages.photos, stages.vocabulary, stages.folds)]
+    places = [make(settings).folder for make in (outputs.photos, outputs.vocabulary, outputs.folds)]
     data = read_fold(*places, 0, settings.vocabulary.maximum_words)
     labelled = [rows[~np.isnan(data.labels.mos[rows])] for rows in (data.train_rows, data.validation_rows)]
     data = dataclasses.replace(data, train_rows=labelled[0], validation_rows=labelled[1])

@@ -14,7 +14,7 @@ from src.ensembling.mbr import EvidenceSource, consensus, pool
 from src.ensembling.retrieval import nearest_neighbours, neighbour_evidence, standardised
 from src.inference.fold_candidates import candidate_searches, generate_candidates
 from src.inference.fold_predictions import open_network, predict_fold
-from src.pipeline import stages
+from src.pipeline import outputs
 from src.settings.load import load
 from src.settings.schema import CaptionWeights
 from src.training.distributed import Ranks
@@ -85,7 +85,7 @@ def finished(competition, tmp_path_factory):
     preprocess.main(arguments)
     split.main(arguments)
     settings, _ = load(arguments, "train")
-    places = [make(settings).folder for make in (stages.photos, stages.vocabulary, stages.folds)]
+    places = [make(settings).folder for make in (outputs.photos, outputs.vocabulary, outputs.folds)]
     data = read_fold(*places, 0, settings.vocabulary.maximum_words)
     with contextlib.closing(small_meteor(folder)) as meteor:
         Fit(settings, data, 0, folder, ONE, meteor).run()

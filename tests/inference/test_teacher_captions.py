@@ -12,8 +12,8 @@ from src.base.errors import InputError
 from src.data.vocabulary import Vocabulary
 from src.inference import teacher_captions
 from src.inference.fold_predictions import predict_fold
-from src.pipeline import stages
-from src.pipeline.runs import load_run
+from src.pipeline import outputs
+from src.pipeline.trained_runs import load_run
 from src.settings.load import load
 from src.training import checkpoint
 from src.training.distributed import Ranks
@@ -63,7 +63,7 @@ def taught(common, meteor, tmp_path_factory):
 
 
 def data_of(settings):
-    places = [make(settings).folder for make in (stages.photos, stages.vocabulary, stages.folds)]
+    places = [make(settings).folder for make in (outputs.photos, outputs.vocabulary, outputs.folds)]
     said = teacher_captions.load_teacher_captions(settings, 0, ONE)
     return read_fold(*places, 0, settings.vocabulary.maximum_words, taught=said)
 
@@ -108,7 +108,7 @@ def test_the_student_is_judged_and_rewarded_by_what_people_wrote(taught, common,
 
 def test_what_the_teacher_wrote_is_kept_and_what_was_cut_off_goes_on(place, common, monkeypatch, capsys):
     settings, _ = load([*common, *STUDENT, "run.name=other", "decoder.hidden=16"], "train")
-    kept = stages.teacher_captions(settings, 0)
+    kept = outputs.teacher_captions(settings, 0)
     files = {path.name: path.read_bytes() for path in kept.folder.glob("0*.json")}
     write, calls = teacher_captions.write_captions_of, []
 
@@ -134,16 +134,16 @@ def test_another_teacher_is_another_fold(place, common):
     settings, _ = load(arguments, "train")
     train.main(arguments)  # up to date: the student needs nothing
     teacher = place / "runs" / "teacher" / "fold-0"
-    before = stages.fold(settings, 0).inputs
+    before = outputs.fold(settings, 0).inputs
     saved = teacher / "settings.yaml"
     saved.write_text(saved.read_text().replace("beam: 3", "beam: 1"))
-    other = stages.fold(settings, 0).inputs
+    other = outputs.fold(settings, 0).inputs
     assert {name for name in before if before[name] != other[name]} == {"distill_from"}
     with pytest.raises(InputError, match=r"its distill_from changed.*run.name=NAME"):
         train.main(arguments)
     assert load_run(["run.name=teacher", "--fold=0"], "train")[0].decoding.beam == 1
     (teacher / "done.json").write_text((teacher / "done.json").read_text() + "\n")
-    assert stages.fold(settings, 0).inputs["distill_from"] not in (before["distill_from"], other["distill_from"])
+    assert outputs.fold(settings, 0).inputs["distill_from"] not in (before["distill_from"], other["distill_from"])
 
 
 def test_a_teacher_that_may_not_teach_is_one_line(place, common):

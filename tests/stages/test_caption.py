@@ -22,7 +22,7 @@ from src.data.vocabulary import Vocabulary
 from src.inference.fold_predictions import Prediction, open_network
 from src.inference.photo_captioner import PhotoCaptioner, view_box
 from src.models.decoder import END, START
-from src.pipeline.runs import load_run
+from src.pipeline.trained_runs import load_run
 from src.settings.schema import ViewSettings
 from src.settings.yaml_files import ConfigError
 from src.video import live, reading
@@ -249,9 +249,7 @@ def test_a_frame_shows_the_caption_of_its_own_period(place, capsys):
     for number, frame in enumerate(read_video(source)[0]):
         if number % 10 == 0:
             cv2.imwrite(str(place / "frame.png"), frame)
-            text.append(
-                captioner.describe(load_photo(place / "frame.png", captioner.view).pixels[None])[0]
-            )
+            text.append(captioner.describe(load_photo(place / "frame.png", captioner.view).pixels[None])[0])
         drawn.append(draw_text(frame, f"MOS {text[-1].mos:.2f}", text[-1].caption))
     caption.main([str(source), "--output", str(place / "out.mp4")])
     after, _ = read_video(place / "out.mp4")

@@ -26,8 +26,8 @@ from src.ensembling.stacking import TEST, helpful
 from src.metrics.caption_scores import score_captions
 from src.metrics.competition_score import caption_score
 from src.metrics.mos_score import mos_score
-from src.pipeline import stages
-from src.pipeline.runs import joined, load_joining
+from src.pipeline import outputs, stages
+from src.pipeline.trained_runs import joined, load_joining
 from src.reports.run_report import MEMBERS
 from src.settings.load import as_arguments, load
 from src.settings.schema import CaptionWeights
@@ -315,4 +315,4 @@ def test_what_cannot_be_joined_is_one_line(at_work, tmp_path, monkeypatch):
     shutil.rmtree(tmp_path / "runs" / "two" / "predictions")
     with pytest.raises(InputError, match=r"^two: not predicted yet; python -m src.predict --config runs/two/fold-0"):
         ensemble.main(BOTH)
-    assert not (tmp_path / "runs/one+two/ensemble/.lock").exists() and stages.has_ensemble(settings)
+    assert not (tmp_path / "runs/one+two/ensemble/.lock").exists() and outputs.has_ensemble(settings)

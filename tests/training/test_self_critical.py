@@ -14,7 +14,7 @@ from src.base.randomness import fold_in, make_deterministic
 from src.data.dataset import BatchDataset, rank_slice
 from src.decoding.sampling import uniforms_for
 from src.models.decoder import END, PAD, START
-from src.pipeline import stages
+from src.pipeline import outputs
 from src.settings.load import load
 from src.training import checkpoint, feature_cache
 from src.training.distributed import Ranks
@@ -40,7 +40,7 @@ def prepared(competition, tmp_path_factory):
         settings, _ = load(arguments, "train")
         preprocess.main(arguments)
         split.main(arguments)
-        places = [make(settings).folder for make in (stages.photos, stages.vocabulary, stages.folds)]
+        places = [make(settings).folder for make in (outputs.photos, outputs.vocabulary, outputs.folds)]
         return settings, read_fold(*places, 0, settings.vocabulary.maximum_words)
 
     make_deterministic(1)

@@ -17,7 +17,7 @@ from src.data import vocabulary as words
 from src.data.dataset import BatchDataset, epoch_batches, rank_slice
 from src.models import decoder as tokens
 from src.models.decoder import token_log_probs
-from src.pipeline import stages
+from src.pipeline import outputs
 from src.settings.load import load
 from src.settings.schema import OptimSettings
 from src.training import checkpoint
@@ -47,7 +47,7 @@ def prepared(competition, tmp_path_factory):
         settings, _ = load([f"data.root={competition}", *TINY, f"run.root={folder}/runs", *arguments], "train")
         preprocess.main([f"data.root={competition}", *TINY, f"run.root={folder}/runs", *arguments])
         split.main([f"data.root={competition}", *TINY, f"run.root={folder}/runs", *arguments])
-        places = [make(settings).folder for make in (stages.photos, stages.vocabulary, stages.folds)]
+        places = [make(settings).folder for make in (outputs.photos, outputs.vocabulary, outputs.folds)]
         return settings, read_fold(*places, 0, settings.vocabulary.maximum_words)
 
     make_deterministic(1)

@@ -15,7 +15,7 @@ from src import predict, preprocess, split, train, tune
 from src.base.errors import InputError
 from src.metrics.caption_scores import score_captions
 from src.metrics.competition_score import caption_score
-from src.pipeline import stages
+from src.pipeline import resolved
 from src.settings.load import as_arguments, flatten, load
 from src.settings.schema import Settings
 from src.settings.yaml_files import read_yaml
@@ -84,7 +84,7 @@ def test_best_yaml_is_a_config_that_gives_the_same_run(searched, monkeypatch, ca
     tune.main([*arguments, "--show"])
     assert "the loss is not finite" in capsys.readouterr().out
     settings = load(arguments, "train")[0]
-    found, winner = flatten(stages.tuned(settings)), flatten(load(["--config", "runs/demo/tune/best.yaml"], "x")[0])
+    found, winner = flatten(resolved.tuned(settings)), flatten(load(["--config", "runs/demo/tune/best.yaml"], "x")[0])
     assert found == winner and found["train.epochs"] == 2
 
 
@@ -166,7 +166,7 @@ def test_decoding_is_searched_out_of_fold_without_training(competition, workplac
 
 def test_the_demo_alone_is_tuned_unasked(workplace):
     def plan(*argv):
-        return stages.search_plan(load(list(argv), "train")[0])
+        return resolved.search_plan(load(list(argv), "train")[0])
 
     assert (plan().trials, plan().epochs, plan().objective, plan().folds) == (3, 2, "mean", [0])
     assert plan("tune.trials=12").epochs == Settings().train.epochs

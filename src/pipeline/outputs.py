@@ -1,0 +1,197 @@
+"""What each stage makes from what: one function an artefact.
+
+Stages after tune work with the winner of the search: see `resolved.tuned`.
+What runs share lies in runs/cache under a name made from settings and inputs; the rest in runs/NAME.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from src.base.errors import InputError
+from src.base.files import digest_of, file_digest, read_json
+from src.pipeline import runs
+from src.pipeline.artefacts import Artefact, outputs_digest, tree_signature
+from src.pipeline.resolved import DEMO, SUBMISSIONS, data_root, folds_of, has_networks, search_plan
+from src.pipeline.trained_runs import joined
+from src.settings.load import changing
+from src.settings.schema import Settings
+from src.settings.yaml_files import read_yaml
+
+
+def _part(settings: Settings, *sections: str) -> dict[str, Any]:
+    return {k: v for k, v in changing(settings).items() if k.split(".")[0] in sections}
+
+
+def _cached(settings: Settings, stage: str, kind: str, part: dict, inputs: dict) -> Artefact:
+    folder = runs.cache_folder(settings, kind, digest_of([part, inputs])[:12])
+    return Artefact(stage, folder, runs.marker_of(folder), part, inputs, shared=True)
+
+
+def demo() -> Artefact:
+    """The embedded demo competition, made by preprocess where it is needed."""
+    return Artefact("demo.competition", DEMO, runs.marker_of(DEMO), {}, {}, shared=True)
+
+
+def photos(settings: Settings) -> Artefact:
+    """The table of photos, their pixels, handcrafted features and statistics, made by preprocess."""
+    ours = DEMO, Path(settings.run.root), SUBMISSIONS
+    inputs = {"data": tree_signature(data_root(settings), *ours)}
+    return _cached(settings, "preprocess", "photos", _part(settings, "data", "view"), inputs)
+
+
+def vocabulary(settings: Settings) -> Artefact:
+    """The words of the training captions, made by preprocess."""
+    inputs = {"photos": outputs_digest(photos(settings))}
+    return _cached(settings, "preprocess", "vocabulary", _part(settings, "vocabulary"), inputs)
+
+
+def folds(settings: Settings) -> Artefact:
+    """folds.csv, made by split."""
+    return _cached(settings, "split", "folds", _part(settings, "split"), {"photos": outputs_digest(photos(settings))})
+
+
+def features(settings: Settings) -> Artefact:
+    """A frozen encoder's features of all photos, made by train where encoder.cache asks for them."""
+    part = _part(settings, "encoder") | {"run.seed": settings.run.seed, "run.threads": settings.run.threads}
+    inputs = {"photos": outputs_digest(photos(settings)), **_weights(settings)}
+    return _cached(settings, "train", "features", part, inputs)
+
+
+def teacher_captions(settings: Settings, number: int) -> Artefact:
+    """What the fold `number` of decoder.distill_from writes of its training photos, made by train.
+
+    Raises InputError where there is no such fold, or it has seen photos that this run validates on.
+    """
+    name = settings.decoder.distill_from
+    teacher = runs.fold_folder(Path(settings.run.root, name), number)
+    inputs = {made.__name__: outputs_digest(made(settings)) for made in (photos, folds)}
+    inputs["teacher"] = _start_digest(f"decoder.distill_from={name}", teacher, inputs, other_photos=False)
+    decoding = {k: v for k, v in read_yaml(str(runs.settings_path(teacher))) if k.startswith("decoding.")}
+    return _cached(settings, "train", "captions", decoding, inputs)
+
+
+def codebook_features(settings: Settings) -> Artefact:
+    """The photos' numbers from a codebook of patches, made by predict; the same for every view of the photos."""
+    made = photos(settings).record()
+    inputs = {name: made["outputs"][name]["sha256"] for name in ("photos.jsonl", "digests.npy")} if made else {}
+    return _cached(settings, "predict", "codes", {}, inputs)
+
+
+def _weights(settings: Settings) -> dict[str, str]:
+    """Hash of the weights file that the encoder starts from, where there is one."""
+    file = Path(settings.encoder.weights or "")
+    return {"weights": file_digest(file)} if file.is_file() else {}
+
+
+def fold(settings: Settings, number: int) -> Artefact:
+    """Checkpoints and metrics of one fold, made by train."""
+    folder = runs.fold_folder(runs.run_folder(settings), number)
+    return Artefact("train", folder, runs.marker_of(folder), _learned(settings), _training_inputs(settings, number))
+
+
+def _learned(settings: Settings) -> dict[str, Any]:
+    """The settings that training depends on."""
+    free = ("predict", "decoding", "ensemble", "metric.bootstrap", "metric.spice")
+    return {k: v for k, v in changing(settings).items() if not k.startswith(free)}
+
+
+def _training_inputs(settings: Settings, number: int) -> dict[str, str]:
+    inputs = {made.__name__: outputs_digest(made(settings)) for made in (photos, vocabulary, folds)}
+    inputs |= _weights(settings)
+    if settings.train.start_from:
+        name = settings.train.start_from
+        start = runs.fold_folder(Path(settings.run.root, name), number)
+        inputs["start_from"] = _start_digest(f"train.start_from={name}", start, inputs, other_photos=True)
+    if settings.decoder.distill_from:
+        taught = teacher_captions(settings, number)
+        inputs["distill_from"] = digest_of([taught.settings, taught.inputs])
+    return inputs
+
+
+def tuning(settings: Settings) -> Artefact:
+    """best.yaml and the table of trials, made by tune."""
+    plan, run = search_plan(settings), runs.run_folder(settings)
+    folder = runs.tuning_folder(run)
+    part = _learned(settings) | {f"tune.{k}": v for k, v in dataclasses.asdict(plan).items() if k != "storage"}
+    inputs = _training_inputs(settings, plan.folds[0])
+    return Artefact("tune", folder, runs.marker_of(folder), part, inputs, guard=runs.tuned_settings(run))
+
+
+def _start_digest(setting: str, start: Path, inputs: dict[str, str], other_photos: bool) -> str:
+    """Hash of the fold in the folder `start`, of another run, which a setting names.
+
+    Raises InputError where it is not finished, or was split otherwise and so has seen photos of this fold.
+    other_photos: a run on other photos, whose folds mean nothing here, will do.
+    """
+    marker = runs.marker_of(start)
+    if not marker.is_file():
+        raise InputError(f"{setting}: {start} is not a finished fold")
+    its = read_json(marker)["inputs"]
+    if its["folds"] != inputs["folds"] and (its["photos"] == inputs["photos"] or not other_photos):
+        raise InputError(
+            f"{setting} was split otherwise, so it has learned photos that this run validates on; "
+            "give the same split.* settings"
+        )
+    return file_digest(marker)
+
+
+def predictions(settings: Settings) -> Artefact:
+    """Out-of-fold and test predictions of the run, made by predict."""
+    inputs = {runs.fold_name(k): outputs_digest(fold(settings, k)) for k in folds_of(settings)}
+    folder = runs.predictions_folder(runs.run_folder(settings))
+    part = _part(settings, "predict", "decoding", "task")
+    return Artefact("predict", folder, runs.marker_of(folder), part, inputs)
+
+
+def candidates(settings: Settings, number: int) -> Artefact:
+    """The captions that a fold's network proposes, and what it saw of all photos, made by ensemble."""
+    folder = runs.candidates_folder(runs.run_folder(settings), number)
+    part = _part(settings, "decoding") | {"ensemble.samples": settings.ensemble.samples, "run.seed": settings.run.seed}
+    inputs = {"fold": outputs_digest(fold(settings, number)), "photos": outputs_digest(photos(settings))}
+    return Artefact("inference.fold_candidates", folder, runs.marker_of(folder), part, inputs)
+
+
+def has_ensemble(settings: Settings) -> bool:
+    """Whether ensemble has anything to do: captions to choose, another blend, or several runs to join."""
+    chosen = settings.ensemble
+    alone = chosen.runs in (None, [settings.run.name])
+    return chosen.captions == "mbr" or chosen.mos != "nnls" or not alone
+
+
+def ensemble(settings: Settings) -> Artefact:
+    """The MOS and captions of one run or many made one, made by ensemble."""
+    inputs = {}
+    for run in joined(settings):
+        inputs |= {f"{run.run.name}.{made.__name__}": outputs_digest(made(run)) for made in (predictions, folds)}
+    folder = runs.ensemble_folder(runs.run_folder(settings))
+    part = _part(settings, "ensemble", "task", "metric", "predict") | {"run.seed": settings.run.seed}
+    return Artefact("ensemble", folder, runs.marker_of(folder), part, inputs)
+
+
+def final(settings: Settings) -> Artefact:
+    """The predictions that are scored and submitted: the ensemble's, or the run's own where there is none."""
+    return ensemble(settings) if has_ensemble(settings) else predictions(settings)
+
+
+def score(settings: Settings) -> Artefact:
+    """score.json of the run, made by evaluate."""
+    labels = data_root(settings) / "test_labels.csv"
+    makers = [
+        photos,
+        *([predictions] if has_networks(settings) else []),
+        *([ensemble] if has_ensemble(settings) else []),
+    ]
+    inputs = {made.__name__: outputs_digest(made(settings)) for made in makers}
+    inputs |= {"test_labels": file_digest(labels)} if labels.is_file() else {}
+    folder = runs.run_folder(settings)
+    return Artefact("evaluate", folder, runs.score_marker(folder), _part(settings, "metric"), inputs)
+
+
+def submission(settings: Settings) -> Artefact:
+    """The submission and its manifest, made by submit."""
+    inputs = {"predictions": outputs_digest(final(settings)), "score": outputs_digest(score(settings))}
+    forms = [data_root(settings) / name for name in ("sample_submission.csv", "test.csv", "train.csv")]
+    inputs |= {form.name: file_digest(form) for form in forms if form.is_file()}
+    marker = runs.submission_marker(runs.run_folder(settings))
+    return Artefact("submit", SUBMISSIONS, marker, {}, inputs, guard=SUBMISSIONS / "submission.csv")

@@ -1,0 +1,75 @@
+"""Where the data lie, which folds a run has, and what tune searches: settings with nothing left open."""
+
+import dataclasses
+from pathlib import Path
+
+from src.base.errors import InputError
+from src.pipeline.runs import run_folder, tuned_settings
+from src.settings.load import changed, flatten
+from src.settings.schema import Settings
+from src.settings.tuning import DEMO_EPOCHS, DEMO_SPACE, DEMO_TRIALS, TuneSettings
+from src.settings.yaml_files import read_yaml
+
+SUBMISSIONS = Path("submissions")
+DATA = Path("data")
+DEMO = DATA / "demo"
+
+
+def data_root(settings: Settings) -> Path:
+    """The folder of the data: the one given, or data, or the demo where a competition's data/train.csv is absent."""
+    if settings.data.root is not None:
+        return Path(settings.data.root)
+    return DATA if settings.data.format != "dacon" or (DATA / "train.csv").exists() else DEMO
+
+
+def has_networks(settings: Settings) -> bool:
+    """Whether the run trains networks of its own, and does not only join other runs."""
+    return settings.ensemble.runs is None or settings.run.name in settings.ensemble.runs
+
+
+def folds_of(settings: Settings) -> list[int]:
+    """The folds that are trained and predicted: the one asked for, or all; none where the run only joins others."""
+    if not has_networks(settings):
+        return []
+    if settings.train.fold is not None:
+        return [settings.train.fold]
+    return [0] if settings.split.holdout or settings.split.official else list(range(settings.split.folds))
+
+
+def search_space(settings: Settings) -> dict[str, dict]:
+    """What tune searches: tune.space, or the demo's, without what differs from its default."""
+    if settings.tune.space is not None:
+        return settings.tune.space
+    now, default = flatten(settings), flatten(Settings())
+    return {key: entry for key, entry in DEMO_SPACE.items() if now[key] == default[key]}
+
+
+def search_plan(settings: Settings) -> TuneSettings:
+    """The search with nothing left open: trials is 0 where there is none."""
+    tune, own = settings.tune, settings.tune.trials is None
+    on_demo = settings.data.root is None and data_root(settings) == DEMO
+    space = search_space(settings)
+    return dataclasses.replace(
+        tune,
+        trials=tune.trials if not own else DEMO_TRIALS if on_demo and space and has_networks(settings) else 0,
+        space=space,
+        objective=tune.objective or ("mean" if settings.task == "both" else settings.task),
+        epochs=tune.epochs or (min(DEMO_EPOCHS, settings.train.epochs) if own else settings.train.epochs),
+        folds=tune.folds or [0],
+    )
+
+
+def tuned(settings: Settings) -> Settings:
+    """The settings with the winner of the search in place of what was searched, and nothing left to search.
+
+    They are what train and later stages work with. Raises InputError where the search is still to be done.
+    """
+    plan = search_plan(settings)
+    if not plan.trials:
+        return dataclasses.replace(settings, tune=TuneSettings(trials=0))
+    best = tuned_settings(run_folder(settings))
+    if not best.is_file():
+        raise InputError(f"{best} is not there yet; python -m src.tune makes it, tune.trials=0 does without")
+    values, defaults = dict(read_yaml(str(best))), flatten(Settings())
+    winner = {key: values.get(key, defaults[key]) for key in plan.space}
+    return dataclasses.replace(changed(settings, winner, str(best)), tune=TuneSettings(trials=0))
