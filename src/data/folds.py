@@ -1,4 +1,4 @@
-"""Folds: which photos validate which model. A photo, its near-duplicates and its group stay together."""
+"""Folds: which photos validate which model. A photo, its near-duplicates and its group share one."""
 
 import csv
 import io
@@ -22,25 +22,29 @@ _PAIRS_AT_ONCE = 2_000_000
 
 
 class Leak(ValueError):
-    """Photos that belong together stand in two folds: scores would be too good. A fault of the program."""
+    """Photos of one group are in two folds, which makes scores too good. A fault of the program."""
 
 
-def _smallest_member(labels: np.ndarray) -> np.ndarray:
-    """Rename groups to the index of their first member."""
+def _first_members(labels: np.ndarray) -> np.ndarray:
+    """Groups renamed to the index of their first member: int64 [N]."""
     _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
     return first[inverse].astype(np.int64)
 
 
 def merge_groups(*labelings: Sequence) -> np.ndarray:
-    """Groups that join whatever any labeling joins, directly or through others: int64 [N], first member's index.
+    """The smallest groups that keep together whatever shares a label in any labeling: int64 [N], first member's index.
 
     labelings: each [N], numbers or strings.
     """
-    rows = len(labelings[0])
-    edges = [_smallest_member(np.asarray(labels)) for labels in labelings]
-    starts, ends = np.tile(np.arange(rows), len(edges)), np.concatenate(edges)
-    graph = coo_array((np.ones(len(ends), np.int8), (starts, ends)), shape=(rows, rows))
-    return _smallest_member(connected_components(graph, directed=False)[1])
+    edges = [_first_members(np.asarray(labels)) for labels in labelings]
+    starts = np.tile(np.arange(len(labelings[0])), len(edges))
+    return _components(starts, np.concatenate(edges), len(labelings[0]))
+
+
+def _components(starts: np.ndarray, ends: np.ndarray, count: int) -> np.ndarray:
+    """Connected components of an undirected graph of `count` nodes: int64 [count], first member's index."""
+    graph = coo_array((np.ones(len(ends), np.int8), (starts, ends)), shape=(count, count))
+    return _first_members(connected_components(graph, directed=False)[1])
 
 
 def _matches(keys: np.ndarray, wanted: np.ndarray, order: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -53,20 +57,20 @@ def _matches(keys: np.ndarray, wanted: np.ndarray, order: np.ndarray) -> Iterato
     while begin < len(wanted):
         done = ends[begin - 1] if begin else 0
         stop = max(begin + 1, int(np.searchsorted(ends, done + _PAIRS_AT_ONCE, "right")))
-        some = counts[begin:stop]
-        left = np.repeat(np.arange(begin, stop), some)
-        offset = np.arange(len(left)) - np.repeat(ends[begin:stop] - some - done, some)
-        yield left, order[np.repeat(first[begin:stop], some) + offset]
+        block = counts[begin:stop]
+        left = np.repeat(np.arange(begin, stop), block)
+        offset = np.arange(len(left)) - np.repeat(ends[begin:stop] - block - done, block)
+        yield left, order[np.repeat(first[begin:stop], block) + offset]
         begin = stop
 
 
 def near_duplicates(phash: np.ndarray, distance: int) -> np.ndarray:
     """Groups of photos linked by pairs whose hashes differ in at most `distance` bits: int64 [N], first member's index.
 
-    phash: uint64 [N]. distance: 0 to 7, or -1 to leave every photo by itself.
-    Of four 16-bit bands, one must be equal but for a bit where at most seven bits differ (multi-index hashing:
-    Norouzi et al., Fast Search in Hamming Space, CVPR 2012), so only photos that share such a band are compared;
-    equal hashes count once. Raises InputError for another distance.
+    phash: uint64 [N]. distance: 0 to 7, or -1 to leave every photo in a group of its own.
+    Where two hashes differ in at most seven bits, one of their four 16-bit bands differs in at most one, so only hashes
+    with such a band are compared (multi-index hashing: Norouzi et al., Fast Search in Hamming Space, CVPR 2012); equal
+    hashes are compared once. Raises InputError for another distance.
     """
     if not -1 <= distance <= LARGEST_DISTANCE:
         raise InputError(f"split.duplicate_distance={distance} is not between -1 and {LARGEST_DISTANCE}")
@@ -83,41 +87,44 @@ def near_duplicates(phash: np.ndarray, distance: int) -> np.ndarray:
                 near = (left < right) & (np.bitwise_count(hashes[left] ^ hashes[right]) <= distance)
                 links.append((left[near], right[near]))
     starts, ends = (np.concatenate(side) for side in zip(*links, strict=True))
-    graph = coo_array((np.ones(len(starts), np.int8), (starts, ends)), shape=(len(hashes), len(hashes)))
-    return _smallest_member(connected_components(graph, directed=False)[1][inverse])
+    return _first_members(_components(starts, ends, len(hashes))[inverse])
 
 
-def _balance(mos: np.ndarray, has_caption: np.ndarray) -> np.ndarray:
-    """What is to be spread evenly, float64 [N, columns]: photos, MOS bins (none is one too), captions, MOS itself.
+def _balanced_columns(mos: np.ndarray, has_caption: np.ndarray) -> np.ndarray:
+    """What folds have in equal shares, float64 [N, columns]: photos, MOS bins (one of them: no MOS), captions, MOS.
 
-    Each column is scaled by the root of its sum of squares, so that a rare kind weighs as much as a common one.
+    Each column is divided by the root of its sum of squares, so that a rare bin weighs as much as a common one.
     """
-    known = np.isfinite(mos)
+    labelled = np.isfinite(mos)
     bins = np.full(len(mos), MOS_BINS)
     centred = np.zeros(len(mos))
-    if known.any():
-        edges = np.quantile(mos[known], np.linspace(0, 1, MOS_BINS + 1)[1:-1])
-        bins[known] = np.searchsorted(edges, mos[known], "right")
-        centred[known] = mos[known] - mos[known].mean()
+    if labelled.any():
+        edges = np.quantile(mos[labelled], np.linspace(0, 1, MOS_BINS + 1)[1:-1])
+        bins[labelled] = np.searchsorted(edges, mos[labelled], "right")
+        centred[labelled] = mos[labelled] - mos[labelled].mean()
     one_hot = np.eye(MOS_BINS + 1)[bins]
     columns = np.column_stack([np.ones(len(mos)), one_hot, has_caption.astype(float), centred])
     scale = np.sqrt((columns**2).sum(0))
     return columns / np.where(scale > 0, scale, 1.0)
 
 
-def _deal(loads: np.ndarray, shares: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Give each group, in `order`, to the fold where it worsens the squared imbalance least: int64 [groups].
+def _assign_groups(loads: np.ndarray, shares: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """The fold of each group, int64 [groups]: in `order`, each goes where the squared imbalance grows least.
 
-    loads: [groups, columns]. shares: [folds], which sum to 1.
+    loads: [groups, columns]. shares: [folds], which sum to 1. No fold stays empty where there are enough groups.
     """
-    answer = np.empty(len(loads), np.int64)
+    folds = np.empty(len(loads), np.int64)
     excess = -shares[:, None] * loads.sum(0)
-    for group in order:
+    empty = np.ones(len(shares), bool)
+    for position, group in enumerate(order):
         load = loads[group]
         cost = (2 * excess @ load + load @ load) / shares
-        answer[group] = best = int(np.argmin(cost))
+        if len(order) - position <= empty.sum():  # every group left is needed for an empty fold
+            cost = np.where(empty, cost, np.inf)
+        folds[group] = best = int(np.argmin(cost))
         excess[best] += load
-    return answer
+        empty[best] = False
+    return folds
 
 
 def assign_folds(
@@ -132,32 +139,30 @@ def assign_folds(
 
     mos: float [N], NaN where missing. groups: int [N], photos of one group share a fold. has_caption: bool [N].
     Folds are alike in size, MOS distribution and captions: largest groups first, equal ones in an order drawn from
-    `seed`, each to where it fits best. Raises InputError where there are too few groups.
+    `seed`, each to where it fits best. (StratifiedGroupKFold of scikit-learn balances the counts of a single label, and
+    knows neither the mean MOS nor a holdout.) Raises InputError where there are too few groups.
     """
     if holdout is None and folds < 2:
         raise InputError(f"split.folds={folds}: at least 2 are needed; for a single validation part use split.holdout")
     if holdout is not None and not 0 < holdout < 1:
         raise InputError(f"split.holdout={holdout} is not a share between 0 and 1")
     labels, inverse, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    parts = folds if holdout is None else 2
-    if len(labels) < parts:
+    shares = np.full(folds, 1 / folds) if holdout is None else np.array([holdout, 1 - holdout])
+    if len(labels) < len(shares):
         raise InputError(
-            f"{len(mos)} photos form {len(labels)} groups, too few for {parts} folds; give more photos, fewer "
+            f"{len(mos)} photos form {len(labels)} groups, too few for {len(shares)} folds; give more photos, fewer "
             "split.folds or a smaller split.duplicate_distance"
         )
-    shares = np.full(folds, 1 / folds) if holdout is None else np.array([holdout, 1 - holdout])
-    columns = _balance(np.asarray(mos, float), np.asarray(has_caption, bool))
+    columns = _balanced_columns(np.asarray(mos, float), np.asarray(has_caption, bool))
     loads = np.zeros((len(labels), columns.shape[1]))
     np.add.at(loads, inverse, columns)
-    drawn = np.random.default_rng(fold_in(seed, "folds")).random(len(labels))
-    answer = _deal(loads, shares, np.lexsort((drawn, -sizes)))
-    if len(np.unique(answer)) < parts:
-        raise InputError(f"a fold would be empty: {len(labels)} groups of photos are too uneven for {parts} folds")
-    return (answer if holdout is None else -answer)[inverse]
+    ties = np.random.default_rng(fold_in(seed, "folds")).random(len(labels))
+    fold_of_group = _assign_groups(loads, shares, np.lexsort((ties, -sizes)))
+    return (fold_of_group if holdout is None else -fold_of_group)[inverse]
 
 
 def official_folds(part: Sequence[str]) -> np.ndarray:
-    """The folds that keep official parts, int64 [N]: 0 for the validation part, -1, always in training, for the rest.
+    """The data set's official parts as folds, int64 [N]: 0 for validation, -1 (always in training) for the rest.
 
     part: [N], "train" or "validation". Raises InputError where one of them is missing.
     """
@@ -170,28 +175,28 @@ def official_folds(part: Sequence[str]) -> np.ndarray:
 
 
 def straddling(folds: np.ndarray, groups: np.ndarray) -> int:
-    """How many photos of fold 0 have one of their group in another fold. folds, groups: int [N]."""
+    """How many photos of fold 0 have a photo of their group in another fold. folds, groups: int [N]."""
     return int(np.isin(groups[folds == 0], groups[folds != 0]).sum())
 
 
 def check_folds(folds: np.ndarray, *labelings: Sequence) -> None:
-    """Raise Leak where photos with one label stand in two folds. labelings: each [N], such as groups or names."""
+    """Raise Leak where photos with the same label are in two folds. labelings: each [N], such as groups or names."""
     folds = np.asarray(folds)
     for labels in labelings:
-        first = _smallest_member(np.asarray(labels))
-        split = np.flatnonzero(folds != folds[first])
-        if len(split):
-            row = int(split[0])
+        first = _first_members(np.asarray(labels))
+        leaks = np.flatnonzero(folds != folds[first])
+        if len(leaks):
+            row = int(leaks[0])
             raise Leak(
-                f"{len(split)} photos stand in another fold than photos of their group, for example row {row} "
+                f"{len(leaks)} photos are in another fold than photos of their group, for example row {row} "
                 f"(fold {folds[row]}) and row {first[row]} (fold {folds[first[row]]})"
             )
 
 
 def fold_summary(frame: pd.DataFrame, folds: np.ndarray) -> pd.DataFrame:
-    """One row a fold: photos, those with a MOS, its mean and sd, captioned photos, captions."""
-    facts = pd.DataFrame({"fold": folds, "mos": frame["mos"].to_numpy(), "n": frame["captions"].map(len).to_numpy()})
-    by_fold = facts.groupby("fold", sort=True)
+    """One row per fold: photos, those with a MOS, its mean and sd, captioned photos, captions."""
+    counts = frame["captions"].map(len).to_numpy()
+    by_fold = pd.DataFrame({"fold": folds, "mos": frame["mos"].to_numpy(), "n": counts}).groupby("fold", sort=True)
     return pd.DataFrame(
         {
             "photos": by_fold.size(),
@@ -216,10 +221,10 @@ def save_folds(path: Path, photo_ids: Sequence[str], folds: np.ndarray) -> None:
 def load_folds(path: Path, photo_ids: Sequence[str]) -> np.ndarray:
     """The folds of these photos, int64 [N]. Raises InputError where the file is of other photos."""
     try:
-        found = {row.cells["photo_id"]: int(row.cells["fold"]) for row in read_rows(path, ("photo_id", "fold"))}
-        folds = np.array([found[name] for name in photo_ids], np.int64)
+        by_id = {row.cells["photo_id"]: int(row.cells["fold"]) for row in read_rows(path, ("photo_id", "fold"))}
+        folds = np.array([by_id[photo_id] for photo_id in photo_ids], np.int64)
     except (KeyError, ValueError) as error:
         raise InputError(f"{path} does not fit the photos ({error}); remove it and run split again") from None
-    if len(found) != len(folds):
-        raise InputError(f"{path} lists {len(found)} photos, there are {len(folds)}; remove it and run split again")
+    if len(by_id) != len(folds):
+        raise InputError(f"{path} lists {len(by_id)} photos, there are {len(folds)}; remove it and run split again")
     return folds

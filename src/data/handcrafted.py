@@ -1,7 +1,14 @@
-"""Hand-made no-reference features of photo quality: what a ridge makes of them is the baseline that a network must beat.
+"""Handcrafted no-reference features of photo quality; ridge regression on them is the baseline a network must beat.
 
 All are computed on a copy whose short side is at most SHORT_SIDE pixels; quantities with a long tail enter as
-logarithms, so that a linear model can use them as they are. Scales: 0 is that copy, 1 half and 2 a quarter of it.
+logarithms, so that a linear model can use them as they are. `_half` and `_quarter` name the scale of that copy at which
+a feature is computed.
+
+Sources: variance of the Laplacian as a focus measure (Pech-Pacheco et al., Diatom Autofocusing in Brightfield
+Microscopy, ICPR 2000); noise (Immerkær, Fast Noise Variance Estimation, CVIU 1996); blockiness (Wang, Bovik and Evans,
+Blind Measurement of Blocking Artifacts in Images, ICIP 2000); natural scene statistics (BRISQUE: Mittal, Moorthy and
+Bovik, No-Reference Image Quality Assessment in the Spatial Domain, TIP 2012); colourfulness (Hasler and Süsstrunk,
+Measuring Colourfulness in Natural Images, HVEI 2003).
 """
 
 import cv2
@@ -14,50 +21,59 @@ DECODED_SHORT_SIDE = 224
 _SMALLEST = 64
 _BLOCK = 16
 
-EXPOSURE = ("aspect", "brightness", "contrast", "skewness", "kurtosis", "green_entropy", "dark_share", "bright_share")
+EXPOSURE = (
+    "aspect",  # log(width / height)
+    "brightness",  # mean luma
+    "contrast",  # RMS contrast: standard deviation of luma
+    "skewness",  # of the luma histogram
+    "kurtosis",
+    "green_entropy",  # Shannon entropy of the green channel; banding lowers it
+    "dark_share",  # pixels with luma below 16, and from 240 on: clipped shadows and highlights
+    "bright_share",
+)
 SHARPNESS = (
-    "sharpness_p90",
+    "sharpness_p90",  # Laplacian energy by block, percentiles over blocks: a photo is sharp where its subject is
     "sharpness_p50",
     "sharpness_p90_half",
-    "sharpness_centre",
-    "structure_p10",
+    "sharpness_centre",  # Laplacian energy of the central quarter relative to the whole
+    "structure_p10",  # standard deviation of luma within blocks, percentiles over blocks
     "structure_p90",
     "structure_p50_half",
-    "gradient",
-    "anisotropy",
-    "noise",
-    "blockiness",
+    "gradient",  # Sobel gradient energy (Tenengrad)
+    "anisotropy",  # coherence of the structure tensor; motion blur raises it
+    "noise",  # Immerkær's estimate of the noise's standard deviation
+    "blockiness",  # JPEG block borders
 )
 SCENE = (
-    "mscn_variance",
-    "mscn_shape",
-    "horizontal_correlation",
-    "diagonal_shape",
+    "mscn_variance",  # of the mean-subtracted contrast-normalised (MSCN) luma of BRISQUE
+    "mscn_shape",  # shape of a generalised Gaussian
+    "horizontal_correlation",  # of MSCN coefficients with their neighbours
+    "diagonal_shape",  # shape of the products of diagonal neighbours
     "mscn_kurtosis_half",
     "horizontal_correlation_half",
     "diagonal_correlation_half",
     "antidiagonal_correlation_half",
     "antidiagonal_shape_half",
-    "antidiagonal_left_half",
+    "antidiagonal_left_half",  # left and right spread of an asymmetric generalised Gaussian
     "antidiagonal_right_half",
     "horizontal_correlation_quarter",
-    "local_contrast_quarter",
+    "local_contrast_quarter",  # mean of the local deviation that MSCN divides by
 )
 COLOUR = (
-    "colourfulness",
-    "colour_cast",
+    "colourfulness",  # Hasler and Süsstrunk's
+    "colour_cast",  # distance of the mean opponent colour from grey
     "red_green_spread",
     "chroma",
-    "saturation",
+    "saturation",  # mean and standard deviation of HSV saturation
     "saturation_spread",
-    "hue_entropy",
-    "chroma_noise",
+    "hue_entropy",  # Shannon entropy of the hues of vivid pixels
+    "chroma_noise",  # mean absolute Laplacian of the yellow-blue axis
 )
 NAMES: tuple[str, ...] = EXPOSURE + SHARPNESS + SCENE + COLOUR
 
 
 def measured(rgb: np.ndarray) -> np.ndarray:
-    """The copy that is measured: short side at most SHORT_SIDE and at least 64, sides divisible by 4."""
+    """The copy that features are computed on: short side at most SHORT_SIDE and at least 64, sides divisible by 4."""
     height, width = rgb.shape[:2]
     scale = min(1.0, SHORT_SIDE / min(height, width))
     shape = (max(_SMALLEST, round(width * scale)), max(_SMALLEST, round(height * scale)))
@@ -67,18 +83,18 @@ def measured(rgb: np.ndarray) -> np.ndarray:
     return rgb[: shape[1] // 4 * 4, : shape[0] // 4 * 4]
 
 
-def _halved(picture: np.ndarray) -> np.ndarray:
-    return cv2.resize(picture, (picture.shape[1] // 2, picture.shape[0] // 2), interpolation=cv2.INTER_AREA)
+def _halved(image: np.ndarray) -> np.ndarray:
+    return cv2.resize(image, (image.shape[1] // 2, image.shape[0] // 2), interpolation=cv2.INTER_AREA)
 
 
-def _mean(picture: np.ndarray) -> float:
-    return cv2.mean(picture)[0]
+def _mean(image: np.ndarray) -> float:
+    return cv2.mean(image)[0]
 
 
-def _blocks(picture: np.ndarray) -> np.ndarray:
+def _blocks(image: np.ndarray) -> np.ndarray:
     """Mean of each 16x16 block, float32 [blocks]."""
-    rows, columns = picture.shape[0] // _BLOCK, picture.shape[1] // _BLOCK
-    whole = picture[: rows * _BLOCK, : columns * _BLOCK]
+    rows, columns = image.shape[0] // _BLOCK, image.shape[1] // _BLOCK
+    whole = image[: rows * _BLOCK, : columns * _BLOCK]
     return cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA).ravel()
 
 
@@ -94,7 +110,7 @@ def _block_deviation(luma: np.ndarray) -> np.ndarray:
 
 
 def _exposure(frame: np.ndarray, luma: np.ndarray, aspect: float) -> list[float]:
-    """Moments of the luma histogram, the share of clipped pixels, and the entropy of the green channel (banding)."""
+    """The features EXPOSURE. frame: uint8 [H, W, 3]; luma: uint8 [H, W]."""
     counts = cv2.calcHist([luma], [0], None, [256], [0, 256]).ravel().astype(np.float64)
     share = counts / counts.sum()
     levels = np.arange(256)
@@ -116,8 +132,8 @@ def _exposure(frame: np.ndarray, luma: np.ndarray, aspect: float) -> list[float]
 
 
 def _blockiness(gray: np.ndarray) -> float:
-    """Steps across the borders of 8x8 blocks relative to steps elsewhere, as left by JPEG (after Wang, Bovik and
-    Evans, Blind Measurement of Blocking Artifacts in Images, ICIP 2000); seen only where no resize has moved them."""
+    """Log ratio of steps across the borders of JPEG's 8x8 blocks to steps elsewhere (after Wang, Bovik and Evans 2000);
+    seen only where no resize has moved the borders."""
     ratios = []
     for axis in (0, 1):
         ahead, behind = (gray[:, 1:], gray[:, :-1]) if axis else (gray[1:], gray[:-1])
@@ -128,7 +144,7 @@ def _blockiness(gray: np.ndarray) -> float:
 
 
 def _gradient(gray: np.ndarray) -> tuple[float, float]:
-    """Log energy of the Sobel gradient, and the anisotropy of its structure tensor, which shows motion blur."""
+    """Log energy of the Sobel gradient, and the coherence of its structure tensor."""
     along, down = cv2.spatialGradient(gray)
     xx, yy, both = (cv2.norm(g, cv2.NORM_L2SQR) / gray.size / 64 for g in (along, down, cv2.add(along, down)))
     xy = (both - xx - yy) / 2
@@ -136,11 +152,7 @@ def _gradient(gray: np.ndarray) -> tuple[float, float]:
 
 
 def _sharpness(gray: np.ndarray, luma: np.ndarray, half: np.ndarray) -> list[float]:
-    """Energy of the Laplacian and local deviation by block, gradient, noise, blockiness.
-
-    Percentiles over blocks: a photo is sharp where its subject is. Noise: Immerkaer, Fast Noise Variance Estimation,
-    CVIU 1996.
-    """
+    """The features SHARPNESS. gray: uint8 [H, W]; luma: the same as float32; half: luma at half scale."""
     laplacian = cv2.Laplacian(luma, cv2.CV_32F)
     energy = cv2.multiply(laplacian, laplacian)
     laplacian_half = cv2.Laplacian(half, cv2.CV_32F)
@@ -167,24 +179,22 @@ def _mscn(luma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean-subtracted contrast-normalised luma, and the local deviation it was divided by."""
     mean = cv2.GaussianBlur(luma, (7, 7), 7 / 6)
     square = cv2.GaussianBlur(cv2.multiply(luma, luma), (7, 7), 7 / 6)
-    deviation = cv2.sqrt(cv2.max(cv2.subtract(square, cv2.multiply(mean, mean)), 0.0))
-    return cv2.divide(cv2.subtract(luma, mean), cv2.add(deviation, 1.0)), deviation
+    deviation = cv2.sqrt(np.maximum(cv2.subtract(square, cv2.multiply(mean, mean)), 0))
+    return cv2.divide(cv2.subtract(luma, mean), deviation + np.float32(1)), deviation
 
 
 def _shape(values: np.ndarray) -> float:
-    """Log of (mean |x|)² / mean x², from which the shape of a generalised Gaussian is estimated; it rises with it."""
+    """Log of (mean |x|)² / mean x², which rises with the shape parameter of a generalised Gaussian."""
     absolute = cv2.norm(values, cv2.NORM_L1) / values.size
     return float(np.log((absolute**2 + 1e-9) / (cv2.norm(values, cv2.NORM_L2SQR) / values.size + 1e-9)))
 
 
 def _scene(luma: np.ndarray, half: np.ndarray) -> list[float]:
-    """Natural scene statistics: the distribution of contrast-normalised luma and of products of neighbours, at two
-    scales and a bit of a third (BRISQUE: Mittal, Moorthy and Bovik, No-Reference Image Quality Assessment in the
-    Spatial Domain, TIP 2012)."""
+    """The features SCENE: the distributions of MSCN luma and of products of its neighbours, as in BRISQUE."""
     full, _ = _mscn(luma)
     variance = _mean(cv2.multiply(full, full)) + 1e-6
     beside = _mean(cv2.multiply(full[:, :-1], full[:, 1:]))
-    answer = [variance, _shape(full), beside / variance, _shape(cv2.multiply(full[:-1, :-1], full[1:, 1:]))]
+    values = [variance, _shape(full), beside / variance, _shape(cv2.multiply(full[:-1, :-1], full[1:, 1:]))]
 
     middle, _ = _mscn(half)
     square = cv2.multiply(middle, middle)
@@ -192,8 +202,8 @@ def _scene(luma: np.ndarray, half: np.ndarray) -> list[float]:
     diagonal = cv2.multiply(middle[:-1, :-1], middle[1:, 1:])
     antidiagonal = cv2.multiply(middle[:-1, 1:], middle[1:, :-1])
     energy = cv2.multiply(antidiagonal, antidiagonal)
-    signed = _mean(cv2.multiply(antidiagonal, cv2.absdiff(antidiagonal, 0.0)))
-    answer += [
+    signed = _mean(cv2.multiply(antidiagonal, np.abs(antidiagonal)))
+    values += [
         np.log(_mean(cv2.multiply(square, square)) / variance**2 + 1e-3),
         _mean(cv2.multiply(middle[:, :-1], middle[:, 1:])) / variance,
         _mean(diagonal) / variance,
@@ -205,14 +215,12 @@ def _scene(luma: np.ndarray, half: np.ndarray) -> list[float]:
 
     small, deviation = _mscn(_halved(half))
     beside = _mean(cv2.multiply(small[:, :-1], small[:, 1:]))
-    answer += [beside / (_mean(cv2.multiply(small, small)) + 1e-6), np.log(_mean(deviation) + 0.1)]
-    return answer
+    values += [beside / (_mean(cv2.multiply(small, small)) + 1e-6), np.log(_mean(deviation) + 0.1)]
+    return values
 
 
 def _colour(rgb: np.ndarray) -> list[float]:
-    """Colourfulness (Hasler and Süsstrunk, Measuring Colourfulness in Natural Images, 2003), cast as the distance of
-    the mean colour from grey, spread of the red-green axis, chroma, saturation, hues, noise of blue-yellow; of the
-    quarter copy, which is enough."""
+    """The features COLOUR. rgb: uint8 [H, W, 3], the quarter copy, which is enough."""
     red, green, blue = cv2.split(rgb)
     red_green = cv2.subtract(red, green, dtype=cv2.CV_32F)
     yellow_blue = cv2.subtract(cv2.addWeighted(red, 0.5, green, 0.5, 0), blue, dtype=cv2.CV_32F)
@@ -222,7 +230,7 @@ def _colour(rgb: np.ndarray) -> list[float]:
     hsv = cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)
     hue, saturation, value = cv2.split(hsv)
     (_, s_mean, v_mean), (_, s_sd, _) = (part.ravel() for part in cv2.meanStdDev(hsv))
-    vivid = cv2.compare(saturation, 38, cv2.CMP_GT)
+    vivid = (saturation > 38).astype(np.uint8)
     hues = cv2.calcHist([hue], [0], vivid, [20], [0, 180]).ravel() + 1.0
     hues /= hues.sum()
     chroma = _mean(cv2.multiply(saturation, value, scale=1 / 255, dtype=cv2.CV_32F))
@@ -239,10 +247,7 @@ def _colour(rgb: np.ndarray) -> list[float]:
 
 
 def handcrafted_features(rgb: np.ndarray) -> np.ndarray:
-    """The features NAMES of a photo: uint8 [H, W, 3] → float32 [F], always finite.
-
-    Pixels come as decoded, not squashed; a photo larger than SHORT_SIDE is reduced first.
-    """
+    """The features NAMES of a photo, uint8 [H, W, 3] as decoded, not squashed: float32 [F], always finite."""
     frame = measured(rgb)
     gray = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
     luma = gray.astype(np.float32)
