@@ -123,7 +123,7 @@ def test_symbolic_link_to_a_folder_of_photos(folder):
     [
         ("a,train/a.jpg,5,x\nb,train/b.jpg,1,\na,train/a.jpg,6,y\n", ["photo a", "5.0 (line 2)", "6.0 (line 4)"]),
         ("a,train/a.jpg,5,x\na,train/b.jpg,5,x\n", ["photo a", "two paths", "train/a.jpg", "train/b.jpg"]),
-        ("t,test/t.jpg,5,x\n", ["1 photos stand in train.csv and in test.csv: t"]),
+        ("t,test/t.jpg,5,x\n", ["1 photos are in train.csv and in test.csv: t"]),
         ("", ["lists no photo"]),
         ("a,train/a.jpg,5,x,y\n", ["line 2", "5 cells", "4"]),
         ('a,train/a.jpg,5,"never closed\nb,train/b.jpg,5,x\n', ["line 2", "quotation mark"]),

@@ -17,7 +17,7 @@ LAYOUT = {
     "validation": ("captions_val2017.json", "val2017"),
     "test": ("image_info_test2017.json", "test2017"),
 }
-"""For each part, its file in annotations/ and the folder of its photos. Only the first must be there."""
+"""For each part, its file in annotations/ and the folder of its photos. Only that of training must be there."""
 
 
 def _add_images(photos: dict[str, Listed], file: Path, images: list[dict], part: str, folder: str) -> None:
@@ -30,22 +30,24 @@ def _add_images(photos: dict[str, Listed], file: Path, images: list[dict], part:
 
 
 def _add_captions(photos: dict[str, Listed], file: Path, annotations: list[dict], part: str) -> list[Rejection]:
-    """Give each photo its captions in file order; what cannot be given is returned."""
+    """Give each photo its captions in file order; returns the annotations that cannot be used."""
     rejections = []
     for number, annotation in enumerate(annotations, 1):
-        photo, text = photos.get(id_text(annotation.get("image_id"))), annotation.get("caption")
-        listed = photo is not None and photo.part == part
-        if listed and isinstance(text, str):
-            photo.captions.append(text)
+        photo, caption = photos.get(id_text(annotation.get("image_id"))), annotation.get("caption")
+        if photo is None or photo.part != part:
+            fault = f"image_id {annotation.get('image_id')!r} is not in its images"
+        elif not isinstance(caption, str):
+            fault = "its caption is not text"
+        else:
+            photo.captions.append(caption)
             continue
-        fault = "its caption is not text" if listed else f"image_id {annotation.get('image_id')!r} is not in its images"
         where = f"{file.name}, annotation {id_text(annotation.get('id')) or f'number {number}'}"
         rejections.append(Rejection(where, "", "", fault))
     return rejections
 
 
 def read_coco(root: Path) -> tuple[pd.DataFrame, list[Rejection]]:
-    """The parts of COCO 2017 that are there; photo_id is COCO's image id. See src.data.readers.registry.read.
+    """The parts of COCO 2017 that are there; photo_id is COCO's image id. See registry.read_dataset.
 
     Raises InputError where the captions of the training photos or a folder of photos is absent, or where a file is
     not what its name says.
@@ -55,9 +57,9 @@ def read_coco(root: Path) -> tuple[pd.DataFrame, list[Rejection]]:
     rejections: list[Rejection] = []
     for part, (name, folder) in LAYOUT.items():
         file = root / "annotations" / name
-        if not file.exists() and part != "train":
-            continue
         if not file.exists():
+            if part != "train":
+                continue
             raise InputError(f"{file} is absent; put it there (data/README.md shows the layout) or set data.root")
         content = load_json(file)
         if not (root / folder).is_dir():

@@ -1,4 +1,4 @@
-"""What the readers share: cleaning captions, checking paths, and the table of a data set of captions alone."""
+"""What the readers share: cleaning captions, checking paths, and building the table from what the files list."""
 
 import math
 import os
@@ -13,7 +13,7 @@ import pandas as pd
 from src.base.errors import InputError
 from src.data.table import Rejection, make_table
 
-_ODD_WHITE_SPACE = re.compile(r"[\s\x00-\x1f\x7f\x85\u2028\u2029]+")
+_WHITE_SPACE = re.compile(r"[\s\x00-\x1f\x7f\x85\u2028\u2029]+")
 
 
 def clean_caption(text: str) -> str:
@@ -21,8 +21,7 @@ def clean_caption(text: str) -> str:
 
     The scorer's tokenizer would take some of these for the end of a caption and shift all that follow.
     """
-    plain = text if text.isprintable() else _ODD_WHITE_SPACE.sub(" ", text)
-    return " ".join(plain.split())
+    return " ".join((text if text.isprintable() else _WHITE_SPACE.sub(" ", text)).split())
 
 
 def path_fault(path: str, cell: str) -> str | None:
@@ -57,43 +56,57 @@ def check_root(root: Path, needs: str) -> None:
 
 @dataclass
 class Listed:
-    """A photo as the files of a data set list it: path below data.root, part, and where it stands, for messages."""
+    """A photo as the files of a data set list it. path: below data.root. where: the place that lists it, for messages.
+
+    mos: NaN where missing. group: "" where the photo is a group of its own.
+    """
 
     path: str
     part: str
     where: str
     captions: list[str] = field(default_factory=list)
+    mos: float = math.nan
+    group: str = ""
 
 
 def add_photo(photos: dict[str, Listed], photo_id: str, photo: Listed) -> None:
     """Enter a photo under its id. Raises InputError where the id is taken."""
     first = photos.setdefault(photo_id, photo)
     if first is not photo:
-        raise InputError(f"photo {photo_id} stands in {first.where} and in {photo.where}; keep one")
+        raise InputError(f"photo {photo_id} is in {first.where} and in {photo.where}; keep one")
+
+
+def photo_table(
+    root: Path, photos: dict[str, Listed], rejections: list[Rejection], cell: str = "its path"
+) -> tuple[pd.DataFrame, list[Rejection]]:
+    """The table of photos by id, and `rejections` with those added whose file is not there.
+
+    Rows are those of the train part, then validation, then test, each in the given order. Captions are cleaned, and
+    each is kept once a photo. A photo without a file is left out, but for a test photo: its path becomes "". cell: what
+    holds a path, for messages.
+    """
+    rows: dict[str, list[tuple]] = {"train": [], "validation": [], "test": []}
+    for photo_id, photo in photos.items():
+        captions = tuple(dict.fromkeys(caption for text in photo.captions if (caption := clean_caption(text))))
+        fault = path_fault(photo.path, cell) or file_fault(root, photo.path)
+        if fault:
+            rejections.append(Rejection(photo.where, photo_id, photo.path, fault))
+        if not fault or photo.part == "test":
+            path = "" if fault else posixpath.normpath(photo.path)
+            rows[photo.part].append((photo_id, path, photo.mos, captions, photo.group or photo_id, photo.part))
+    return make_table(row for part in rows.values() for row in part), rejections
 
 
 def caption_table(
     root: Path, photos: dict[str, Listed], rejections: list[Rejection], source: str
 ) -> tuple[pd.DataFrame, list[Rejection]]:
-    """The table of photos by id, those for training first, then validation, then test; else in the given order.
+    """`photo_table` of a data set of captions alone. source: the label file, for messages.
 
-    Captions are cleaned, and each is kept once a photo. A photo without a file is rejected; a test photo stays in the
-    table with the path "". source: the label file, for messages. Raises InputError where there is no training photo,
-    or no training photo with a caption.
+    Raises InputError where there is no training photo, or no training photo with a caption.
     """
-    if not any(photo.part == "train" for photo in photos.values()):
+    train = [photo for photo in photos.values() if photo.part == "train"]
+    if not train:
         raise InputError(f"{source} lists no photo for training; see data/README.md for the layout")
-    rows: dict[str, list[tuple]] = {"train": [], "validation": [], "test": []}
-    captioned = False
-    for photo_id, photo in photos.items():
-        captions = tuple(dict.fromkeys(text for text in map(clean_caption, photo.captions) if text))
-        captioned = captioned or bool(captions) and photo.part == "train"
-        fault = path_fault(photo.path, "its path") or file_fault(root, photo.path)
-        if fault:
-            rejections.append(Rejection(photo.where, photo_id, photo.path, fault))
-        if not fault or photo.part == "test":
-            path = "" if fault else posixpath.normpath(photo.path)
-            rows[photo.part].append((photo_id, path, math.nan, captions, photo_id, photo.part))
-    if not captioned:
+    if not any(map(clean_caption, (text for photo in train for text in photo.captions))):
         raise InputError(f"{source} holds no captions at all for the training photos; get the file again")
-    return make_table(row for several in rows.values() for row in several), rejections
+    return photo_table(root, photos, rejections)

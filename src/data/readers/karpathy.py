@@ -16,7 +16,7 @@ from src.data.table import Rejection
 PARTS = {"train": "train", "restval": "train", "val": "validation", "test": "test"}
 
 
-def _text(sentence: object) -> str | None:
+def _caption(sentence: object) -> str | None:
     """The caption as people wrote it, else its tokens joined; None where there is neither."""
     if not isinstance(sentence, dict):
         return None
@@ -27,26 +27,23 @@ def _text(sentence: object) -> str | None:
 
 
 def _add_image(photos: dict[str, Listed], image: dict, folder: str | None, where: str) -> list[Rejection]:
-    """Enter one photo with its captions; what cannot be used of it is returned."""
-    photo_id = next(filter(None, (id_text(image.get(key)) for key in ("cocoid", "imgid"))), "")
+    """Enter one photo with its captions; returns what of it cannot be used."""
+    photo_id = id_text(image.get("cocoid")) or id_text(image.get("imgid"))
     part = PARTS.get(str(image.get("split")))
     if not photo_id or part is None:
         fault = f"its split {image.get('split')!r} is not one of {', '.join(PARTS)}" if photo_id else "it has no imgid"
         return [Rejection(where, photo_id, str(image.get("filename", "")), fault)]
     sentences = image.get("sentences")
-    texts = [_text(sentence) for sentence in sentences] if isinstance(sentences, list) else []
-    name, place = image.get("filename"), folder or image.get("filepath")
-    path = f"{place}/{name}" if isinstance(name, str) and name and isinstance(place, str) and place else ""
-    add_photo(photos, photo_id, Listed(path, part, where, [text for text in texts if text is not None]))
-    return [
-        Rejection(f"{where}, sentence {number}", "", "", "it has no text")
-        for number, text in enumerate(texts, 1)
-        if text is None
-    ]
+    captions = list(map(_caption, sentences)) if isinstance(sentences, list) else []
+    file_name, file_folder = image.get("filename"), folder or image.get("filepath")
+    path = f"{file_folder}/{file_name}" if all(isinstance(v, str) and v for v in (file_name, file_folder)) else ""
+    add_photo(photos, photo_id, Listed(path, part, where, [caption for caption in captions if caption is not None]))
+    without_text = [number for number, caption in enumerate(captions, 1) if caption is None]
+    return [Rejection(f"{where}, sentence {number}", "", "", "it has no text") for number in without_text]
 
 
 def read_karpathy(root: Path) -> tuple[pd.DataFrame, list[Rejection]]:
-    """The one dataset_*.json in `root`, restval counted as training. See src.data.readers.registry.read.
+    """The one dataset_*.json in `root`, restval counted as training. See registry.read_dataset.
 
     photo_id is the cocoid, and for Flickr the imgid, as the field's result files name photos. The test photos keep
     their captions. COCO's photos lie in the folders that the file names, Flickr's in one of flickr.FOLDERS.
@@ -55,8 +52,8 @@ def read_karpathy(root: Path) -> tuple[pd.DataFrame, list[Rejection]]:
     check_root(root, "dataset_coco.json, dataset_flickr8k.json or dataset_flickr30k.json")
     files = sorted(root.glob("dataset_*.json"))
     if len(files) != 1:
-        found = f"{len(files)} ({', '.join(file.name for file in files)})" if files else "none"
-        raise InputError(f"{root}: expected one file dataset_*.json, found {found}; data/README.md shows the layout")
+        names = f"{len(files)} ({', '.join(file.name for file in files)})" if files else "none"
+        raise InputError(f"{root}: expected one file dataset_*.json, found {names}; data/README.md shows the layout")
     images = list_of(load_json(files[0]), "images", files[0])
     folder = None if images and all("filepath" in image for image in images) else photo_folder(root)
     photos: dict[str, Listed] = {}

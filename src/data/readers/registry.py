@@ -1,4 +1,4 @@
-"""Readers: a dataset's own files become the one table. Nothing downstream knows where a photo came from."""
+"""Readers by name: a data set's own files become the one table. Nothing downstream knows where a photo came from."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,11 +22,11 @@ READERS: dict[str, Callable[[Path], tuple[pd.DataFrame, list[Rejection]]]] = {
 
 
 def read_dataset(root: Path, format: str) -> tuple[pd.DataFrame, list[Rejection]]:
-    """The dataset under `root` as the one table (see src.data.table), and the rows and photos left out of it.
+    """The data set under `root` as the one table (see src.data.table), and the rows and photos left out of it.
 
     The table is in file order: all train photos, then validation, then test. A rejected train or validation photo is
     not in it; a rejected test photo is, with the path "". With every train photo rejected the train part is empty.
-    Raises InputError for faults that no choice of rows can mend.
+    Raises InputError for faults that leaving out rows cannot mend.
     """
     if format not in READERS:
         raise InputError(f"data.format={format} is unknown; known: {', '.join(READERS)}")
