@@ -1,4 +1,4 @@
-"""Resampling of photos with replacement (Efron 1979), as counts, so that sums over photos become one product."""
+"""The bootstrap over photos (Efron 1979). Samples are counts, so that sums over photos are one matrix product."""
 
 from collections.abc import Iterator
 
@@ -6,13 +6,13 @@ import numpy as np
 
 from src.base.randomness import fold_in
 
-_CELLS = 200_000
+_CELLS = 200_000  # of a block of counts, which bounds memory
 
 
 def resample_counts(photos: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each photo is drawn: float64 blocks [some resamples, photos] that make up `resamples` rows in all.
+    """How often each photo is drawn with replacement: float64 blocks [rows, photos] of `resamples` rows in all.
 
-    A row depends on (photos, seed, its number) alone, so that systems scored on the same photos share their draws.
+    A row depends on (photos, seed, row) alone, so that systems scored on the same photos share their draws.
     """
     block = max(1, _CELLS // max(photos, 1))
     for first in range(0, resamples, block):

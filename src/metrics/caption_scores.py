@@ -1,7 +1,7 @@
-"""Captions against references: BLEU, METEOR, ROUGE-L and CIDEr-D as pycocoevalcap computes them, and faster; and WER.
+"""Captions against references: BLEU, METEOR, ROUGE-L and CIDEr-D, equal to pycocoevalcap's but faster; and WER.
 
-Tokens come from pycocoevalcap's PTB tokenizer and METEOR's word matches from its jar. What pycocoevalcap counts
-in Python (BLEU, ROUGE-L, CIDEr-D) is counted with numpy here, and equal to it.
+Tokens come from pycocoevalcap's PTB tokenizer and METEOR's word matches from its jar. BLEU, ROUGE-L and CIDEr-D, which
+pycocoevalcap counts in Python, are counted with numpy.
 """
 
 import re
@@ -14,7 +14,7 @@ import numpy as np
 from src.base.errors import InputError
 from src.metrics.bleu_cider import bleu_scores, compare
 from src.metrics.java import scorer_file, start
-from src.metrics.meteor import Meteor, meteor_score
+from src.metrics.meteor import MeteorCounter, meteor_score
 from src.metrics.rouge import rouge_l
 from src.metrics.word_error_rate import error_rate, word_errors
 
@@ -24,7 +24,7 @@ _BLANKS = re.compile(r"\s+")
 def collapse(text: str) -> str:
     """Every run of white space (line breaks of all kinds included) as one blank, none at the ends.
 
-    The tokenizer works line by line: a caption that holds a line break would shift all later ones.
+    The tokenizer works line by line: a line break within a caption would assign all later captions to wrong photos.
     """
     return _BLANKS.sub(" ", text).strip()
 
@@ -62,8 +62,8 @@ def _ptb(lines: list[str]) -> list[str]:
     )
     output, errors = process.communicate("\n".join([*lines, ""]).encode("utf-8", "replace"))
     if process.returncode != 0:
-        said = " ".join(errors.decode("utf-8", "replace").split())[-300:]
-        raise InputError(f"the caption tokenizer (Java) failed: {said or f'exit code {process.returncode}'}")
+        message = " ".join(errors.decode("utf-8", "replace").split())[-300:]
+        raise InputError(f"the caption tokenizer (Java) failed: {message or f'exit code {process.returncode}'}")
     tokens = output.decode("utf-8").split("\n")[:-1]
     if len(tokens) != len(lines):
         raise RuntimeError(f"the tokenizer made {len(tokens)} lines of {len(lines)} captions")
@@ -72,34 +72,34 @@ def _ptb(lines: list[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class CaptionScores:
-    """Scores of one caption per photo, and what they are computed from, photo by photo."""
+    """Scores of one caption per photo and the counts that corpus scores are computed from, by photo."""
 
     bleu: np.ndarray
-    """Counts [photos, 10]: matches and n-grams of order 1..4 each, words of the candidate, closest reference length."""
+    """BLEU's counts [photos, 10] (`NgramComparison.bleu_counts`)."""
     meteor_stats: np.ndarray
-    """METEOR's counts [photos, 23]."""
+    """METEOR's counts [photos, 23] (`meteor.STATS`)."""
     rouge: np.ndarray
     """ROUGE-L [photos]."""
     cider: np.ndarray
-    """CIDEr-D [photos], with the document frequencies of all evaluated references."""
+    """CIDEr-D [photos], with the document frequencies of all references that were evaluated."""
     errors: np.ndarray
-    """Edits from the nearest reference, and its words [photos, 2]."""
+    """Word edits from the nearest reference, and its words [photos, 2]."""
 
     @property
     def photos(self) -> int:
         return len(self.rouge)
 
     def totals(self) -> dict[str, float]:
-        """Corpus scores bleu1, bleu2, bleu3, bleu4, meteor, rouge_l, cider_d, and wer, of which less is better."""
+        """Corpus scores bleu1, bleu2, bleu3, bleu4, meteor, rouge_l, cider_d, and wer (lower is better)."""
         return {name: float(value[0]) for name, value in self.resampled(np.ones((1, self.photos))).items()}
 
-    def subset(self, rows) -> "CaptionScores":
-        """The same for some photos (indices or mask); CIDEr-D keeps the document frequencies of all."""
+    def subset(self, rows: np.ndarray) -> "CaptionScores":
+        """Of some photos (indices or mask); CIDEr-D keeps the document frequencies of all."""
         parts = (self.bleu, self.meteor_stats, self.rouge, self.cider, self.errors)
         return CaptionScores(*(part[rows] for part in parts))
 
     def resampled(self, counts: np.ndarray) -> dict[str, np.ndarray]:
-        """Corpus scores [samples] of samples in which photo i stands counts[:, i] times; counts [samples, photos]."""
+        """Corpus scores [resamples] where photo i occurs counts[:, i] times; counts [resamples, photos]."""
         counts = np.asarray(counts, dtype=np.float64)
         bleu = bleu_scores(counts @ self.bleu)
         size = counts.sum(axis=1)
@@ -113,19 +113,18 @@ class CaptionScores:
 
 
 def score_captions(
-    references: list[list[str]], candidates: list[str], meteor: Meteor, tokenized: bool = False
+    references: list[list[str]], candidates: list[str], meteor: MeteorCounter, tokenized: bool = False
 ) -> CaptionScores:
     """Score one caption per photo against that photo's references (one or more each).
 
-    tokenized: both went through `tokenize` already. CIDEr-D of a single photo is 0 by its definition.
+    tokenized: both are results of `tokenize`. CIDEr-D of a single photo is 0 by its definition.
     """
     if len(references) != len(candidates) or not candidates:
         raise ValueError(f"{len(candidates)} captions for {len(references)} photos")
     if not tokenized:
-        *references, last = tokenize([*references, candidates])
-        candidates = last
-    with ThreadPoolExecutor(max_workers=1) as beside:
-        stats = beside.submit(meteor.stats, references, candidates)
+        *references, candidates = tokenize([*references, candidates])
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        stats = executor.submit(meteor.stats, references, candidates)
         ngrams, rouge = compare(references, candidates), rouge_l(references, candidates)
         bleu, cider = ngrams.bleu_counts, ngrams.cider_d()
         errors = word_errors(references, candidates)

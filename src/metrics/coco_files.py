@@ -1,4 +1,4 @@
-"""COCO's files of captions: annotations as references, and results, [{"image_id": …, "caption": …}, …].
+"""COCO's caption files: annotations (references) and results, [{"image_id": …, "caption": …}, …].
 
 Chen et al., Microsoft COCO Captions: Data Collection and Evaluation Server, 2015; cocodataset.org/#format-results.
 """
@@ -12,9 +12,9 @@ from src.base.json_files import id_text, list_of, load_json
 
 
 def read_results(path: Path) -> list[tuple[str, str]]:
-    """(photo, caption) of each entry of a result file, in file order; a photo's number as text.
+    """(photo, caption) of each entry of a result file, in file order; the photo's id as text.
 
-    Raises InputError where it is not a list of objects with image_id and caption, or an empty one.
+    Raises InputError unless it is a list, not empty, of objects with image_id and caption.
     """
     content = load_json(path)
     if not isinstance(content, list):
@@ -22,10 +22,10 @@ def read_results(path: Path) -> list[tuple[str, str]]:
     if not content:
         raise InputError(f"{path} holds no captions at all")
     entries = []
-    for number, entry in enumerate(content, 1):
+    for position, entry in enumerate(content, 1):
         photo, caption = (entry.get("image_id"), entry.get("caption")) if isinstance(entry, dict) else (None, None)
         if not id_text(photo) or not isinstance(caption, str):
-            raise InputError(f"{path}, entry {number}: expected an image_id, a number or text, and a caption, text")
+            raise InputError(f"{path}, entry {position}: expected an image_id, a number or text, and a caption, text")
         entries.append((id_text(photo), caption))
     return entries
 
@@ -33,23 +33,22 @@ def read_results(path: Path) -> list[tuple[str, str]]:
 def read_annotations(path: Path) -> dict[str, list[str]]:
     """The captions of each photo of a file such as captions_val2017.json, photos and captions in file order.
 
-    Raises InputError where it has another form, holds no captions at all, or a caption of a photo that it does not
-    list.
+    Raises InputError where it has another form, holds no captions, or a caption of a photo that it does not list.
     """
     content = load_json(path)
     captions: dict[str, list[str]] = {}
     annotations = list_of(content, "annotations", path)
-    for number, image in enumerate(list_of(content, "images", path), 1):
+    for position, image in enumerate(list_of(content, "images", path), 1):
         if not id_text(image.get("id")):
-            raise InputError(f'{path}: entry {number} of "images" has no id; get the file again')
+            raise InputError(f'{path}: entry {position} of "images" has no id; get the file again')
         captions[id_text(image["id"])] = []
-    for number, annotation in enumerate(annotations, 1):
+    for position, annotation in enumerate(annotations, 1):
         photo, caption = id_text(annotation.get("image_id")), annotation.get("caption")
         if photo not in captions:
             unknown = annotation.get("image_id")
-            raise InputError(f"{path}, annotation {number}: image_id {unknown!r} is not in its images; correct it")
+            raise InputError(f"{path}, annotation {position}: image_id {unknown!r} is not in its images; correct it")
         if not isinstance(caption, str):
-            raise InputError(f"{path}, annotation {number}: its caption is not text; is it a file of captions?")
+            raise InputError(f"{path}, annotation {position}: its caption is not text; is it a file of captions?")
         captions[photo].append(caption)
     if not annotations:
         raise InputError(f"{path} holds no captions at all")
@@ -57,6 +56,6 @@ def read_annotations(path: Path) -> dict[str, list[str]]:
 
 
 def write_results(path: Path, captions: Mapping[str, str]) -> None:
-    """Write a result file. captions: by photo; ids become numbers where all are numbers as COCO writes them."""
-    numbers = all(name.isdecimal() and name == str(int(name)) for name in captions)
-    write_json(path, [{"image_id": int(k) if numbers else k, "caption": text} for k, text in captions.items()])
+    """Write a result file. captions: by photo; ids are written as numbers if all of them are decimal numbers."""
+    numeric = all(name.isdecimal() and name == str(int(name)) for name in captions)
+    write_json(path, [{"image_id": int(k) if numeric else k, "caption": text} for k, text in captions.items()])

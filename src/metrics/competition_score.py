@@ -1,6 +1,7 @@
 """The competition's score (DACON 236134) with its 95% intervals, beside its baselines, as one JSON-able report."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -8,10 +9,11 @@ import numpy as np
 from src.metrics.bootstrap import interval, resample_counts
 from src.metrics.caption_scores import CaptionScores
 from src.metrics.mos_score import bootstrap_mos, mos_score
+from src.settings.schema import CaptionWeights
 
 
-def caption_score(scores: dict[str, Any], weights) -> Any:
-    """The weighted sum cider_d, meteor, mean of BLEU-3 and BLEU-4, rouge_l: of numbers, or of arrays of resamples."""
+def caption_score(scores: Mapping[str, Any], weights: CaptionWeights) -> Any:
+    """The weighted sum of cider_d, meteor, the mean of bleu3 and bleu4, and rouge_l: of numbers or of arrays."""
     return (
         weights.cider_d * scores["cider_d"]
         + weights.meteor * scores["meteor"]
@@ -20,23 +22,25 @@ def caption_score(scores: dict[str, Any], weights) -> Any:
     )
 
 
-def resampled_caption_scores(scores: CaptionScores, weights, resamples: int, seed: int) -> np.ndarray:
-    """The caption score of each of `resamples` resampled sets of photos.
+def resampled_caption_scores(scores: CaptionScores, weights: CaptionWeights, resamples: int, seed: int) -> np.ndarray:
+    """The caption score of each of `resamples` bootstrap samples of the photos.
 
-    BLEU's and METEOR's counts are summed anew in each; CIDEr-D keeps the document frequencies of all photos.
+    BLEU's and METEOR's counts are summed in each; CIDEr-D keeps the document frequencies of all photos.
     """
     blocks = resample_counts(scores.photos, resamples, seed)
     return np.concatenate([caption_score(scores.resampled(counts), weights) for counts in blocks])
 
 
-def bootstrap_captions(scores: CaptionScores, weights, resamples: int, seed: int) -> tuple[float, float]:
+def bootstrap_captions(
+    scores: CaptionScores, weights: CaptionWeights, resamples: int, seed: int
+) -> tuple[float, float]:
     """95% percentile interval of the caption score over resampled photos; (nan, nan) below 3 photos."""
     if scores.photos < 3:
         return math.nan, math.nan
     return interval(resampled_caption_scores(scores, weights, resamples, seed))
 
 
-def mos_block(pred, truth, resamples: int, seed: int) -> dict | None:
+def mos_block(pred: np.ndarray, truth: np.ndarray, resamples: int, seed: int) -> dict | None:
     """plcc, srcc, score, interval, photos; None without photos, and None for what too few photos leave undefined."""
     if not len(truth):
         return None
@@ -44,7 +48,7 @@ def mos_block(pred, truth, resamples: int, seed: int) -> dict | None:
     return _plain({**mos_score(pred, truth), "interval": list(bounds), "photos": len(truth)})
 
 
-def caption_block(scores: CaptionScores | None, weights, resamples: int, seed: int) -> dict | None:
+def caption_block(scores: CaptionScores | None, weights: CaptionWeights, resamples: int, seed: int) -> dict | None:
     """bleu1..4, meteor, rouge_l, cider_d, wer, score, interval, photos; None without photos."""
     if scores is None:
         return None
@@ -77,7 +81,7 @@ def report(
 def _plain(block: dict) -> dict:
     """The same with Python numbers; NaN becomes None, and so does an interval that holds one."""
 
-    def plain(value):
+    def plain(value: Any) -> Any:
         if isinstance(value, list):
             return None if any(math.isnan(bound) for bound in value) else [float(bound) for bound in value]
         if isinstance(value, (float, np.floating)):

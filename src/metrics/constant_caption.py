@@ -10,7 +10,7 @@ from src.base.randomness import fold_in
 from src.metrics.caption_scores import tokenize
 from src.metrics.competition_score import caption_score
 from src.metrics.constant_scores import NgramScorer, ProxyScorer, repeats
-from src.metrics.meteor import Meteor, meteor_score
+from src.metrics.meteor import MeteorCounter, meteor_score
 from src.metrics.meteor_proxy import proxy_formula
 from src.metrics.rouge import rouge_f
 from src.settings.schema import CaptionWeights
@@ -46,7 +46,7 @@ class ConstantCaption:
 
 
 def constant_sentence(
-    references: list[list[str]], weights: CaptionWeights, meteor: Meteor, seed: int = 0, tokenized: bool = False
+    references: list[list[str]], weights: CaptionWeights, meteor: MeteorCounter, seed: int = 0, tokenized: bool = False
 ) -> ConstantCaption:
     """The sentence that scores best by the weighted formula when every photo gets it, found by search.
 
@@ -54,8 +54,8 @@ def constant_sentence(
     ROUGE-L and METEOR's proxy over at most SAMPLE photos; METEOR itself judges the final beam. Equal arguments give
     the same sentence.
 
-    references: captions of each photo; tokenized: they went through `tokenize` already.
-    Raises InputError where they hold no words.
+    references: captions of each photo; tokenized: they are results of `tokenize`. Raises InputError where they hold
+    no words.
     """
     references = references if tokenized else tokenize(references)
     references = [group for group in ([text for text in texts if text] for texts in references) if group]
@@ -73,7 +73,7 @@ def constant_sentence(
     return ConstantCaption(search.text(finalists[best]), scores[best])
 
 
-def _meteor_of(sentence: str, references: list[list[str]], meteor: Meteor) -> float:
+def _meteor_of(sentence: str, references: list[list[str]], meteor: MeteorCounter) -> float:
     return float(meteor_score(meteor.stats(references, [sentence] * len(references)).sum(axis=0)))
 
 

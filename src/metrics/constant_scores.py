@@ -1,8 +1,8 @@
 """Scores of constant sentences: one sentence given to every photo, thousands of sentences at a time.
 
 BLEU and CIDEr-D of a constant sentence are sums over its n-grams of numbers that depend on the references alone, and
-METEOR's proxy and ROUGE-L sums over tables of words by caption. Gathered once, they score a sentence some 15 times as
-fast as `Comparisons` does with every photo (python -m tests.benchmarks constant).
+METEOR's proxy takes its counts from tables of words by caption. Gathered once, these score a sentence some 25 times as
+fast as `Comparisons` with every photo would (python -m tests.benchmarks constant).
 """
 
 from collections import Counter

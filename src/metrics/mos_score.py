@@ -1,12 +1,13 @@
 """Agreement of predicted and true mean opinion scores: PLCC, SRCC and the competition's mean of the two."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.stats import rankdata
 
 from src.metrics.bootstrap import interval, resample_counts
 
 
-def plcc(x, y) -> float:
+def plcc(x: ArrayLike, y: ArrayLike) -> float:
     """Pearson's linear correlation of two vectors [photos]; nan below 3 photos or where one of them is constant."""
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if x.shape != y.shape or x.ndim != 1:
@@ -23,12 +24,12 @@ def _unit(x: np.ndarray) -> np.ndarray:
     return x / np.linalg.norm(x)
 
 
-def srcc(x, y) -> float:
+def srcc(x: ArrayLike, y: ArrayLike) -> float:
     """Spearman's rank correlation of two vectors [photos], ties at their mean rank; nan as for plcc."""
     return plcc(rankdata(x), rankdata(y))
 
 
-def mos_score(pred, truth) -> dict[str, float]:
+def mos_score(pred: ArrayLike, truth: ArrayLike) -> dict[str, float]:
     """plcc, srcc and score, the mean of the two after each is clipped at 0 (nan counts as 0)."""
     linear, rank = plcc(pred, truth), srcc(pred, truth)
     return {"plcc": linear, "srcc": rank, "score": float(_score(np.array(linear), np.array(rank)))}
@@ -38,8 +39,8 @@ def _score(linear: np.ndarray, rank: np.ndarray) -> np.ndarray:
     return (np.nan_to_num(linear).clip(0) + np.nan_to_num(rank).clip(0)) / 2
 
 
-def resampled_mos_scores(pred, truth, resamples: int, seed: int) -> np.ndarray:
-    """The quality score of each of `resamples` resampled sets of photos; ranks are formed anew in each.
+def resampled_mos_scores(pred: ArrayLike, truth: ArrayLike, resamples: int, seed: int) -> np.ndarray:
+    """The MOS score of each of `resamples` bootstrap samples of the photos; ranks are computed within each.
 
     Equal seeds draw equal photos, so that two systems can be compared in pairs.
     """
@@ -52,15 +53,15 @@ def resampled_mos_scores(pred, truth, resamples: int, seed: int) -> np.ndarray:
     return np.concatenate(values)
 
 
-def bootstrap_mos(pred, truth, resamples: int, seed: int) -> tuple[float, float]:
-    """95% percentile interval of the quality score over resampled photos; (nan, nan) below 3 photos."""
-    if len(pred) < 3:
+def bootstrap_mos(pred: ArrayLike, truth: ArrayLike, resamples: int, seed: int) -> tuple[float, float]:
+    """95% percentile interval of the MOS score over resampled photos; (nan, nan) below 3 photos."""
+    if np.size(pred) < 3:
         return float("nan"), float("nan")
     return interval(resampled_mos_scores(pred, truth, resamples, seed))
 
 
 class _Ranks:
-    """Mean ranks of `values` [photos] in samples that hold photo i `counts[:, i]` times."""
+    """Mean ranks of `values` [photos] in bootstrap samples that hold photo i `counts[:, i]` times."""
 
     def __init__(self, values: np.ndarray):
         self.order = np.argsort(values, kind="stable")

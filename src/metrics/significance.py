@@ -1,9 +1,9 @@
 """Is one system better than another on the same photos? The paired bootstrap test.
 
-Photos are resampled, the same ones for both systems, and the difference of their scores is formed in each resample
+Photos are resampled, the same ones for both systems, and the difference of the scores is computed in each resample
 (Efron & Tibshirani 1993, An Introduction to the Bootstrap; Koehn 2004, Statistical Significance Tests for Machine
-Translation Evaluation). What makes a photo hard for both cancels, so the interval is narrower than two intervals side
-by side suggest.
+Translation Evaluation). Photos that are hard for both systems cancel out, so the test is sharper than a comparison of
+two separate intervals.
 """
 
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from src.metrics.bootstrap import interval
 from src.metrics.caption_scores import CaptionScores
 from src.metrics.competition_score import caption_score, resampled_caption_scores
 from src.metrics.mos_score import mos_score, resampled_mos_scores
+from src.settings.schema import CaptionWeights
 
 FEWEST = 3
 """Photos below which there is no test."""
@@ -21,7 +22,7 @@ FEWEST = 3
 
 @dataclass(frozen=True)
 class Paired:
-    """A system's score less the reference's on the same photos, with its 95% interval and two-sided p."""
+    """A system's score minus the reference's on the same photos, with its 95% interval and two-sided p-value."""
 
     difference: float
     low: float
@@ -31,23 +32,20 @@ class Paired:
 
 
 def paired(difference: float, resampled: np.ndarray, photos: int) -> Paired:
-    """The test from the difference itself and that of each resample.
+    """The test from the observed difference and that of each resample.
 
-    p is twice the smaller share of resamples on either side of 0, those at 0 on both, at most 1. The difference itself
-    counts as one more resample on each side (Davison & Hinkley 1997), so that p is never 0.
+    p is twice the smaller share of resamples on either side of 0 (those at 0 count on both), at most 1. The observed
+    difference counts as one more resample on each side (Davison & Hinkley 1997), so that p is never 0.
     """
-    fewer = min((resampled <= 0).sum(), (resampled >= 0).sum())
-    p = min(1.0, 2 * (1 + int(fewer)) / (1 + len(resampled)))
+    tail = min((resampled <= 0).sum(), (resampled >= 0).sum())
+    p = min(1.0, 2 * (1 + int(tail)) / (1 + len(resampled)))
     return Paired(float(difference), *interval(resampled), p, photos)
 
 
 def paired_captions(
-    system: CaptionScores, reference: CaptionScores, weights, resamples: int, seed: int
+    system: CaptionScores, reference: CaptionScores, weights: CaptionWeights, resamples: int, seed: int
 ) -> Paired | None:
-    """Test of the caption score; both were scored on the same photos in one order. None below FEWEST photos.
-
-    BLEU's and METEOR's counts are summed anew in each resample; CIDEr-D keeps the document frequencies of all photos.
-    """
+    """Test of the caption score; both were scored on the same photos in the same order. None below FEWEST photos."""
     if system.photos != reference.photos:
         raise ValueError(f"a pair needs the same photos, not {system.photos} and {reference.photos}")
     if system.photos < FEWEST:
@@ -57,7 +55,9 @@ def paired_captions(
     return paired(whole, ours - theirs, system.photos)
 
 
-def paired_mos(system, reference, truth, resamples: int, seed: int) -> Paired | None:
+def paired_mos(
+    system: np.ndarray, reference: np.ndarray, truth: np.ndarray, resamples: int, seed: int
+) -> Paired | None:
     """Test of the MOS score: predictions of two systems and the labels, [photos] each. None below FEWEST photos."""
     if not len(system) == len(reference) == len(truth):
         raise ValueError(f"a pair needs the same photos, not {len(system)}, {len(reference)} and {len(truth)}")

@@ -1,4 +1,4 @@
-"""SPICE (Anderson et al. 2016) on request, through pycocoevalcap's jar; its models are a download of 384 MB."""
+"""SPICE (Anderson et al. 2016), optional, through pycocoevalcap's jar; its models are a download of 384 MB."""
 
 import json
 import subprocess
@@ -19,23 +19,23 @@ def spice(references: list[list[str]], candidates: list[str]) -> float:
     """
     _fetch_models()
     photos = [
-        {"image_id": number, "test": candidate, "refs": group}
-        for number, (group, candidate) in enumerate(zip(references, candidates, strict=True))
+        {"image_id": photo, "test": candidate, "refs": group}
+        for photo, (group, candidate) in enumerate(zip(references, candidates, strict=True))
     ]
     with tempfile.TemporaryDirectory() as folder:
-        given, made = Path(folder, "captions.json"), Path(folder, "scores.json")
-        given.write_text(json.dumps(photos), encoding="utf-8")
+        captions, scores = Path(folder, "captions.json"), Path(folder, "scores.json")
+        captions.write_text(json.dumps(photos), encoding="utf-8")
         jar = str(scorer_file("spice", "spice-1.0.jar"))
         process = start(
-            ["-Xmx8G", "-jar", jar, str(given), "-out", str(made), "-subset", "-silent"],
+            ["-Xmx8G", "-jar", jar, str(captions), "-out", str(scores), "-subset", "-silent"],
             cwd=folder,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )
         errors = process.communicate()[1].decode("utf-8", "replace")
-        if process.returncode != 0 or not made.exists():
+        if process.returncode != 0 or not scores.exists():
             raise InputError(f"SPICE failed ({' '.join(errors.split())[-200:]}); leave it out with metric.spice=false")
-        results = json.loads(made.read_text(encoding="utf-8"))
+        results = json.loads(scores.read_text(encoding="utf-8"))
     values = [result["scores"]["All"]["f"] for result in results]
     return float(np.nanmean([np.nan if value is None else float(value) for value in values]))
 

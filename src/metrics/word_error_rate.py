@@ -1,7 +1,7 @@
-"""Word error rate (WER): the words that must be put in, taken out or replaced, per word of the nearest reference.
+"""Word error rate (WER): insertions, deletions and substitutions per word of the nearest reference.
 
-Levenshtein distance over words, as jiwer counts it. Of a photo's several references the nearest counts, as in speech
-recognition with several transcripts; the rate of all photos is the sum of edits over the sum of words, not a mean.
+Levenshtein distance over words, as jiwer counts it. Of a photo's references the nearest counts, as in speech
+recognition with several transcripts; the rate of a corpus is the sum of edits over the sum of words, not a mean.
 """
 
 import jiwer
@@ -9,33 +9,33 @@ import numpy as np
 from rapidfuzz import process
 from rapidfuzz.distance import Levenshtein
 
-_AS_THEY_ARE = jiwer.Compose([jiwer.ReduceToListOfListOfWords()])
-_FIRST_CODE = 0x10000  # beyond the surrogates, which are no characters
+_NO_CHANGES = jiwer.Compose([jiwer.ReduceToListOfListOfWords()])
+_FIRST_CODE = 0x10000  # beyond the surrogates, which are not characters
 
 
 def word_errors(references: list[list[str]], candidates: list[str]) -> np.ndarray:
     """Edits from the nearest reference to the caption, and that reference's words: int64 [photos, 2].
 
-    Words are what blanks separate. Nearest is the reference with the least edits per word, of equals the shortest; one
-    without words only where no other has any, and then every word of the caption is an edit.
+    Words are separated by blanks. Nearest is the reference with the fewest edits per word, of equals the shortest. One
+    without words counts only if no other has any; then every word of the caption is an edit.
     """
-    chosen = nearest(references, candidates)
-    aligned = jiwer.process_words(chosen, candidates, _AS_THEY_ARE, _AS_THEY_ARE).alignments
-    return np.array([(_edits(chunks), len(text.split())) for chunks, text in zip(aligned, chosen, strict=True)])
+    closest = nearest(references, candidates)
+    aligned = jiwer.process_words(closest, candidates, _NO_CHANGES, _NO_CHANGES).alignments
+    return np.array([(_edits(chunks), len(text.split())) for chunks, text in zip(aligned, closest, strict=True)])
 
 
 def error_rate(errors: np.ndarray) -> np.ndarray:
-    """Edits per word of summed errors [..., 2]; without any word the edits themselves, as jiwer has it."""
+    """Edits per word of summed errors [..., 2]; the edits themselves where there are no words, as in jiwer."""
     return errors[..., 0] / np.maximum(errors[..., 1], 1)
 
 
 def nearest(references: list[list[str]], candidates: list[str]) -> list[str]:
-    """Of each photo's references (one or more) the one with the least word error rate."""
+    """Of each photo's references (one or more) the one with the lowest word error rate."""
     codes: dict[str, str] = {}
     flat = [_coded(text, codes) for group in references for text in group]
     sizes = [len(group) for group in references]
-    said = [code for text, size in zip(candidates, sizes, strict=True) for code in [_coded(text, codes)] * size]
-    edits = process.cpdist(flat, said, scorer=Levenshtein.distance).astype(float)
+    ours = [code for text, size in zip(candidates, sizes, strict=True) for code in [_coded(text, codes)] * size]
+    edits = process.cpdist(flat, ours, scorer=Levenshtein.distance).astype(float)
     words = np.array([len(code) for code in flat])
     rate = np.divide(edits, words, out=np.full(len(flat), np.inf), where=words > 0)
     photo = np.repeat(np.arange(len(sizes)), sizes)
@@ -45,7 +45,7 @@ def nearest(references: list[list[str]], candidates: list[str]) -> list[str]:
 
 
 def _coded(text: str, codes: dict[str, str]) -> str:
-    """A character for each word."""
+    """The caption with one character per word."""
     return "".join(codes.setdefault(word, chr(_FIRST_CODE + len(codes))) for word in text.split())
 
 

@@ -2,9 +2,21 @@
 
 import sys
 
-from tests.benchmarks import decoding, evaluation, features, latency, memory, preprocessing, reward, training, utility
+from tests.benchmarks import (
+    constant,
+    decoding,
+    evaluation,
+    features,
+    latency,
+    memory,
+    preprocessing,
+    reward,
+    training,
+    utility,
+)
 
 BENCHMARKS = {
+    "constant": constant.run,
     "decoding": decoding.run,
     "evaluation": evaluation.run,
     "features": features.run,
