@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from src.metrics.caption_scores import CaptionScores, Meteor, score_captions, tokenize
+from src.metrics.caption_scores import CaptionScores, score_captions, tokenize
 from src.metrics.competition_score import caption_block, caption_score, mos_block, report
 from src.metrics.constant_caption import constant_sentence
 from src.metrics.diagnostics import caption_diagnostics, diagnostic_warnings, mos_diagnostics
+from src.metrics.meteor import Meteor
 from src.metrics.mos_score import mos_score
 from src.metrics.spice import spice
 from src.settings.schema import MetricSettings

@@ -8,7 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from src.data.table import load_table
-from src.metrics.caption_scores import CaptionScores, Meteor, score_captions, tokenize
+from src.metrics.caption_scores import CaptionScores, score_captions, tokenize
+from src.metrics.meteor import Meteor
 from src.metrics.significance import Paired, paired_captions, paired_mos
 from src.pipeline.artefacts import Artefact, outputs_digest
 from src.pipeline.runs import cached_folders, marker_of

@@ -8,9 +8,9 @@ import pandas as pd
 
 from src.data.table import for_training
 from src.ensembling.stacking import TEST
-from src.metrics.caption_scores import Meteor
 from src.metrics.constant_caption import constant_sentence
 from src.metrics.file_evaluation import read_references
+from src.metrics.meteor import Meteor
 from src.metrics.out_of_fold import constant_of_folds, run_report
 from src.settings.schema import Settings
 

@@ -15,8 +15,9 @@ from src.base.errors import InputError, Stopped
 from src.base.randomness import fold_in, seed_torch
 from src.data.augment import Augmenter
 from src.data.dataset import BatchDataset, BatchSlice, epoch_batches, load_batches, rank_slice
-from src.metrics.caption_scores import Meteor, score_captions
+from src.metrics.caption_scores import score_captions
 from src.metrics.competition_score import caption_score
+from src.metrics.meteor import Meteor
 from src.metrics.mos_score import mos_score
 from src.metrics.word_error_rate import error_rate, word_errors
 from src.models.captioner import build_captioner, with_heads
