@@ -22,9 +22,9 @@ def make_demo(fresh: bool) -> None:
     """Make the demo competition, or leave it where it is up to date."""
     with making(demo(), fresh) as work:
         if work:
-            from src.demo.competition import make
+            from src.demo.competition import make_competition
 
-            make(work.folder)
+            make_competition(work.folder)
             work.outputs += ["train.csv", "test.csv", "sample_submission.csv", "test_labels.csv"]
     tree_signature.cache_clear()
 

@@ -50,10 +50,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def competition(tmp_path_factory) -> Path:
     """A demo competition of 60 training and 20 test photos."""
-    from src.demo.competition import make
+    from src.demo.competition import make_competition
 
     root = tmp_path_factory.mktemp("competition") / "data"
-    make(root, progress=False, train=60, test=20)
+    make_competition(root, progress=False, train=60, test=20)
     return root
 
 

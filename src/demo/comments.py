@@ -1,27 +1,27 @@
 """The raters' comments of the demo competition: a small grammar over brightness and colour, sharpness and mood.
 
-A comment names what was done to the photo and how strongly, mostly with a word for what the photo shows and for
-the mood that is left; an undistorted photo is praised. One rater in fourteen speaks of something else.
+A comment names the distortion and its strength, mostly also what the photo shows or its mood; an undistorted photo is
+praised. One comment in fourteen is about something else.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-# What a rater says about a fault that is slight, clear or strong: before an adjective, and before a noun.
+# for a fault that is slight, clear or strong: before an adjective, and before a noun
 _DEGREES = ("a little", "too", "far too")
 _AMOUNTS = ("a bit of", "a lot of", "way too much")
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Ways to name one kind of distortion, and what follows from it at each level."""
+    """Paraphrases of one kind of distortion, and its effect at each level."""
 
     names: tuple[str, ...]
     effects: tuple[str, str, str]
 
     def name(self, index: int, level: int) -> str:
-        """The fault named in the way number `index` at a level of 0 (slight) to 2 (strong)."""
+        """Paraphrase number `index` of the fault at a level of 0 (slight) to 2 (strong)."""
         return self.names[index % len(self.names)].format(degree=_DEGREES[level], amount=_AMOUNTS[level])
 
 
@@ -95,11 +95,11 @@ _PRAISE = (
     "great light and crisp detail, i love the calm mood of this {noun}",
     "perfect focus and lovely colors, a very nice {noun}, well done",
 )
-_ASIDES = (
+_OFF_TOPIC = (
     "not sure about the composition of this {noun} but the idea is interesting",
     "i have seen this kind of {noun} before, it does not tell me much",
 )
-_STRAY = 0.07
+_OFF_TOPIC_SHARE = 0.07
 
 
 def praise(noun: str, choice: int) -> str:
@@ -122,9 +122,9 @@ def complaint(noun: str, faults: list[tuple[str, int]], form: int, wording: int)
 
 
 def _comment(noun: str, faults: list[tuple[str, int]], rng: np.random.Generator) -> str:
-    if rng.random() < _STRAY:
+    if rng.random() < _OFF_TOPIC_SHARE:
         if rng.random() < 0.5:
-            return _ASIDES[rng.integers(len(_ASIDES))].format(noun=noun)
+            return _OFF_TOPIC[rng.integers(len(_OFF_TOPIC))].format(noun=noun)
         return complaint(noun, [(str(rng.choice(sorted(FAULTS))), 0)], int(rng.integers(3)), int(rng.integers(2)))
     if not faults:
         return praise(noun, int(rng.integers(len(_PRAISE))))

@@ -1,8 +1,7 @@
 """The embedded demo competition: a data folder in the competition's own layout, made in seconds from a seed.
 
-`make` writes train.csv, test.csv, sample_submission.csv, the photos, and test_labels.csv, which a real competition
-would keep to itself. What the photos show is in `demo_sources`, what is done to them in `demo_distortions`, how
-they are rated in `demo_rating`, what is said about them in `demo_comments`.
+`make_competition` writes train.csv, test.csv, sample_submission.csv, the photos, and test_labels.csv, which a real
+competition would keep secret.
 """
 
 import csv
@@ -30,7 +29,7 @@ from src.demo.distortions import Distortion, distort, draw_distortions
 from src.demo.rating import expected_score, level, mean_opinion_score, panel
 from src.demo.sources import Source, assign, render
 
-# Close to the 128 pixels at which the demo trains, so that squashing hides neither noise nor blur.
+# close to the 128 pixels at which the demo trains, so that squashing hides neither noise nor blur
 _SIZES = ((128, 128), (128, 144), (128, 160), (136, 160), (144, 128), (160, 128), (128, 168), (136, 152))
 _NAME_LENGTH = 10
 _JPEG_QUALITY = 95
@@ -41,7 +40,7 @@ _FEW_PHOTOS = 200
 
 @dataclass(frozen=True)
 class Photo:
-    """All that is decided about a photo before it is drawn. size: height and width in pixels."""
+    """What is drawn at random for a photo before its pixels are. size: height and width in pixels."""
 
     part: str
     name: str
@@ -63,16 +62,16 @@ def _names(count: int, taken: set[str], rng: np.random.Generator) -> list[str]:
         )
         if name not in taken:
             names[name] = None
-    listed = list(names)
-    return [listed[index] for index in rng.permutation(count)]
+    in_order = list(names)
+    return [in_order[index] for index in rng.permutation(count)]
 
 
 def _photo(part: str, name: str, source: Source, seed: int, biases: np.ndarray) -> Photo:
     rng = np.random.default_rng(fold_in(seed, "demo", "photo", part, name))
-    taste = np.random.default_rng(fold_in(seed, "demo", "appeal", source.group))
+    group_rng = np.random.default_rng(fold_in(seed, "demo", "appeal", source.group))
     size = _SIZES[rng.integers(len(_SIZES))]
     distortions = tuple(sorted(draw_distortions(rng), key=lambda item: -item.impairment))
-    appeal = _APPEAL + taste.normal(0.0, _GROUP_SPREAD) + rng.normal(0.0, _APPEAL_SPREAD)
+    appeal = _APPEAL + group_rng.normal(0.0, _GROUP_SPREAD) + rng.normal(0.0, _APPEAL_SPREAD)
     mos = mean_opinion_score(expected_score(appeal, distortions), biases, rng)
     faults = [(distortion.kind, level(distortion)) for distortion in distortions]
     comments = write_comments(source.noun, faults, rng)
@@ -80,7 +79,7 @@ def _photo(part: str, name: str, source: Source, seed: int, biases: np.ndarray) 
 
 
 def plan(seed: int, train: int, test: int) -> list[Photo]:
-    """What every photo will be, training photos first; names, order and labels are independent of each other."""
+    """The plan of every photo, training photos first; names, order and labels are independent of each other."""
     biases = panel(seed)
     rng = np.random.default_rng(fold_in(seed, "demo", "plan"))
     names = {"train": _names(train, set(), rng)}
@@ -93,7 +92,7 @@ def plan(seed: int, train: int, test: int) -> list[Photo]:
 
 
 def draw(photo: Photo) -> np.ndarray:
-    """The pixels of a photo as its rater saw them, uint8 RGB [H, W, 3]: the same at every call."""
+    """The distorted photo, uint8 RGB [H, W, 3]: the same at every call."""
     rng = np.random.default_rng(fold_in(photo.seed, "demo", "pixels", photo.part, photo.name))
     clean = render(photo.source, photo.seed, rng, *photo.size)
     return distort(clean, photo.distortions, rng)
@@ -105,12 +104,18 @@ def _save(task: tuple[Photo, str]) -> None:
     Image.fromarray(draw(photo)).save(path, quality=_JPEG_QUALITY, subsampling=0)
 
 
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
 def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, end when the parent is gone, and use one thread."""
+    """Leave Ctrl-C to the parent, end when the parent has died, and use one thread."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _saved(photos: list[Photo], folder: Path, processes: int) -> Iterator[None]:
@@ -140,8 +145,8 @@ def _write_tables(folder: Path, photos: list[Photo], rng: np.random.Generator) -
     test = [photo for photo in photos if photo.part == "test"]
     path = {photo.name: f"./{photo.part}/{photo.name}.jpg" for photo in photos}
     rows = [[p.name, path[p.name], p.mos, comment, p.source.group] for p in train for comment in p.comments]
-    again = set(rng.choice(len(rows), max(2, round(_SHARE_OF_REPEATED_ROWS * len(rows))), replace=False).tolist())
-    rows = [row for index, row in enumerate(rows) for _ in range(1 + (index in again))]
+    repeated = set(rng.choice(len(rows), max(2, round(_SHARE_OF_REPEATED_ROWS * len(rows))), replace=False).tolist())
+    rows = [row for index, row in enumerate(rows) for _ in range(1 + (index in repeated))]
     labels = [[p.name, p.mos, comment] for p in test for comment in p.comments]
     _write_csv(folder / "train.csv", ["img_name", "img_path", "mos", "comments", "group"], rows)
     _write_csv(folder / "test.csv", ["img_name", "img_path"], ([p.name, path[p.name]] for p in test))
@@ -150,7 +155,7 @@ def _write_tables(folder: Path, photos: list[Photo], rng: np.random.Generator) -
     _write_csv(folder / "test_labels.csv", ["img_name", "mos", "comments"], labels)
 
 
-def make(
+def make_competition(
     root: Path,
     progress: bool = True,
     seed: int = 0,

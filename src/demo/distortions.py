@@ -1,6 +1,6 @@
-"""The distortions of the demo competition: what each does to the pixels, and how much it annoys.
+"""The distortions of the demo competition: what each does to the pixels, and how much it impairs a photo.
 
-Strengths are physical (pixels, grey levels, exposure values ...). Annoyance is counted in impairment units as in
+Strengths are physical (pixels, grey levels, exposure values ...). Impairment is measured in the units of
 Recommendation ITU-R BT.500-11, Annex 2: a distortion of magnitude D has J = (D / D_M) ** (1 / G) units, units of
 simultaneous distortions add, and the mean score falls as p = 1 / (1 + J), which is logistic in log D.
 """
@@ -90,7 +90,9 @@ def jpeg(image: np.ndarray, scale: float, rng: np.random.Generator) -> np.ndarra
     quality = int(np.clip(round(50.0 / scale), 1, 100))
     pixels = np.round(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
     _, stream = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return cv2.imdecode(stream, cv2.IMREAD_COLOR)[..., ::-1].astype(np.float32) / np.float32(255.0)
+    decoded = cv2.imdecode(stream, cv2.IMREAD_COLOR)
+    assert decoded is not None
+    return decoded[..., ::-1].astype(np.float32) / np.float32(255.0)
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class Kind:
         return float(self.mild * (strength / self.low) ** exponent)
 
 
-# In the order in which a camera would do them. A photo has at most one distortion of a family.
+# in the order in which a camera would cause them; a photo has at most one distortion of a family
 KINDS: dict[str, Kind] = {
     "motion": Kind("focus", motion, 4.0, 18.0, severe=2.8),
     "blur": Kind("focus", blur, 0.8, 3.6, severe=2.8),
@@ -134,7 +136,7 @@ KINDS: dict[str, Kind] = {
 
 @dataclass(frozen=True)
 class Distortion:
-    """One thing done to one photo."""
+    """A distortion of one photo. strength: in the unit of its kind."""
 
     kind: str
     strength: float
@@ -146,13 +148,13 @@ class Distortion:
 
 
 def draw_distortions(rng: np.random.Generator) -> tuple[Distortion, ...]:
-    """None for one photo in seven, else one, or for one photo in five two of different families."""
+    """Distortions of a photo: none in 14% of cases, one in 66%, two of different families in 20%."""
     count = int(rng.choice(3, p=[0.14, 0.66, 0.20]))
     families = sorted({kind.family for kind in KINDS.values()})
-    # Weighted so that all kinds are about equally frequent although families differ in size.
+    # weighted so that all kinds are about equally frequent although families differ in size
     weights = np.sqrt([sum(kind.family == family for kind in KINDS.values()) for family in families])
-    chosen = rng.choice(families, size=count, replace=False, p=weights / weights.sum())
-    names = [rng.choice(sorted(name for name, kind in KINDS.items() if kind.family == family)) for family in chosen]
+    drawn = rng.choice(families, size=count, replace=False, p=weights / weights.sum())
+    names = [rng.choice(sorted(name for name, kind in KINDS.items() if kind.family == family)) for family in drawn]
     ceiling = 1.0 if count == 1 else 0.75
     return tuple(Distortion(str(name), KINDS[name].strength(rng.uniform(0.0, ceiling))) for name in names)
 

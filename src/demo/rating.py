@@ -1,11 +1,11 @@
 """The psychometric rule of the demo competition: from what was done to a photo to its mean opinion score.
 
-1. Every distortion has impairment units J, which add (see `demo_distortions`).
+1. Every distortion has impairment units J, which add (see src.demo.distortions).
 2. The share of quality that is left is p = 1 / (1 + J), ITU-R BT.500-11, Annex 2.
-3. Expected score = FLOOR + (appeal - FLOOR) * p, where the appeal is what the undistorted photo would get.
-4. RATERS observers, drawn from a panel, each add a bias of their own (constant over photos) and a noise of the
-   moment; a score is kept within 0..10; the MOS is their mean. Observer model: Janowski & Pinson, "The accuracy
-   of subjects in a quality experiment", IEEE Transactions on Multimedia 17 (2015).
+3. Expected score = LOWEST + (appeal - LOWEST) * p, where the appeal is the score of the undistorted photo.
+4. RATERS observers, drawn from a panel, each add their bias (constant over photos) and independent noise; scores are
+   clipped to 0..10, and the MOS is their mean. Observer model: Janowski & Pinson, The Accuracy of Subjects in a Quality
+   Experiment: A Theoretical Subject Model, IEEE Transactions on Multimedia 17 (2015).
 """
 
 import numpy as np
@@ -13,7 +13,8 @@ import numpy as np
 from src.base.randomness import fold_in
 from src.demo.distortions import Distortion
 
-FLOOR = 1.2
+LOWEST = 1.2
+"""The expected score of a photo of which nothing is left."""
 RATERS = 20
 _PANEL = 60
 _BIAS, _NOISE = 0.8, 1.1
@@ -27,11 +28,11 @@ def impairment(distortions: tuple[Distortion, ...]) -> float:
 
 def expected_score(appeal: float, distortions: tuple[Distortion, ...]) -> float:
     """The score, 0 to 10, that infinitely many unbiased raters would give."""
-    return FLOOR + (appeal - FLOOR) / (1.0 + impairment(distortions))
+    return LOWEST + (appeal - LOWEST) / (1.0 + impairment(distortions))
 
 
 def level(distortion: Distortion) -> int:
-    """How strong it looks: 0 slight, 1 clear, 2 strong."""
+    """How visible a distortion is: 0 slight, 1 clear, 2 strong."""
     return int(np.searchsorted(_LEVELS, distortion.impairment))
 
 
@@ -43,6 +44,6 @@ def panel(seed: int) -> np.ndarray:
 
 def mean_opinion_score(expected: float, biases: np.ndarray, rng: np.random.Generator) -> float:
     """The mean of RATERS noisy scores around `expected`, rounded to four decimals."""
-    chosen = rng.choice(biases, RATERS, replace=False)
-    scores = np.clip(expected + chosen + rng.normal(0.0, _NOISE, RATERS), 0.0, 10.0)
+    raters = rng.choice(biases, RATERS, replace=False)
+    scores = np.clip(expected + raters + rng.normal(0.0, _NOISE, RATERS), 0.0, 10.0)
     return round(float(scores.mean()), 4)

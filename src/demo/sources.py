@@ -1,4 +1,4 @@
-"""What the photos of the demo competition show: real photographs that ship inside required packages, and drawings.
+"""What the photos of the demo competition show: photographs that ship inside required packages, and synthetic scenes.
 
 The photographs: china.jpg and flower.jpg of scikit-learn (CC BY 2.0, by danielbuechele and vultilion on Flickr),
 grace_hopper.jpg of matplotlib (US Navy, public domain), and of scikit-image the astronaut and the Hubble deep
@@ -21,9 +21,9 @@ from src.base.randomness import fold_in
 from src.demo.scenes import landscapes, objects, places
 
 Scene = Callable[[np.random.Generator, np.random.Generator, int, int], np.ndarray]
-# Drawn at that many times the size, then averaged down: smooth edges and fine texture.
+# drawn at that many times the size, then averaged down: smooth edges and fine texture
 _OVERSAMPLING = 2
-# A crop has at least that many pixels for one of the photo, so that the undistorted photo is sharp.
+# a crop has at least that many pixels for one of the photo, so that the undistorted photo is sharp
 _CROP_SHARPNESS = 1.3
 _LOOKS = {"train": 4, "test": 1}
 _SHARE_OF_PHOTOGRAPHS = 0.22
@@ -31,9 +31,9 @@ _SHARE_OF_PHOTOGRAPHS = 0.22
 
 @dataclass(frozen=True)
 class Source:
-    """Something that photos are made of; its photos are one group.
+    """A photograph (package and file) or a scene that photos are made of; its photos form one group.
 
-    noun: what a rater would call it; upper: the share of a photograph's height, from the top, that crops are from.
+    noun: what a rater calls it; upper: the share of a photograph's height, from the top, that crops are taken from.
     """
 
     group: str
@@ -82,7 +82,7 @@ def photographs(part: str) -> tuple[Source, ...]:
 
 
 def drawings(part: str) -> tuple[Source, ...]:
-    """The drawn groups of a part: of every scene several looks for "train", and one other for "test"."""
+    """The synthetic groups of a part: several looks of every scene for "train", and another one for "test"."""
     looks = range(_LOOKS["train"]) if part == "train" else range(_LOOKS["train"], sum(_LOOKS.values()))
     return tuple(
         Source(f"{name}-{look + 1}", noun, scene=scene) for look in looks for name, (noun, scene) in _SCENES.items()
@@ -90,17 +90,17 @@ def drawings(part: str) -> tuple[Source, ...]:
 
 
 def assign(part: str, count: int, rng: np.random.Generator) -> list[Source]:
-    """A source for each of `count` photos in random order, all groups of a sort about equally often."""
+    """A source for each of `count` photos in random order, all photographs, and all scenes, about equally often."""
     real = round(_SHARE_OF_PHOTOGRAPHS * count)
     pools = ((photographs(part), real), (drawings(part), count - real))
-    chosen = [pool[index % len(pool)] for pool, size in pools for index in range(size)]
-    return [chosen[index] for index in rng.permutation(count)]
+    sources = [pool[index % len(pool)] for pool, size in pools for index in range(size)]
+    return [sources[index] for index in rng.permutation(count)]
 
 
 @functools.cache
 def _photograph(package: str, file: str) -> np.ndarray:
-    found = importlib.util.find_spec(package)
-    path = Path(found.origin).parent / file if found and found.origin else None
+    spec = importlib.util.find_spec(package)
+    path = Path(spec.origin).parent / file if spec and spec.origin else None
     if path is None or not path.is_file():
         raise InputError(f"the demo needs {file} of {package}, which is missing: pip install -r requirements.txt")
     with Image.open(path) as image:
@@ -119,12 +119,13 @@ def _crop(picture: np.ndarray, rng: np.random.Generator, height: int, width: int
 def render(source: Source, seed: int, rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """An undistorted photo of `source`, uint8 RGB [height, width, 3], in half of the cases mirrored.
 
-    seed fixes the looks of the drawn groups; rng the crop or the composition.
+    seed fixes the looks of synthetic groups; rng the crop or the composition.
     """
     if source.photograph is not None:
         whole = _photograph(*source.photograph)
         picture = _crop(whole[: int(source.upper * len(whole))], rng, height, width)
     else:
+        assert source.scene is not None
         look = np.random.default_rng(fold_in(seed, "demo", "look", source.group))
         canvas = source.scene(look, rng, height * _OVERSAMPLING, width * _OVERSAMPLING)
         small = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA)

@@ -1,171 +1,25 @@
-"""Photos of every kind become the same arrays, however often the work is cut off."""
+"""The pixel cache is the same bytes, however often its building is cut off and by how many processes it is done."""
 
-import io
 import os
 import signal
-import struct
 import subprocess
 import sys
 import time
-import zlib
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
-from PIL import Image, ImageDraw
 
 from src.base.errors import InputError
-from src.data import pixel_cache as pixels_module
+from src.data import pixel_cache
 from src.data.handcrafted import NAMES
-from src.data.image import Unreadable, decode, to_view
+from src.data.image import decode, to_view
 from src.data.pixel_cache import CHUNK, build_pixel_cache
-from src.data.statistics import channel_statistics, dataset_statistics
-from src.data.table import make_table
 from src.settings.schema import ViewSettings
+from tests.helpers.pictures import UNREADABLE, drawing, encoded
 
 REPOSITORY = Path(__file__).parents[2]
 ARRAYS = ("pixels.npy", "handcrafted.npy", "phash.npy", "digests.npy", "problems.json")
-
-
-def drawing(width=96, height=64, seed=0) -> Image.Image:
-    """Smooth colours with a red top-left corner, so that its orientation can be seen."""
-    rng = np.random.default_rng(seed)
-    base = Image.fromarray(rng.integers(60, 200, (4, 6, 3), dtype=np.uint8)).resize((width, height), Image.BICUBIC)
-    ImageDraw.Draw(base).rectangle((0, 0, width // 4, height // 4), fill=(250, 10, 10))
-    return base
-
-
-def encoded(image: Image.Image, format: str = "JPEG", **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format, **options)
-    return buffer.getvalue()
-
-
-def close(one, other, tolerance):
-    assert one.shape == other.shape
-    assert np.abs(one.astype(int) - other.astype(int)).mean() < tolerance
-
-
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"])
-def test_formats(format):
-    close(decode(encoded(drawing(), format), 64), np.asarray(drawing()), 12)
-
-
-@pytest.mark.parametrize("mode", ["L", "CMYK", "P", "1", "LA", "RGBA", "YCbCr", "I;16"])
-def test_colour_modes_become_rgb(mode):
-    source = drawing()
-    if mode == "I;16":
-        image = Image.fromarray(np.asarray(source.convert("L")).astype(np.uint16) * 257)
-        expected = source.convert("L").convert("RGB")
-    else:
-        image = source.convert(mode)
-        expected = image.convert("RGB")
-    answer = decode(encoded(image, {"CMYK": "TIFF", "YCbCr": "JPEG"}.get(mode, "PNG")), 64)
-    close(answer, np.asarray(expected), 4)
-
-
-def test_cmyk_jpeg_has_the_right_colours():
-    close(decode(encoded(drawing().convert("CMYK"), quality=95), 64), np.asarray(drawing()), 4)
-
-
-def test_transparency_lies_over_white():
-    image = drawing().convert("RGBA")
-    image.putalpha(Image.fromarray(np.repeat(np.array([[0, 255]], np.uint8), 48, 1).repeat(64, 0)))
-    answer = decode(encoded(image, "PNG"), 64)
-    assert (answer[:, :48] == 255).all()
-    close(answer[:, 48:], np.asarray(drawing())[:, 48:], 1)
-    palette = Image.new("P", (8, 8), 3)
-    palette.putpalette([0] * 768)
-    assert (decode(encoded(palette, "PNG", transparency=3), 64) == 255).all()
-
-
-def test_first_frame_of_an_animation():
-    frames = [drawing(seed=1), drawing(seed=2)]
-    answer = decode(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]), 64)
-    close(answer, np.asarray(frames[0]), 12)
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_orientation_is_applied(orientation):
-    upright = drawing()
-    transpose = Image.Transpose
-    # how a camera held that way stores the picture: the inverse of what has to be done to show it
-    stored = {
-        1: lambda x: x,
-        2: lambda x: x.transpose(transpose.FLIP_LEFT_RIGHT),
-        3: lambda x: x.transpose(transpose.ROTATE_180),
-        4: lambda x: x.transpose(transpose.FLIP_TOP_BOTTOM),
-        5: lambda x: x.transpose(transpose.TRANSPOSE),
-        6: lambda x: x.transpose(transpose.ROTATE_90),
-        7: lambda x: x.transpose(transpose.TRANSVERSE),
-        8: lambda x: x.transpose(transpose.ROTATE_270),
-    }[orientation](upright)
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    close(decode(encoded(stored, quality=95, exif=exif), 64), np.asarray(upright), 4)
-
-
-@pytest.mark.parametrize("exif", [b"II*\0\xff\xff\xff\xff", b"junk", b"MM\0*\0\0\0\x08\xff\xff"])
-def test_broken_exif_is_ignored(exif):
-    close(decode(encoded(drawing(), quality=95, exif=b"Exif\0\0" + exif), 64), np.asarray(drawing()), 4)
-
-
-def bomb() -> bytes:
-    """A PNG of a few bytes whose header promises 40,000 x 40,000 pixels."""
-    header = struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 1000)), (b"IEND", b"")]
-    body = b"".join(struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks)
-    return b"\x89PNG\r\n\x1a\n" + body
-
-
-UNREADABLE = {
-    "empty": (b"", "empty"),
-    "text": (b"this is not a photo", "not a photo in a known format"),
-    "truncated": (encoded(drawing(600, 400))[:4000], "truncated"),
-    "header_only": (encoded(drawing(), "PNG")[:40], "."),
-    "bomb": (bomb(), "million pixels"),
-    "float": (encoded(drawing().convert("F"), "TIFF"), "floating-point"),
-}
-
-
-@pytest.mark.parametrize("kind", UNREADABLE)
-def test_unreadable_photos_say_why(kind, recwarn):
-    content, reason = UNREADABLE[kind]
-    with pytest.raises(Unreadable, match=reason) as error:
-        decode(content, 64)
-    assert str(error.value) and "\n" not in str(error.value)
-    assert not [str(w) for w in recwarn.list]
-
-
-def test_fits():
-    rgb = np.asarray(drawing(96, 64))
-    for fit in ("squash", "pad", "crop"):
-        assert to_view(rgb, ViewSettings(size=48, fit=fit)).shape == (48, 48, 3)
-    close(to_view(rgb, ViewSettings(size=48)), np.asarray(drawing(96, 64).resize((48, 48), Image.BOX)), 6)
-    padded = to_view(rgb, ViewSettings(size=48, fit="pad"))
-    assert not padded[:8].any() and not padded[40:].any()
-    close(padded[8:40], rgb.reshape(32, 2, 48, 2, 3).mean((1, 3)), 1)
-    close(to_view(rgb, ViewSettings(size=64, fit="crop")), rgb[:, 16:80], 0.01)
-    for size in ((1, 300), (300, 1), (40, 90), (1, 1)):
-        assert to_view(np.zeros((*size, 3), np.uint8), ViewSettings(size=64, fit="pad")).shape == (64, 64, 3)
-
-
-def test_gray_is_bt601_luma():
-    rgb = np.asarray(drawing(64, 64))
-    gray = to_view(rgb, ViewSettings(size=64, color="gray"))
-    assert gray.shape == (64, 64, 1)
-    np.testing.assert_allclose(gray[..., 0], rgb @ [0.299, 0.587, 0.114], atol=0.51)
-
-
-def test_reduced_decoding_loses_next_to_nothing():
-    rng = np.random.default_rng(0)
-    coarse = Image.fromarray(rng.integers(0, 256, (60, 90, 3), dtype=np.uint8)).resize((1440, 960), Image.BICUBIC)
-    content = encoded(coarse, quality=92)
-    reduced, full = decode(content, 224), decode(content, 10_000)
-    assert reduced.shape == (240, 360, 3) and full.shape == (960, 1440, 3)
-    one, other = (to_view(rgb, ViewSettings(size=128)).astype(float) for rgb in (reduced, full))
-    assert 10 * np.log10(255**2 / ((one - other) ** 2).mean()) > 40
 
 
 @pytest.fixture
@@ -211,7 +65,7 @@ def test_build_goes_on_where_it_was_cut_off(album, tmp_path, monkeypatch):
     root, paths = album
     view = ViewSettings(size=32, color="gray", fit="crop")
     build_pixel_cache(tmp_path / "whole", root, paths, view, 1, False)
-    real, calls = pixels_module._do_chunk, []
+    real, calls = pixel_cache._do_chunk, []
 
     def cut_off(begin):
         calls.append(begin)
@@ -219,13 +73,13 @@ def test_build_goes_on_where_it_was_cut_off(album, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return real(begin)
 
-    monkeypatch.setattr(pixels_module, "_SYNC_EVERY", 1)
-    monkeypatch.setattr(pixels_module, "_do_chunk", cut_off)
+    monkeypatch.setattr(pixel_cache, "_SYNC_EVERY", 1)
+    monkeypatch.setattr(pixel_cache, "_do_chunk", cut_off)
     with pytest.raises(KeyboardInterrupt):
         build_pixel_cache(tmp_path / "cut", root, paths, view, 1, False)
     with open(tmp_path / "cut" / "journal.jsonl", "a") as file:
         file.write('{"begin": 64, "prob')  # a line torn by a kill
-    monkeypatch.setattr(pixels_module, "_do_chunk", lambda begin: (calls.append(begin), real(begin))[1])
+    monkeypatch.setattr(pixel_cache, "_do_chunk", lambda begin: (calls.append(begin), real(begin))[1])
     build_pixel_cache(tmp_path / "cut", root, paths, view, 1, False)
     assert calls == [0, CHUNK, CHUNK, 2 * CHUNK]
     assert bytes_of(tmp_path / "cut") == bytes_of(tmp_path / "whole")
@@ -253,13 +107,12 @@ if __name__ == "__main__":
     from src.data.pixel_cache import build_pixel_cache
     from src.settings.schema import ViewSettings
     root = Path(sys.argv[1])
-    build_pixel_cache(Path(sys.argv[2]), root, sorted(p.name for p in root.iterdir()) * 8, ViewSettings(size=32), 2, False)
+    paths = sorted(path.name for path in root.iterdir()) * 8
+    build_pixel_cache(Path(sys.argv[2]), root, paths, ViewSettings(size=32), 2, False)
 """
 
 
 def children(pid: int) -> list[int]:
-    table = [p.read_text().rsplit(")", 1)[1].split()[1] for p in Path(f"/proc/{pid}/task").glob("*/stat")]
-    assert table
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -320,29 +173,6 @@ def test_dead_worker_raises_input_error(monkeypatch, album, tmp_path):
     def broken(*_, **__):
         raise BrokenProcessPool
 
-    monkeypatch.setattr(pixels_module, "wait", broken)
+    monkeypatch.setattr(pixel_cache, "wait", broken)
     with pytest.raises(InputError, match="run the same command again"):
         build_pixel_cache(tmp_path / "out", *album, ViewSettings(size=32), 2, False)
-
-
-def test_channel_statistics_equal_numpy():
-    pictures = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
-    mean, sd = channel_statistics(pictures, np.array([0, 2, 4]))
-    np.testing.assert_allclose(mean, pictures[::2].mean((0, 1, 2)) / 255, rtol=1e-12)
-    np.testing.assert_allclose(sd, pictures[::2].std((0, 1, 2)) / 255, rtol=1e-12)
-
-
-def test_describe_counts_training_photos_only():
-    rows = [("a", "a", 2.0, ("one two", "three"), "g", "train"), ("b", "b", 4.0, (), "g", "train")]
-    rows += [("c", "c", np.nan, ("x y z",), "c", "train"), ("t", "t", np.nan, (), "t", "test")]
-    rows += [("r", "r", 9.0, ("never",), "r", "rejected")]
-    frame: pd.DataFrame = make_table(rows)
-    pictures = np.zeros((5, 4, 4, 1), np.uint8)
-    pictures[3:] = 255
-    facts = dataset_statistics(frame, pictures, np.zeros((5, len(NAMES)), np.float32))
-    assert facts["photos"] == {"train": 3, "test": 1}
-    assert facts["channels"] == {"mean": [0.0], "sd": [0.0]}
-    assert (facts["mos"]["mean"], facts["mos"]["sd"], facts["mos"]["count"]) == (3.0, 1.0, 2)
-    assert facts["captions"]["count"] == 3 and facts["captions"]["words"]["max"] == 3
-    assert facts["captions"]["per_photo"] == {"0": 1, "1": 1, "2": 1}
-    assert facts["groups"] == 2

@@ -31,7 +31,7 @@ def _rows(path: Path) -> list[dict]:
 @pytest.fixture(scope="module")
 def competition(tmp_path_factory):
     root = tmp_path_factory.mktemp("competition") / "demo"
-    demo_competition.make(root, progress=False, seed=3, train=TRAIN, test=TEST, processes=1)
+    demo_competition.make_competition(root, progress=False, seed=3, train=TRAIN, test=TEST, processes=1)
     return root
 
 
@@ -78,9 +78,9 @@ def test_train_rows_are_as_untidy_as_the_real_ones(competition):
 
 
 def test_equal_seeds_give_equal_bytes_for_any_number_of_processes(competition, tmp_path):
-    demo_competition.make(tmp_path / "again", progress=False, seed=3, train=TRAIN, test=TEST, processes=2)
+    demo_competition.make_competition(tmp_path / "again", progress=False, seed=3, train=TRAIN, test=TEST, processes=2)
     assert _bytes(tmp_path / "again") == _bytes(competition)
-    demo_competition.make(tmp_path / "other", progress=False, seed=4, train=4, test=2)
+    demo_competition.make_competition(tmp_path / "other", progress=False, seed=4, train=4, test=2)
     assert not set(_bytes(tmp_path / "other")["train.csv"].split(b"\n")[1:]) & set(
         (competition / "train.csv").read_bytes().split(b"\n")[1:-1]
     ) - {b""}
@@ -218,7 +218,7 @@ def test_comments_name_what_was_done_to_the_photo(full_plan):
 
 
 def test_a_failure_leaves_what_was_there(competition, tmp_path, monkeypatch):
-    demo_competition.make(tmp_path / "demo", progress=False, train=3, test=2)
+    demo_competition.make_competition(tmp_path / "demo", progress=False, train=3, test=2)
     before = _bytes(tmp_path / "demo")
 
     def broken(photo):
@@ -226,7 +226,7 @@ def test_a_failure_leaves_what_was_there(competition, tmp_path, monkeypatch):
 
     monkeypatch.setattr(demo_competition, "draw", broken)
     with pytest.raises(OSError, match="no space"):
-        demo_competition.make(tmp_path / "demo", progress=False, seed=1, train=3, test=2)
+        demo_competition.make_competition(tmp_path / "demo", progress=False, seed=1, train=3, test=2)
     assert _bytes(tmp_path / "demo") == before
 
 

@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import struct
-import zlib
 from pathlib import Path
 
 import cv2
@@ -12,8 +10,8 @@ import pytest
 from PIL import Image
 
 from src import preprocess
-from tests.data.test_pixel_cache import drawing, encoded
 from tests.helpers.bad_input import SMALL, exit_code, hurry, refused
+from tests.helpers.pictures import drawing, encoded, png
 
 
 @pytest.fixture
@@ -21,13 +19,6 @@ def place(preprocessed, workplace, monkeypatch):
     """A copy of it to work in."""
     hurry(monkeypatch)
     return Path(shutil.copytree(preprocessed, workplace, dirs_exist_ok=True))
-
-
-def png(width: int, height: int, rows: bytes = b"") -> bytes:
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    body = b"".join(struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks)
-    return b"\x89PNG\r\n\x1a\n" + body
 
 
 WHOLE = encoded(drawing(600, 400))

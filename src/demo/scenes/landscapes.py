@@ -1,12 +1,15 @@
-"""Drawn outdoor scenes of the demo competition.
+"""Synthetic outdoor scenes of the demo competition.
 
-A scene is a function (look, take, height, width) -> canvas. `look` fixes what all photos of one group share
-(palette, weather, kind of objects), `take` what differs from one photo of it to the next (viewpoint, places).
+A scene is a function (look, take, height, width) -> canvas. The generator `look` fixes what all photos of one group
+share (palette, weather, kind of objects), `take` what differs between them (viewpoint, positions). A change in the
+order of draws changes the demo's bytes.
 """
 
 import numpy as np
 
 from src.demo.scenes.painting import (
+    Colour,
+    Point,
     around,
     backdrop,
     below,
@@ -19,20 +22,22 @@ from src.demo.scenes.painting import (
     paint,
     polygon,
     ridge,
-    rub,
     scale,
     strokes,
+    texture,
 )
 
 
-def _clouds(canvas: np.ndarray, take: np.random.Generator, horizon: float, amount: float, colour=(1, 1, 1)) -> None:
+def _clouds(
+    canvas: np.ndarray, take: np.random.Generator, horizon: float, amount: float, colour: Colour = (1, 1, 1)
+) -> None:
     height, width = canvas.shape[:2]
     cover = np.clip((fractal(take, height, width, 2.5, 5, 2.2) - 0.52) * 4, 0, 1)
     fade = np.clip((horizon - np.arange(height)) / max(horizon, 1), 0, 1).astype(np.float32)[:, None] ** 0.6
     paint(canvas, (cover * fade * amount).astype(np.float32), colour)
 
 
-def _tree(canvas: np.ndarray, take: np.random.Generator, foot: tuple, size: float, leaf: np.ndarray) -> None:
+def _tree(canvas: np.ndarray, take: np.random.Generator, foot: Point, size: float, leaf: np.ndarray) -> None:
     height, width = canvas.shape[:2]
     x, y = foot
     strokes(canvas, [((x, y), (x + take.normal(0, 0.04) * size, y - 0.6 * size))], (0.26, 0.18, 0.12), 0.09 * size)
@@ -57,7 +62,7 @@ def sea(look: np.random.Generator, take: np.random.Generator, height: int, width
     depth = np.clip((np.arange(height) - horizon) / (height - horizon), 0, 1).astype(np.float32)[:, None]
     paint(canvas, water, mix(warm, deep, 0.5) * (1 - depth[..., None]) + 0.55 * deep * depth[..., None])
     waves = fractal(take, height, width, 5, 5, 7.0)
-    rub(canvas, water, waves, 0.45)
+    texture(canvas, water, waves, 0.45)
     path = np.exp(-(((np.arange(width) - sun[0]) / (0.05 * width + 0.14 * width * depth)) ** 2))
     paint(canvas, (water * path * (waves > 0.5) * 0.85).astype(np.float32), warm * 1.05)
     return canvas
@@ -74,14 +79,14 @@ def boat(look: np.random.Generator, take: np.random.Generator, height: int, widt
     paint(canvas, shore, hsv(look.uniform(0.25, 0.4), 0.35, 0.5))
     water = below(np.full(width, horizon), height)
     paint(canvas, water, lake)
-    rub(canvas, water, fractal(take, height, width, 6, 5, 6.0), 0.35)
+    texture(canvas, water, fractal(take, height, width, 6, 5, 6.0), 0.35)
     size, x, y = take.uniform(0.45, 0.65) * height, take.uniform(0.3, 0.7) * width, horizon + 0.22 * height
     lean, side = take.uniform(-0.06, 0.06) * size, take.choice([-1, 1])
     top = (x + lean, y - 0.95 * size)
     for reach, shade in ((0.36, 1.0), (-0.26, 0.82)):
         sheet = polygon(height, width, [top, (x + side * reach * size, y - 0.14 * size), (x, y - 0.12 * size)])
         paint(canvas, sheet, sail * np.float32(shade))
-        rub(canvas, sheet, fractal(take, height, width, 3, 2, 0.3), 0.12)
+        texture(canvas, sheet, fractal(take, height, width, 3, 2, 0.3), 0.12)
     strokes(canvas, [((x, y - 0.05 * size), top)], (0.25, 0.18, 0.12), 0.02 * size)
     deck = around((x, y), size, (-0.34, -0.1), (0.36, -0.1), (0.24, 0), (-0.24, 0))
     paint(canvas, polygon(height, width, deck), hull)
@@ -102,7 +107,7 @@ def hills(look: np.random.Generator, take: np.random.Generator, height: int, wid
         edge = ridge(take, width, (0.42 + 0.15 * layer) * height, (0.09 - 0.01 * layer) * height, 2 + layer / 2, 2)
         field, colour = below(edge, height), hsv(grass + 0.05 * look.normal(), 0.3 + 0.35 * near, 0.72 - 0.18 * near)
         paint(canvas, field, mix(colour, sky, 0.45 * (1 - near)))
-        rub(canvas, field, fractal(take, height, width, 6 + 10 * near, 5, 2.5), 0.15 + 0.25 * near)
+        texture(canvas, field, fractal(take, height, width, 6 + 10 * near, 5, 2.5), 0.15 + 0.25 * near)
         for _ in range(int(take.integers(1, 4))):
             column = int(take.uniform(0.03, 0.97) * width)
             _tree(canvas, take, (column, edge[column] + 4), (0.1 + 0.16 * near) * height, hsv(grass + 0.04, 0.55, 0.4))
@@ -123,10 +128,10 @@ def mountains(look: np.random.Generator, take: np.random.Generator, height: int,
         white = np.clip((line - np.arange(height)[:, None]) / 3, 0, 1).astype(np.float32)
         paint(canvas, mask, mix(rock, sky, 0.4 * (1 - layer)))
         paint(canvas, mask * white, snow)
-        rub(canvas, mask, np.clip(0.5 + 14 * np.gradient(relief, axis=1), 0, 1), 0.35)
+        texture(canvas, mask, np.clip(0.5 + 14 * np.gradient(relief, axis=1), 0, 1), 0.35)
     valley = below(ridge(take, width, 0.75 * height, 0.04 * height, 3, 3), height)
     paint(canvas, valley, snow * np.float32(0.96))
-    rub(canvas, valley, fractal(take, height, width, 8, 5, 3.0), 0.12)
+    texture(canvas, valley, fractal(take, height, width, 8, 5, 3.0), 0.12)
     for _ in range(int(take.integers(5, 12))):
         x, y, size = take.uniform(0, width), take.uniform(0.74, 0.95) * height, take.uniform(0.1, 0.22) * height
         for tier in range(3):
@@ -149,8 +154,8 @@ def desert(look: np.random.Generator, take: np.random.Generator, height: int, wi
         lee = np.clip(slope * 3, 0, 1)[None] * np.exp(-(np.arange(height)[:, None] - edge[None]) / (0.22 * height))
         scale(canvas, dune * np.clip(lee, 0, 1).astype(np.float32), 0.45)
         phase = np.arange(height)[:, None] - edge[None] + 14 * fractal(take, height, width, 3, 3)
-        rub(canvas, dune, (0.5 + 0.5 * np.sin(phase * (1.4 - 0.3 * layer))).astype(np.float32), 0.09)
-        rub(canvas, dune, take.random((height, width), np.float32), 0.08)
+        texture(canvas, dune, (0.5 + 0.5 * np.sin(phase * (1.4 - 0.3 * layer))).astype(np.float32), 0.09)
+        texture(canvas, dune, take.random((height, width), np.float32), 0.08)
     return canvas
 
 
@@ -177,7 +182,7 @@ def skyline(look: np.random.Generator, take: np.random.Generator, height: int, w
     river = canvas[max(0, 2 * first - height) : first][::-1][: height - first]
     canvas[first : first + len(river)] = river * np.float32(0.6)
     water = below(np.full(width, shore), height)
-    rub(canvas, water, fractal(take, height, width, 6, 4, 9.0), 0.45)
+    texture(canvas, water, fractal(take, height, width, 6, 4, 9.0), 0.45)
     return canvas
 
 
@@ -197,12 +202,12 @@ def night(look: np.random.Generator, take: np.random.Generator, height: int, wid
         glow(canvas, moon, 0.12 * width, (0.8, 0.85, 1.0), 0.35)
         disc = ellipse(height, width, moon, (0.06 * width, 0.06 * width))
         paint(canvas, disc, (0.97, 0.95, 0.86))
-        rub(canvas, disc, fractal(take, height, width, 14, 3), 0.22)
+        texture(canvas, disc, fractal(take, height, width, 14, 3), 0.22)
     for layer in range(2):
         edge = ridge(take, width, (0.76 + 0.1 * layer) * height, 0.07 * height, 3, 4)
         hill = below(edge, height)
         paint(canvas, hill, low * np.float32(0.42 - 0.2 * layer))
-        rub(canvas, hill, fractal(take, height, width, 12, 4), 0.4)
+        texture(canvas, hill, fractal(take, height, width, 12, 4), 0.4)
     x, y = take.uniform(0.15, 0.85) * width, 0.87 * height
     glow(canvas, (x, y), 0.05 * width, (1.0, 0.7, 0.3), 0.35)
     strokes(canvas, [((x, y), (x + 5, y)), ((x + 11, y), (x + 16, y))], (1.0, 0.85, 0.45), 6)

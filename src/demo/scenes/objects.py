@@ -1,4 +1,4 @@
-"""Drawn close-ups and people of the demo competition. The form of a scene is told in `demo_landscapes`."""
+"""Synthetic close-ups and people of the demo competition; src.demo.scenes.landscapes says what a scene is."""
 
 import numpy as np
 
@@ -13,11 +13,11 @@ from src.demo.scenes.painting import (
     hsv,
     paint,
     polygon,
-    rub,
     scale,
     shadow,
     soften,
     strokes,
+    texture,
 )
 
 
@@ -25,7 +25,7 @@ def flowers(look: np.random.Generator, take: np.random.Generator, height: int, w
     """Blossoms in front of leaves."""
     leaf, petal, petals = look.uniform(0.22, 0.38), look.uniform(-0.25, 0.16), int(look.integers(5, 13))
     canvas = backdrop(height, width, [hsv(leaf, 0.5, 0.5), hsv(leaf, 0.6, 0.2)], [0, 1])
-    rub(canvas, None, fractal(take, height, width, 4, 5), 0.5)
+    texture(canvas, None, fractal(take, height, width, 4, 5), 0.5)
     for _ in range(45):
         centre, size = (take.uniform(0, width), take.uniform(0, height)), take.uniform(0.06, 0.13) * width
         blade = ellipse(height, width, centre, (size, 0.28 * size), take.uniform(0, 180))
@@ -55,10 +55,10 @@ def still_life(look: np.random.Generator, take: np.random.Generator, height: int
     edge = take.uniform(0.5, 0.6) * height
     canvas = backdrop(height, width, [wall * np.float32(0.7), wall], [0, edge / height])
     glow(canvas, (0.15 * width, 0.1 * height), 0.4 * width, (1, 0.95, 0.85), 0.3)
-    rub(canvas, None, fractal(take, height, width, 8, 5), 0.06)
+    texture(canvas, None, fractal(take, height, width, 8, 5), 0.06)
     table = below(np.full(width, edge), height)
     paint(canvas, table, wood)
-    rub(canvas, table, fractal(take, height, width, 2, 6, 14.0), 0.35)
+    texture(canvas, table, fractal(take, height, width, 2, 6, 14.0), 0.35)
     x, foot, size = take.uniform(0.25, 0.75) * width, edge + 0.12 * height, take.uniform(0.3, 0.4) * height
     shadow(canvas, (x + 0.35 * size, foot), (0.5 * size, 0.1 * size), 0.55)
     rows = np.linspace(0, 1, 24)
@@ -68,7 +68,7 @@ def still_life(look: np.random.Generator, take: np.random.Generator, height: int
     vase, across = polygon(height, width, outline), (np.arange(width) - x) / (0.3 * size)
     paint(canvas, vase, hsv(look.random(), 0.6, 0.8))
     scale(canvas, vase, np.broadcast_to(1.1 - 0.55 * np.clip(0.5 + across, 0, 1), (height, width)))
-    rub(canvas, vase, (np.sin(np.arange(height) * 0.35)[:, None] * 0.5 + 0.5).repeat(width, 1), 0.18)
+    texture(canvas, vase, (np.sin(np.arange(height) * 0.35)[:, None] * 0.5 + 0.5).repeat(width, 1), 0.18)
     for place in sorted(take.uniform(edge + 0.1 * height, 0.9 * height, int(take.integers(3, 6)))):
         radius, left = take.uniform(0.07, 0.12) * height, take.uniform(0.12, 0.88) * width
         shadow(canvas, (left + 0.6 * radius, place + 0.75 * radius), (1.2 * radius, 0.4 * radius), 0.6)
@@ -98,12 +98,12 @@ def portrait(look: np.random.Generator, take: np.random.Generator, height: int, 
     hair = hsv(look.uniform(0.02, 0.12), look.uniform(0.2, 0.7), look.uniform(0.1, 0.6))
     wall = hsv(look.random(), 0.3, 0.6)
     canvas, size = backdrop(height, width, [wall, wall * np.float32(0.6)], [0, 1]), take.uniform(0.23, 0.3) * height
-    rub(canvas, None, fractal(take, height, width, 5, 5), 0.12)
+    texture(canvas, None, fractal(take, height, width, 5, 5), 0.12)
     x, y = take.uniform(0.38, 0.62) * width, take.uniform(0.4, 0.46) * height
     body = ellipse(height, width, (x, y + 2.4 * size), (1.6 * size, 1.35 * size))
     knit = (np.sin(np.arange(height) * 0.55)[:, None] * np.sin(np.arange(width) * 0.55)[None] + 1) / 2
     paint(canvas, body, hsv(look.random(), 0.55, 0.7))
-    rub(canvas, body, knit, 0.3)
+    texture(canvas, body, knit, 0.3)
     paint(canvas, ellipse(height, width, (x, y - 0.12 * size), (0.92 * size, 1.2 * size)), hair)
     neck = around((x, y), size, (-0.28, 0.5), (0.28, 0.5), (0.28, 1.3), (-0.28, 1.3))
     paint(canvas, polygon(height, width, neck), skin * np.float32(0.8))
@@ -133,5 +133,5 @@ def textile(look: np.random.Generator, take: np.random.Generator, height: int, w
     canvas *= (0.86 + 0.14 * np.sin(u * 1.15) * np.sin(v * 1.15))[..., None]
     folds = fractal(take, height, width, 2.5, 2, 0.4)
     scale(canvas, np.ones((height, width), np.float32), np.clip(0.9 + 16 * np.gradient(folds, axis=1), 0.45, 1.25))
-    rub(canvas, None, take.random((height, width), np.float32), 0.06)
+    texture(canvas, None, take.random((height, width), np.float32), 0.06)
     return canvas

@@ -1,4 +1,4 @@
-"""Brushes for the drawn scenes of the demo competition: gradients, textures, masks, shading.
+"""Drawing tools for the synthetic scenes of the demo competition: gradients, textures, masks, shading.
 
 A canvas is a float32 RGB array [H, W, 3] within 0..1, display-referred. Points are (x, y) in pixels. A mask is a
 float32 array [H, W] within 0..1 with smooth edges. Functions that paint change the canvas in place.
@@ -12,7 +12,8 @@ import numpy as np
 
 Colour = Sequence[float] | np.ndarray
 Point = tuple[float, float]
-_SUBPIXEL = 4
+Points = Sequence[Point] | np.ndarray
+_SUBPIXEL = 4  # bits of the fixed-point coordinates that OpenCV draws with
 
 
 def hsv(hue: float, saturation: float, value: float) -> np.ndarray:
@@ -55,7 +56,7 @@ def around(centre: Point, size: float, *offsets: Point) -> list[Point]:
     return [(centre[0] + size * x, centre[1] + size * y) for x, y in offsets]
 
 
-def polygon(height: int, width: int, points: Sequence[Point]) -> np.ndarray:
+def polygon(height: int, width: int, points: Points) -> np.ndarray:
     """Mask of a filled polygon."""
     mask = np.zeros((height, width), np.uint8)
     fixed = np.round(np.asarray(points, np.float64) * 2**_SUBPIXEL).astype(np.int32)
@@ -99,21 +100,21 @@ def _window(mask: np.ndarray) -> tuple[slice, slice]:
 
 
 def paint(canvas: np.ndarray, mask: np.ndarray, colour: Colour | np.ndarray) -> None:
-    """Lay a colour, or a picture of the canvas' size, over the canvas where the mask is."""
+    """Blend a colour, or a picture of the canvas' size, over the canvas by the mask."""
     window, colour = _window(mask), np.asarray(colour, np.float32)
     patch = canvas[window]
     patch += mask[window][..., None] * ((colour[window] if colour.ndim == 3 else colour) - patch)
 
 
 def scale(canvas: np.ndarray, mask: np.ndarray, factor: float | np.ndarray) -> None:
-    """Multiply the light by `factor`, a number or an array [H, W], where the mask is."""
+    """Multiply brightness by `factor`, a number or an array [H, W], by the mask."""
     window, factor = _window(mask), np.asarray(factor, np.float32)
     patch = canvas[window]
     patch *= (1 + mask[window] * ((factor[window] if factor.ndim == 2 else factor) - 1))[..., None]
 
 
-def rub(canvas: np.ndarray, mask: np.ndarray | None, noise: np.ndarray, amount: float) -> None:
-    """Give a surface, or the whole canvas, texture: brightness varies by plus or minus `amount` with noise in 0..1."""
+def texture(canvas: np.ndarray, mask: np.ndarray | None, noise: np.ndarray, amount: float) -> None:
+    """Give the masked part, or the whole canvas, texture: brightness varies by ±`amount` with noise in 0..1."""
     scale(canvas, np.ones_like(canvas[..., 0]) if mask is None else mask, 1 + amount * (2 * noise - 1))
 
 
@@ -127,7 +128,8 @@ def glow(canvas: np.ndarray, centre: Point, radius: float, colour: Colour, amoun
 
 def shadow(canvas: np.ndarray, centre: Point, axes: Point, amount: float) -> None:
     """Darken a soft ellipse by the share `amount`."""
-    mask = soften(ellipse(*canvas.shape[:2], centre, axes), max(1.0, 0.3 * min(axes)))
+    height, width = canvas.shape[:2]
+    mask = soften(ellipse(height, width, centre, axes), max(1.0, 0.3 * min(axes)))
     scale(canvas, mask, 1 - amount)
 
 
@@ -145,8 +147,8 @@ def ball(canvas: np.ndarray, centre: Point, radius: float, colour: Colour, light
     patch += cover[..., None] * (shaded - patch)
 
 
-def strokes(canvas: np.ndarray, lines: Sequence[tuple[Point, Point]], colour: Colour, thickness: float) -> None:
-    """Straight smooth lines of one colour."""
+def strokes(canvas: np.ndarray, lines: Sequence[Points], colour: Colour, thickness: float) -> None:
+    """Polylines of one colour, anti-aliased. thickness: pixels."""
     mask = np.zeros(canvas.shape[:2], np.uint8)
     fixed = [np.round(np.asarray(line, np.float64) * 2**_SUBPIXEL).astype(np.int32) for line in lines]
     cv2.polylines(mask, fixed, False, 255, max(1, round(thickness)), cv2.LINE_AA, _SUBPIXEL)

@@ -1,4 +1,4 @@
-"""Drawn places of the demo competition. The form of a scene is told in `demo_landscapes`."""
+"""Synthetic places of the demo competition; src.demo.scenes.landscapes says what a scene is."""
 
 import numpy as np
 
@@ -16,11 +16,11 @@ from src.demo.scenes.painting import (
     paint,
     polygon,
     ridge,
-    rub,
     scale,
     shadow,
     soften,
     strokes,
+    texture,
 )
 
 
@@ -32,10 +32,10 @@ def street(look: np.random.Generator, take: np.random.Generator, height: int, wi
     canvas = backdrop(height, width, [sky, mix(sky, (1, 1, 1), 0.7)], [0, 0.5])
     ground, grain = below(np.full(width, y), height), fractal(take, height, width, 12, 5, 2.0)
     paint(canvas, ground, hsv(leaf + 0.03, 0.4, 0.5))
-    rub(canvas, ground, grain, 0.4)
+    texture(canvas, ground, grain, 0.4)
     road = polygon(height, width, [(x - 3, y), (x + 3, y), (x + 0.75 * width, height), (x - 0.75 * width, height)])
     paint(canvas, road, hsv(look.random(), 0.05, asphalt))
-    rub(canvas, road, take.random((height, width), np.float32), 0.18)
+    texture(canvas, road, take.random((height, width), np.float32), 0.18)
     for step in range(6):
         near, far = 0.72**step, 0.72 ** (step + 0.45)
         mark = [(x - 9 * far, y + (height - y) * far), (x + 9 * far, y + (height - y) * far)]
@@ -65,10 +65,10 @@ def underwater(look: np.random.Generator, take: np.random.Generator, height: int
         spread, end = take.uniform(0.03, 0.08) * width, origin + angle * height
         ray = [(origin + 40 * angle, -5), (end - spread, height), (end + spread, height)]
         canvas += 0.12 * soften(polygon(height, width, ray), 4)[..., None]
-    rub(canvas, None, fractal(take, height, width, 6, 4, 2.0), 0.12)
+    texture(canvas, None, fractal(take, height, width, 6, 4, 2.0), 0.12)
     bed = below(ridge(take, width, 0.86 * height, 0.05 * height, 4, 4), height)
     paint(canvas, bed, mix(hsv(0.11, 0.4, 0.75), hsv(hue, 0.6, 0.6), 0.35))
-    rub(canvas, bed, fractal(take, height, width, 16, 5), 0.35)
+    texture(canvas, bed, fractal(take, height, width, 16, 5), 0.35)
     for _ in range(int(take.integers(5, 9))):
         x, tone = take.uniform(0, width), hsv(look.choice([-0.04, 0.05, 0.82, 0.93]) + take.normal(0, 0.02), 0.65, 0.85)
         tips = [(x + take.normal(0, 0.07) * width, take.uniform(0.62, 0.84) * height) for _ in range(9)]
@@ -82,7 +82,7 @@ def underwater(look: np.random.Generator, take: np.random.Generator, height: int
         trunk = ellipse(height, width, (x, y), (size, 0.55 * size))
         paint(canvas, trunk, tone)
         bars = np.broadcast_to(0.5 + 0.5 * np.sin((np.arange(width) - x) * 7 / size), (height, width))
-        rub(canvas, trunk, bars.astype(np.float32), 0.4)
+        texture(canvas, trunk, bars.astype(np.float32), 0.4)
         ball(canvas, (x + side * 0.6 * size, y - 0.12 * size), 0.13 * size, (0.1, 0.1, 0.1))
     bubbles = take.random((18, 2)) * (width, height)
     strokes(canvas, [((a, b), (a + 1, b)) for a, b in bubbles], hsv(hue, 0.15, 1.0), 5)
@@ -90,12 +90,12 @@ def underwater(look: np.random.Generator, take: np.random.Generator, height: int
 
 
 def _window(canvas: np.ndarray, take: np.random.Generator, left: float, edge: float) -> None:
-    """A window from column `left`, and its light on the baseline below row `edge`."""
+    """A window from column `left`, and its light on the floor below row `edge`."""
     height, width = canvas.shape[:2]
     top, right, foot, white = 0.12 * height, left + 0.28 * width, 0.5 * height, (0.95, 0.94, 0.9)
     paint(canvas, box(height, width, left - 6, top - 6, right + 6, foot + 6), white)
     view = backdrop(height, width, [hsv(0.56, 0.4, 1.0), (0.97, 0.98, 1.0), hsv(0.3, 0.5, 0.6)], [0.1, 0.36, 0.42])
-    rub(view, None, fractal(take, height, width, 9, 4), 0.15)
+    texture(view, None, fractal(take, height, width, 9, 4), 0.15)
     paint(canvas, box(height, width, left, top, right, foot), view)
     middle, bar = (left + right) / 2, 0.3 * height
     strokes(canvas, [((middle, top), (middle, foot)), ((left, bar), (right, bar))], white, 5)
@@ -118,7 +118,7 @@ def _sofa(canvas: np.ndarray, take: np.random.Generator, corner: tuple[float, fl
         sides = (x + part[0] * width, y + part[1] * height, x + part[2] * width, y + part[3] * height)
         mask = box(height, width, *sides)
         paint(canvas, mask, cloth * np.float32(take.uniform(0.8, 1.1)))
-        rub(canvas, mask, take.random((height, width), np.float32), 0.15)
+        texture(canvas, mask, take.random((height, width), np.float32), 0.15)
 
 
 def room(look: np.random.Generator, take: np.random.Generator, height: int, width: int) -> np.ndarray:
@@ -127,10 +127,10 @@ def room(look: np.random.Generator, take: np.random.Generator, height: int, widt
     edge, shift = take.uniform(0.66, 0.72) * height, take.uniform(-0.08, 0.08) * width
     canvas = backdrop(height, width, [wall * np.float32(0.8), wall], [0, 0.7])
     paper = (np.sin(np.arange(width) * 0.3)[None] > 0.6) * np.ones((height, 1))
-    rub(canvas, None, paper.astype(np.float32), 0.06)
+    texture(canvas, None, paper.astype(np.float32), 0.06)
     boards = below(np.full(width, edge), height)
     paint(canvas, boards, hsv(look.uniform(0.05, 0.1), 0.5, 0.5))
-    rub(canvas, boards, fractal(take, height, width, 2, 6, 16.0), 0.35)
+    texture(canvas, boards, fractal(take, height, width, 2, 6, 16.0), 0.35)
     strokes(canvas, [((0, edge), (width, edge))], (0.92, 0.9, 0.86), 5)
     _window(canvas, take, 0.1 * width + shift, edge)
     left, top, right, foot = 0.58 * width + shift, 0.15 * height, 0.8 * width + shift, 0.38 * height
@@ -154,7 +154,7 @@ def balloons(look: np.random.Generator, take: np.random.Generator, height: int, 
     paint(canvas, haze * np.float32(1.2), (1, 1, 1))
     land = below(ridge(take, width, 0.84 * height, 0.03 * height, 3, 3), height)
     paint(canvas, land, hsv(look.uniform(0.15, 0.33), 0.45, 0.5))
-    rub(canvas, land, fractal(take, height, width, 10, 5, 3.0), 0.4)
+    texture(canvas, land, fractal(take, height, width, 10, 5, 3.0), 0.4)
     base = look.random()
     for size in sorted(take.uniform(0.06, 0.22, int(take.integers(3, 7))) * height):
         x, y = take.uniform(0.1, 0.9) * width, take.uniform(0.16, 0.6) * height

@@ -1,0 +1,131 @@
+"""Photo files of every kind become upright RGB pixels, and these the view that was asked for."""
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+
+from src.data.image import Unreadable, decode, to_view
+from src.settings.schema import ViewSettings
+from tests.helpers.pictures import UNREADABLE, drawing, encoded
+
+
+def close(one, other, tolerance):
+    assert one.shape == other.shape
+    assert np.abs(one.astype(int) - other.astype(int)).mean() < tolerance
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"])
+def test_every_format_is_decoded(format):
+    close(decode(encoded(drawing(), format), 64), np.asarray(drawing()), 12)
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "P", "1", "LA", "RGBA", "YCbCr", "I;16"])
+def test_colour_modes_become_rgb(mode):
+    source = drawing()
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(source.convert("L")).astype(np.uint16) * 257)
+        expected = source.convert("L").convert("RGB")
+    else:
+        image = source.convert(mode)
+        expected = image.convert("RGB")
+    answer = decode(encoded(image, {"CMYK": "TIFF", "YCbCr": "JPEG"}.get(mode, "PNG")), 64)
+    close(answer, np.asarray(expected), 4)
+
+
+def test_cmyk_jpeg_has_the_right_colours():
+    close(decode(encoded(drawing().convert("CMYK"), quality=95), 64), np.asarray(drawing()), 4)
+
+
+def test_transparency_lies_over_white():
+    image = drawing().convert("RGBA")
+    image.putalpha(Image.fromarray(np.repeat(np.array([[0, 255]], np.uint8), 48, 1).repeat(64, 0)))
+    answer = decode(encoded(image, "PNG"), 64)
+    assert (answer[:, :48] == 255).all()
+    close(answer[:, 48:], np.asarray(drawing())[:, 48:], 1)
+    palette = Image.new("P", (8, 8), 3)
+    palette.putpalette([0] * 768)
+    assert (decode(encoded(palette, "PNG", transparency=3), 64) == 255).all()
+
+
+def test_an_animation_gives_its_first_frame():
+    frames = [drawing(seed=1), drawing(seed=2)]
+    answer = decode(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]), 64)
+    close(answer, np.asarray(frames[0]), 12)
+
+
+STORED = {
+    1: lambda picture: picture,
+    2: lambda picture: picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+    3: lambda picture: picture.transpose(Image.Transpose.ROTATE_180),
+    4: lambda picture: picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM),
+    5: lambda picture: picture.transpose(Image.Transpose.TRANSPOSE),
+    6: lambda picture: picture.transpose(Image.Transpose.ROTATE_90),
+    7: lambda picture: picture.transpose(Image.Transpose.TRANSVERSE),
+    8: lambda picture: picture.transpose(Image.Transpose.ROTATE_270),
+}
+"""How a camera held that way stores the picture: the inverse of what has to be done to show it."""
+
+
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_orientation_is_applied_once(format, orientation):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    content = encoded(STORED[orientation](drawing()), format, quality=95, exif=exif)
+    close(decode(content, 64), np.asarray(drawing()), 4)
+
+
+def test_orientation_behind_the_pixels_of_a_png_is_applied():
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    content = encoded(STORED[6](drawing()), "PNG", exif=exif)
+    begin = content.index(b"eXIf") - 4
+    chunk = content[begin : begin + 12 + int.from_bytes(content[begin : begin + 4])]
+    end = content.index(b"IEND") - 4
+    assert begin < content.index(b"IDAT")
+    moved = content[:begin] + content[begin + len(chunk) : end] + chunk + content[end:]
+    close(decode(moved, 64), np.asarray(drawing()), 1)
+
+
+@pytest.mark.parametrize("exif", [b"II*\0\xff\xff\xff\xff", b"junk", b"MM\0*\0\0\0\x08\xff\xff"])
+def test_broken_exif_is_ignored(exif):
+    close(decode(encoded(drawing(), quality=95, exif=b"Exif\0\0" + exif), 64), np.asarray(drawing()), 4)
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_unreadable_photos_say_why(kind, recwarn):
+    content, reason = UNREADABLE[kind]
+    with pytest.raises(Unreadable, match=reason) as error:
+        decode(content, 64)
+    assert str(error.value) and "\n" not in str(error.value)
+    assert not [str(w) for w in recwarn.list]
+
+
+def test_squash_pad_and_crop_keep_what_they_promise():
+    rgb = np.asarray(drawing(96, 64))
+    for fit in ("squash", "pad", "crop"):
+        assert to_view(rgb, ViewSettings(size=48, fit=fit)).shape == (48, 48, 3)
+    close(to_view(rgb, ViewSettings(size=48)), np.asarray(drawing(96, 64).resize((48, 48), Image.BOX)), 6)
+    padded = to_view(rgb, ViewSettings(size=48, fit="pad"))
+    assert not padded[:8].any() and not padded[40:].any()
+    close(padded[8:40], rgb.reshape(32, 2, 48, 2, 3).mean((1, 3)), 1)
+    close(to_view(rgb, ViewSettings(size=64, fit="crop")), rgb[:, 16:80], 0.01)
+    for size in ((1, 300), (300, 1), (40, 90), (1, 1)):
+        assert to_view(np.zeros((*size, 3), np.uint8), ViewSettings(size=64, fit="pad")).shape == (64, 64, 3)
+
+
+def test_gray_is_bt601_luma():
+    rgb = np.asarray(drawing(64, 64))
+    gray = to_view(rgb, ViewSettings(size=64, color="gray"))
+    assert gray.shape == (64, 64, 1)
+    np.testing.assert_allclose(gray[..., 0], rgb @ [0.299, 0.587, 0.114], atol=0.51)
+
+
+def test_reduced_decoding_loses_next_to_nothing():
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (60, 90, 3), dtype=np.uint8)).resize((1440, 960), Image.BICUBIC)
+    content = encoded(coarse, quality=92)
+    reduced, full = decode(content, 224), decode(content, 10_000)
+    assert reduced.shape == (240, 360, 3) and full.shape == (960, 1440, 3)
+    one, other = (to_view(rgb, ViewSettings(size=128)).astype(float) for rgb in (reduced, full))
+    assert 10 * np.log10(255**2 / ((one - other) ** 2).mean()) > 40
