@@ -1,7 +1,7 @@
-"""One step of a causal decoder under the constraints, and captions written by such steps.
+"""Constrained steps of a causal decoder, and the generation of captions token by token.
 
-`decoder` is anything with the `start`, `step` and `reorder` of `src.models.decoder.CausalDecoder`; `features` is what
-its `start` takes, with a len() (the photos) and a `.device`. The caller puts the decoder into evaluation mode.
+`decoder` is any `StepDecoder`; `features` is what its `start` takes, with a len() (the photos) and a `.device`. The
+caller puts the decoder into evaluation mode.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from src.models.decoder import END, PAD, START
 
 
 class StepDecoder(Protocol):
-    """What a search needs of a captioner: a causal decoder has it, and an ensemble of them."""
+    """What autoregressive search needs of a decoder: a `CausalDecoder` has it, and so does an average of several."""
 
     def start(self, features: Any) -> Any: ...
 
@@ -24,22 +24,22 @@ class StepDecoder(Protocol):
     def reorder(self, state: Any, index: torch.Tensor) -> Any: ...
 
 
-def next_log_probs(
+def constrained_step(
     decoder: StepDecoder,
-    fed: torch.Tensor,
+    inputs: torch.Tensor,
     state: Any,
     tokens: torch.Tensor,
     constraints: Constraints,
-    counts: torch.Tensor | None = None,
+    valid: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, Any]:
-    """One step: the allowed log-probabilities [N, V] after `tokens` [N, t], of which `fed` [N] is the last, and state.
+    """Feed `inputs` [N], the last of `tokens` [N, t] or START: the next token's log-probabilities [N, V], and state.
 
-    Raises InputError where the model's log-probabilities are not numbers in a row that `counts` (bool [N]).
+    Raises InputError where the decoder's log-probabilities are NaN in a row that is `valid` (bool [N]).
     """
-    log_probs, state = decoder.step(fed, state)
+    log_probs, state = decoder.step(inputs, state)
     log_probs = log_probs.float()
     broken = log_probs.amax(dim=1).isnan()
-    if (broken if counts is None else broken & counts).any():
+    if (broken if valid is None else broken & valid).any():
         raise InputError("the captioner's probabilities are not numbers (NaN): its weights are broken; train it again")
     return constrain(log_probs, tokens, constraints), state
 
@@ -52,23 +52,23 @@ def generate(
     choose: Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor],
     device: torch.device,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Captions from their first word to END: tokens int64 [N, maximum_words + 1] and log-probabilities float32 [N].
+    """Complete captions: tokens int64 [N, maximum_words + 1] and log-probabilities float32 [N].
 
-    `state`: of the N captions before their first token. `choose(allowed, rows, place)` says which token [M] stands at
-    `place` in the captions `rows` [M], given their allowed log-probabilities [M, V]. Finished captions are not computed
-    any further.
+    `state`: of the N captions before their first token. `choose(log_probs, rows, position)` returns the tokens [M] at
+    `position` of the captions `rows` [M], given constrained log-probabilities [M, V]. Finished captions are dropped
+    from the batch.
     """
     tokens = torch.full((captions, constraints.maximum_words + 1), PAD, device=device)
     log_prob = torch.zeros(captions, device=device)
-    going, fed = torch.arange(captions, device=device), torch.full((captions,), START, device=device)
-    for place in range(constraints.maximum_words + 1):
-        if not len(going):
+    active, inputs = torch.arange(captions, device=device), torch.full((captions,), START, device=device)
+    for position in range(constraints.maximum_words + 1):
+        if not len(active):
             break
-        allowed, state = next_log_probs(decoder, fed, state, tokens[going, :place], constraints)
-        fed = choose(allowed, going, place)
-        tokens[going, place] = fed
-        log_prob[going] += allowed.gather(1, fed.unsqueeze(1)).squeeze(1)
-        left = (fed != END).nonzero().squeeze(1)
-        if len(left) < len(going):
-            going, fed, state = going[left], fed[left], decoder.reorder(state, left)
+        log_probs, state = constrained_step(decoder, inputs, state, tokens[active, :position], constraints)
+        inputs = choose(log_probs, active, position)
+        tokens[active, position] = inputs
+        log_prob[active] += log_probs.gather(1, inputs.unsqueeze(1)).squeeze(1)
+        unfinished = (inputs != END).nonzero().squeeze(1)
+        if len(unfinished) < len(active):
+            active, inputs, state = active[unfinished], inputs[unfinished], decoder.reorder(state, unfinished)
     return tokens, log_prob

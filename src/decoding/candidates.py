@@ -12,8 +12,7 @@ class Candidates:
     """Up to K captions for each of B photos.
 
     `tokens` int64 [B, K, T]: words, END, then PAD. `log_prob` float32 [B, K]: sum over the words and END. Where a
-    photo has fewer than K candidates the rest is PAD with log_prob -inf. `source`: the search that made them, which
-    also says in what order they stand.
+    photo has fewer than K candidates the rest is PAD with log_prob -inf. `source`: the name of the search.
     """
 
     tokens: torch.Tensor
@@ -29,22 +28,22 @@ class Candidates:
         return normalised(self.log_prob, self.lengths().clamp(min=1), length_penalty)
 
     def ranked(self, length_penalty: float) -> "Candidates":
-        """The same, best score first; equal ones keep their order."""
+        """The same candidates by descending score; ties keep their order."""
         order = self.scores(length_penalty).sort(dim=1, descending=True, stable=True).indices
         return Candidates(pick(self.tokens, order), self.log_prob.gather(1, order), self.source)
 
 
 def normalised(log_prob: torch.Tensor, length: int | torch.Tensor, length_penalty: float) -> torch.Tensor:
-    """log_prob / length ** length_penalty: 0 favours short captions, 1 ranks by the mean over tokens."""
+    """log_prob / length ** length_penalty: 0 favours short captions, 1 ranks by the mean per token."""
     return log_prob / length**length_penalty
 
 
 def pick(tokens: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """tokens [A, L, t] at index [A, R], photo by photo: [A, R, t]."""
+    """Captions tokens [B, K, T] at index [B, R], photo by photo: [B, R, T]."""
     return tokens.gather(1, index.unsqueeze(2).expand(-1, -1, tokens.shape[2]))
 
 
 def trimmed(tokens: torch.Tensor) -> torch.Tensor:
-    """tokens [B, K, T] without the last places where no caption has a token."""
+    """tokens [B, K, T] without the positions at the end where every caption has PAD."""
     used = int((tokens != PAD).any(dim=0).any(dim=0).sum())
     return tokens[:, :, : max(used, 1)]

@@ -1,25 +1,27 @@
-"""From the log-probabilities of alignments to captions (connectionist temporal classification).
+"""Captions from CTC emissions: best path decoding, and prefix beam search with exact prefix probabilities.
 
-Graves, "Supervised Sequence Labelling with Recurrent Neural Networks", 2012, section 7.5: best path decoding, and
-prefix search, which asks for the probability of all captions that begin with some words. So asked, an alignment's
-captioner writes word by word: the search by prefixes is beam search, and all constraints hold in it.
+Graves, "Supervised Sequence Labelling with Recurrent Neural Networks", 2012, section 7.5. The probability of a prefix,
+summed over all captions that begin with it, gives an exact next-word distribution: as a causal decoder with this
+distribution, CTC shares beam search and all constraints with the other decoders.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from src.decoding.autoregressive import StepDecoder
 from src.decoding.beam import beam, greedy
 from src.decoding.candidates import Candidates, trimmed
-from src.decoding.constraints import Constraints, keeps
-from src.models.attention import Cells
-from src.models.ctc import Beginning, bounded, prefix_log_probs
+from src.decoding.constraints import Constraints, satisfied
+from src.models.attention import AttentionMemory
+from src.models.ctc import CTCPrefix, clamped_emissions, ctc_token_log_probs
 from src.models.decoder import END, PAD, UNK
 
 
 @dataclass(frozen=True)
-class Lattice:
-    """Log-probabilities [N, P, V] of each symbol at each place of N canvases, as `bounded` makes them."""
+class Emissions:
+    """`clamped_emissions` [N, L, V] of N target sequences."""
 
     log_probs: torch.Tensor
     blank: int
@@ -34,92 +36,103 @@ class Lattice:
 
 @dataclass(frozen=True)
 class PrefixState:
-    """`places`: keys are the words' probabilities, values the symbols' log-probabilities, canvas by canvas."""
+    """`emissions`: one copy per target sequence, shared by its beams; probabilities of words and log-probabilities."""
 
-    beginning: Beginning
-    places: Cells
-    begun: bool = False
+    prefix: CTCPrefix
+    emissions: AttentionMemory
+    started: bool = False
     attention: None = None
 
 
-class Prefixes:
-    """A lattice as a captioner that writes word by word: the exact probability of each next word, and of the end."""
+class CTCPrefixDecoder:
+    """CTC emissions as a causal decoder: the exact log-probability of each next word, and of the end."""
 
-    def start(self, features: Lattice) -> PrefixState:
+    def start(self, features: Emissions) -> PrefixState:
         """The state before the first word of len(features) captions."""
         log_probs, blank = features.log_probs, features.blank
-        places = Cells(log_probs[:, :, :blank].exp(), log_probs, log_probs.new_ones(log_probs.shape[:2]))
-        return PrefixState(Beginning.empty(log_probs, blank), places)
+        mask = log_probs.new_ones(log_probs.shape[:2])
+        emissions = AttentionMemory(log_probs[:, :, :blank].exp(), log_probs, mask)
+        return PrefixState(CTCPrefix.empty(log_probs, blank), emissions)
 
     def step(self, tokens: torch.Tensor, state: PrefixState) -> tuple[torch.Tensor, PrefixState]:
-        """Feed a word to each caption (int64 [N]; START at first): float32 [N, V], END among them, and state."""
-        beginning, places = state.beginning, state.places
-        saying = self._column(places, tokens)
-        if state.begun:
-            beginning = beginning.extend(tokens, saying)
-        before = torch.logaddexp(beginning.in_word, beginning.in_blank)[:, :-1]
-        most = before.amax(dim=1, keepdim=True)
-        weights = (before - most).exp().to(places.keys.dtype).unflatten(0, (len(places), -1))
-        log_probs = (weights @ places.keys).flatten(0, 1).double().log() + most
-        again = torch.logsumexp(beginning.in_blank[:, :-1] + saying, dim=1, keepdim=True)
-        log_probs.scatter_(1, tokens.unsqueeze(1), again)
-        log_probs[:, END] = beginning.whole()
-        log_probs -= beginning.log_prob.unsqueeze(1)
-        return log_probs.float(), PrefixState(beginning, places, True)
+        """Feed a word to each caption (int64 [N]; START at first): float32 [N, V], and state."""
+        prefix, emissions = state.prefix, state.emissions
+        positions = emissions.values.shape[1]
+        index = tokens.view(len(emissions), -1, 1).expand(-1, -1, positions)
+        of_tokens = emissions.values.transpose(1, 2).gather(1, index).flatten(0, 1)  # [N, L]
+        if state.started:
+            prefix = prefix.extend(tokens, of_tokens)
+        before = torch.logaddexp(prefix.ends_in_word, prefix.ends_in_blank)[:, :-1]
+        largest = before.amax(dim=1, keepdim=True)  # a log-sum-exp over positions as one matrix product
+        weights = (before - largest).exp().to(emissions.keys.dtype).unflatten(0, (len(emissions), -1))
+        log_probs = (weights @ emissions.keys).flatten(0, 1).double().log() + largest
+        # the last word again needs a blank in between
+        repeated = torch.logsumexp(prefix.ends_in_blank[:, :-1] + of_tokens, dim=1, keepdim=True)
+        log_probs.scatter_(1, tokens.unsqueeze(1), repeated)
+        log_probs[:, END] = prefix.caption_log_prob()
+        log_probs -= prefix.log_prob.unsqueeze(1)
+        return log_probs.float(), PrefixState(prefix, emissions, True)
 
     def reorder(self, state: PrefixState, index: torch.Tensor) -> PrefixState:
         """The state of the captions at `index` (int64 [M])."""
-        places = state.places.reorder(index, len(state.beginning.last))
-        return PrefixState(state.beginning.select(index), places, state.begun)
-
-    def _column(self, places: Cells, words: torch.Tensor) -> torch.Tensor:
-        """Log-probability [N, P] of each caption's word at each place."""
-        words = words.view(len(places), -1, 1).expand(-1, -1, places.values.shape[1])
-        return places.values.transpose(1, 2).gather(1, words).flatten(0, 1)
+        emissions = state.emissions.reorder(index, len(state.prefix.last))
+        return PrefixState(state.prefix.select(index), emissions, state.started)
 
 
-def collapse(canvas: torch.Tensor, blank: int | None, width: int) -> torch.Tensor:
-    """What finished canvases [N, P] say: words, END, PAD [N, width]; more than width - 1 words are cut.
+def collapse(targets: torch.Tensor, blank: int | None, width: int) -> torch.Tensor:
+    """The captions of complete target sequences [N, L]: words, END, PAD [N, width], cut after width - 1 words.
 
-    With a blank, neighbouring places of one symbol say it once.
+    With a blank, repetitions are merged and blanks removed.
     """
-    is_word = canvas != PAD
+    is_word = targets != PAD
     if blank is not None:
-        is_word &= canvas != blank
-        is_word[:, 1:] &= canvas[:, 1:] != canvas[:, :-1]
+        is_word &= targets != blank
+        is_word[:, 1:] &= targets[:, 1:] != targets[:, :-1]
     order = is_word.cumsum(1) - 1
-    row, place = (is_word & (order < width - 1)).nonzero(as_tuple=True)
-    tokens = canvas.new_full((len(canvas), width), PAD)
-    tokens[row, order[row, place]] = canvas[row, place]
-    ends = is_word.sum(1).clamp(max=width - 1)
-    return tokens.scatter_(1, ends.unsqueeze(1), END)
+    row, position = (is_word & (order < width - 1)).nonzero(as_tuple=True)
+    tokens = targets.new_full((len(targets), width), PAD)
+    tokens[row, order[row, position]] = targets[row, position]
+    words = is_word.sum(1).clamp(max=width - 1)
+    return tokens.scatter_(1, words.unsqueeze(1), END)
 
 
-def decode_alignments(
+def ctc_decode(
     log_probs: torch.Tensor,
-    canvas: torch.Tensor,
+    targets: torch.Tensor,
     blank: int,
     constraints: Constraints,
     prefix_beam: int,
     length_penalty: float,
 ) -> Candidates:
-    """Candidates [N, K] of canvases [N, P] by log_probs [N, P, V], with their exact log-probabilities.
+    """Candidates [N, K] with exact log-probabilities from log_probs [N, L, V]; `targets` [N, L] is PAD at padding.
 
-    prefix_beam 0: what the most probable alignment says; where that breaks a constraint, the most probable allowed
-    word after word, by prefixes. Else beam search of that width by prefixes, K = prefix_beam.
+    With prefix_beam 0 the best path: the caption of the most probable alignment, or, where it violates a constraint,
+    greedy search by prefixes. Otherwise prefix beam search of that width, K = prefix_beam.
     """
-    lattice = bounded(log_probs, canvas, blank)
+    emissions = clamped_emissions(log_probs, targets, blank)
     if prefix_beam:
-        return beam(Prefixes(), Lattice(lattice, blank), constraints, prefix_beam, length_penalty)
-    symbols = torch.where(canvas == PAD, PAD, lattice[:, :, UNK + 1 :].argmax(dim=2) + UNK + 1)
-    tokens = collapse(symbols, blank, max(constraints.maximum_words, canvas.shape[1]) + 1)
-    kept = keeps(tokens, constraints)
+        return beam(CTCPrefixDecoder(), Emissions(emissions, blank), constraints, prefix_beam, length_penalty)
+    best_path = torch.where(targets == PAD, PAD, emissions[:, :, UNK + 1 :].argmax(dim=2) + UNK + 1)
+    tokens = collapse(best_path, blank, max(constraints.maximum_words, targets.shape[1]) + 1)
+    violated = ~satisfied(tokens, constraints)
     tokens = tokens[:, : constraints.maximum_words + 1]
-    log_prob = prefix_log_probs(lattice, blank, tokens).sum(1)
-    broken = (~kept).nonzero().squeeze(1)
-    if len(broken):
-        found = greedy(Prefixes(), Lattice(lattice[broken], blank), constraints)
-        tokens[broken] = PAD
-        tokens[broken, : found.tokens.shape[2]] = found.tokens[:, 0]
-        log_prob[broken] = found.log_prob[:, 0]
-    return Candidates(trimmed(tokens.unsqueeze(1)), log_prob.unsqueeze(1), "alignments")
+    log_prob = ctc_token_log_probs(emissions, blank, tokens).sum(1)
+    rows = violated.nonzero().squeeze(1)
+    if len(rows):
+        replace_by_greedy(CTCPrefixDecoder(), Emissions(emissions[rows], blank), constraints, rows, tokens, log_prob)
+    return Candidates(trimmed(tokens.unsqueeze(1)), log_prob.unsqueeze(1), "ctc_best_path")
+
+
+def replace_by_greedy(
+    decoder: StepDecoder,
+    features: Any,
+    constraints: Constraints,
+    rows: torch.Tensor,
+    tokens: torch.Tensor,
+    log_prob: torch.Tensor,
+) -> None:
+    """Overwrite the captions `rows` of `tokens` [N, T] and `log_prob` [N] by those of greedy search."""
+    replacement = greedy(decoder, features, constraints)
+    tokens[rows] = PAD
+    tokens[rows, : replacement.tokens.shape[2]] = replacement.tokens[:, 0]
+    log_prob[rows] = replacement.log_prob[:, 0]

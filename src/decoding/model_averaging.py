@@ -1,4 +1,4 @@
-"""Several causal captioners that write one caption together: at each place they agree on the next word."""
+"""Ensembles of causal decoders that generate one caption from the mean of their next-token distributions."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from src.models.features import Features
 
 @dataclass(frozen=True)
 class AveragedFeatures:
-    """The same photos as each member's encoder sees them."""
+    """The same photos as encoded by each member."""
 
     features: tuple[Features, ...]
 
@@ -36,10 +36,10 @@ class AveragedState:
 
 
 class ModelAverage:
-    """Causal captioners with one vocabulary and any encoders, as one captioner for every search.
+    """Causal decoders with one vocabulary and any encoders, as one decoder for every search.
 
-    `mean` "probabilities": the arithmetic mean of the members' probabilities; "log_probabilities": the geometric one,
-    renormalised. What a member holds impossible counts IMPOSSIBLE there, as everywhere in a search.
+    `mean` "probabilities": the arithmetic mean of the members' probabilities; "log_probabilities": the geometric mean,
+    renormalised, in which a token that a member rules out counts IMPOSSIBLE there.
     """
 
     def __init__(self, members: Sequence[StepDecoder], mean: Literal["probabilities", "log_probabilities"]):
@@ -47,20 +47,20 @@ class ModelAverage:
             raise ValueError(f"an ensemble of {len(members)} members by the mean of {mean!r}")
         if not all(hasattr(member, "step") for member in members):
             raise InputError(
-                "captioners that write all words at once (mask_predict, ctc_mask_predict) cannot write one caption "
-                "together word by word; leave out decoding.model_averaging"
+                "non-autoregressive captioners (mask_predict, ctc_mask_predict) have no next-word distribution to "
+                "average; leave out decoding.model_averaging"
             )
         self.members, self.mean = tuple(members), mean
 
     def start(self, features: AveragedFeatures) -> AveragedState:
-        """The state before the first token of len(features) captions; one Features for each member, in their order."""
+        """The state before the first token of len(features) captions; one Features per member, in their order."""
         pairs = zip(self.members, features.features, strict=True)
-        return AveragedState(tuple(member.start(seen) for member, seen in pairs))
+        return AveragedState(tuple(member.start(each) for member, each in pairs))
 
     def step(self, tokens: torch.Tensor, state: AveragedState) -> tuple[torch.Tensor, AveragedState]:
-        """Feed int64 [N] to every member: the mean's log-probabilities of the next token, float32 [N, V], and state.
+        """Feed one token to each caption: log-probabilities of the next one, float32 [N, V], and state.
 
-        Raises InputError where the members' vocabularies are not equally large.
+        Raises InputError where the members' vocabularies differ in size.
         """
         steps = [member.step(tokens, each) for member, each in zip(self.members, state.members, strict=True)]
         sizes = [log_probs.shape[1] for log_probs, _ in steps]

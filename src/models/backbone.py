@@ -1,9 +1,7 @@
-"""The network that sees the photo: any timm backbone by name, or torchvision's GoogLeNet."""
+"""Encoders around a backbone: any timm model by name, or torchvision's GoogLeNet."""
 
 import difflib
-import logging
 import math
-import sys
 from collections import OrderedDict
 from typing import Any
 
@@ -16,20 +14,26 @@ from src.base.errors import InputError
 from src.models.encoder import Encoder, trainable
 from src.models.faster_rcnn import DETECTORS, build_faster_rcnn
 from src.models.features import Features
-from src.models.weights import fit_weights, read_weights
+from src.models.weights import fetch_timm, fetch_torchvision, fit_weights, one_line, read_weights
 from src.settings.schema import EncoderSettings
 
-# Differs from ImageNet's usual mean and std: these weights were carried over from TensorFlow.
-_GOOGLENET = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "first_conv": "conv1.conv", "input_size": (3, 224, 224),
-              "classifier": ("fc", "aux1", "aux2"), "num_classes": 1000}  # fmt: skip
+# Not ImageNet's usual mean and std: these weights were converted from TensorFlow.
+_GOOGLENET: dict[str, Any] = {
+    "mean": (0.5,) * 3,
+    "std": (0.5,) * 3,
+    "first_conv": "conv1.conv",
+    "input_size": (3, 224, 224),
+    "classifier": ("fc", "aux1", "aux2"),
+    "num_classes": 1000,
+}
 
 
 class BackboneEncoder(Encoder):
-    """A backbone, the normalisation of its input, and its output in one form.
+    """A backbone with the normalisation of its input, and its output as a grid of cells.
 
-    `layout` is that of the grid at the size it was built for, `pooled` the pooling that the backbone was made for
-    (mean, class token, a norm after the mean) where that keeps the width, else the mean over the grid. Parts of the
-    backbone that features do not depend on are removed, so that every parameter gets a gradient.
+    `layout` is that of the grid at the size it was built for. `pooled` is the backbone's own pooling (mean, class
+    token, a norm after the mean) where that keeps the width, else the mean over the grid. Modules of the backbone that
+    features do not depend on are removed, so that every parameter gets a gradient.
     """
 
     def __init__(
@@ -44,10 +48,10 @@ class BackboneEncoder(Encoder):
         warning: str = "",
     ):
         super().__init__(channels, mean, std, channels_last and not _breaks_channels_last(backbone))
-        self.backbone = backbone
-        self._tokens_skipped = getattr(backbone, "num_prefix_tokens", 0)
-        self._channels_at_end = getattr(backbone, "output_fmt", "NCHW") == "NHWC"
-        self._head_pools = False
+        self.backbone: Any = backbone  # timm's methods are no part of nn.Module
+        self._prefix_tokens = getattr(backbone, "num_prefix_tokens", 0)
+        self._output_is_nhwc = getattr(backbone, "output_fmt", "NCHW") == "NHWC"
+        self._pools_itself = False
         self._warning = warning
         self.fixed_input_size = bool((getattr(backbone, "pretrained_cfg", None) or {}).get("fixed_input_size"))
         self._probe(channels, size)
@@ -61,70 +65,67 @@ class BackboneEncoder(Encoder):
     def forward(self, pixels: torch.Tensor) -> Features:
         images = self.normalised(pixels).contiguous(memory_format=self.memory_format)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            raw = self._raw(images).float()
-            grid, layout = self._grid(raw)
-            pooled = self.backbone.forward_head(raw, pre_logits=True) if self._head_pools else grid.mean(dim=1)
+            output = self._run(images).float()
+            grid, layout = self._grid(output)
+            pooled = self.backbone.forward_head(output, pre_logits=True) if self._pools_itself else grid.mean(dim=1)
         mask = torch.ones(grid.shape[:2], dtype=torch.bool, device=grid.device)
         return Features(grid, mask, layout, pooled.float())
 
-    def train(self, mode: bool = True) -> "Encoder":
-        """A frozen backbone stays in evaluation mode, the statistics of its batch norms with it."""
+    def train(self, mode: bool = True) -> "BackboneEncoder":
+        """A frozen backbone stays in evaluation mode, so that its batch norms keep their statistics."""
         super().train(mode)
         if self.frozen:
             self.backbone.eval()
         return self
 
     def layers(self) -> list[list[nn.Parameter]]:
-        """The trainable parameters, layer by layer from the input on, for learning rates that fall by layer."""
-        named = dict(self.backbone.named_parameters())
+        parameters = dict(self.backbone.named_parameters())
         if hasattr(self.backbone, "group_matcher"):
             names = group_parameters(self.backbone, self.backbone.group_matcher(coarse=False))
-            groups = [[named[name] for name in names[layer] if name in named] for layer in sorted(names)]
+            groups = [[parameters[name] for name in names[layer] if name in parameters] for layer in sorted(names)]
         else:
             groups = [list(child.parameters()) for child in self.backbone.children()]
         return trainable(groups)
 
-    def _raw(self, images: torch.Tensor) -> torch.Tensor:
-        forward = getattr(self.backbone, "forward_features", self.backbone)
-        return forward(images)
+    def _run(self, images: torch.Tensor) -> torch.Tensor:
+        return getattr(self.backbone, "forward_features", self.backbone)(images)
 
-    def _grid(self, raw: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
-        """The backbone's output as [B, N, D], row by row, and (height, width)."""
-        if raw.ndim == 3:
-            grid = raw[:, self._tokens_skipped :]
-            known = getattr(getattr(self.backbone, "patch_embed", None), "grid_size", None)
+    def _grid(self, output: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
+        """The backbone's output as [B, N, D] in row-major order, and (height, width)."""
+        if output.ndim == 3:
+            grid = output[:, self._prefix_tokens :]
             side = math.isqrt(grid.shape[1])
-            layout = tuple(known) if known and math.prod(known) == grid.shape[1] else (side, side)
-            return grid, layout
-        if not self._channels_at_end:
-            raw = raw.permute(0, 2, 3, 1)
-        return raw.flatten(1, 2), tuple(raw.shape[1:3])
+            height, width = getattr(getattr(self.backbone, "patch_embed", None), "grid_size", None) or (side, side)
+            return grid, ((height, width) if height * width == grid.shape[1] else (side, side))
+        if not self._output_is_nhwc:
+            output = output.permute(0, 2, 3, 1)
+        return output.flatten(1, 2), (output.shape[1], output.shape[2])
 
     def _probe(self, channels: int, size: int) -> None:
-        """Look at one empty photo: shapes, way of pooling, and which parts nothing depends on."""
+        """Run one empty photo to learn the shapes, whether the backbone pools, and what features do not depend on."""
         was_training = self.backbone.training
         self.backbone.eval()
         with torch.enable_grad():
-            raw = self._raw(torch.zeros(1, channels, size, size))
-            if not isinstance(raw, torch.Tensor) or raw.ndim not in (3, 4):
+            output = self._run(torch.zeros(1, channels, size, size))
+            if not isinstance(output, torch.Tensor) or output.ndim not in (3, 4):
                 raise ValueError("its features are not a grid")
-            grid, self.layout = self._grid(raw)
+            grid, self.layout = self._grid(output)
             if math.prod(self.layout) != grid.shape[1]:
                 raise ValueError("its features are not a grid")
             self.width = grid.shape[2]
-            pooled = self._pool_of_head(raw)
-            self._head_pools = pooled is not None
+            pooled = self._own_pooling(output)
+            self._pools_itself = pooled is not None
             self._remove_unused(grid.sum() + (0 if pooled is None else pooled.sum()))
         self.backbone.train(was_training)
 
-    def _pool_of_head(self, raw: torch.Tensor) -> torch.Tensor | None:
+    def _own_pooling(self, output: torch.Tensor) -> torch.Tensor | None:
         if not hasattr(self.backbone, "forward_head"):
             return None
         try:
-            pooled = self.backbone.forward_head(raw, pre_logits=True)
-        except TypeError:  # a head that knows no pre_logits
+            pooled = self.backbone.forward_head(output, pre_logits=True)
+        except TypeError:  # a head without pre_logits
             return None
-        return pooled if pooled.shape == (raw.shape[0], self.width) else None
+        return pooled if pooled.shape == (output.shape[0], self.width) else None
 
     def _remove_unused(self, total: torch.Tensor) -> None:
         """Unused layers (the wide head of a MobileNet) would be trained by weight decay alone and break DDP."""
@@ -166,30 +167,33 @@ def build_encoder(
 ) -> Encoder:
     """The encoder that `settings` name, for square photos of `size` pixels and 1 or 3 `channels`.
 
-    Its input is normalised with the backbone's own statistics where it starts from weights, else with `mean` and
+    Its input is normalised by the backbone's published statistics where it starts from weights, else by `mean` and
     `std` (per channel, on the scale 0 to 1). Raises InputError, in one line, for an unknown name, a size, number of
-    channels or stride that the backbone cannot take, and weights that cannot be fetched, read or fitted.
+    channels or stride that the backbone cannot take, and weights that cannot be fetched, read or loaded.
     """
     if settings.pretrained and settings.weights:
         raise InputError("encoder.pretrained=true and encoder.weights are both given; give one of them")
     weights = read_weights(settings.weights) if settings.weights else None
     if settings.name in DETECTORS:
-        weights = _fetch_torchvision(settings.name) if settings.pretrained else weights
+        weights = fetch_torchvision(settings.name) if settings.pretrained else weights
         return build_faster_rcnn(settings, channels, size, weights, channels_last)
-    backbone = _googlenet(settings, channels) if settings.name == "googlenet" else _timm(settings, channels, size)
-    config = _GOOGLENET if settings.name == "googlenet" else dict(getattr(backbone, "pretrained_cfg", None) or {})
-    if settings.name == "googlenet" and settings.pretrained:
-        weights = _fetch_torchvision("googlenet")
+    config: dict[str, Any]
+    if settings.name == "googlenet":
+        backbone, config = _googlenet(settings, channels), _GOOGLENET
+        weights = fetch_torchvision("googlenet") if settings.pretrained else weights
+    else:
+        backbone = _timm(settings, channels, size)
+        config = dict(getattr(backbone, "pretrained_cfg", None) or {})
+    warning = ""
     if settings.pretrained or weights:
         mean, std = (_statistics(config.get(key), channels, own) for key, own in (("mean", mean), ("std", std)))
-    warning = ""
-    if settings.frozen and not (settings.pretrained or weights):
+    elif settings.frozen:
         warning = f"encoder.name={settings.name} is frozen and has no weights, so its features are random"
     try:
         encoder = BackboneEncoder(backbone, channels, size, mean, std, settings.frozen, channels_last, warning)
     except (RuntimeError, ValueError, AssertionError, AttributeError, TypeError) as error:
         raise InputError(
-            f"encoder.name={settings.name} cannot be used at view.size={size}: {_reason(error)}; "
+            f"encoder.name={settings.name} cannot be used at view.size={size}: {one_line(error)}; "
             "try another view.size or encoder.name"
         ) from None
     _check_stride(settings, size, encoder.layout)
@@ -208,24 +212,15 @@ def _timm(settings: EncoderSettings, channels: int, size: int) -> nn.Module:
         options["output_stride"] = settings.output_stride
     try:
         config = timm.get_pretrained_cfg(settings.name)
-        if config.fixed_input_size and tuple(config.input_size[1:]) != (size, size):
+        if config and config.fixed_input_size and tuple(config.input_size[1:]) != (size, size):
             options["img_size"] = size
         backbone = timm.create_model(settings.name, pretrained=False, **options)
     except (TypeError, AssertionError, ValueError, RuntimeError, NotImplementedError) as error:
         what = f"channels={channels}, view.size={size}, encoder.output_stride={settings.output_stride}"
         raise InputError(
-            f"encoder.name={settings.name} cannot be built with {what}: {_reason(error)}; change one of them"
+            f"encoder.name={settings.name} cannot be built with {what}: {one_line(error)}; change one of them"
         ) from None
-    return _fetch_timm(settings.name, options) if settings.pretrained else backbone
-
-
-def _fetch_timm(name: str, options: dict[str, Any]) -> nn.Module:
-    print(f"fetching the weights of {name}; they are kept for the next time", file=sys.stderr)
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries say nothing that the line below does not
-    try:
-        return timm.create_model(name, pretrained=True, **options)
-    except Exception as error:
-        raise InputError(_not_fetched(name, error)) from None
+    return fetch_timm(settings.name, options) if settings.pretrained else backbone
 
 
 def _googlenet(settings: EncoderSettings, channels: int) -> nn.Module:
@@ -239,36 +234,15 @@ def _googlenet(settings: EncoderSettings, channels: int) -> nn.Module:
         new = nn.Conv2d(channels, old.out_channels, old.kernel_size, old.stride, old.padding, bias=False)
         nn.init.trunc_normal_(new.weight, std=0.01, a=-2, b=2)
         network.conv1.conv = new
-    ends = ("avgpool", "dropout", "fc")
-    return nn.Sequential(OrderedDict((n, child) for n, child in network.named_children() if n not in ends))
+    head = ("avgpool", "dropout", "fc")
+    return nn.Sequential(OrderedDict((n, child) for n, child in network.named_children() if n not in head))
 
 
-def _fetch_torchvision(name: str) -> dict[str, torch.Tensor]:
-    from torchvision.models import get_model_weights
-
-    try:
-        return get_model_weights(name).DEFAULT.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except Exception as error:
-        raise InputError(_not_fetched(name, error)) from None
-
-
-def _not_fetched(name: str, error: Exception) -> str:
-    return (
-        f"encoder.pretrained=true: the weights of {name} could not be fetched ({_reason(error)}); this needs a network "
-        "the first time: give encoder.weights=FILE or encoder.pretrained=false"
-    )
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 160 else text[:157] + "..."
-
-
-def _statistics(own: tuple[float, ...] | None, channels: int, fallback: tuple[float, ...]) -> tuple[float, ...]:
-    """The backbone's statistics; of three channels the mean where one is fed, as its weights are summed."""
-    if own is None:
+def _statistics(published: tuple[float, ...] | None, channels: int, fallback: tuple[float, ...]) -> tuple[float, ...]:
+    """The published statistics; for grayscale photos their mean over the channels, as the weights are summed."""
+    if published is None:
         return tuple(fallback)
-    return tuple(own) if len(own) == channels else (sum(own) / len(own),) * channels
+    return tuple(published) if len(published) == channels else (sum(published) / len(published),) * channels
 
 
 def _check_stride(settings: EncoderSettings, size: int, layout: tuple[int, int]) -> None:

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from src.base.errors import InputError
-from src.models.attention import Attention
+from src.models.attention import ShowAttendTell
 from src.models.backbone import build_encoder
 from src.models.ctc import CTCMaskPredict
 from src.models.decoder import Decoder
@@ -19,7 +19,7 @@ from src.settings.schema import DecoderSettings, Settings
 
 DECODERS: dict[str, type[Decoder]] = {
     "recurrent": Recurrent,
-    "attention": Attention,
+    "attention": ShowAttendTell,
     "updown": UpDown,
     "transformer": Transformer,
     "mask_predict": MaskPredict,
@@ -35,7 +35,7 @@ def build_decoder(settings: DecoderSettings, vocabulary_size: int, feature_width
 
 
 class Captioner(nn.Module):
-    """Encoder, `mos_head` (None where no MOS is predicted) and `decoder` (None where no caption is)."""
+    """An `encoder`, `mos_head` (None where no MOS is predicted) and `decoder` (None where no caption is)."""
 
     def __init__(self, encoder: Encoder, mos_head: MosHead | DistributionHead | None, decoder: Decoder | None):
         super().__init__()
@@ -44,9 +44,9 @@ class Captioner(nn.Module):
         self.decoder = decoder
 
     def features(self, images: torch.Tensor | dict[str, torch.Tensor]) -> Features:
-        """Features of uint8 pixels [B, H, W, C], or those that were computed before.
+        """Features of uint8 pixels [B, H, W, C], or cached ones.
 
-        The latter are a dict of `grid`, `mask`, `pooled` and for regions `boxes`, of the shapes in Features.
+        Cached features are a dict of `grid`, `mask`, `pooled` and for regions `boxes`, of the shapes in Features.
         """
         if isinstance(images, torch.Tensor):
             return self.encoder(images)
@@ -54,17 +54,18 @@ class Captioner(nn.Module):
         return Features(images["grid"].float(), images["mask"], layout, images["pooled"].float())
 
     def mos(self, features: Features) -> torch.Tensor:
-        """Predicted MOS, float32 [B], on the labels' scale."""
+        """Predicted MOS, float32 [B], on the scale of the labels."""
+        assert self.mos_head is not None, "a network for captions only"
         return self.mos_head(features.pooled)
 
 
 def with_heads(
     encoder: Encoder, settings: Settings, vocabulary_size: int, mos_range: tuple[float, float, float]
 ) -> Captioner:
-    """The network around an encoder; its heads' weights are drawn from torch's default generator.
+    """The network around an encoder; the weights of its heads are drawn from torch's default generator.
 
-    `mos_range` is (low, high, mean) of the training labels. It is not read where settings.task is "caption", nor
-    `vocabulary_size` where it is "mos". Raises InputError where the settings ask for what cannot be built.
+    `mos_range`: (low, high, mean) of the training labels, unused where settings.task is "caption". `vocabulary_size` is
+    unused where it is "mos". Raises InputError where the settings ask for what cannot be built.
     """
     mos_head = decoder = None
     if settings.task != "caption":
@@ -83,9 +84,9 @@ def build_captioner(
     mean: tuple[float, ...],
     std: tuple[float, ...],
 ) -> Captioner:
-    """The network that `settings` describe, with freshly drawn weights (from torch's default generator).
+    """The network that `settings` describe, with weights drawn from torch's default generator.
 
-    `mean` and `std` are those of the training pixels per channel on the scale 0 to 1; the rest as in `with_heads`.
+    `mean` and `std`: of the training pixels per channel on the scale 0 to 1; the rest as in `with_heads`.
     """
     encoder = build_encoder(
         settings.encoder, channels, settings.view.size, mean, std, channels_last=settings.train.channels_last

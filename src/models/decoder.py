@@ -1,7 +1,7 @@
-"""The protocol that every captioner speaks, whatever it is made of.
+"""The protocol of caption decoders: training, self-critical training and every search stand on it.
 
-Captions are int64 tensors [B, T]: words, then END, then PAD up to T. START is never in them; a decoder puts it in
-front by itself. A row of PAD only is "no caption".
+Captions are int64 tensors [B, T]: word ids, then END, then PAD up to T. START is never part of them: decoders prepend
+it themselves. A row of PAD only means "no caption".
 """
 
 from abc import ABC, abstractmethod
@@ -18,37 +18,38 @@ PAD, START, END, UNK = 0, 1, 2, 3
 
 
 class State(Protocol):
-    """What a causal decoder remembers of N captions begun: a dataclass of its own with at least this field."""
+    """The recurrent state or key-value cache of N partial captions: each causal decoder has a dataclass of its own."""
 
-    attention: torch.Tensor | None
-    """[N, regions]: where the last step looked, each row summing to 1; None for a decoder without attention."""
+    @property
+    def attention(self) -> torch.Tensor | None:
+        """Attention weights [N, regions] of the last step, each row summing to 1; None without attention."""
 
 
 class Decoder(nn.Module, ABC):
-    """Any captioner."""
+    """Any caption decoder."""
 
     @abstractmethod
     def log_prob(self, features: Features, captions: torch.Tensor) -> torch.Tensor:
-        """Log-probability of each token of `captions` [B, T] given what the decoder may see: float32 [B, T], 0 at PAD.
+        """Log-probability of each token of `captions` [B, T] under the decoder's own factorisation.
 
-        Training, self-critical training and rescoring stand on it. Row b of `captions` belongs to photo b.
+        Float32 [B, T], 0 at PAD. Row b of `captions` belongs to photo b.
         """
 
 
 @dataclass(frozen=True)
 class TeacherForced:
-    """What teacher forcing gives: `logits` [B, T, V], and `attention` [B, T, regions] (None: it does not attend)."""
+    """The output of teacher forcing: `logits` [B, T, V] and `attention` [B, T, regions] (None without attention)."""
 
     logits: torch.Tensor
     attention: torch.Tensor | None = None
 
 
 class CausalDecoder(Decoder):
-    """A captioner that writes word by word: each token depends on the photo and on the tokens before it only."""
+    """An autoregressive decoder: each token is conditioned on the photo and the tokens before it."""
 
     @abstractmethod
     def teacher_forced(self, features: Features, inputs: torch.Tensor) -> TeacherForced:
-        """Scores of the token at each place, fed `inputs` [B, T]: see `shift_right`."""
+        """Logits of the token at each position given the input tokens [B, T] up to it: see `shift_right`."""
 
     @abstractmethod
     def start(self, features: Features) -> State:
@@ -63,61 +64,61 @@ class CausalDecoder(Decoder):
 
     @abstractmethod
     def reorder(self, state: Any, index: torch.Tensor) -> State:
-        """The state of the captions at `index` (int64 [M]; one may be dropped or come several times)."""
+        """The state of the captions at `index` (int64 [M], with omissions and repetitions)."""
 
     def log_prob(self, features: Features, captions: torch.Tensor) -> torch.Tensor:
         return token_log_probs(self.teacher_forced(features, shift_right(captions)).logits, captions)
 
 
 class NonAutoregressiveDecoder(Decoder):
-    """A captioner that writes all words at once, on a canvas that may show some of them already.
+    """A decoder that predicts all positions of a target sequence in parallel, given some of its tokens.
 
-    A canvas is int64 [N, P]: a symbol at each of a caption's places, `mask` where one is hidden, PAD behind them.
-    Symbols are the words, and `blank` for a decoder that has one: a place without a word. What a finished canvas says
-    is `read`. Where there is a blank, neighbouring places with one symbol say it once.
+    A target sequence is int64 [N, L]: `mask` at masked positions, PAD behind its end. For a conditional masked language
+    model it is the caption's words; with a `blank` it is a CTC alignment, which collapses to the caption: repetitions
+    are merged, then blanks removed.
     """
 
     mask: int
-    """Stands for a hidden symbol in a canvas; no output of the decoder."""
+    """The id of the mask token, an input only: it is not among the V outputs."""
     blank: int | None = None
-    """The symbol of a place without a word."""
+    """The id of the CTC blank, for decoders that have one."""
     uniforms_per_token: int
-    """Random numbers that `mask_tokens` takes, for each token of the longest caption and one more."""
+    """Random numbers that `mask_tokens` needs per position of the longest caption and one more."""
 
     @abstractmethod
     def encode(self, features: Features) -> Any:
         """What all passes over the same P photos share, computed once."""
 
     @abstractmethod
-    def lengths(self, seen: Any) -> torch.Tensor:
-        """Log-probability of a caption of 0, 1, 2 … words: float32 [P, L], impossible (-inf) at 0."""
+    def length_log_probs(self, encoded: Any) -> torch.Tensor:
+        """Log-probability of a caption of 0, 1, 2 … words: float32 [P, lengths], -inf at 0."""
 
     @abstractmethod
-    def length_loss(self, seen: Any, words: torch.Tensor) -> torch.Tensor:
-        """What it costs that the photos' captions have `words` [P] words: float32 [P]."""
+    def length_loss(self, encoded: Any, words: torch.Tensor) -> torch.Tensor:
+        """Loss of the predicted lengths where the captions have `words` [P] words: float32 [P]."""
 
     @abstractmethod
-    def places(self, words: torch.Tensor) -> torch.Tensor:
-        """How many places the canvas of a caption of `words` words has: int64 of that shape."""
+    def target_length(self, words: torch.Tensor) -> torch.Tensor:
+        """Positions of the target sequence of a caption of `words` words: int64 of the same shape."""
 
     @abstractmethod
-    def predict_masked(self, seen: Any, canvas: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities of each symbol at each place of `canvas` [N, P], PAD behind its end: float32 [N, P, V].
+    def predict_masked(self, encoded: Any, targets: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities of every token at each position of `targets` [N, L]: float32 [N, L, V].
 
-        Photo p belongs to its N / photos canvases from p * N / photos on.
+        The N / P target sequences of photo p are the rows from p * N / P on.
         """
 
     @abstractmethod
     def mask_tokens(self, captions: torch.Tensor, uniforms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The canvas [N, P] of `captions` [N, T] with all that training shows or hides, and which it hides (bool).
+        """For training: target sequences [N, L] of `captions` [N, T], complete, and where to mask them (bool).
 
-        `uniforms` [N, uniforms_per_token * (T + 1) or more] in [0, 1): it is a function of them and the caption alone.
+        A deterministic function of each caption and its `uniforms` [N, uniforms_per_token * (T + 1) or more] in [0, 1).
         """
 
     def fully_masked(self, words: torch.Tensor) -> torch.Tensor:
-        """The canvas [N, P] of captions of `words` [N] words, all places hidden."""
-        places = self.places(words)
-        within = torch.arange(int(places.max()) if len(places) else 0, device=words.device) < places.unsqueeze(1)
+        """The target sequences [N, L] of captions of `words` [N] words with every position masked."""
+        length = self.target_length(words)
+        within = torch.arange(int(length.max()) if len(length) else 0, device=words.device) < length.unsqueeze(1)
         return torch.where(within, self.mask, PAD)
 
 
@@ -126,15 +127,15 @@ def word_counts(captions: torch.Tensor) -> torch.Tensor:
     return (captions != PAD).sum(1).sub(1).clamp(min=0)
 
 
-def random_mask(places: torch.Tensor, width: int, uniforms: torch.Tensor) -> torch.Tensor:
-    """Hide a uniform number of each row's first `places` [N], at least one, at random: bool [N, width].
+def random_mask(lengths: torch.Tensor, width: int, uniforms: torch.Tensor) -> torch.Tensor:
+    """Mask k of the first `lengths` [N] positions of each row, k uniform in 1 … length: bool [N, width].
 
-    `uniforms` [N, 1 + width or more]: how many, and in what order.
+    `uniforms` [N, 1 + width or more]: the first gives k, the others the order in which positions are masked.
     """
-    number = 1 + (uniforms[:, 0] * places).long().clamp(max=places - 1)
-    within = torch.arange(width, device=places.device) < places.unsqueeze(1)
+    count = 1 + (uniforms[:, 0] * lengths).long().clamp(max=lengths - 1)
+    within = torch.arange(width, device=lengths.device) < lengths.unsqueeze(1)
     order = uniforms[:, 1 : 1 + width].masked_fill(~within, 2.0).argsort(dim=1).argsort(dim=1)
-    return (order < number.unsqueeze(1)) & within
+    return (order < count.unsqueeze(1)) & within
 
 
 def token_log_probs(logits: torch.Tensor, captions: torch.Tensor) -> torch.Tensor:
@@ -144,6 +145,6 @@ def token_log_probs(logits: torch.Tensor, captions: torch.Tensor) -> torch.Tenso
 
 
 def shift_right(captions: torch.Tensor) -> torch.Tensor:
-    """What teacher forcing feeds [B, T]: START and all tokens but the last, so that place t never sees token t."""
+    """The inputs [B, T] of teacher forcing: START, then all tokens but the last; position t never sees token t."""
     start = captions.new_full((captions.shape[0], 1), START)
     return torch.cat([start, captions[:, :-1]], dim=1)

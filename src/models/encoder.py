@@ -1,4 +1,4 @@
-"""What every encoder is: a network that makes features of photos, and that can be kept as it is."""
+"""The base of all encoders: networks that turn photos into features, and that can be frozen."""
 
 from abc import ABC, abstractmethod
 
@@ -11,11 +11,13 @@ from src.models.features import Features
 class Encoder(nn.Module, ABC):
     """An encoder of photos.
 
-    `width` is D of the features, `layout` the (height, width) of their grid. `frozen`: it does not learn. `removed`:
-    the parts of the published network that features do not depend on and that were left out. `fixed_input_size`: it
-    takes photos of the size it was built for only.
+    `width` is D of the features, `layout` the (height, width) of their grid. `frozen`: it is not trained. `removed`:
+    the modules of the published network that features do not depend on, which were removed. `fixed_input_size`: it
+    takes photos of the size that it was built for only.
     """
 
+    mean: torch.Tensor
+    std: torch.Tensor
     width: int
     layout: tuple[int, int]
     frozen: bool
@@ -32,7 +34,7 @@ class Encoder(nn.Module, ABC):
 
     @property
     def region_kind(self) -> str:
-        """What a figure calls the N places of its features."""
+        """What a figure calls the N cells or regions of its features."""
         return "cells of the grid"
 
     @property
@@ -44,17 +46,21 @@ class Encoder(nn.Module, ABC):
     def forward(self, pixels: torch.Tensor) -> Features:
         """Features of uint8 pixels [B, H, W, C] (or float on the scale 0 to 255)."""
 
+    @abstractmethod
+    def layers(self) -> list[list[nn.Parameter]]:
+        """The trainable parameters, layer by layer from the input on, for layer-wise learning rate decay."""
+
     def normalised(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Pixels [B, H, W, C] as float32 [B, C, H, W] with the mean 0 and the spread 1 of what the network expects."""
+        """Pixels [B, H, W, C] as float32 [B, C, H, W], standardised by the statistics that the network expects."""
         return (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std
 
     def set_trainable(self, network: nn.Module, frozen: bool) -> None:
-        """Take what is trainable in `network` now for what `freeze` is about, and freeze it where asked."""
+        """Let `freeze` act on those parameters of `network` that require gradients now, and freeze it where asked."""
         self._trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.freeze(frozen)
 
     def freeze(self, frozen: bool) -> None:
-        """Keep the network as it is from now on, or let it learn."""
+        """Freeze or unfreeze the network."""
         self.frozen = frozen
         for parameter in self._trainable:
             parameter.requires_grad_(not frozen)
@@ -62,6 +68,6 @@ class Encoder(nn.Module, ABC):
 
 
 def trainable(groups: list[list[nn.Parameter]]) -> list[list[nn.Parameter]]:
-    """Groups of parameters without those that do not learn, and without empty groups."""
+    """Groups of parameters without the frozen ones, and without empty groups."""
     groups = [[parameter for parameter in group if parameter.requires_grad] for group in groups]
     return [group for group in groups if group]

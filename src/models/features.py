@@ -1,5 +1,6 @@
-"""What an encoder tells the heads about a batch of photos."""
+"""The output of an encoder, input of the MOS head and the decoders."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -7,14 +8,14 @@ import torch
 
 @dataclass(frozen=True)
 class Features:
-    """Image features of B photos, each seen as N cells of a grid or N regions.
+    """Image features of B photos, each as N grid cells or N detected regions.
 
-    `grid` [B, N, D]: one vector per cell. Row by row where `layout` is (height, width).
-    `mask` [B, N] bool: True where a cell holds something; decoders that attend must leave out the others.
+    `grid` [B, N, D]: one vector per cell, in row-major order where `layout` is (height, width).
+    `mask` [B, N] bool: False at padding, which attention must ignore.
     `layout`: (height, width) of the grid, or the boxes [B, N, 4] of regions.
     `pooled` [B, D]: one vector per photo.
 
-    Features stay inside the replica that made them, so they need not be gathered by DataParallel.
+    Features never leave the replica that computed them, so DataParallel need not gather them.
     """
 
     grid: torch.Tensor
@@ -30,14 +31,14 @@ class Features:
         return self.pooled.device
 
     def repeat(self, times: int) -> "Features":
-        """Each photo `times` times in a row: photo b comes to rows b * times … b * times + times - 1."""
-        return self._each(lambda tensor: tensor.repeat_interleave(times, dim=0))
+        """Each photo `times` times in a row: photo b is at rows b * times … b * times + times - 1."""
+        return self._map(lambda tensor: tensor.repeat_interleave(times, dim=0))
 
     def select(self, index: torch.Tensor) -> "Features":
-        """The photos at `index` (int64 [M]), in that order; a photo may come several times."""
-        return self._each(lambda tensor: tensor.index_select(0, index))
+        """The photos at `index` (int64 [M], with omissions and repetitions)."""
+        return self._map(lambda tensor: tensor.index_select(0, index))
 
-    def _each(self, function) -> "Features":
+    def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "Features":
         layout = function(self.layout) if isinstance(self.layout, torch.Tensor) else self.layout
         return replace(
             self, grid=function(self.grid), mask=function(self.mask), layout=layout, pooled=function(self.pooled)

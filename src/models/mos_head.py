@@ -1,4 +1,4 @@
-"""The head that predicts the mean opinion score (MOS) of a photo."""
+"""The heads that predict the mean opinion score (MOS) of a photo."""
 
 import math
 
@@ -13,11 +13,14 @@ def _check(low: float, high: float, mean: float) -> None:
 
 
 class MosHead(nn.Module):
-    """Dropout and a linear layer, squashed into the labels' range by a scaled sigmoid.
+    """Dropout, a linear layer, and a sigmoid scaled to the range of the labels.
 
-    `low`, `high` and `mean` are those of the training labels. The weights start at zero and the bias so that the
-    first prediction for every photo is `mean`; a prediction never leaves [low, high].
+    `low`, `high` and `mean` are those of the training labels. With zero weights and a suitable bias, the prediction
+    before training is `mean` for every photo; no prediction ever leaves [low, high].
     """
+
+    low: torch.Tensor
+    high: torch.Tensor
 
     def __init__(self, width: int, dropout: float, low: float, high: float, mean: float):
         super().__init__()
@@ -27,23 +30,25 @@ class MosHead(nn.Module):
         self.register_buffer("low", torch.tensor(float(low)))
         self.register_buffer("high", torch.tensor(float(high)))
         nn.init.zeros_(self.linear.weight)
-        share = (mean - low) / (high - low) if high > low else 0.5
-        share = min(max(share, 1e-3), 1 - 1e-3)
-        nn.init.constant_(self.linear.bias, math.log(share / (1 - share)))
+        fraction = (mean - low) / (high - low) if high > low else 0.5
+        fraction = min(max(fraction, 1e-3), 1 - 1e-3)
+        nn.init.constant_(self.linear.bias, math.log(fraction / (1 - fraction)))
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Pooled features [B, D] to MOS [B], float32 also under autocast: bf16 cannot tell 5.50 from 5.51."""
+        """MOS [B] from pooled features [B, D], in float32 also under autocast: bf16 cannot tell 5.50 from 5.51."""
         with torch.autocast(pooled.device.type, enabled=False):
-            share = torch.sigmoid(self.linear(self.dropout(pooled.float())).squeeze(-1))
-            return self.low + (self.high - self.low) * share
+            fraction = torch.sigmoid(self.linear(self.dropout(pooled.float())).squeeze(-1))
+            return self.low + (self.high - self.low) * fraction
 
 
 class DistributionHead(nn.Module):
-    """Dropout and a linear layer to the shares of the whole scores `bins`, whose mean is the MOS.
+    """Dropout, a linear layer, and a softmax over the integer scores `bins`; the MOS is its expectation.
 
-    The bins cover the labels' range. The weights start at zero and the bias so that the first prediction for every
-    photo is `mean`, by the flattest distribution with that mean.
+    The bins cover the range of the labels. With zero weights, the prediction before training is the distribution of
+    mean `mean` with the greatest entropy, for every photo.
     """
+
+    bins: torch.Tensor
 
     def __init__(self, width: int, dropout: float, low: float, high: float, mean: float):
         super().__init__()
@@ -53,21 +58,22 @@ class DistributionHead(nn.Module):
         self.register_buffer("bins", torch.arange(first, last + 1, dtype=torch.float32), persistent=False)
         self.linear = nn.Linear(width, len(self.bins))
         nn.init.zeros_(self.linear.weight)
-        place, steps = (mean - first) / (last - first), torch.linspace(0, 1, len(self.bins), dtype=torch.float64)
-        place = min(max(place, 0.01), 0.99)
-        tilt = brentq(lambda t: float((t * steps).softmax(0) @ steps) - place, -500, 500)
+        fraction = min(max((mean - first) / (last - first), 0.01), 0.99)
+        # of all distributions with that mean, an exponential in the score has the greatest entropy
+        scores = torch.linspace(0, 1, len(self.bins), dtype=torch.float64)
+        slope = brentq(lambda t: float((t * scores).softmax(0) @ scores) - fraction, -500, 500)
         with torch.no_grad():
-            self.linear.bias.copy_(tilt * steps)
+            self.linear.bias.copy_(slope * scores)
 
     def probabilities(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Pooled features [B, D] to the shares of the scores [B, K], float32 also under autocast."""
+        """Probabilities of the scores [B, K] from pooled features [B, D], in float32 also under autocast."""
         with torch.autocast(pooled.device.type, enabled=False):
             return self.linear(self.dropout(pooled.float())).softmax(1)
 
-    def expected_mos(self, shares: torch.Tensor) -> torch.Tensor:
-        """The MOS [B] of shares [B, K]."""
-        return shares @ self.bins
+    def expected_mos(self, probabilities: torch.Tensor) -> torch.Tensor:
+        """The MOS [B] of probabilities [B, K]."""
+        return probabilities @ self.bins
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Pooled features [B, D] to MOS [B]."""
+        """MOS [B] from pooled features [B, D]."""
         return self.expected_mos(self.probabilities(pooled))

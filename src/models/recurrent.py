@@ -1,8 +1,8 @@
-"""A recurrent captioner: an LSTM or GRU that is shown the photo first or with every word.
+"""Show and Tell: an LSTM or GRU that is fed the photo first or with every word.
 
-`image="first"` is Show and Tell (Vinyals et al., "Show and Tell: A Neural Image Caption Generator", CVPR 2015);
-`image="every"` feeds the photo beside each word (as in Donahue et al., "Long-term Recurrent Convolutional Networks
-for Visual Recognition and Description", CVPR 2015).
+`image="first"` is Vinyals et al., "Show and Tell: A Neural Image Caption Generator", CVPR 2015. `image="every"`
+concatenates the photo to each word, as Donahue et al., "Long-term Recurrent Convolutional Networks for Visual
+Recognition and Description", CVPR 2015.
 """
 
 import math
@@ -17,12 +17,12 @@ from src.models.features import Features
 from src.settings.schema import DecoderSettings
 
 _BF16_ON_CPU = not torch.backends.mkldnn.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-"""Whether oneDNN has an LSTM in bf16 for this processor: it needs AVX-512."""
+"""Whether oneDNN has a bf16 LSTM for this processor: it needs AVX-512."""
 
 
 @dataclass(frozen=True)
 class RecurrentState:
-    """`hidden`: h, or h and c of the LSTM, each [layers, N, H]. `image` [N, E]: the photo as the cell sees it."""
+    """`hidden`: (h,), or (h, c) of the LSTM, each [layers, N, H]. `image` [N, E]: the embedded photo."""
 
     hidden: tuple[torch.Tensor, ...]
     image: torch.Tensor
@@ -34,13 +34,13 @@ class Recurrent(CausalDecoder):
 
     def __init__(self, settings: DecoderSettings, vocabulary_size: int, feature_width: int):
         super().__init__()
-        self.every = settings.image == "every"
+        self.image_at_every_word = settings.image == "every"
         self.layers, self.hidden_width = settings.layers, settings.hidden
         self.embedding = nn.Embedding(vocabulary_size, settings.embedding, padding_idx=PAD)
         self.image = nn.Sequential(nn.Linear(feature_width, settings.embedding), nn.LayerNorm(settings.embedding))
         kind = {"lstm": nn.LSTM, "gru": nn.GRU}[settings.cell]
         self.cell = kind(
-            settings.embedding * (2 if self.every else 1),
+            settings.embedding * (2 if self.image_at_every_word else 1),
             settings.hidden,
             num_layers=settings.layers,
             batch_first=True,
@@ -52,12 +52,13 @@ class Recurrent(CausalDecoder):
 
     def train(self, mode: bool = True) -> "Recurrent":
         super().train(mode)
-        self.cell.train()  # cuDNN differentiates a cell in training mode only, and rewards need it in evaluation mode
+        # cuDNN has no backward pass for a cell in evaluation mode, where self-critical training needs one
+        self.cell.train()
         self.cell.dropout = self.dropout.p if mode and self.layers > 1 else 0.0
         return self
 
     def _initialise(self) -> None:
-        """Glorot for inputs, orthogonal for recurrence, gate by gate; the LSTM's forget gate starts open."""
+        """Glorot for input weights and orthogonal for recurrent ones, gate by gate; the LSTM's forget gate is open."""
         for name, parameter in self.cell.named_parameters():
             gates = parameter.data.split(self.hidden_width)
             for gate in gates:
@@ -72,49 +73,52 @@ class Recurrent(CausalDecoder):
         nn.init.normal_(self.output.weight, std=1 / math.sqrt(self.hidden_width))
         nn.init.zeros_(self.output.bias)
 
-    def _inputs(self, words: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-        """Word embeddings [N, T, E] and the photo [N, E] as the cell takes them at the places of the words."""
-        return torch.cat([words, image.unsqueeze(1).expand_as(words)], dim=-1) if self.every else words
-
-    def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.dropout(self.embedding(tokens))
+    def _inputs(self, tokens: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        """The cell's inputs [N, T, ·]: embedded tokens [N, T], concatenated with the photo [N, E] where so set."""
+        words = self.dropout(self.embedding(tokens))
+        return torch.cat([words, image.unsqueeze(1).expand_as(words)], dim=-1) if self.image_at_every_word else words
 
     def teacher_forced(self, features: Features, inputs: torch.Tensor) -> TeacherForced:
         self.cell.flatten_parameters()
         image = self.image(features.pooled)
-        inputs = self._inputs(self._embed(inputs), image)
-        if not self.every:
-            inputs = torch.cat([image.unsqueeze(1), inputs], dim=1)
-        outputs, _ = self._run(inputs, None)
-        return TeacherForced(self.output(self.dropout(outputs if self.every else outputs[:, 1:])))
+        embedded = self._inputs(inputs, image)
+        if self.image_at_every_word:
+            outputs, _ = self._run(embedded, None)
+        else:
+            outputs = self._run(torch.cat([image.unsqueeze(1), embedded], dim=1), None)[0][:, 1:]
+        return TeacherForced(self.output(self.dropout(outputs)))
 
     def start(self, features: Features) -> RecurrentState:
         self.cell.flatten_parameters()
         image = self.image(features.pooled)
         zeros = image.new_zeros(self.layers, len(features), self.hidden_width)
-        state = RecurrentState((zeros, zeros) if isinstance(self.cell, nn.LSTM) else (zeros,), image)
-        return state if self.every else self._advance(image.unsqueeze(1), state)[1]
+        hidden: tuple[torch.Tensor, ...] = (zeros, zeros) if isinstance(self.cell, nn.LSTM) else (zeros,)
+        if not self.image_at_every_word:
+            _, hidden = self._run(image.unsqueeze(1), hidden)
+        return RecurrentState(hidden, image)
 
     def step(self, tokens: torch.Tensor, state: RecurrentState) -> tuple[torch.Tensor, RecurrentState]:
-        inputs = self._inputs(self._embed(tokens.unsqueeze(1)), state.image)
-        outputs, state = self._advance(inputs, state)
+        outputs, hidden = self._run(self._inputs(tokens.unsqueeze(1), state.image), state.hidden)
         logits = self.output(self.dropout(outputs.squeeze(1)))
-        return F.log_softmax(logits.float(), dim=-1), state
-
-    def _advance(self, inputs: torch.Tensor, state: RecurrentState) -> tuple[torch.Tensor, RecurrentState]:
-        lstm = isinstance(self.cell, nn.LSTM)
-        outputs, hidden = self._run(inputs, state.hidden if lstm else state.hidden[0])
-        return outputs, RecurrentState(hidden if lstm else (hidden,), state.image)
-
-    def _run(self, inputs: torch.Tensor, hidden) -> tuple[torch.Tensor, ...]:
-        """What the cell gives from a state on (None: zeros), in float32 where the processor has no bf16 for it."""
-        if inputs.device.type != "cpu" or _BF16_ON_CPU:
-            return self.cell(inputs, hidden)
-        with torch.autocast("cpu", enabled=False):
-            if hidden is not None:
-                hidden = tuple(each.float() for each in hidden) if isinstance(hidden, tuple) else hidden.float()
-            return self.cell(inputs.float(), hidden)
+        return F.log_softmax(logits.float(), dim=-1), RecurrentState(hidden, state.image)
 
     def reorder(self, state: RecurrentState, index: torch.Tensor) -> RecurrentState:
         hidden = tuple(tensor.index_select(1, index) for tensor in state.hidden)
         return RecurrentState(hidden, state.image.index_select(0, index))
+
+    def _run(
+        self, inputs: torch.Tensor, hidden: tuple[torch.Tensor, ...] | None
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """Outputs [N, T, H] and the next hidden state (None: zeros); float32 where the processor has no bf16 LSTM."""
+        if inputs.device.type == "cpu" and not _BF16_ON_CPU:
+            with torch.autocast("cpu", enabled=False):
+                return self._cell(inputs.float(), hidden and tuple(each.float() for each in hidden))
+        return self._cell(inputs, hidden)
+
+    def _cell(
+        self, inputs: torch.Tensor, hidden: tuple[torch.Tensor, ...] | None
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        if isinstance(self.cell, nn.LSTM):
+            return self.cell(inputs, hidden)
+        outputs, h = self.cell(inputs, hidden and hidden[0])
+        return outputs, (h,)

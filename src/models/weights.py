@@ -1,28 +1,29 @@
-"""Encoder weights from a local file, read without executing anything that is in it."""
+"""Pretrained encoder weights: fetched, or read from a local file without executing anything in it."""
 
 import logging
 import sys
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from timm.models import load_pretrained, load_state_dict
 from torch import nn
 
 from src.base.errors import InputError
 
-_KINDS = (".safetensors", ".pt", ".pth")
+_ENDINGS = (".safetensors", ".pt", ".pth")
 _FILTERS = ("checkpoint_filter_fn", "_filter_fn")
 
 
 def read_weights(path: str) -> dict[str, torch.Tensor]:
-    """The tensors of a .safetensors, .pt or .pth file by name, prefixes of DataParallel and compile taken off.
+    """The tensors of a .safetensors, .pt or .pth file by name, without the prefixes of DataParallel and compile.
 
     Raises InputError where the file is absent, damaged, of another kind, or holds more than data.
     """
     file = Path(path)
-    if file.suffix.lower() not in _KINDS:
-        raise InputError(f"encoder.weights={path} has none of the endings {', '.join(_KINDS)}; give such a file")
+    if file.suffix.lower() not in _ENDINGS:
+        raise InputError(f"encoder.weights={path} has none of the endings {', '.join(_ENDINGS)}; give such a file")
     if not file.is_file():
         raise InputError(f"encoder.weights={path} does not exist; give a weights file")
     try:
@@ -35,21 +36,57 @@ def read_weights(path: str) -> dict[str, torch.Tensor]:
     return weights
 
 
+def fetch_timm(name: str, options: dict[str, Any]) -> nn.Module:
+    """A timm model with its published weights, kept by the hub for the next time. Raises InputError."""
+    print(f"fetching the weights of {name}; they are kept for the next time", file=sys.stderr)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries say nothing that the line below does not
+    try:
+        return timm.create_model(name, pretrained=True, **options)
+    except Exception as error:
+        raise InputError(_not_fetched(name, error)) from None
+
+
+def fetch_torchvision(name: str) -> dict[str, torch.Tensor]:
+    """The published weights of a torchvision model. Raises InputError."""
+    from torchvision.models import get_model_weights
+
+    try:
+        return get_model_weights(name).DEFAULT.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except Exception as error:
+        raise InputError(_not_fetched(name, error)) from None
+
+
+def _not_fetched(name: str, error: Exception) -> str:
+    return (
+        f"encoder.pretrained=true: the weights of {name} could not be fetched ({one_line(error)}); this needs a "
+        "network the first time: give encoder.weights=FILE or encoder.pretrained=false"
+    )
+
+
+def one_line(error: Exception) -> str:
+    """The message of an error on one line of at most 160 characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 160 else text[:157] + "..."
+
+
 def fit_weights(
     backbone: nn.Module, weights: dict[str, torch.Tensor], config: dict[str, Any], channels: int, ignored: set[str]
 ) -> None:
-    """Put `weights` into `backbone`; three input channels become one by summing the first layer's weights.
+    """Load `weights` into `backbone`; where it has one input channel, the first layer's weights are summed over three.
 
-    `config` is timm's configuration of the backbone (first layer, classifier). Keys under the modules in `ignored`
-    are left out, as are classifiers. Raises InputError with a count where weights are missing, too many or of
-    another shape: that is another network's file.
+    `config` is timm's configuration of the backbone (first layer, classifier). Keys under the modules in `ignored` and
+    under classifiers are skipped. Raises InputError with counts where tensors are missing, foreign or of another shape:
+    then the file is that of another network.
     """
     classifiers = config.get("classifier") or ()
     ignored = ignored | set((classifiers,) if isinstance(classifiers, str) else classifiers)
-    convert = next((getattr(sys.modules[type(backbone).__module__], name, None) for name in _FILTERS), None)
-    logging.getLogger("timm.models").setLevel(logging.ERROR)  # keys without a place are counted below
-    results, misshapen, reason = [], 0, ""
-    hook = backbone.register_load_state_dict_post_hook(lambda module, result: results.append(result))
+    module = sys.modules[type(backbone).__module__]
+    convert = next((getattr(module, name, None) for name in _FILTERS if getattr(module, name, None)), None)
+    logging.getLogger("timm.models").setLevel(logging.ERROR)  # unmatched keys are counted below
+    results: list[Any] = []
+    misshapen, reason = 0, ""
+    # timm drops the result of load_state_dict, which names the missing and unexpected keys
+    hook = backbone.register_load_state_dict_post_hook(lambda _, result: results.append(result))
     try:
         load_pretrained(
             backbone, {**config, "state_dict": dict(weights)}, num_classes=0, in_chans=channels, filter_fn=convert,
@@ -59,9 +96,10 @@ def fit_weights(
         misshapen, reason = str(error).count("size mismatch for"), " ".join(str(error).split())[:200]
     finally:
         hook.remove()
-    found = results[-1] if results else None
-    missing = [key for key in found.missing_keys if not key.endswith("num_batches_tracked")] if found else []
-    foreign = [key for key in found.unexpected_keys if not _under(key, ignored)] if found else []
+    missing, foreign = [], []
+    if results:
+        missing = [key for key in results[-1].missing_keys if not key.endswith("num_batches_tracked")]
+        foreign = [key for key in results[-1].unexpected_keys if not _under(key, ignored)]
     if missing or foreign or reason:
         counts = f"{len(missing)} of its tensors are not in the file, {misshapen} have another shape there and "
         example = f"for example {(missing or foreign)[0]}" if missing or foreign else reason

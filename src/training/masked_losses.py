@@ -10,7 +10,7 @@ from src.training.losses import alignment_loss, caption_loss
 
 
 def masked_counts(decoder: NonAutoregressiveDecoder, captions: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """How many words of each of `captions` [N, T] are hidden: int64 [N]. See OneShotDecoder.mask_tokens."""
+    """How many words of each of `captions` [N, T] are hidden: int64 [N]. See `mask_tokens` of the decoder."""
     canvas, hidden = decoder.mask_tokens(captions, uniforms)
     return hidden.sum(1) if decoder.blank is None else (hidden & (canvas != decoder.blank)).sum(1)
 

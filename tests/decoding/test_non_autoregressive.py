@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from src.decoding.beam import beam
-from src.decoding.constraints import Constraints, keeps
-from src.decoding.ctc_search import Lattice, Prefixes, collapse
+from src.decoding.constraints import Constraints, satisfied
+from src.decoding.ctc_search import CTCPrefixDecoder, Emissions, collapse
 from src.decoding.mask_predict_search import mask_predict
 from src.models.captioner import build_decoder
-from src.models.ctc import bounded, prefix_log_probs
+from src.models.ctc import clamped_emissions, ctc_token_log_probs
 from src.models.decoder import END, PAD, UNK
 from src.settings.schema import DecoderSettings
 from src.training.losses import alignment_loss
@@ -101,28 +101,28 @@ def test_the_loss_of_alignments_is_the_sum_over_them():
 def test_prefix_probabilities_are_exact():
     log_probs, blank = lattices(3, 5, 3)
     canvas = torch.full((3, 5), 1).masked_fill(torch.arange(5) >= torch.tensor([[5], [4], [1]]), PAD)
-    lattice = bounded(log_probs, canvas, blank)
+    lattice = clamped_emissions(log_probs, canvas, blank)
     for row, places in enumerate((5, 4, 1)):
         exact = by_alignments(log_probs[row, :places], blank, {})
         assert sum(exact.values()) == pytest.approx(1, abs=1e-5)
         for words, probability in exact.items():
             tokens = torch.tensor([[*words, END, PAD]])
-            said = prefix_log_probs(lattice[row : row + 1], blank, tokens)[0]
+            said = ctc_token_log_probs(lattice[row : row + 1], blank, tokens)[0]
             assert said.sum().item() == pytest.approx(math.log(probability), abs=1e-4)
             begin = sum(value for other, value in exact.items() if other[: len(words)] == words)
             assert said[: len(words)].sum().item() == pytest.approx(math.log(begin), abs=1e-4)
         tokens = torch.tensor([[3] * places + [END]])
         if places > 1:
-            assert prefix_log_probs(lattice[row : row + 1], blank, tokens).sum() < -9000, "there is no room for it"
+            assert ctc_token_log_probs(lattice[row : row + 1], blank, tokens).sum() < -9000, "there is no room for it"
 
 
 def test_prefix_beam_search_is_exhaustive_search():
     """A beam that holds every caption finds the best of all that the rules allow, with its exact probability."""
     log_probs, blank = lattices(12, 4, 2)
     canvas = torch.ones(12, 4, dtype=torch.long)
-    lattice = bounded(log_probs, canvas, blank)
+    lattice = clamped_emissions(log_probs, canvas, blank)
     for rules in (Constraints(1, 4), Constraints(2, 3, no_repeat_ngram_size=1), Constraints(1, 4, bad_endings=(4,))):
-        found = beam(Prefixes(), Lattice(lattice, blank), rules, 60, 0.0)
+        found = beam(CTCPrefixDecoder(), Emissions(lattice, blank), rules, 60, 0.0)
         for row in range(12):
             exact = by_alignments(log_probs[row], blank, {})
             allowed = [words for words in exact if all(
@@ -149,16 +149,20 @@ def test_words_are_kept_by_collapsing():
 def test_the_protocol(name, length):
     decoder, seen = built(name, length=length), photos(4)
     look = decoder.encode(seen)
-    lengths = decoder.lengths(look)
+    lengths = decoder.length_log_probs(look)
     assert lengths[:, 0].isinf().all() and torch.allclose(lengths.exp().sum(1), torch.ones(4), atol=1e-5)
     words = torch.tensor([1, 4, 2, 5])
     canvas = decoder.fully_masked(words)
-    assert torch.equal((canvas == decoder.mask).sum(1), decoder.places(words)) and canvas[3].eq(decoder.mask).all()
+    assert (
+        torch.equal((canvas == decoder.mask).sum(1), decoder.target_length(words)) and canvas[3].eq(decoder.mask).all()
+    )
     whole = decoder.predict_masked(look, canvas)
     assert torch.allclose(whole.exp().sum(2), torch.ones(canvas.shape), atol=1e-5)
     assert whole.shape[2] == VOCABULARY + (decoder.blank is not None), "the mask is no output"
     one = torch.tensor([2])
-    alone = decoder.predict_masked(decoder.encode(seen.select(one)), canvas[2:3, : int(decoder.places(words[2]))])
+    alone = decoder.predict_masked(
+        decoder.encode(seen.select(one)), canvas[2:3, : int(decoder.target_length(words[2]))]
+    )
     torch.testing.assert_close(whole[2, : alone.shape[1]], alone[0], atol=1e-5, rtol=1e-5)
     shared = decoder.predict_masked(look, canvas.repeat_interleave(3, 0))
     torch.testing.assert_close(shared[4], whole[1], atol=1e-5, rtol=1e-5)
@@ -176,8 +180,8 @@ def test_the_protocol(name, length):
         if decoder.blank is None:
             expected = sum(said[p, tokens[row, p]] for p in range(length_of)) + row_lengths
         else:
-            lattice = bounded(said[None], hidden, decoder.blank)
-            expected = prefix_log_probs(lattice, decoder.blank, tokens[row : row + 1]).sum()
+            lattice = clamped_emissions(said[None], hidden, decoder.blank)
+            expected = ctc_token_log_probs(lattice, decoder.blank, tokens[row : row + 1]).sum()
         torch.testing.assert_close(log_prob[row].sum(), expected, atol=1e-4, rtol=1e-4)
 
 
@@ -185,12 +189,15 @@ def test_length_losses():
     for length in ("regression", "classification"):
         decoder = built("mask_predict", length=length)
         look, words = decoder.encode(photos(4)), torch.tensor([1, 4, 2, 7])
-        loss, said = decoder.length_loss(look, words), decoder.lengths(look).gather(1, words.unsqueeze(1)).squeeze(1)
+        loss, said = (
+            decoder.length_loss(look, words),
+            decoder.length_log_probs(look).gather(1, words.unsqueeze(1)).squeeze(1),
+        )
         if length == "classification":
             torch.testing.assert_close(loss, -said)
         else:  # a Gaussian's
             torch.testing.assert_close(loss / 2 + 0.5 * math.log(2 * math.pi), -said, atol=2e-3, rtol=2e-3)
-            assert decoder.lengths(look).argmax(1).sub(look.length.squeeze(1)).abs().max() <= 0.5
+            assert decoder.length_log_probs(look).argmax(1).sub(look.length.squeeze(1)).abs().max() <= 0.5
 
 
 # ---- what is learned
@@ -273,9 +280,9 @@ def test_smoothing_and_plain_cross_entropy():
 
 
 def plain_passes(decoder, seen, row: int, words: int, passes: int, everything: bool):
-    """The docstring of `mask_predict`, photo by photo and place by place: symbols, and the last distribution of each."""
+    """The docstring of `mask_predict`, position by position: tokens, and the distribution each was taken from."""
     look = decoder.encode(seen.select(torch.tensor([row])))
-    symbols, known = [decoder.mask] * int(decoder.places(torch.tensor(words))), {}
+    symbols, known = [decoder.mask] * int(decoder.target_length(torch.tensor(words))), {}
     for done in range(passes):
         if done:
             silent = [p for p, symbol in enumerate(symbols) if symbol == decoder.blank or (
@@ -323,9 +330,9 @@ def plain_reading(symbols: list[int], known: list[list[float]], chance: float, r
 def test_refinement_is_that_of_the_paper(everything):
     seen, changed = photos(4), 0
     for seed, passes, rules in itertools.product(range(2), (1, 3, 4), RULES):
-        decoder, strict = built("mask_predict", seed, length="classification"), replace(rules, no_echo=True)
+        decoder, strict = built("mask_predict", seed, length="classification"), replace(rules, no_adjacent_repeat=True)
         found = mask_predict(decoder, seen, rules, passes, 3, everything, 0, 1.0)
-        lengths = decoder.lengths(decoder.encode(seen))
+        lengths = decoder.length_log_probs(decoder.encode(seen))
         for row in range(4):
             allowed = lengths[row, rules.minimum_words : rules.maximum_words + 1]
             expected = []
@@ -345,9 +352,11 @@ def test_refined_alignments():
     """The best path of the last pass, with its exact probability; where it breaks a rule, word by word by prefixes."""
     seen, kept = photos(6), 0
     for seed, rules in itertools.product(range(3), RULES):
-        decoder, strict = built("ctc_mask_predict", seed), replace(rules, no_echo=True)
+        decoder, strict = built("ctc_mask_predict", seed), replace(rules, no_adjacent_repeat=True)
         found = mask_predict(decoder, seen, rules, 3)
-        best = decoder.lengths(decoder.encode(seen))[:, rules.minimum_words : rules.maximum_words + 1].argmax(1)
+        best = decoder.length_log_probs(decoder.encode(seen))[:, rules.minimum_words : rules.maximum_words + 1].argmax(
+            1
+        )
         for row in range(6):
             symbols, known = plain_passes(decoder, seen, row, int(best[row]) + rules.minimum_words, 3, False)
             lattice, tokens = torch.tensor([known]).clamp(min=-1e4), [*said_by(symbols, decoder.blank), END]
@@ -356,7 +365,7 @@ def test_refined_alignments():
             else:
                 tokens = plain_greedy(functools.partial(following, lattice, decoder.blank), strict)[1]
             assert as_list(found.tokens[row, 0]) == tokens
-            exact = prefix_log_probs(lattice, decoder.blank, torch.tensor([tokens])).sum()
+            exact = ctc_token_log_probs(lattice, decoder.blank, torch.tensor([tokens])).sum()
             torch.testing.assert_close(found.log_prob[row, 0], exact, atol=1e-3, rtol=1e-4)
     assert 0 < kept < 54, "only one of the two ways was tried"
 
@@ -364,7 +373,7 @@ def test_refined_alignments():
 def following(lattice: torch.Tensor, blank: int, begun: list[int]) -> list[float]:
     """Log-probabilities of the next token, each by the probability of all captions with it."""
     tokens = torch.tensor([[*begun, token] for token in range(blank)])
-    return prefix_log_probs(lattice.expand(blank, -1, -1), blank, tokens)[:, -1].tolist()
+    return ctc_token_log_probs(lattice.expand(blank, -1, -1), blank, tokens)[:, -1].tolist()
 
 
 @pytest.mark.parametrize("search", ["words", "alignments", "prefixes"])
@@ -379,7 +388,9 @@ def test_constraints_hold(search):
         for tokens in found.tokens.flatten(0, 1):
             words = as_list(tokens)
             for place, token in enumerate(words):
-                assert token in allowed_tokens(words[:place], replace(rules, no_echo=True), 9), f"{words}, {rules}"
+                assert token in allowed_tokens(words[:place], replace(rules, no_adjacent_repeat=True), 9), (
+                    f"{words}, {rules}"
+                )
 
 
 def test_keeping_the_rules_is_what_they_allow_word_by_word():
@@ -388,10 +399,10 @@ def test_keeping_the_rules_is_what_they_allow_word_by_word():
         *RULES,
         Constraints(0, 4, no_repeat_ngram_size=3),
         Constraints(1, 6, 2, (6,)),
-        Constraints(0, 6, no_echo=True),
+        Constraints(0, 6, no_adjacent_repeat=True),
     ):
         expected = []
         for row in tokens:
             words = as_list(row)
             expected.append(all(token in allowed_tokens(words[:i], rules, 12) for i, token in enumerate(words)))
-        assert keeps(tokens, rules).tolist() == expected and len(set(expected)) == 2
+        assert satisfied(tokens, rules).tolist() == expected and len(set(expected)) == 2

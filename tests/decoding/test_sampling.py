@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from src.decoding.constraints import Constraints
-from src.decoding.sampling import draw, filtered, sample, uniforms_for
+from src.decoding.sampling import draw, sample, sampling_weights, uniforms_for
 from src.models.decoder import END, UNK
 from tests.helpers import plain_decoding as plain
 from tests.helpers.plain_decoding import Scrambled, allowed_tokens, as_list, following, photos
@@ -72,11 +72,11 @@ def test_top_k_and_top_p_keep_what_enumeration_says():
         sets = [chosen for size in range(1, 8) for chosen in itertools.combinations(range(7), size)]
         held = {chosen: row[list(chosen)].exp().sum().item() for chosen in sets}
         best = min((chosen for chosen in sets if held[chosen] >= top_p), key=lambda c: (len(c), -held[c]))
-        assert filtered(row[None], 1.0, 0, top_p)[0].nonzero().flatten().tolist() == list(best)
+        assert sampling_weights(row[None], 1.0, 0, top_p)[0].nonzero().flatten().tolist() == list(best)
     for top_k, row in itertools.product((1, 3, 7, 50), log_probs):
         best = sorted(range(7), key=lambda token: -row[token])[:top_k]
-        assert filtered(row[None], 0.5, top_k, 1.0)[0].nonzero().flatten().tolist() == sorted(best)
-    ties = filtered(torch.full((1, 8), 0.125).log(), 1.0, 4, 0.5)  # half of four
+        assert sampling_weights(row[None], 0.5, top_k, 1.0)[0].nonzero().flatten().tolist() == sorted(best)
+    ties = sampling_weights(torch.full((1, 8), 0.125).log(), 1.0, 4, 0.5)  # half of four
     assert ties[0].tolist() == [1, 1, 0, 0, 0, 0, 0, 0]
 
 

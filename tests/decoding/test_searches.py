@@ -9,7 +9,7 @@ import torch
 from src.base.errors import InputError
 from src.decoding.beam import beam, greedy
 from src.decoding.candidates import Candidates
-from src.decoding.constraints import IMPOSSIBLE, Constraints, constrain, repeats
+from src.decoding.constraints import IMPOSSIBLE, Constraints, constrain, repeating_words
 from src.decoding.diverse_beam import diverse_beam
 from src.decoding.sampling import sample, uniforms_for
 from src.decoding.strategy import CaptionSearch
@@ -200,9 +200,9 @@ def test_no_search_breaks_a_rule_however_few_words_there_are(words):
 
 def test_repeats_gives_the_words_that_close_a_known_run():
     tokens = torch.tensor([[4, 5, 6, 4, 5], [4, 5, 6, 7, 8]])
-    assert repeats(tokens, 3).tolist() == [[6, PAD, PAD], [PAD, PAD, PAD]]
-    assert repeats(tokens, 1).tolist() == tokens.tolist()
-    assert repeats(tokens, 0).numel() == 0 and repeats(tokens[:, :2], 3).numel() == 0
+    assert repeating_words(tokens, 3).tolist() == [[6, PAD, PAD], [PAD, PAD, PAD]]
+    assert repeating_words(tokens, 1).tolist() == tokens.tolist()
+    assert repeating_words(tokens, 0).numel() == 0 and repeating_words(tokens[:, :2], 3).numel() == 0
 
 
 def test_impossible_words_are_the_last_choice_but_a_choice():
@@ -274,8 +274,8 @@ def test_search_under_autocast_keeps_float32_scores():
 def test_the_settings_choose_the_search_and_all_its_rules():
     words = ["<pad>", "<start>", "<end>", "<unk>", "of", "the", "with", "sky", "sea", "blue", "red", "sun"]
     settings = DecodingSettings(
-        beam=4, length_penalty=1.2, minimum_words=2, maximum_words=7, no_repeat_ngram_size=2, bad_endings="the With of <unk> no",
-        beam_groups=2, diversity=0.9, samples=6, temperature=1.3, top_k=5, top_p=0.9,
+        beam=4, length_penalty=1.2, minimum_words=2, maximum_words=7, no_repeat_ngram_size=2,
+        bad_endings="the With of <unk> no", beam_groups=2, diversity=0.9, samples=6, temperature=1.3, top_k=5, top_p=0.9,
     )  # fmt: skip
     decoder, features = Scrambled(4), photos(5)
     drawn = sample(decoder, features, STRICT, uniforms_for(11, [7, 3, 9, 0, 2], 6, 8), 1.3, 5, 0.9)

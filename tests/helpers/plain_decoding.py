@@ -123,7 +123,7 @@ def _allowed(words: tuple[int, ...], rules: Constraints, vocabulary: int) -> set
     for word in known:
         last_place = len(words) + 1 == rules.maximum_words
         way_on = any(not repeats_a_run((*words, word), good, rules.no_repeat_ngram_size) for good in known - bad)
-        echoes = rules.no_echo and words[-1:] == (word,)
+        echoes = rules.no_adjacent_repeat and words[-1:] == (word,)
         if (
             not echoes
             and not repeats_a_run(words, word, rules.no_repeat_ngram_size)

@@ -85,8 +85,8 @@ def test_steps_give_the_numbers_of_teacher_forcing(settings):
     torch.testing.assert_close(whole.exp().sum(-1), torch.ones(4, 6))
 
 
-def cells_of(state):
-    return state.cells if isinstance(state.cells, tuple) else (state.cells,)
+def memory_of(state):
+    return state.memory if isinstance(state.memory, tuple) else (state.memory,)
 
 
 @pytest.mark.parametrize("settings", [ATTENTION[0], UPDOWN[0], TRANSFORMER[1]], ids=lambda s: s.name)
@@ -97,7 +97,7 @@ def test_beams_of_a_photo_share_its_cells(settings):
     _, state = decoder.step(torch.full((20,), START), state)
     kept = decoder.reorder(state, torch.arange(20).view(4, 5).flip(1).flatten())
     fewer = decoder.reorder(kept, torch.arange(5, 15))
-    for before, same, less in zip(*map(cells_of, (state, kept, fewer)), strict=True):
+    for before, same, less in zip(*map(memory_of, (state, kept, fewer)), strict=True):
         assert same is before and len(less) == 2
         assert torch.equal(less.keys, before.keys[1:3]) and torch.equal(less.values, before.values[1:3])
     decoder.reorder(fewer, torch.empty(0, dtype=torch.long))
@@ -196,10 +196,13 @@ def regions_of(decoder, seen: Features, photo: int) -> list[torch.Tensor]:
 
 def plain_show_attend_tell(decoder, seen: Features, inputs: torch.Tensor) -> torch.Tensor:
     """Xu et al. 2015, equations 1 to 6 and 13, β of section 4.2.1, photo by photo and word by word: logits."""
-    cell, logits = library_cell(decoder.cell, decoder.words, decoder.seen), torch.empty(*inputs.shape, VOCABULARY)
+    cell, logits = (
+        library_cell(decoder.cell, decoder.word_input, decoder.context_input),
+        torch.empty(*inputs.shape, VOCABULARY),
+    )
     for photo in range(len(seen)):
         regions = regions_of(decoder, seen, photo)
-        begin = torch.tanh(decoder.begin.weight @ (sum(regions) / len(regions)) + decoder.begin.bias)
+        begin = torch.tanh(decoder.initial.weight @ (sum(regions) / len(regions)) + decoder.initial.bias)
         h, c = begin[: SMALL["hidden"]], begin[SMALL["hidden"] :]
         for place, token in enumerate(inputs[photo]):
             context = plain_attention(decoder.attention, h, regions)
@@ -214,8 +217,8 @@ def plain_show_attend_tell(decoder, seen: Features, inputs: torch.Tensor) -> tor
 def plain_up_down(decoder, seen: Features, inputs: torch.Tensor) -> torch.Tensor:
     """Anderson et al. 2018, equations 1 to 7, photo by photo and word by word: logits."""
     logits = torch.empty(*inputs.shape, VOCABULARY)
-    first = library_cell(decoder.top_down, decoder.above, decoder.mean, decoder.words)
-    second = library_cell(decoder.writer, decoder.seen, decoder.below)
+    first = library_cell(decoder.attention_lstm, decoder.language_input, decoder.mean_input, decoder.word_input)
+    second = library_cell(decoder.language_lstm, decoder.context_input, decoder.attention_input)
     for photo in range(len(seen)):
         regions = regions_of(decoder, seen, photo)
         h1 = c1 = h2 = c2 = torch.zeros(SMALL["hidden"])
@@ -241,13 +244,13 @@ def library_layer(layer, hidden: int, heads: int) -> nn.TransformerDecoderLayer:
         hidden, heads, layer.feedforward[0].out_features, activation="gelu", batch_first=True, norm_first=True
     ).eval()
     for copy, own in (
-        (same.self_attn.in_proj_weight, layer.words.weight),
-        (same.self_attn.in_proj_bias, layer.words.bias),
-        (same.multihead_attn.in_proj_weight, torch.cat([layer.query.weight, layer.image.weight])),
-        (same.multihead_attn.in_proj_bias, torch.cat([layer.query.bias, layer.image.bias])),
+        (same.self_attn.in_proj_weight, layer.self_qkv.weight),
+        (same.self_attn.in_proj_bias, layer.self_qkv.bias),
+        (same.multihead_attn.in_proj_weight, torch.cat([layer.cross_query.weight, layer.cross_key_value.weight])),
+        (same.multihead_attn.in_proj_bias, torch.cat([layer.cross_query.bias, layer.cross_key_value.bias])),
     ):
         copy.data = own.data
-    same.self_attn.out_proj, same.multihead_attn.out_proj = layer.words_out, layer.image_out
+    same.self_attn.out_proj, same.multihead_attn.out_proj = layer.self_output, layer.cross_output
     same.linear1, same.linear2 = layer.feedforward[0], layer.feedforward[2]
     same.norm1, same.norm2, same.norm3 = layer.norms
     return same
@@ -265,7 +268,7 @@ def test_transformer_is_that_of_the_library(settings):
             words[:, place, i] += math.cos(angle) if i % 2 else math.sin(angle)
     corners = torch.tensor([[x / 3, y / 2, (x + 1) / 3, (y + 1) / 2] for y in range(2) for x in range(3)])
     torch.testing.assert_close(boxes(seen)[0], corners)
-    image = decoder.image(seen.grid) + decoder.place(sinusoids(32 * corners, 32).flatten(1))
+    image = decoder.image(seen.grid) + decoder.box(sinusoids(32 * corners, 32).flatten(1))
     later = nn.Transformer.generate_square_subsequent_mask(7)
     for layer in decoder.layers:
         same = library_layer(layer, hidden, settings.heads)
