@@ -17,8 +17,9 @@ from pathlib import Path
 from src.base.errors import InputError, guarded
 from src.base.files import digest_of
 from src.pipeline import outputs, resolved, stages
-from src.pipeline.artefacts import Artefact, code_digest, making, outdated, outputs_digest
+from src.pipeline.artefacts import Artefact, making, outdated, outputs_digest
 from src.pipeline.runs import fold_name, marker_of, run_folder, tuning_folder
+from src.pipeline.source_code import code_digest
 from src.pipeline.trained_runs import load_run
 from src.settings.load import changed, changing, flatten, load
 from src.settings.schema import Settings
@@ -84,7 +85,7 @@ def open_study(settings: Settings, plan, artefact: Artefact, fresh: bool):
         "halving": lambda: optuna.pruners.SuccessiveHalvingPruner(min_resource=1),
         "hyperband": lambda: optuna.pruners.HyperbandPruner(min_resource=1, max_resource=plan.epochs),
     }
-    asked = {key: value for key, value in artefact.settings.items() if key != "tune.trials"}
+    asked = outputs.differing({key: value for key, value in artefact.settings.items() if key != "tune.trials"})
     key = digest_of([asked, artefact.inputs, code_digest("tune")])[:12]
     url = plan.storage or f"sqlite:///{artefact.folder.absolute() / 'study.db'}"
     now = flatten(settings)

@@ -1,10 +1,9 @@
 """What a stage makes, and whether it is up to date.
 
 An `Artefact` is a folder, and beside its files a marker, written last, that holds the settings, the content hashes of
-the inputs, the code's hash and the content hashes of the outputs.
+the inputs, the hash of each file of code and the content hashes of the outputs.
 """
 
-import ast
 import contextlib
 import os
 import shutil
@@ -16,6 +15,9 @@ from typing import Any
 
 from src.base.errors import InputError
 from src.base.files import digest, digest_of, file_digest, lock, read_json, remove_leftovers, write_json
+from src.pipeline.source_code import code_of, other_code
+from src.settings.load import flatten
+from src.settings.schema import Settings
 
 _IDENTITY = ("settings", "inputs", "code")
 _HASHED_UP_TO = 64 * 2**20  # a larger output is recognised by its size, to keep the check of a finished stage quick
@@ -71,44 +73,6 @@ def tree_signature(root: Path, *left_out: Path) -> str:
     return digest("\n".join(sorted(entries)).encode("utf-8", "surrogateescape"))  # a name may be any bytes
 
 
-@cache
-def code_digest(stage: str) -> str:
-    """Hash of the stage's script and of every file of src that it imports, directly or not, and of requirements.txt.
-
-    Comments, docstrings and layout do not count, nor do the packages of the tests.
-    """
-    source, pending, codes = Path(__file__).parents[1], [f"src.{stage}"], {}
-    while pending:
-        module = pending.pop()
-        path = source.joinpath(*module.split(".")[1:]).with_suffix(".py")
-        if module not in codes and path.is_file():
-            codes[module], imported = _code_of(path.read_text(encoding="utf-8"))
-            pending += imported
-    requirements = source.parent / "requirements.txt"
-    text = requirements.read_text(encoding="utf-8").partition("# Tests")[0] if requirements.is_file() else ""
-    return digest_of({**codes, "requirements.txt": [line for line in text.splitlines() if "==" in line]})
-
-
-@cache
-def _code_of(text: str) -> tuple[str, list[str]]:
-    """Hash of a file's code, and what of src it may import. Kept, as stages share most files."""
-    tree, imported = ast.parse(text), []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("src"):
-            imported += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Import):
-            imported += [alias.name for alias in node.names if alias.name.startswith("src.")]
-        body = getattr(node, "body", None)
-        if (
-            isinstance(body, list)
-            and body
-            and isinstance(body[0], ast.Expr)
-            and isinstance(body[0].value, ast.Constant)
-        ):
-            del body[0]  # a docstring
-    return digest(ast.dump(tree)), imported
-
-
 def outputs_digest(artefact: Artefact) -> str:
     """Hash of what an artefact holds, the same wherever and whenever it was made."""
     record = artefact.record()
@@ -116,7 +80,9 @@ def outputs_digest(artefact: Artefact) -> str:
 
 
 def _differences(was: dict, now: dict) -> list[str]:
-    return [f"{k} was {was.get(k)}, is {now.get(k)}" for k in {**was, **now} if was.get(k) != now.get(k)]
+    """The settings that differ from a record's; one that it lacks had its default, one that is gone is ignored."""
+    then = flatten(Settings()) | was
+    return [f"{key} was {then.get(key)}, is {value}" for key, value in now.items() if then.get(key) != value]
 
 
 def outdated(artefact: Artefact, code: bool = True) -> str:
@@ -131,7 +97,7 @@ def outdated(artefact: Artefact, code: bool = True) -> str:
         return f"its input changed ({', '.join(names) or 'fewer inputs'})"
     if damage := _damage(artefact, record):
         return damage
-    return "the code changed" if code and record["code"] != code_digest(artefact.stage) else ""
+    return other_code(record["code"], artefact.stage) if code else ""
 
 
 def _damage(artefact: Artefact, record: dict) -> str:
@@ -146,7 +112,7 @@ def _damage(artefact: Artefact, record: dict) -> str:
 
 
 def _identity(artefact: Artefact) -> dict:
-    return {"settings": artefact.settings, "inputs": artefact.inputs, "code": code_digest(artefact.stage)}
+    return {"settings": artefact.settings, "inputs": artefact.inputs, "code": code_of(artefact.stage)}
 
 
 @dataclass
@@ -232,11 +198,12 @@ def _make_way_for_fold(artefact: Artefact, fresh: bool) -> None:
         record = artefact.record()
         if record and (damage := _damage(artefact, record)):
             raise InputError(f"{damage} after training had finished; --fresh trains {artefact.folder} again")
-        if was["code"] != now["code"] and record:
+        other = other_code(was["code"], artefact.stage)
+        if other and record:
             earlier = artefact.folder.with_name(f"{artefact.folder.name}.earlier")
             shutil.rmtree(earlier, ignore_errors=True)
             os.replace(artefact.folder, earlier)
             print(f"train: the fold trained with other code is kept as {earlier}", flush=True)
-        elif was["code"] != now["code"]:
-            print(f"train: {artefact.folder} was begun with other code; going on (--fresh starts over)", flush=True)
+        elif other:
+            print(f"train: {artefact.folder}: {other} since it was begun; going on (--fresh starts over)", flush=True)
     write_json(started, now)

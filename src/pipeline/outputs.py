@@ -14,7 +14,7 @@ from src.pipeline import runs
 from src.pipeline.artefacts import Artefact, outputs_digest, tree_signature
 from src.pipeline.resolved import DEMO, SUBMISSIONS, data_root, folds_of, has_networks, search_plan
 from src.pipeline.trained_runs import joined
-from src.settings.load import changing
+from src.settings.load import changing, flatten
 from src.settings.schema import Settings
 from src.settings.yaml_files import read_yaml
 
@@ -23,8 +23,14 @@ def _part(settings: Settings, *sections: str) -> dict[str, Any]:
     return {k: v for k, v in changing(settings).items() if k.split(".")[0] in sections}
 
 
+def differing(part: dict[str, Any]) -> dict[str, Any]:
+    """Those of the settings that differ from their defaults, so that a setting that is new changes no key."""
+    defaults = flatten(Settings())
+    return {key: value for key, value in part.items() if value != defaults.get(key)}
+
+
 def _cached(settings: Settings, stage: str, kind: str, part: dict, inputs: dict) -> Artefact:
-    folder = runs.cache_folder(settings, kind, digest_of([part, inputs])[:12])
+    folder = runs.cache_folder(settings, kind, digest_of([differing(part), inputs])[:12])
     return Artefact(stage, folder, runs.marker_of(folder), part, inputs, shared=True)
 
 

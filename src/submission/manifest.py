@@ -13,8 +13,9 @@ from src.base.errors import InputError
 from src.base.files import digest_of, file_digest, provenance, read_json, write_json, write_text
 from src.base.json_files import load_json
 from src.pipeline import outputs, resolved, stages
-from src.pipeline.artefacts import Artefact, code_digest
+from src.pipeline.artefacts import Artefact
 from src.pipeline.runs import fold_name, fold_number, run_folder
+from src.pipeline.source_code import code_digest
 from src.pipeline.trained_runs import joined
 from src.settings.load import changed, flatten
 from src.settings.schema import Settings

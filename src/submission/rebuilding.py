@@ -9,8 +9,9 @@ from src.base.csv_files import read_rows
 from src.base.errors import InputError
 from src.base.files import digest_of, file_digest, fresh_folder, provenance, read_json, write_json
 from src.pipeline import outputs, resolved, stages
-from src.pipeline.artefacts import Making, code_digest
+from src.pipeline.artefacts import Making
 from src.pipeline.runs import fold_name, settings_path
+from src.pipeline.source_code import code_digest
 from src.settings.load import save
 from src.settings.schema import Settings
 from src.submission.form import read_form

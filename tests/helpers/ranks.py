@@ -12,7 +12,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 
 from src.base.errors import Stopped
 from src.metrics import meteor
-from src.pipeline.artefacts import code_digest
+from src.pipeline.source_code import code_digest
 from src.training import distributed, engine
 from src.training.ema import Ema
 from tests.helpers.small_meteor import small_meteor

@@ -11,8 +11,9 @@ import pytest
 
 from src.base.errors import InputError
 from src.base.files import lock, replacing, write_text
-from src.pipeline import artefacts
+from src.pipeline import outputs, source_code
 from src.pipeline.artefacts import Artefact, making, outdated, tree_signature
+from src.settings.schema import SplitSettings
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -51,8 +52,9 @@ def test_an_artefact_is_made_once_until_something_changes(artefact, capsys):
 
 def test_other_code_counts_only_where_asked(artefact, monkeypatch):
     make(artefact)
-    monkeypatch.setattr(artefacts, "code_digest", lambda stage: "other")
-    assert outdated(artefact) == "the code changed" and not outdated(artefact, code=False)
+    monkeypatch.setattr(source_code, "code_of", lambda stage: {"split.py": "other"})
+    assert outdated(artefact).startswith("the code of ") and outdated(artefact).endswith(" changed")
+    assert not outdated(artefact, code=False)
 
 
 def test_a_failed_build_leaves_nothing_under_the_real_name(artefact):
@@ -64,27 +66,6 @@ def test_a_failed_build_leaves_nothing_under_the_real_name(artefact):
         assert (work.folder / "out.txt").read_text() == "half", "the next try can go on from it"
         work.outputs += ["out.txt"]
     assert not outdated(artefact)
-
-
-def test_code_digest_ignores_comments_and_sees_what_is_imported(tmp_path, monkeypatch):
-    source = tmp_path / "src"
-    (source / "room").mkdir(parents=True)
-    (source / "split.py").write_text("def main():\n    from src.room import inner\n")
-    (source / "room" / "inner.py").write_text("x = 1\n")
-    (source / "other.py").write_text("y = 1\n")
-    monkeypatch.setattr(artefacts, "__file__", str(source / "pipeline" / "artefacts.py"))
-
-    def digest():
-        artefacts.code_digest.cache_clear()
-        return artefacts.code_digest("split")
-
-    first = digest()
-    (source / "room" / "inner.py").write_text("# why\nx  =  1\n")
-    (source / "other.py").write_text("y = 2\n")
-    assert digest() == first
-    (source / "room" / "inner.py").write_text("x = 2\n")
-    assert digest() != first
-    artefacts.code_digest.cache_clear()
 
 
 def test_tree_signature_sees_every_file_through_links_and_survives_a_loop(tmp_path):
@@ -154,3 +135,13 @@ def test_a_waiting_process_goes_on_when_the_holder_is_gone(tmp_path, capsys):
         assert time.monotonic() - began > 0.5
     assert "waiting for process" in capsys.readouterr().out
     holder.wait()
+
+
+def test_a_setting_that_a_record_lacks_had_its_default_and_one_that_is_gone_is_ignored(artefact):
+    make(other(artefact, settings={"view.size": 64, "gone": 1}))
+    assert not outdated(other(artefact, settings={"view.size": 64, "split.folds": SplitSettings().folds}))
+    assert outdated(other(artefact, settings={"view.size": 64, "split.folds": 9})) == "split.folds was 3, is 9"
+
+
+def test_a_cache_s_key_is_made_of_what_differs_from_the_defaults():
+    assert outputs.differing({"view.size": 64, "split.folds": SplitSettings().folds}) == {"view.size": 64}
