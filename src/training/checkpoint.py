@@ -1,6 +1,7 @@
 """Checkpoints that are whole or absent, and that load without executing anything.
 
-A file is one line of JSON (format, SHA-256 of the rest), then what torch.save wrote of plain containers and tensors.
+A file is one line of JSON (format and layout, SHA-256 of the rest), then what torch.save wrote of plain containers and
+tensors. The layout is counted up where the names in it change, as those of a network's parameters do.
 """
 
 import io
@@ -13,7 +14,7 @@ import torch
 from src.base.errors import InputError
 from src.base.files import digest, write_bytes
 
-_FORMAT = "photo-quality checkpoint 1"
+_FORMAT, LAYOUT = "photo-quality checkpoint", 2
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -21,7 +22,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     body = buffer.getvalue()
-    header = json.dumps({"format": _FORMAT, "sha256": digest(body)})
+    header = json.dumps({"format": f"{_FORMAT} {LAYOUT}", "sha256": digest(body)})
     write_bytes(path, header.encode() + b"\n" + body)
 
 
@@ -37,7 +38,8 @@ class _Parts(dict):
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU. Raises InputError for one that is truncated, tampered with or foreign.
+    """Read a checkpoint onto the CPU. Raises InputError for one that is truncated, tampered with, foreign or of another
+    layout.
 
     What it holds raises InputError, too, when asked for a part that it lacks.
     """
@@ -45,10 +47,16 @@ def load(path: Path) -> dict[str, Any]:
     header, _, body = content.partition(b"\n")
     try:
         described = json.loads(header)
-        known, sha256 = described["format"] == _FORMAT, described["sha256"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        known, sha256 = False, ""
-    if not known:
+        form, _, layout = described["format"].rpartition(" ")
+        sha256 = described["sha256"]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        form = layout = sha256 = ""
+    if form == _FORMAT and layout.isdecimal() and int(layout) != LAYOUT:
+        raise InputError(
+            f"{path} is a checkpoint of layout {layout}, this program reads layout {LAYOUT}: train its fold with "
+            "--fresh, or use the commit that wrote it (provenance.json beside it names it)"
+        )
+    if (form, layout) != (_FORMAT, str(LAYOUT)):
         raise InputError(f"{path} is not a checkpoint of this program; remove it, or train its fold with --fresh")
     if digest(body) != sha256:
         raise InputError(f"{path} is truncated or was changed after it was written; train its fold with --fresh")

@@ -83,8 +83,8 @@ def test_odd_photos_and_names_are_answered_like_all_others(finished):
     assert not predicted["fallback"].any()
 
 
-def behind_a_valid_header(body: bytes) -> bytes:
-    header = {"format": "photo-quality checkpoint 1", "sha256": checkpoint.digest(body)}
+def behind_a_valid_header(body: bytes, layout: int = checkpoint.LAYOUT) -> bytes:
+    header = {"format": f"photo-quality checkpoint {layout}", "sha256": checkpoint.digest(body)}
     return json.dumps(header).encode() + b"\n" + body
 
 
@@ -114,11 +114,16 @@ LAST = {
     "text": (lambda path: b"weights\n", FOREIGN, "--fresh"),
     "a list": (lambda path: b"[1]\n", FOREIGN, "--fresh"),
     "nested without end": (lambda path: b"[" * 100_000, FOREIGN, "--fresh"),
-    "without its hash": (lambda path: b'{"format": "photo-quality checkpoint 1"}\n', FOREIGN, "--fresh"),
+    "without its hash": (lambda path: b'{"format": "photo-quality checkpoint 2"}\n', FOREIGN, "--fresh"),
     "a pickle that executes": (lambda path: pickled(), FOREIGN, "--fresh"),
     "torch's file that executes": (lambda path: executing(), FOREIGN, "--fresh"),
     "the same, well sealed": (lambda path: behind_a_valid_header(executing()), "holds more than data", "--fresh"),
     "a pickle, well sealed": (lambda path: behind_a_valid_header(pickled()), "holds more than data", "--fresh"),
+    "of an older layout": (
+        lambda path: behind_a_valid_header(path.read_bytes().partition(b"\n")[2], layout=1),
+        "is a checkpoint of layout 1, this program reads layout 2",
+        "train its fold with --fresh, or use the commit that wrote it",
+    ),
     "another of the fold": (lambda path: (path.parent / "best-mos.pt").read_bytes(), "holds no engine", "--fresh"),
     "of another network": (of_another_network, "is of another network", "--fresh"),
 }
