@@ -12,13 +12,18 @@ other folds (stand-alone: of --train). Baseline of the MOS: ridge regression on 
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from src.base.errors import InputError, guarded
-from src.pipeline import outputs, resolved, stages
+from src.pipeline import outputs, resolved, runs, stages
 from src.pipeline.artefacts import making
-from src.pipeline.runs import fold_folder, run_folder
 from src.settings.load import load
+from src.settings.schema import Settings
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -29,161 +34,145 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--coco", metavar="FOLDER", help="write the run's captions as oof.json and test.json there")
 
 
-def evaluate_alone(settings, chosen) -> None:
-    """Score a file against a file."""
+def score_files(settings: Settings, options: argparse.Namespace) -> None:
+    """Score a file of predictions against a file of references."""
     from src.base.files import write_json
     from src.metrics.file_evaluation import evaluate_files
     from src.metrics.report import summary
 
-    if not (chosen.predictions and chosen.references):
+    if not (options.predictions and options.references):
         raise InputError("--predictions and --references go together; give both files")
-    if chosen.coco:
+    if options.coco:
         raise InputError("--coco writes the captions of a run; leave it out where files are scored")
-    report = evaluate_files(chosen.predictions, chosen.references, chosen.train, settings.metric, settings.run.seed)
-    print(summary(f"{chosen.predictions} against {chosen.references}", report))
-    if chosen.json:
-        write_json(Path(chosen.json), report)
+    report = evaluate_files(options.predictions, options.references, options.train, settings.metric, settings.run.seed)
+    print(summary(f"{options.predictions} against {options.references}", report))
+    if options.json:
+        write_json(Path(options.json), report)
 
 
-def main(argv=None) -> None:
-    settings, chosen = load(argv, "evaluate", __doc__, add_options)
-    if any((chosen.predictions, chosen.references, chosen.train, chosen.json)):
-        evaluate_alone(settings, chosen)
-        return
-    stages.ensure_inputs(settings, "evaluate")
-    settings = resolved.tuned(settings)
-    with making(outputs.score(settings), chosen.fresh) as work:
-        if work:
-            from src.base.files import write_json
+def score_run(settings: Settings, table: "pd.DataFrame", predictions: "pd.DataFrame") -> dict:
+    """The reports `oof`, `test` and `network`, each None where there is none; the first two are printed.
 
-            write_json(work.folder / "score.json", score_run(settings))
-            work.outputs += ["score.json", *write_covariate_shift(settings, work.folder)]
-            draw_run(settings)
-    if chosen.coco:
-        write_coco(settings, Path(chosen.coco))
+    table: the photos. predictions: the ensemble's, out of fold.
+    """
+    from src.base.files import read_json
+    from src.ensembling.tables import read_predictions
+    from src.metrics.meteor import shared_meteor
+    from src.metrics.report import summary
+    from src.reports.run_report import RunEvaluation, test_labels
+
+    table, final = table.set_index("photo_id"), outputs.final(settings).folder
+    constants = read_json(final / "constants.json") if outputs.has_ensemble(settings) else {}
+    constants = {int(fold): sentence for fold, sentence in constants.items()}
+    evaluation = RunEvaluation(settings, table, predictions, constants, shared_meteor())
+    scores: dict = {"oof": evaluation.out_of_fold(), "test": None, "network": None}
+    print(summary(f"{settings.run.name}, out of fold", scores["oof"]), flush=True)
+    labels = test_labels(table, resolved.data_root(settings) / "test_labels.csv")
+    if labels is not None:
+        scores["test"] = evaluation.test(read_predictions(final / "test.csv"), labels)
+        print(summary(f"{settings.run.name}, test", scores["test"]), flush=True)
+    if resolved.has_networks(settings):
+        networks = read_predictions(outputs.predictions(settings).folder / "oof.csv")
+        scores["network"] = evaluation.networks(networks, scores["oof"])
+    return scores
 
 
-def write_covariate_shift(settings, folder: Path) -> list[str]:
-    """Write whether the test photos come from where the training photos do, and say it; the names of the files."""
+def report_covariate_shift(
+    settings: Settings, table: "pd.DataFrame", predictions: "pd.DataFrame", folder: Path
+) -> list[str]:
+    """Test whether the test photos differ from the training photos, print and write it; the names of the files.
+
+    Arguments as for `score_run`. The MOS score of the training photos most like the test photos stands beside it.
+    """
     import numpy as np
 
     from src.base.files import write_json, write_text
-    from src.data.table import for_training, load_table
-    from src.ensembling.tables import read_predictions
-    from src.reports import covariate_shift
+    from src.data.table import for_training
+    from src.reports.covariate_shift import detect_covariate_shift, most_shifted_rows, score_test_like, summary
+    from src.reports.figures import draw_shifted_photos
 
-    source, codes = outputs.photos(settings).folder, outputs.codebook_features(settings)
-    table = load_table(source / "photos.jsonl")
-    features = np.load(source / "handcrafted.npy")
-    if codes.record():
-        features = np.concatenate([features, np.load(codes.folder / "codes.npy")], axis=1)
+    photos, codebook = outputs.photos(settings).folder, outputs.codebook_features(settings)
+    features = np.load(photos / "handcrafted.npy")
+    if codebook.record():
+        features = np.concatenate([features, np.load(codebook.folder / "codes.npy")], axis=1)
     train, test = np.flatnonzero(for_training(table)), np.flatnonzero(table["part"] == "test")
     groups = table["group"].iloc[np.concatenate([train, test])].to_numpy(str)
-    shift = covariate_shift.detect_covariate_shift(features[train], features[test], groups, settings.run.seed)
-    print(covariate_shift.summary(shift), flush=True)
+    shift = detect_covariate_shift(features[train], features[test], groups, settings.run.seed)
+    print(summary(shift), flush=True)
     if shift is None:
         write_json(folder / "covariate_shift.json", {"shifted": None, "overall": None, "blocks": []})
         return ["covariate_shift.json"]
-    photos = table.iloc[train].set_index("photo_id")
-    predictions = read_predictions(outputs.final(settings).folder / "oof.csv").set_index("photo_id")
-    predicted, mos = predictions["mos"].reindex(photos.index).to_numpy(float), photos["mos"].to_numpy(float)
-    probability = shift.overall.test_probability[: len(train)]
+    training = table.iloc[train].set_index("photo_id")
+    predicted = predictions.set_index("photo_id")["mos"].reindex(training.index).to_numpy(float)
+    probability, mos = shift.overall.test_probability[: len(train)], training["mos"].to_numpy(float)
     report = {
         "shifted": bool(shift.shifted),
         "overall": shift.overall.report(),
         "blocks": [block.report() for block in shift.blocks],
-        "test_like": covariate_shift.score_test_like(
-            probability, predicted, mos, settings.metric.bootstrap, settings.run.seed
-        ),
+        "test_like": score_test_like(probability, predicted, mos, settings.metric.bootstrap, settings.run.seed),
     }
     columns = {"test_probability": probability, "weight": shift.overall.weights}
     columns |= {f"weight_{index}": block.weights for index, block in enumerate(shift.blocks, 1)}
     write_json(folder / "covariate_shift.json", report)
-    write_text(folder / "covariate_shift.csv", photos[[]].assign(**columns).to_csv(lineterminator="\n"))
+    write_text(folder / "covariate_shift.csv", training[[]].assign(**columns).to_csv(lineterminator="\n"))
     if shift.shifted:
-        rows = covariate_shift.most_shifted_rows(shift, 12)
-        draw_covariate_shift(rows, table.iloc[test], source, folder / "covariate_shift.png")
+        pixels = np.load(photos / "pixels.npy", mmap_mode="r")
+        draw_shifted_photos(most_shifted_rows(shift, 12), table.iloc[test], pixels, folder / "covariate_shift.png")
     return ["covariate_shift.json", "covariate_shift.csv"]
 
 
-def draw_covariate_shift(shifted: list[tuple[int, float]], tested, source: Path, out: Path) -> None:
-    """The test photos that are most unlike the training photos. tested: the table of test photos."""
+def draw_run(settings: Settings, table: "pd.DataFrame", predictions: "pd.DataFrame", has_mos: bool) -> None:
+    """Draw the folds' training curves, and some photos with their out-of-fold predictions."""
     import numpy as np
 
-    from src.plots.example_photos import draw_examples
+    from src.plots.training_curves import draw_run_curves
+    from src.reports.figures import draw_run_examples
 
-    shown = tested.iloc[[row for row, _ in shifted]]
-    pixels = np.load(source / "pixels.npy", mmap_mode="r")[shown.index.to_numpy()]
-    titles = [f"test row {row + 1}: {likeness:.0%}" for row, likeness in shifted]
-    draw_examples(pixels, titles, shown["photo_id"].tolist(), out)
+    run = runs.run_folder(settings)
+    metrics = {f"fold {k}": runs.fold_folder(run, k) / "metrics.csv" for k in resolved.folds_of(settings)}
+    if metrics:
+        draw_run_curves(metrics, run / "curves.png")
+    pixels = np.load(outputs.photos(settings).folder / "pixels.npy", mmap_mode="r")
+    draw_run_examples(table, pixels, predictions, has_mos, settings.run.seed, run / "examples.png")
 
 
-def write_coco(settings, folder: Path) -> None:
-    """The captions of the run as COCO result files; no test.json where there is no test photo."""
+def write_coco(settings: Settings, folder: Path) -> None:
+    """Write the captions of the run as COCO result files; no test.json where there is no test photo."""
     from src.ensembling.tables import read_predictions
     from src.metrics.coco_files import write_results
 
     if settings.task == "mos":
         raise InputError("--coco: task=mos has no captions; leave it out")
     for name in ("oof", "test"):
-        predicted = read_predictions(outputs.final(settings).folder / f"{name}.csv")
-        if len(predicted):
-            write_results(folder / f"{name}.json", dict(zip(predicted["photo_id"], predicted["caption"], strict=True)))
-            print(f"evaluate: {folder / f'{name}.json'}: captions of {len(predicted)} photos", flush=True)
+        predictions = read_predictions(outputs.final(settings).folder / f"{name}.csv")
+        if len(predictions):
+            captions = dict(zip(predictions["photo_id"], predictions["caption"], strict=True))
+            write_results(folder / f"{name}.json", captions)
+            print(f"evaluate: {folder / f'{name}.json'}: captions of {len(predictions)} photos", flush=True)
 
 
-def draw_run(settings) -> None:
-    """Pictures of the run: the folds' curves, and some photos with what was predicted of them out of fold."""
-    import numpy as np
+def main(argv: Sequence[str] | None = None) -> None:
+    settings, options = load(argv, "evaluate", __doc__, add_options)
+    if any((options.predictions, options.references, options.train, options.json)):
+        score_files(settings, options)
+        return
+    stages.ensure_inputs(settings, "evaluate")
+    settings = resolved.tuned(settings)
+    with making(outputs.score(settings), options.fresh) as work:
+        if work:
+            from src.base.files import write_json
+            from src.data.table import load_table
+            from src.ensembling.tables import read_predictions
 
-    from src.data.table import load_table
-    from src.ensembling.tables import read_predictions
-    from src.plots.example_photos import draw_examples
-    from src.plots.training_curves import draw_run_curves
-    from src.reports.run_report import predicted_mos
-
-    folder, source = run_folder(settings), outputs.photos(settings).folder
-    metrics = {f"fold {k}": fold_folder(folder, k) / "metrics.csv" for k in resolved.folds_of(settings)}
-    if metrics:
-        draw_run_curves(metrics, folder / "curves.png")
-    table = load_table(source / "photos.jsonl").reset_index().set_index("photo_id")
-    shown = read_predictions(outputs.final(settings).folder / "oof.csv")
-    shown = shown.iloc[np.random.default_rng(settings.run.seed).permutation(len(shown))[:12]]
-    truth = table.loc[shown["photo_id"]]
-    said = ["" if np.isnan(mos) else f", people say {mos:.1f}" for mos in truth["mos"]]
-    titles = [f"MOS {mos:.1f}{words}" for mos, words in zip(shown["mos"], said, strict=True)]
-    if not predicted_mos(shown):
-        titles = shown["photo_id"].tolist()
-    pixels = np.load(source / "pixels.npy", mmap_mode="r")[truth["index"].to_numpy()]
-    draw_examples(pixels, titles, shown["caption"].tolist(), folder / "examples.png")
-
-
-def score_run(settings) -> dict:
-    """The reports `oof` and `test` of a run, printed too, and `single` of what it predicted before the ensemble."""
-    from src.base.files import read_json
-    from src.data.table import load_table
-    from src.ensembling.tables import read_predictions
-    from src.metrics.meteor import shared_meteor
-    from src.metrics.report import summary
-    from src.reports.run_report import score_out_of_fold, score_test, test_labels
-
-    table = load_table(outputs.photos(settings).folder / "photos.jsonl").set_index("photo_id")
-    folder, own = outputs.final(settings).folder, outputs.predictions(settings).folder
-    labels = test_labels(table, resolved.data_root(settings) / "test_labels.csv")
-    meteor = shared_meteor()
-    several = [folder] if folder == own or not resolved.has_networks(settings) else [folder, own]
-    predicted = [read_predictions(each / "oof.csv") for each in several]
-    found = read_json(folder / "constants.json") if outputs.has_ensemble(settings) else {}
-    constants = {int(fold): sentence for fold, sentence in found.items()}
-    reports = score_out_of_fold(settings, table, predicted, constants, meteor)
-    scores = dict(zip(("oof", "single"), reports, strict=False))
-    scores["test"] = None
-    if labels is not None:
-        scores["test"] = score_test(settings, table, read_predictions(folder / "test.csv"), labels, constants, meteor)
-    for name, report in scores.items():
-        if report and name != "single":
-            print(summary(f"{settings.run.name}, {'out of fold' if name == 'oof' else 'test'}", report), flush=True)
-    return scores
+            table = load_table(outputs.photos(settings).folder / "photos.jsonl")
+            predictions = read_predictions(outputs.final(settings).folder / "oof.csv")
+            scores = score_run(settings, table, predictions)
+            write_json(runs.score_path(work.folder), scores)
+            shift_files = report_covariate_shift(settings, table, predictions, work.folder)
+            work.outputs += [runs.score_path(work.folder).name, *shift_files]
+            draw_run(settings, table, predictions, scores["oof"]["mos"] is not None)
+    if options.coco:
+        write_coco(settings, Path(options.coco))
 
 
 if __name__ == "__main__":

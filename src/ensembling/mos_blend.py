@@ -17,10 +17,10 @@ from src.ensembling.tables import read_predictions
 from src.pipeline import outputs, resolved
 from src.pipeline.artefacts import outdated, outputs_digest
 from src.pipeline.runs import fold_folder, run_folder, settings_path
-from src.reports.run_report import MEMBERS
 from src.settings.load import as_yaml
 from src.settings.schema import Settings
 
+MEMBERS = ("network", "ridge", "boosting", "svr", "frozen_ridge", "frozen_boosting", "frozen_svr", "blend")
 REGRESSORS = tuple(name for name in MEMBERS if name not in ("network", "blend"))
 """The regressors on features."""
 

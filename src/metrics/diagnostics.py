@@ -1,4 +1,4 @@
-"""Alarms: signs that a captioner or a score predictor has collapsed, which a score alone may hide."""
+"""Diagnostics: signs that a captioner or a MOS predictor has collapsed, which a score alone may hide."""
 
 import string
 from collections import Counter
@@ -11,31 +11,31 @@ from src.settings.schema import DecodingSettings
 
 UNKNOWN = "<unk>"
 COMMON_SHARE = 0.5
-"""One caption on more than this share of the photos is an warning."""
+"""A caption on more than this share of the photos gives a warning."""
 NARROW_SPREAD = 0.1
-"""Predicted scores that spread less than this share of the labels' are an warning."""
+"""Predicted MOS with less than this share of the labels' standard deviation give a warning."""
 SHORT_WORDS = 3.0
-"""Captions with fewer words than this on average are an warning."""
+"""Captions with fewer words than this on average give a warning."""
 ADJACENT_SHARE, PAIRS_SHARE, DANGLING_SHARE = 0.03, 0.15, 0.03
-"""Shares of captions above which repeats and endings are an warning: about three times what people write. Of the comments
-of DACON 236134 and the captions of COCO and Flickr8k at most 1.1% hold a word twice running ("very very"), 5.8% a pair
-of words twice ("in a … in a"), and 1.0% end like a caption that was broken off."""
+"""Shares of captions above which repeats and endings give a warning: about three times those of people. Of the
+comments of DACON 236134 and the captions of COCO and Flickr8k at most 1.1% repeat a word ("very very"), 5.8% repeat a
+pair of words ("in a … in a"), and 1.0% end as if broken off."""
 ENDINGS = frozenset(DecodingSettings.bad_endings.split())
-"""Words with which no sentence ends: those that decoding.bad_endings forbids unless told otherwise."""
+"""Words that end no sentence: the default of decoding.bad_endings."""
 
 
 def caption_diagnostics(captions: list[str]) -> dict:
     """photos, distinct, most_frequent, most_frequent_share, empty, unk_share (of captions), mean_words, and repeats.
 
-    Captions that differ in white space alone count as the same. `most_frequent` is None without captions. The repeats
-    are shares of captions: adjacent_repeats ("giraffes giraffes"), repeated_pairs (two words running that stand there
-    again, wherever) and dangling (the last word is one of ENDINGS). They are counted on the words as submitted, in
-    lower case and without punctuation at their ends.
+    Captions that differ in white space alone count as the same. `most_frequent` is None without captions. Shares of
+    captions: adjacent_repeats ("giraffes giraffes"), repeated_pairs (two adjacent words that occur again) and dangling
+    (the last word is one of ENDINGS), counted on lower-case words without punctuation at their ends.
     """
     captions = [collapse(caption) for caption in captions]
     photos = len(captions)
     # Of equally frequent captions the first in the alphabet, whatever the order of the photos.
-    frequent, times = min(Counter(captions).items(), key=lambda item: (-item[1], item[0]), default=(None, 0))
+    counts = sorted(Counter(captions).items(), key=lambda item: (-item[1], item[0]))
+    frequent, times = counts[0] if counts else (None, 0)
     return {
         "photos": photos,
         "distinct": len(set(captions)),
@@ -49,16 +49,16 @@ def caption_diagnostics(captions: list[str]) -> dict:
 
 
 def _repeats(captions: list[str]) -> dict[str, float]:
-    found = np.zeros((len(captions), 3))
+    signs = np.zeros((len(captions), 3))
     for i, caption in enumerate(captions):
         words = [word for word in (word.strip(string.punctuation) for word in caption.lower().split()) if word]
         pairs = list(pairwise(words))
-        found[i] = any(a == b for a, b in pairs), len(set(pairs)) < len(pairs), bool(words) and words[-1] in ENDINGS
-    shares = found.mean(axis=0).tolist() if len(captions) else [0.0] * 3
+        signs[i] = any(a == b for a, b in pairs), len(set(pairs)) < len(pairs), bool(words) and words[-1] in ENDINGS
+    shares = signs.mean(axis=0).tolist() if len(captions) else [0.0] * 3
     return dict(zip(("adjacent_repeats", "repeated_pairs", "dangling"), shares, strict=True))
 
 
-def mos_diagnostics(pred, truth=None) -> dict:
+def mos_diagnostics(pred: np.ndarray, truth: np.ndarray | None = None) -> dict:
     """pred_std, truth_std and ratio of the two (None where unknown or where the labels are constant)."""
     pred_std = float(np.std(np.asarray(pred, dtype=np.float64))) if len(pred) else None
     truth_std = float(np.std(np.asarray(truth, dtype=np.float64))) if truth is not None and len(truth) else None
@@ -67,32 +67,35 @@ def mos_diagnostics(pred, truth=None) -> dict:
 
 
 def diagnostic_warnings(captions: dict | None = None, mos: dict | None = None) -> list[str]:
-    """Plain sentences about what is wrong; empty where nothing is. Takes what the two functions above return."""
+    """A sentence for each sign of a collapse. captions, mos: what the two functions above return."""
     return [*(_caption_warnings(captions) if captions else ()), *(_mos_warnings(mos) if mos else ())]
 
 
 def _caption_warnings(diagnostics: dict) -> list[str]:
-    photos, found = diagnostics["photos"], []
+    photos = diagnostics["photos"]
+    warnings: list[str] = []
     if photos < 2:
-        return found
+        return warnings
     if diagnostics["distinct"] == 1:
-        found.append(f"all {photos} photos have the same caption: {diagnostics['most_frequent']!r}")
+        warnings.append(f"all {photos} photos have the same caption: {diagnostics['most_frequent']!r}")
     elif diagnostics["most_frequent_share"] > COMMON_SHARE:
         share = diagnostics["most_frequent_share"]
-        found.append(f"one caption stands on {share:.0%} of the photos: {diagnostics['most_frequent']!r}")
+        warnings.append(f"one caption stands on {share:.0%} of the photos: {diagnostics['most_frequent']!r}")
     if diagnostics["empty"]:
-        found.append(f"{diagnostics['empty']} of {photos} captions are empty")
+        warnings.append(f"{diagnostics['empty']} of {photos} captions are empty")
     if diagnostics["unk_share"]:
-        found.append(f"{diagnostics['unk_share']:.1%} of the captions contain {UNKNOWN}")
+        warnings.append(f"{diagnostics['unk_share']:.1%} of the captions contain {UNKNOWN}")
     if diagnostics["mean_words"] < SHORT_WORDS:
-        found.append(f"captions have {diagnostics['mean_words']:.1f} words on average")
+        warnings.append(f"captions have {diagnostics['mean_words']:.1f} words on average")
     if diagnostics["adjacent_repeats"] > ADJACENT_SHARE:
-        found.append(f"{diagnostics['adjacent_repeats']:.1%} of the captions say a word twice running")
+        warnings.append(f"{diagnostics['adjacent_repeats']:.1%} of the captions say a word twice running")
     if diagnostics["repeated_pairs"] > PAIRS_SHARE:
-        found.append(f"{diagnostics['repeated_pairs']:.1%} of the captions say a pair of words twice")
+        warnings.append(f"{diagnostics['repeated_pairs']:.1%} of the captions say a pair of words twice")
     if diagnostics["dangling"] > DANGLING_SHARE:
-        found.append(f"{diagnostics['dangling']:.1%} of the captions break off, at a word such as 'a', 'and' or 'with'")
-    return found
+        warnings.append(
+            f"{diagnostics['dangling']:.1%} of the captions break off, at a word such as 'a', 'and' or 'with'"
+        )
+    return warnings
 
 
 def _mos_warnings(diagnostics: dict) -> list[str]:

@@ -13,10 +13,11 @@ from src.base.csv_files import read_rows
 from src.base.errors import InputError
 from src.metrics.caption_scores import collapse, score_captions, tokenize
 from src.metrics.coco_files import read_annotations, read_results
-from src.metrics.competition_score import caption_block, caption_score, mos_block, report
+from src.metrics.competition_score import caption_score
 from src.metrics.constant_caption import constant_sentence
-from src.metrics.diagnostics import caption_diagnostics, diagnostic_warnings, mos_diagnostics
+from src.metrics.diagnostics import caption_diagnostics, mos_diagnostics
 from src.metrics.meteor import Meteor
+from src.metrics.report import caption_block, evaluation_report, mos_block
 from src.metrics.spice import spice
 from src.settings.schema import MetricSettings
 
@@ -178,7 +179,7 @@ def evaluate_files(
     seed: int,
     meteor: Meteor | None = None,
 ) -> dict:
-    """The report of a file of predictions against a file of references (see `competition_score.report`).
+    """The report of a file of predictions against a file of references (see `evaluation_report`).
 
     train: training captions, among which the constant sentence is searched; without it the baselines are None. There
     are no photos here, and so no baseline of the MOS. meteor: a running process; None starts one if needed.
@@ -188,21 +189,22 @@ def evaluate_files(
     training = [list(texts) for texts in read_references(train).captions.values() if texts] if train else []
     with ThreadPoolExecutor(max_workers=1) as executor:
         waiting = executor.submit(mos_block, pairs.mos_pred, pairs.mos_truth, metric.bootstrap, seed)
-        caption, baseline, sentence = _evaluate_captions(pairs, training, metric, seed, meteor)
+        caption, baseline = _evaluate_captions(pairs, training, metric, seed, meteor)
         mos = waiting.result()
-    warnings = diagnostic_warnings(
-        captions=caption_diagnostics(pairs.candidates) if caption else None,
-        mos=mos_diagnostics(pairs.mos_pred, pairs.mos_truth) if mos else None,
-    )
-    return report(mos, caption, None, baseline, sentence, [*pairs.notes, *warnings])
+    diagnostics = {
+        "captions": caption_diagnostics(pairs.candidates) if caption else None,
+        "mos": mos_diagnostics(pairs.mos_pred, pairs.mos_truth) if mos else None,
+    }
+    return evaluation_report(mos, caption, {"mos": None, **baseline}, diagnostics, pairs.notes)
 
 
 def _evaluate_captions(
     pairs: Pairs, training: list[list[str]], metric: MetricSettings, seed: int, meteor: Meteor | None
-) -> tuple[dict | None, float | None, str | None]:
-    """The caption block, and the score and words of the constant sentence of the training captions."""
+) -> tuple[dict | None, dict]:
+    """The caption block, and the baseline: score (`caption`) and words (`sentence`) of the best constant sentence."""
+    unknown = {"caption": None, "sentence": None}
     if not pairs.candidates:
-        return None, None, None
+        return None, unknown
     with contextlib.nullcontext(meteor) if meteor else contextlib.closing(Meteor()) as running:
         *tokens, candidates = tokenize([*training, *pairs.references, pairs.candidates])
         training, references = tokens[: len(training)], tokens[len(training) :]
@@ -211,7 +213,7 @@ def _evaluate_captions(
         if block and metric.spice:
             block["spice"] = spice(references, candidates)
         if not training:
-            return block, None, None
+            return block, unknown
         sentence = constant_sentence(training, metric.weights, running, seed, tokenized=True).sentence
         constant = score_captions(references, [sentence] * len(references), running, tokenized=True)
-        return block, caption_score(constant.totals(), metric.weights), sentence
+        return block, {"caption": caption_score(constant.totals(), metric.weights), "sentence": sentence}

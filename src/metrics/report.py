@@ -1,46 +1,87 @@
-"""A report as text: each score with its interval, beside its baseline."""
+"""The report of an evaluation: scores with 95% intervals beside their baselines, and warnings; as JSON and as text."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from src.metrics.caption_scores import CaptionScores
+from src.metrics.competition_score import bootstrap_captions, caption_score
+from src.metrics.diagnostics import diagnostic_warnings
+from src.metrics.mos_score import bootstrap_mos, mos_score
+from src.settings.schema import CaptionWeights
+
+FEWEST = 3
+"""Photos below which a correlation, and so a MOS score, is not defined."""
+_CAPTION_PARTS = {"cider_d": "CIDEr-D", "meteor": "METEOR", "bleu3": "BLEU-3", "bleu4": "BLEU-4", "rouge_l": "ROUGE-L",
+                  "wer": "WER"}  # fmt: skip
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
+def mos_block(predicted: np.ndarray, truth: np.ndarray, resamples: int, seed: int) -> dict | None:
+    """plcc, srcc, score, interval, photos; None below FEWEST photos and where the labels are constant.
+
+    Constant predictions have no correlation: plcc and srcc are None and the score, as in the competition, 0.
+    """
+    if len(truth) < FEWEST or np.ptp(truth) == 0:
+        return None
+    interval = bootstrap_mos(predicted, truth, resamples, seed) if resamples else (math.nan, math.nan)
+    return _plain({**mos_score(predicted, truth), "interval": list(interval), "photos": len(truth)})
 
 
-def _line(
-    name: str, block: dict | None, parts: dict[str, str], baseline: float | None, baseline_name: str
-) -> list[str]:
-    if block is None:
-        return [f"  {name:<14} no labels"]
-    low, high = block["interval"] or (None, None)
-    shown = "  ".join(f"{title} {_number(block[key])}" for key, title in parts.items())
-    verdict = (
-        ""
-        if baseline is None
-        else f"   {'ABOVE' if block['score'] >= baseline else 'UNDER'} {baseline_name} {baseline:.4f}"
-    )
-    score = f"{_number(block['score'])} [{_number(low)}, {_number(high)}]"
-    return [f"  {name:<14} {score}{verdict}   ({block['photos']} photos)", f"  {'':<14} {shown}"]
+def caption_block(scores: CaptionScores | None, weights: CaptionWeights, resamples: int, seed: int) -> dict | None:
+    """bleu1..4, meteor, rouge_l, cider_d, wer, score, interval, photos; None without photos."""
+    if scores is None:
+        return None
+    totals = scores.totals()
+    interval = bootstrap_captions(scores, weights, resamples, seed) if resamples else (math.nan, math.nan)
+    score = caption_score(totals, weights)
+    return _plain({**totals, "score": score, "interval": list(interval), "photos": scores.photos})
+
+
+def _plain(block: dict[str, Any]) -> dict[str, Any]:
+    """The same with Python's numbers; NaN becomes None, and so does an interval that holds one."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, list):
+            return None if any(math.isnan(bound) for bound in value) else [float(bound) for bound in value]
+        if isinstance(value, (float, np.floating)):
+            return None if math.isnan(value) else float(value)
+        return value
+
+    return {name: plain(value) for name, value in block.items()}
+
+
+def evaluation_report(
+    mos: dict | None, caption: dict | None, baseline: dict[str, Any], diagnostics: dict[str, Any], notes: list[str]
+) -> dict:
+    """mos and caption (the blocks above), baseline, and warnings: notes, diagnostics, scores under their baselines.
+
+    baseline: `mos`, `caption` and `sentence`, each None where there is none. diagnostics: `captions` and `mos`, as the
+    functions of metrics/diagnostics.py return them.
+    """
+    warnings = [*notes, *diagnostic_warnings(**diagnostics)]
+    for name, block, reached in (("MOS", mos, baseline["mos"]), ("caption", caption, baseline["caption"])):
+        if block is not None and reached is not None and block["score"] < reached:
+            warnings.append(f"the {name} score {block['score']:.4f} is under its baseline {reached:.4f}")
+    return {"mos": mos, "caption": caption, "baseline": _plain(baseline), "warnings": warnings}
 
 
 def summary(title: str, report: dict) -> str:
-    """Lines for people: scores with 95% intervals beside their baselines, members, spread over folds, warnings."""
+    """Lines for people: scores with 95% intervals beside their baselines, members, folds, diagnostics, warnings."""
     baseline = report["baseline"]
     lines = [title]
-    lines += _line(
-        "MOS score", report["mos"], {"plcc": "PLCC", "srcc": "SRCC"}, baseline["mos"], "ridge baseline"
-    )  # fmt: skip
-    parts = {"cider_d": "CIDEr-D", "meteor": "METEOR", "bleu3": "BLEU-3", "bleu4": "BLEU-4", "rouge_l": "ROUGE-L",
-             "wer": "WER"}  # fmt: skip
-    lines += _line("caption score", report["caption"], parts, baseline["caption"], "constant sentence")
+    lines += _score_lines(
+        "MOS score", report["mos"], {"plcc": "PLCC", "srcc": "SRCC"}, "ridge baseline", baseline["mos"]
+    )
+    lines += _score_lines("caption score", report["caption"], _CAPTION_PARTS, "constant sentence", baseline["caption"])
     if baseline["sentence"]:
         lines.append(f"  {'':<14} constant: {baseline['sentence']}")
     for name, block in report.get("members", {}).items():
-        low, high = block["interval"] or (None, None)
-        lines.append(f"  {'MOS ' + name:<14} {_number(block['score'])} [{_number(low)}, {_number(high)}]")
+        lines.append(f"  {'MOS ' + name:<14} {_with_interval(block)}")
     for fold in report.get("folds", []):
-        name = f"fold {fold['fold']}"
-        lines.append(f"  {name:<14} MOS {_number(fold['mos'])}  caption {_number(fold['caption'])}")
-    captions = (report.get("diagnostics") or {}).get("captions")
-    if captions:
+        scores = f"MOS {_figure(fold['mos'])}  caption {_figure(fold['caption'])}"
+        lines.append(f"  {'fold ' + str(fold['fold']):<14} {scores}")
+    if captions := report.get("diagnostics", {}).get("captions"):
         lines.append(
             f"  {'captions':<14} {captions['distinct']} distinct of {captions['photos']}, "
             f"{captions['mean_words']:.1f} words on average, most frequent on {captions['most_frequent_share']:.1%}: "
@@ -51,3 +92,25 @@ def summary(title: str, report: dict) -> str:
             f"{captions['repeated_pairs']:.1%}, broken off in {captions['dangling']:.1%}"
         )
     return "\n".join(lines + [f"  WARNING: {warning}" for warning in report["warnings"]])
+
+
+def _score_lines(
+    name: str, block: dict | None, parts: dict[str, str], baseline_name: str, baseline: float | None
+) -> list[str]:
+    if block is None:
+        return [f"  {name:<14} not measured: no predictions, or too few labels"]
+    verdict = ""
+    if baseline is not None:
+        side = "ABOVE" if block["score"] > baseline else "UNDER" if block["score"] < baseline else "EQUAL TO"
+        verdict = f"   {side} {baseline_name} {baseline:.4f}"
+    shown = "  ".join(f"{title} {_figure(block[key])}" for key, title in parts.items())
+    return [f"  {name:<14} {_with_interval(block)}{verdict}   ({block['photos']} photos)", f"  {'':<14} {shown}"]
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def _with_interval(block: dict) -> str:
+    low, high = block["interval"] or (None, None)
+    return f"{_figure(block['score'])} [{_figure(low)}, {_figure(high)}]"

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import roc_auc_score
 
 from src.base.randomness import fold_in
-from src.metrics.competition_score import mos_block
+from src.metrics.report import mos_block
 
 BLOCKS = 5
 """Blocks of consecutive test rows that are tested besides all of them together."""

@@ -73,7 +73,7 @@ def open_run(root: Path, name: str) -> Run:
             raise InputError(f"{folder}: its {what}: {reason}; python -m src.evaluate {_arguments(folder)}")
     weights = {k.removeprefix(_WEIGHTS): v for k, v in scored.settings.items() if k.startswith(_WEIGHTS)}
     score = read_json(score_path(folder))
-    report = score.get("single") or score["oof"]  # what the run itself wrote, not what was made of many candidates
+    report = score["network"] or score["oof"]
     return Run(name, folder, report, CaptionWeights(**weights), tuple(folds))
 
 

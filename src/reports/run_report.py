@@ -1,6 +1,5 @@
-"""A run's prediction tables laid beside its labels and scored."""
+"""The report of a run: its predictions of photos that it was not trained on, beside the baselines of the same folds."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,100 +7,147 @@ import pandas as pd
 
 from src.data.table import for_training
 from src.ensembling.stacking import TEST
+from src.metrics.caption_scores import CaptionScores, score_captions, tokenize
+from src.metrics.competition_score import caption_score
 from src.metrics.constant_caption import constant_sentence
+from src.metrics.diagnostics import caption_diagnostics, mos_diagnostics
 from src.metrics.file_evaluation import read_references
 from src.metrics.meteor import Meteor
-from src.metrics.out_of_fold import constant_of_folds, run_report
+from src.metrics.report import caption_block, evaluation_report, mos_block
+from src.metrics.spice import spice
 from src.settings.schema import Settings
 
-_FIXED = ("network", "ridge", "boosting", "svr")
-MEMBERS = (*_FIXED, *(f"frozen_{name}" for name in _FIXED[1:]), "blend")
+BASELINE = "ridge"
+"""The member that is the baseline of the MOS: ridge regression on handcrafted features."""
 
 
-def predicted_mos(predictions: pd.DataFrame) -> dict[str, np.ndarray]:
-    """The MOS of each member by name [N]; none where no photo has a label to learn from."""
-    others = [name for name in predictions if " " in name and name.partition(" ")[0] in MEMBERS]  # joined runs'
-    return {name: predictions[name].to_numpy(float) for name in (*MEMBERS, *others) if name in predictions}
-
-
-def score_out_of_fold(
-    settings: Settings, table: pd.DataFrame, several: Sequence[pd.DataFrame], constants: dict[int, str], meteor: Meteor
-) -> list[dict]:
-    """Reports of out-of-fold predictions; the constant sentence of a fold comes from the photos outside it.
-
-    table: the photos by photo_id. several: what predict and ensemble wrote as oof.csv, of the same photos and folds.
-    constants: the sentences by fold, where ensemble has found them; searched for where empty.
-    """
-    train = table[for_training(table)]
-    own = several[0].set_index("photo_id")["fold"]
-    everywhere = own.reindex(train.index).fillna(-1).astype(int).to_numpy()
-    sentences = constants
-    if settings.task != "mos" and not constants:
-        sentences = constant_of_folds(train["captions"].tolist(), everywhere, settings.metric.weights, meteor)
-
-    def report(predictions: pd.DataFrame) -> dict:
-        labels, fold = train.loc[predictions["photo_id"]], predictions["fold"].to_numpy()
-        return _report(settings, predictions, labels, [sentences.get(number) for number in fold.tolist()], fold, meteor)
-
-    return [report(predictions) for predictions in several]
-
-
-def _report(
-    settings: Settings,
-    predictions: pd.DataFrame,
-    labels: pd.DataFrame,
-    sentences: list[str | None],
-    fold: np.ndarray,
-    meteor: Meteor,
-) -> dict:
-    """labels: mos and captions of the predicted photos. sentences, fold: their constant sentences and folds."""
-    members = predicted_mos(predictions)
-    return run_report(
-        predictions["mos"].to_numpy(float) if members else None,
-        members,
-        labels["mos"].to_numpy(float),
-        None if settings.task == "mos" else predictions["caption"].tolist(),
-        labels["captions"].tolist(),
-        sentences,
-        fold,
-        settings.metric,
-        meteor,
-        settings.run.seed,
-    )
+def members(predictions: pd.DataFrame) -> list[str]:
+    """The columns that hold the MOS of an ensemble's members."""
+    return [name for name in predictions if name not in ("photo_id", "fold", "mos", "caption", "fallback")]
 
 
 def test_labels(table: pd.DataFrame, file: Path) -> pd.DataFrame | None:
-    """mos and captions of the test photos by photo_id; None where nothing is known of them.
+    """mos (NaN: unknown) and captions (empty: unknown) of the test photos by photo_id; None where all are unknown.
 
     table: the photos by photo_id. file: CSV with img_name, mos and comments, one or more rows per photo; without it
-    the data set's own labels of its test part count.
+    the data set's own labels of its test part are taken.
     """
     labels = table.loc[table["part"] == "test", ["mos", "captions"]]
     if file.is_file():
         truth = read_references(file)
-        known = [truth.mos.get(name) for name in labels.index]
-        captions = [truth.captions.get(name, ()) for name in labels.index]
-        mos = [np.nan if value is None else value for value in known]
-        labels = pd.DataFrame({"mos": np.array(mos, float), "captions": captions}, labels.index)
+        mos = pd.Series(truth.mos, dtype=float).reindex(labels.index)
+        labels = labels.assign(mos=mos, captions=[truth.captions.get(name, ()) for name in labels.index])
     return labels if labels["mos"].notna().any() or labels["captions"].map(bool).any() else None
 
 
-def score_test(
-    settings: Settings,
-    table: pd.DataFrame,
-    predictions: pd.DataFrame,
-    labels: pd.DataFrame,
-    constants: dict[int, str],
-    meteor: Meteor,
-) -> dict:
-    """Report of the test predictions; the constant sentence comes from all training photos.
+class RunEvaluation:
+    """Scores prediction tables of one run.
 
-    table: the photos by photo_id. labels: those of the test photos, see `test_labels`. constants: as for
-    `score_out_of_fold`.
+    table: the photos by photo_id. predictions: what `ensemble` wrote as oof.csv. constants: constant sentences by fold
+    that are known already (TEST: of all training photos); others are searched for.
     """
-    labels = labels.loc[predictions["photo_id"]]
-    captions = [list(several) for several in table["captions"][for_training(table)] if several]
-    sentence = constants.get(TEST)
-    if settings.task != "mos" and captions and not sentence:
-        sentence = constant_sentence(captions, settings.metric.weights, meteor).sentence
-    return _report(settings, predictions, labels, [sentence] * len(labels), np.full(len(labels), -1), meteor)
+
+    def __init__(
+        self,
+        settings: Settings,
+        table: pd.DataFrame,
+        predictions: pd.DataFrame,
+        constants: dict[int, str],
+        meteor: Meteor,
+    ):
+        self.settings, self.predictions, self.meteor = settings, predictions, meteor
+        self.training = table[for_training(table)]
+        self.constants: dict[int, str | None] = dict(constants)
+
+    def out_of_fold(self) -> dict:
+        """The report of the out-of-fold predictions, with each fold's own scores."""
+        labels = self.training.loc[self.predictions["photo_id"]]
+        return self._report(self.predictions, labels, self.predictions["fold"].to_numpy())
+
+    def networks(self, predictions: pd.DataFrame, out_of_fold: dict) -> dict:
+        """The report of what the networks alone predict. predictions: what `predict` wrote as oof.csv.
+
+        out_of_fold: the report of the same photos whose baseline is taken.
+        """
+        labels = self.training.loc[predictions["photo_id"]]
+        return self._report(predictions, labels, predictions["fold"].to_numpy(), out_of_fold["baseline"])
+
+    def test(self, predictions: pd.DataFrame, labels: pd.DataFrame) -> dict:
+        """The report of the test predictions. labels: as `test_labels` returns them."""
+        return self._report(predictions, labels.loc[predictions["photo_id"]], np.full(len(predictions), TEST))
+
+    def constant_caption(self, fold: int) -> str | None:
+        """The best constant sentence of the training captions outside a fold, TEST: of all; None without captions."""
+        if fold not in self.constants and self.settings.task != "mos":
+            folds = self.predictions.set_index("photo_id")["fold"].reindex(self.training.index)
+            outside = [list(texts) for texts in self.training["captions"][folds.to_numpy() != fold] if texts]
+            weights = self.settings.metric.weights
+            self.constants[fold] = constant_sentence(outside, weights, self.meteor).sentence if outside else None
+        return self.constants.get(fold)
+
+    def _report(
+        self, predictions: pd.DataFrame, labels: pd.DataFrame, fold: np.ndarray, baseline: dict | None = None
+    ) -> dict:
+        """labels: mos and captions, row by row. fold: of each row, TEST for test photos."""
+        metric, seed = self.settings.metric, self.settings.run.seed
+        truth, references = labels["mos"].to_numpy(float), labels["captions"].tolist()
+        labelled = ~np.isnan(truth)
+
+        def block(column: str) -> dict | None:
+            predicted = predictions[column].to_numpy(float)
+            return mos_block(predicted[labelled], truth[labelled], metric.bootstrap, seed)
+
+        names, mos = members(predictions), predictions["mos"].to_numpy(float)
+        # A photo that no member predicts has the MOS 0, which the form of a submission asks for and which is no score.
+        learned = self.settings.task != "caption" or bool(names)
+        mos_scores = block("mos") if learned and not np.isnan(mos[labelled]).any() else None
+        blocks = {name: member for name in names if (member := block(name))}
+        captions = None if self.settings.task == "mos" else predictions["caption"].tolist()
+        scores = None if captions is None else self._caption_scores(captions, references)
+        caption = caption_block(scores, metric.weights, metric.bootstrap, seed)
+        if caption and captions and metric.spice:
+            caption["spice"] = _spice(captions, references)
+        baseline = baseline or self._baseline(blocks, scores, references, fold)
+        diagnostics = {
+            "captions": None if captions is None else caption_diagnostics(captions),
+            "mos": mos_diagnostics(mos[labelled], truth[labelled]) if mos_scores else None,
+        }
+        report = evaluation_report(mos_scores, caption, baseline, diagnostics, [])
+        report |= {"diagnostics": diagnostics, "members": blocks, "folds": []}
+        captioned = np.array([bool(texts) for texts in references], bool)
+        for k in np.unique(fold[fold >= 0]).tolist():
+            rows = labelled & (fold == k)
+            fold_mos = mos_block(mos[rows], truth[rows], 0, seed) if mos_scores else None
+            text = None
+            if scores is not None and (captioned & (fold == k)).any():
+                text = caption_score(scores.subset(fold[captioned] == k).totals(), metric.weights)
+            report["folds"].append({"fold": k, "mos": fold_mos and fold_mos["score"], "caption": text})
+        return report
+
+    def _caption_scores(self, captions: list[str], references: list[tuple[str, ...]]) -> CaptionScores | None:
+        """Scores of the photos that have references; None where none has."""
+        pairs = [(text, list(texts)) for text, texts in zip(captions, references, strict=True) if texts]
+        return score_captions([r for _, r in pairs], [c for c, _ in pairs], self.meteor) if pairs else None
+
+    def _baseline(
+        self,
+        blocks: dict[str, dict],
+        scores: CaptionScores | None,
+        references: list[tuple[str, ...]],
+        fold: np.ndarray,
+    ) -> dict:
+        """mos, caption, sentence (all folds' sentences): the constant sentence of a photo's fold has not seen it."""
+        by_fold = {k: self.constant_caption(k) for k in np.unique(fold).tolist()} if scores is not None else {}
+        sentences = [sentence for sentence in dict.fromkeys(by_fold.values()) if sentence]
+        caption = None
+        if by_fold and all(by_fold.values()):
+            constants = self._caption_scores([by_fold[k] or "" for k in fold.tolist()], references)
+            caption = constants and caption_score(constants.totals(), self.settings.metric.weights)
+        mos = blocks[BASELINE]["score"] if BASELINE in blocks else None
+        return {"mos": mos, "caption": caption, "sentence": " | ".join(sentences) or None}
+
+
+def _spice(captions: list[str], references: list[tuple[str, ...]]) -> float:
+    pairs = [(text, list(texts)) for text, texts in zip(captions, references, strict=True) if texts]
+    *truth, candidates = tokenize([*(texts for _, texts in pairs), [text for text, _ in pairs]])
+    return spice(truth, candidates)

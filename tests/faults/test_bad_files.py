@@ -52,7 +52,7 @@ def quick(meteor):
         hurry(patch)
         patch.setattr("src.metrics.meteor.shared_meteor", lambda: meteor)
         patch.setattr(evaluate, "score_run", lambda settings: SCORE)
-        patch.setattr(evaluate, "draw_run", lambda settings: None)
+        patch.setattr(evaluate, "draw_run", lambda *_: None)
         yield
 
 

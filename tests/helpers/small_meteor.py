@@ -24,6 +24,6 @@ def small_meteor(folder: Path) -> Meteor:
 def quick_scores(patch: pytest.MonkeyPatch, meteor: Meteor) -> None:
     """Have stages score by this METEOR, and take one constant sentence instead of searching for the best."""
     patch.setattr("src.metrics.meteor.shared_meteor", lambda: meteor)
-    users = ("metrics.constant_caption", "metrics.out_of_fold", "reports.run_report", "ensembling.caption_selection")
+    users = ("metrics.constant_caption", "reports.run_report", "ensembling.caption_selection")
     for user in users:
         patch.setattr(f"src.{user}.constant_sentence", lambda *_, **__: ConstantCaption("the light is nice", 1.0))

@@ -1,6 +1,5 @@
 """The metrics against scipy, pycocoevalcap and numbers worked out by hand."""
 
-import json
 import math
 
 import numpy as np
@@ -12,8 +11,7 @@ from src.metrics import bootstrap, java
 from src.metrics.bleu_cider import bleu_scores, compare
 from src.metrics.bootstrap import resample_counts
 from src.metrics.caption_scores import collapse, score_captions, tokenize
-from src.metrics.competition_score import bootstrap_captions, caption_block, caption_score, mos_block, report
-from src.metrics.diagnostics import caption_diagnostics, diagnostic_warnings, mos_diagnostics
+from src.metrics.competition_score import bootstrap_captions, caption_score
 from src.metrics.meteor import STATS, meteor_score, shared_meteor
 from src.metrics.mos_score import bootstrap_mos, mos_score, plcc, srcc
 from src.metrics.rouge import rouge_l
@@ -223,51 +221,6 @@ def test_scores_resample_and_subset_exactly(meteor):
     low, high = bootstrap_captions(found, CaptionWeights(), 300, seed=0)
     assert low < caption_score(found.totals(), CaptionWeights()) < high
     assert bootstrap_captions(found, CaptionWeights(), 300, seed=0) == (low, high)
-
-
-def test_report_has_no_nan_and_names_what_is_under_its_baseline(meteor):
-    one = score_captions([["a nice photo"]], ["a nice photo"], meteor)
-    block = caption_block(one, CaptionWeights(), 50, seed=0)
-    assert block["interval"] is None and block["photos"] == 1 and block["bleu4"] < 0.1 < block["bleu3"]
-    quality = mos_block([5.0, 5.0, 5.0], [1.0, 2.0, 3.0], 50, seed=0)
-    assert quality["plcc"] is None and quality["score"] == 0
-    out = report(quality, block, 0.5, None, None, ["an warning"])
-    json.dumps(out, allow_nan=False)
-    assert (
-        out["warnings"][0] == "an warning" and "under its baseline" in out["warnings"][1] and len(out["warnings"]) == 2
-    )
-    assert out["baseline"] == {"mos": 0.5, "caption": None, "sentence": None}
-    assert mos_block([], [], 50, 0) is None and caption_block(None, CaptionWeights(), 50, 0) is None
-
-
-def test_health_tells_of_a_collapse():
-    diagnostics = caption_diagnostics(["a  b", "a b", "a b", "c <unk> d e", ""])
-    assert (
-        diagnostics["distinct"] == 3
-        and diagnostics["most_frequent"] == "a b"
-        and diagnostics["most_frequent_share"] == 0.6
-    )
-    assert diagnostics["unk_share"] == 0.2 and diagnostics["empty"] == 1 and diagnostics["mean_words"] == 2.0
-    said = " / ".join(diagnostic_warnings(diagnostics, mos_diagnostics([5.0, 5.01, 5.0], [1.0, 5.0, 9.0])))
-    for sign in ("60% of the photos", "<unk>", "1 of 5 captions are empty", "2.0 words", "hardly vary"):
-        assert sign in said
-    assert "same caption" in diagnostic_warnings(caption_diagnostics(["x y z w"] * 3))[0]
-    assert "same predicted MOS" in diagnostic_warnings(None, mos_diagnostics([5.0, 5.0], [1.0, 2.0]))[0]
-    healthy = caption_diagnostics([f"a photo of number {i}" for i in range(9)])
-    assert diagnostic_warnings(healthy, mos_diagnostics([1.0, 2.0, 3.0], [1.0, 3.0, 2.0])) == []
-
-
-def test_health_tells_of_repeats_and_endings():
-    fine = [f"a photo of number {i}" for i in range(34)]
-    broken = ["Giraffes giraffes, in a grassy area near and", "in a hat in a car.", "very, VERY nice", "a sea with."]
-    diagnostics = caption_diagnostics(broken + [""])
-    found = {name: round(5 * diagnostics[name]) for name in ("adjacent_repeats", "repeated_pairs", "dangling")}
-    assert found == {"adjacent_repeats": 2, "repeated_pairs": 1, "dangling": 2}
-    said = " / ".join(diagnostic_warnings(diagnostics))
-    assert "40.0% of the captions say a word twice running / 20.0% of the captions say a pair" in said
-    assert "40.0% of the captions break off" in said
-    assert diagnostic_warnings(caption_diagnostics(fine + broken[2:3])) == [], "one in 35 is what people write, too"
-    assert caption_diagnostics([])["dangling"] == 0.0
 
 
 def test_spice_without_its_models_is_one_clear_line(monkeypatch):

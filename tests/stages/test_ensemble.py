@@ -20,7 +20,7 @@ from src.data.table import load_table
 from src.ensembling.ablation import AblationStep, ScoredStep, ablation_rows, score_mos_step
 from src.ensembling.caption_selection import MIXTURES, CaptionStrategy, StrategySelection, select_captions
 from src.ensembling.evidence import Corpus, gather_evidence
-from src.ensembling.mos_blend import blend_mos, read_together
+from src.ensembling.mos_blend import MEMBERS, blend_mos, read_together
 from src.ensembling.run_candidates import RunCandidates
 from src.ensembling.stacking import TEST, helpful
 from src.metrics.caption_scores import score_captions
@@ -28,7 +28,6 @@ from src.metrics.competition_score import caption_score
 from src.metrics.mos_score import mos_score
 from src.pipeline import outputs, stages
 from src.pipeline.trained_runs import joined, load_joining
-from src.reports.run_report import MEMBERS
 from src.settings.load import as_arguments, load
 from src.settings.schema import CaptionWeights
 from tests.conftest import TINY
@@ -46,7 +45,7 @@ def predicted(competition, meteor, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         quick_scores(patch, meteor)
-        patch.setattr("src.evaluate.draw_run", lambda settings: None)
+        patch.setattr("src.evaluate.draw_run", lambda *_: None)
         short = [f"data.root={competition}", *TINY, "train.epochs=1"]
         for run, arguments in RUNS.items():
             for stage in (preprocess, split, train, predict):
@@ -286,7 +285,7 @@ def test_compare_still_compares_what_the_networks_wrote(at_work, tmp_path):
     with open(tmp_path / "comparison.csv", encoding="utf-8", newline="") as file:
         row = next(csv.DictReader(file))
     score = json.loads((at_work / "runs/one/score.json").read_text())
-    assert float(row["caption_score"]) == score["single"]["caption"]["score"] < score["oof"]["caption"]["score"]
+    assert float(row["caption_score"]) == score["network"]["caption"]["score"] < score["oof"]["caption"]["score"]
 
 
 def test_what_cannot_be_joined_is_one_line(at_work, tmp_path, monkeypatch):

@@ -66,17 +66,18 @@ def test_every_stage_leaves_its_files(finished):
     assert not [path for path in finished.rglob("*.tmp")], "no temporary file is left"
 
 
-def test_drift_is_told_of_every_run(finished):
+def test_every_run_is_tested_for_covariate_shift(finished):
     run = finished / "runs" / "demo"
     report = json.loads((run / "covariate_shift.json").read_text())
-    assert report["whole"]["rows"] == [0, 20] and report["alike"]["photos"] == 15
+    assert report["overall"]["rows"] == [0, 20] and report["test_like"]["photos"] == 15
     weights = pd.read_csv(run / "covariate_shift.csv", dtype={"photo_id": str})
     assert len(weights) == 60 and weights["weight"].mean() == pytest.approx(1)
-    assert (run / "covariate_shift.png").is_file() == report["found"]
+    assert (run / "covariate_shift.png").is_file() == report["shifted"]
 
 
-def test_score_json_stands_beside_its_floors(finished):
+def test_every_score_stands_beside_its_baseline_and_interval(finished):
     score = json.loads((finished / "runs" / "demo" / "score.json").read_text())
+    assert score.keys() == {"oof", "test", "network"}
     for part in ("oof", "test"):
         report = score[part]
         assert report["mos"].keys() == {"plcc", "srcc", "score", "interval", "photos"}
