@@ -1,4 +1,4 @@
-"""Random changes to training photos, each a function of (seed, epoch, photo)."""
+"""Random augmentation of training photos, a function of (seed, epoch, photo)."""
 
 import os
 
@@ -15,7 +15,7 @@ cv2.setNumThreads(0)
 
 
 class Augmenter:
-    """Flip and shift, which leave quality alone, and photometric changes where they are switched on."""
+    """Flips and shifts, which do not change the quality, and photometric changes where they are switched on."""
 
     def __init__(self, settings: AugmentSettings, size: int):
         border = round(settings.crop * size)
@@ -29,7 +29,7 @@ class Augmenter:
         self.steps = A.Compose(steps) if steps else None
 
     def __call__(self, photo: np.ndarray, seed: int, epoch: int, row: int) -> np.ndarray:
-        """uint8 [H, W, C] → uint8 [H, W, C]; the same for equal (seed, epoch, row), whatever came before."""
+        """uint8 [H, W, C] → uint8 [H, W, C]; the same for equal (seed, epoch, row), whatever was augmented before."""
         if self.steps is None:
             return photo
         self.steps.set_random_seed(fold_in(seed, "augment", epoch, row))

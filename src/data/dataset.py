@@ -66,7 +66,7 @@ def encode_labels(table: pd.DataFrame, pixels: Path, vocabulary: Vocabulary, max
 
 @dataclass(frozen=True)
 class BatchSlice:
-    """The rows of a batch that one process loads. dummy: they stand in for an empty slice, and their labels are hidden.
+    """The rows of a batch that one process loads. dummy: they replace an empty slice, and their labels are hidden.
 
     epoch < 0: photos as they are, without augmentation, and native crop number `crop`; a training epoch draws its crop.
     """

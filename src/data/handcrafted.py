@@ -146,8 +146,8 @@ def _blockiness(gray: np.ndarray) -> float:
 def _gradient(gray: np.ndarray) -> tuple[float, float]:
     """Log energy of the Sobel gradient, and the coherence of its structure tensor."""
     along, down = cv2.spatialGradient(gray)
-    xx, yy, both = (cv2.norm(g, cv2.NORM_L2SQR) / gray.size / 64 for g in (along, down, cv2.add(along, down)))
-    xy = (both - xx - yy) / 2
+    xx, yy, total = (cv2.norm(g, cv2.NORM_L2SQR) / gray.size / 64 for g in (along, down, cv2.add(along, down)))
+    xy = (total - xx - yy) / 2
     return float(np.log(xx + yy + 0.1)), float(np.hypot(xx - yy, 2 * xy) / (xx + yy + 1e-3))
 
 

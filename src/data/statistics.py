@@ -1,4 +1,6 @@
-"""What a dataset looks like, in numbers that fit in a JSON file."""
+"""Statistics of a data set for statistics.json: MOS, captions, channels and handcrafted features."""
+
+from collections import Counter
 
 import cv2
 import numpy as np
@@ -14,7 +16,7 @@ MOS_HISTOGRAM_BINS = 30
 def channel_statistics(pixels: np.ndarray, rows: np.ndarray) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel on the scale 0 to 1, over the photos in `rows`.
 
-    pixels: uint8 [N, H, W, C], read one photo at a time. Counted in whole numbers, so the result has no order.
+    pixels: uint8 [N, H, W, C], read one photo at a time. Counted in whole numbers, so the order of rows is irrelevant.
     """
     channels = pixels.shape[3]
     counts = np.zeros((channels, 256), np.int64)
@@ -44,16 +46,15 @@ def _mos(values: np.ndarray) -> dict | None:
     }
 
 
-def _counted(values: list[int]) -> dict[str, int]:
-    """Histogram of small whole numbers, in rising order."""
-    numbers, counts = np.unique(np.array(values, np.int64), return_counts=True)
-    return {str(number): int(count) for number, count in zip(numbers, counts, strict=True)}
+def _histogram(values: list[int]) -> dict[str, int]:
+    """How often each whole number occurs, in rising order."""
+    return {str(value): count for value, count in sorted(Counter(values).items())}
 
 
 def dataset_statistics(
     frame: pd.DataFrame, pixels: np.ndarray, handcrafted: np.ndarray, rows: np.ndarray | None = None
 ) -> dict:
-    """Statistics of the photos for training, validation part included: counts, channels, MOS, captions, features.
+    """Statistics of the photos for training, the validation part included.
 
     frame: the table. pixels: uint8 [N, H, W, C]. handcrafted: float32 [N, F]. rows: int [len(frame)], the row of each
     photo in both arrays; without it they are in the table's order.
@@ -62,7 +63,7 @@ def dataset_statistics(
     train = for_training(frame)
     photos = frame[train]
     mean, sd = channel_statistics(pixels, rows[train])
-    captions = [caption for several in photos["captions"] for caption in several]
+    captions = [caption for of_photo in photos["captions"] for caption in of_photo]
     lengths = [len(tokenize(caption)) for caption in captions]
     features = np.asarray(handcrafted[rows[train]], np.float64)
     return {
@@ -74,8 +75,8 @@ def dataset_statistics(
             "count": len(captions),
             "distinct": len(set(captions)),
             "words": {"median": float(np.median(lengths)), "p95": float(np.quantile(lengths, 0.95)),
-                      "max": max(lengths), "histogram": _counted(lengths)} if lengths else None,
-            "per_photo": _counted([len(several) for several in photos["captions"]]),
+                      "max": max(lengths), "histogram": _histogram(lengths)} if lengths else None,
+            "per_photo": _histogram(photos["captions"].map(len).tolist()),
         },
         "handcrafted": {
             name: {"mean": float(column.mean()), "sd": float(column.std())}

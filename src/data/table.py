@@ -1,4 +1,4 @@
-"""The one table: whatever a dataset looks like, it becomes one row per photo."""
+"""The one table: every data set becomes one row per photo."""
 
 import csv
 import io
@@ -19,7 +19,7 @@ COLUMNS = ("photo_id", "path", "mos", "captions", "group", "part")
 
 @dataclass(frozen=True)
 class Rejection:
-    """A row or photo that cannot be used: where it stands ("train.csv, line 7"), which one, and why."""
+    """A row or photo that cannot be used. where: its place in the files ("train.csv, line 7")."""
 
     where: str
     photo_id: str
@@ -43,7 +43,7 @@ def make_table(rows: Iterable[tuple]) -> pd.DataFrame:
 
 
 def for_training(frame: pd.DataFrame) -> np.ndarray:
-    """Which photos may be learned from and are split into folds, bool [N]: the parts train and validation."""
+    """The photos that models may learn from and that are split into folds, bool [N]: the parts train and validation."""
     return frame["part"].isin(("train", "validation")).to_numpy()
 
 
@@ -51,8 +51,8 @@ def save_table(frame: pd.DataFrame, path: Path) -> None:
     """Write the table as JSON lines, one photo a line; `load_table` gives back an equal one."""
     lines = []
     for row in frame[list(COLUMNS)].itertuples(index=False, name=None):
-        photo_id, place, mos, captions, group, part = row
-        values = (photo_id, place, None if math.isnan(mos) else float(mos), list(captions), group, part)
+        photo_id, photo_path, mos, captions, group, part = row
+        values = (photo_id, photo_path, None if math.isnan(mos) else float(mos), list(captions), group, part)
         lines.append(json.dumps(dict(zip(COLUMNS, values, strict=True)), ensure_ascii=False) + "\n")
     write_text(path, "".join(lines))
 
@@ -60,7 +60,7 @@ def save_table(frame: pd.DataFrame, path: Path) -> None:
 def load_table(path: Path) -> pd.DataFrame:
     """Read what `save_table` wrote. Raises InputError where the file is something else."""
     try:
-        # Not splitlines: U+2028 and its like stand unescaped inside JSON strings.
+        # not splitlines: JSON strings may hold U+2028 and its like unescaped
         lines = Path(path).read_text(encoding="utf-8").split("\n")
         rows = [json.loads(line) for line in lines if line]
         return make_table(

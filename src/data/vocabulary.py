@@ -1,4 +1,4 @@
-"""Words: how a caption is cut into tokens, and which tokens the captioner knows."""
+"""The tokenizer of captions, and the vocabulary of a captioner."""
 
 import json
 import re
@@ -19,14 +19,14 @@ SPECIAL = ("<pad>", "<start>", "<end>", "<unk>")
 
 _TOKENIZER = NLTKWordTokenizer()
 _APOSTROPHES = str.maketrans({"’": "'", "‘": "'", "`": "'", "´": "'", "“": '"', "”": '"'})
-# Comments often lack the space after a full stop ("my eye.on the trees"); numbers such as 3.5 stay whole.
+# comments often lack the space after a full stop ("my eye.on the trees"); numbers such as 3.5 stay whole.
 _PUNCTUATION = re.compile(r"(?<!\d)[.,;:!?…]+|[.,;:!?…]+(?!\d)")
 
 
 def tokenize(text: str) -> list[str]:
-    """Lower-cased Penn Treebank tokens that hold a letter or digit ("don't" → "do", "n't").
+    """Lower-cased Penn Treebank tokens that contain a letter or digit ("don't" → "do", "n't").
 
-    Punctuation is dropped because the scorer drops it: a captioner need not learn it. Needs no download.
+    Punctuation is dropped because the scorer drops it, so that a captioner need not learn it. Needs no download.
     """
     text = unicodedata.normalize("NFC", text).lower().translate(_APOSTROPHES)
     text = " ".join(_PUNCTUATION.sub(" ", text).split())
@@ -35,11 +35,11 @@ def tokenize(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The known tokens; a token's id is its place in `words`.
+    """The tokens of a captioner; a token's id is its index in `words`.
 
     words: the four special tokens, then by falling count, equal counts alphabetically.
-    counts: how often each stands in the training captions; for <start> and <end> the number of captions, for <unk>
-    the tokens that are not known.
+    counts: how often each occurs in the training captions; for <start> and <end> the number of captions, for <unk> that
+    of out-of-vocabulary tokens.
     """
 
     words: tuple[str, ...]
@@ -47,7 +47,7 @@ class Vocabulary:
 
     @classmethod
     def build(cls, captions: Iterable[str], minimum_count: int = 1, maximum_size: int | None = None) -> "Vocabulary":
-        """From training captions. maximum_size: keep only that many most frequent words, special ones not counted."""
+        """From training captions. maximum_size: of the most frequent words, special tokens not counted."""
         counter: Counter[str] = Counter()
         total = 0
         for caption in captions:
@@ -68,11 +68,11 @@ class Vocabulary:
         return len(self.words)
 
     def encode(self, text: str, maximum_words: int) -> list[int]:
-        """Ids of at most `maximum_words` tokens, then END; tokens that are not known become UNK."""
+        """Ids of at most `maximum_words` tokens, then END; out-of-vocabulary tokens become UNK."""
         return [self.ids.get(token, UNK) for token in tokenize(text)[:maximum_words]] + [END]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The sentence up to END, without PAD and START; contractions are joined again ("do n't" → "don't")."""
+        """The sentence up to END, without PAD and START; contractions are rejoined ("do n't" → "don't")."""
         words: list[str] = []
         for index in ids:
             if index == END:

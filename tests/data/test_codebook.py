@@ -17,7 +17,7 @@ def textured(seed: int) -> np.ndarray:
     return (cv2.resize(coarse, (96, 64)) * 0.8 + rng.normal(20, 6, (64, 96, 3))).clip(0, 255).astype(np.uint8)
 
 
-def test_codes_against_a_loop_over_codewords():
+def test_features_equal_a_loop_over_codewords():
     book = learn_codebook([textured(i) for i in range(8)])
     rgb = textured(9)
     plain = dataclasses.replace(book, moments=np.zeros_like(book.moments))
@@ -28,18 +28,18 @@ def test_codes_against_a_loop_over_codewords():
         near = np.argsort(distance)[:NEAREST]
         share = np.exp(-0.05 * (distance[near] - distance[near].min()))
         weight[i, near] = share / share.sum()
-    seen = plain.differences(rgb).reshape(3, len(book.words), -1)
+    statistics = plain.differences(rgb).reshape(3, len(book.words), -1)
     checked = np.argsort(-weight.sum(0))[:10]
     for word in checked:
         mean = np.average(patches, axis=0, weights=weight[:, word])
         variance = np.average(np.square(patches - mean), axis=0, weights=weight[:, word])
-        np.testing.assert_allclose(seen[0, word] ** 2, np.abs(mean), rtol=2e-2, atol=5e-3)
-        np.testing.assert_allclose(seen[1, word] ** 2, variance, rtol=2e-2, atol=2e-2)
+        np.testing.assert_allclose(statistics[0, word] ** 2, np.abs(mean), rtol=2e-2, atol=5e-3)
+        np.testing.assert_allclose(statistics[1, word] ** 2, variance, rtol=2e-2, atol=2e-2)
     assert book.describe(rgb).shape == (7,)
     assert np.isfinite(book.describe(np.zeros((64, 64, 3), np.uint8))).all()
 
 
-def test_codes_cut_off_go_on_to_the_same_bytes(tmp_path, monkeypatch):
+def test_an_interrupted_build_gives_the_same_bytes(tmp_path, monkeypatch):
     for i in range(24):
         Image.fromarray(textured(i)).save(tmp_path / f"{i}.png")
     paths = [f"{i}.png" for i in range(24)] + ["absent.png"]
@@ -62,5 +62,5 @@ def test_codes_cut_off_go_on_to_the_same_bytes(tmp_path, monkeypatch):
     names = codebook.build_codebook_features(tmp_path / "cut", tmp_path, paths, training, 1)
     for name in names:
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    found = np.load(tmp_path / "cut" / "codes.npy")
-    assert found.shape == (25, 15) and not found[24].any() and found[:24].any(1).all()
+    codes = np.load(tmp_path / "cut" / "codes.npy")
+    assert codes.shape == (25, 15) and not codes[24].any() and codes[:24].any(1).all()

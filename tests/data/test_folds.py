@@ -40,12 +40,12 @@ def hashes(seed, families=60, members=8, flips=9):
     """Families of hashes a few bits apart, some equal, and strangers."""
     rng = np.random.default_rng(seed)
     centres = rng.integers(0, 1 << 63, families, dtype=np.uint64) * np.uint64(2)
-    answer = []
+    phash = []
     for centre in centres:
         for _ in range(members):
             bits = rng.choice(64, rng.integers(0, flips), replace=False)
-            answer.append(centre ^ np.bitwise_or.reduce(np.uint64(1) << bits.astype(np.uint64), initial=np.uint64(0)))
-    return rng.permutation(np.array(answer, np.uint64))
+            phash.append(centre ^ np.bitwise_or.reduce(np.uint64(1) << bits.astype(np.uint64), initial=np.uint64(0)))
+    return rng.permutation(np.array(phash, np.uint64))
 
 
 @pytest.mark.parametrize("distance", range(8))

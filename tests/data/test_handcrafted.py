@@ -1,4 +1,4 @@
-"""Hand-made features move with the damage they are meant to see, and predict the scores of real photos."""
+"""Handcrafted features move with the damage they are meant to measure, and predict the MOS of real photos."""
 
 from pathlib import Path
 
@@ -98,7 +98,7 @@ def test_against_definitions_computed_slowly():
     assert value(rgb, "sharpness_p90") == pytest.approx(np.log(blocks[round(0.9 * 191)] + 0.1), rel=1e-4)
 
 
-def test_shape_of_known_distributions():
+def test_the_shape_parameter_tells_a_gaussian_from_sparse_impulses():
     """Contrast-normalised white noise is near a Gaussian, whose ratio is 2/π; sparse impulses are far below it."""
     rng = np.random.default_rng(0)
     white = np.repeat(rng.normal(128, 20, (256, 256, 1)).clip(0, 255), 3, axis=2).astype(np.uint8)
@@ -111,9 +111,9 @@ def test_shape_of_known_distributions():
 @pytest.mark.parametrize("fill", [0, 255, None])
 def test_always_finite(shape, fill):
     rgb = np.random.default_rng(0).integers(0, 256, (*shape, 3)) if fill is None else np.full((*shape, 3), fill)
-    answer = handcrafted_features(rgb.astype(np.uint8))
-    assert answer.shape == (len(NAMES),) and answer.dtype == np.float32
-    assert np.isfinite(answer).all()
+    features = handcrafted_features(rgb.astype(np.uint8))
+    assert features.shape == (len(NAMES),) and features.dtype == np.float32
+    assert np.isfinite(features).all()
 
 
 def test_large_photos_are_measured_at_one_size():

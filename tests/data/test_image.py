@@ -28,8 +28,8 @@ def test_colour_modes_become_rgb(mode):
     else:
         image = source.convert(mode)
         expected = image.convert("RGB")
-    answer = decode(encoded(image, {"CMYK": "TIFF", "YCbCr": "JPEG"}.get(mode, "PNG")), 64)
-    close(answer, np.asarray(expected), 4)
+    rgb = decode(encoded(image, {"CMYK": "TIFF", "YCbCr": "JPEG"}.get(mode, "PNG")), 64)
+    close(rgb, np.asarray(expected), 4)
 
 
 def test_cmyk_jpeg_has_the_right_colours():
@@ -39,9 +39,9 @@ def test_cmyk_jpeg_has_the_right_colours():
 def test_transparency_lies_over_white():
     image = drawing().convert("RGBA")
     image.putalpha(Image.fromarray(np.repeat(np.array([[0, 255]], np.uint8), 48, 1).repeat(64, 0)))
-    answer = decode(encoded(image, "PNG"), 64)
-    assert (answer[:, :48] == 255).all()
-    close(answer[:, 48:], np.asarray(drawing())[:, 48:], 1)
+    rgb = decode(encoded(image, "PNG"), 64)
+    assert (rgb[:, :48] == 255).all()
+    close(rgb[:, 48:], np.asarray(drawing())[:, 48:], 1)
     palette = Image.new("P", (8, 8), 3)
     palette.putpalette([0] * 768)
     assert (decode(encoded(palette, "PNG", transparency=3), 64) == 255).all()
@@ -49,8 +49,8 @@ def test_transparency_lies_over_white():
 
 def test_an_animation_gives_its_first_frame():
     frames = [drawing(seed=1), drawing(seed=2)]
-    answer = decode(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]), 64)
-    close(answer, np.asarray(frames[0]), 12)
+    rgb = decode(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]), 64)
+    close(rgb, np.asarray(frames[0]), 12)
 
 
 STORED = {

@@ -1,4 +1,4 @@
-"""Pieces of a photo's own pixels: where they lie, which of them training sees, and that the score is their mean."""
+"""Native crops: where they lie, which of them training sees, and that the MOS is the mean over all."""
 
 import numpy as np
 import pytest
@@ -60,18 +60,18 @@ def test_training_draws_a_piece_and_the_score_is_the_mean_of_all(prepared, tmp_p
     batches = BatchDataset(labels, None, 7, 1)
     for crop, piece in enumerate(pieces):
         assert (batches[BatchSlice(-1, rows, crop=crop)]["images"].numpy() == piece).all()
-    seen = np.stack([batches[BatchSlice(epoch, rows)]["images"].numpy() for epoch in range(40)])
-    drawn = np.stack([(seen == piece).all((2, 3, 4)) for piece in pieces])
+    images = np.stack([batches[BatchSlice(epoch, rows)]["images"].numpy() for epoch in range(40)])
+    drawn = np.stack([(images == piece).all((2, 3, 4)) for piece in pieces])
     assert drawn.any(1).all(), "every piece of every photo comes up"
-    assert drawn.any(0).all() and (seen[3] == batches[BatchSlice(3, rows)]["images"].numpy()).all()
+    assert drawn.any(0).all() and (images[3] == batches[BatchSlice(3, rows)]["images"].numpy()).all()
 
     Fit(settings, data, 0, tmp_path, ONE, None).run()
-    found = predict_fold(tmp_path, settings, labels, rows.tolist(), ONE, "fold 0")
+    predicted = predict_fold(tmp_path, settings, labels, rows.tolist(), ONE, "fold 0")
     network, _ = open_network(tmp_path / "best-mos.pt", settings)
     with torch.inference_mode():
         views = [torch.from_numpy(v) for piece in pieces for v in (piece, piece[:, :, ::-1].copy())]
         slow = torch.stack([network.mos(network.features(view)) for view in views]).mean(0)
-    assert [found[row].mos for row in rows] == pytest.approx(slow.tolist(), abs=1e-4)
+    assert [predicted[row].mos for row in rows] == pytest.approx(slow.tolist(), abs=1e-4)
 
 
 def test_a_photo_is_cut_as_preprocess_cuts_it(prepared, competition):  # noqa: F811

@@ -113,14 +113,14 @@ if __name__ == "__main__":
 
 
 def children(pid: int) -> list[int]:
-    found = []
+    pids = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             if int(stat.read_text().rsplit(")", 1)[1].split()[1]) == pid:
-                found.append(int(stat.parent.name))
+                pids.append(int(stat.parent.name))
         except (OSError, IndexError):
             continue
-    return found
+    return pids
 
 
 def start_build(album, tmp_path) -> subprocess.Popen:

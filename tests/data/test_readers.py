@@ -96,12 +96,12 @@ def test_rows_that_cannot_be_used_are_listed_with_line_and_reason(folder):
         csv.writer(file).writerows([HEADER.strip().split(","), *rows])
     frame, rejections = read_dataset(folder, "dacon")
     assert frame["photo_id"].tolist() == ["=1+1", "t"]
-    found = {int(r.where.removeprefix("train.csv, line ")): r.reason for r in rejections}
-    assert sorted(found) == list(range(2, 13))
+    reasons = {int(r.where.removeprefix("train.csv, line ")): r.reason for r in rejections}
+    assert sorted(reasons) == list(range(2, 13))
     expected = ["not a finite number"] * 4 + ["img_name is blank", "absolute", "climbs", "absolute"]
     expected += ["no such file", "not a file", "blank"]
     for line, part in enumerate(expected, start=2):
-        assert part in found[line], (line, found[line])
+        assert part in reasons[line], (line, reasons[line])
 
 
 def test_a_test_photo_is_never_dropped(folder):

@@ -73,8 +73,8 @@ def test_train_rows_are_as_untidy_as_the_real_ones(competition):
     for name, _, mos, comment, _ in set(rows):
         scores.setdefault(name, set()).add(mos)
         comments.setdefault(name, []).append(comment)
-    assert all(len(given) == 1 for given in scores.values())
-    assert {len(given) for given in comments.values()} == {1, 2, 3, 4}
+    assert all(len(values) == 1 for values in scores.values())
+    assert {len(values) for values in comments.values()} == {1, 2, 3, 4}
 
 
 def test_equal_seeds_give_equal_bytes_for_any_number_of_processes(competition, tmp_path):
@@ -128,8 +128,8 @@ def test_every_kind_occurs_about_equally_often_and_some_photos_have_none_or_two(
     kinds = [item.kind for photo in full_plan for item in photo.distortions]
     counts = {kind: kinds.count(kind) for kind in KINDS}
     assert min(counts.values()) > 0.4 * max(counts.values())
-    number = [len(photo.distortions) for photo in full_plan]
-    assert 0.10 < number.count(0) / len(number) < 0.18 and 0.15 < number.count(2) / len(number) < 0.25
+    counts = [len(photo.distortions) for photo in full_plan]
+    assert 0.10 < counts.count(0) / len(counts) < 0.18 and 0.15 < counts.count(2) / len(counts) < 0.25
     assert all(len({KINDS[item.kind].family for item in p.distortions}) == len(p.distortions) for p in full_plan)
 
 
@@ -138,8 +138,8 @@ def test_score_falls_and_damage_grows_with_strength(kind, clean):
     strengths = [KINDS[kind].strength(share) for share in (0.0, 0.33, 0.67, 1.0)]
     scores = [rating.expected_score(7.5, (Distortion(kind, strength),)) for strength in strengths]
     assert all(first - second > 0.3 for first, second in zip(scores, scores[1:], strict=False))
-    seen = [distort(clean, (Distortion(kind, strength),), np.random.default_rng(2)) for strength in strengths]
-    damage = [np.square(image.astype(float) - clean).mean() for image in seen]
+    images = [distort(clean, (Distortion(kind, strength),), np.random.default_rng(2)) for strength in strengths]
+    damage = [np.square(image.astype(float) - clean).mean() for image in images]
     assert damage[0] > 15 and all(first < second for first, second in zip(damage, damage[1:], strict=False))
 
 
@@ -148,9 +148,9 @@ def test_rule_is_that_of_bt_500():
     assert noise.impairment(noise.low) == pytest.approx(noise.mild)
     assert noise.impairment(noise.high) == pytest.approx(noise.severe)
     assert noise.impairment(np.sqrt(noise.low * noise.high)) == pytest.approx(np.sqrt(noise.mild * noise.severe))
-    both = (Distortion("noise", noise.low), Distortion("blur", KINDS["blur"].low))
-    assert rating.impairment(both) == pytest.approx(0.16 + 0.16)
-    assert rating.expected_score(7.2, both) == pytest.approx(1.2 + 6.0 / 1.32)
+    pair = (Distortion("noise", noise.low), Distortion("blur", KINDS["blur"].low))
+    assert rating.impairment(pair) == pytest.approx(0.16 + 0.16)
+    assert rating.expected_score(7.2, pair) == pytest.approx(1.2 + 6.0 / 1.32)
     assert rating.expected_score(7.2, ()) == pytest.approx(7.2)
 
 
@@ -197,9 +197,9 @@ def test_comments_read_like_real_ones(full_plan):
     assert all(re.fullmatch(r"[a-z, ]+", comment) and "{" not in comment for comment in comments)
     words = [word for comment in comments for word in comment.replace(",", " ").split()]
     assert 150 < len(set(words)) < 300
-    number = [len(photo.comments) for photo in full_plan]
+    counts = [len(photo.comments) for photo in full_plan]
     assert all(len(set(photo.comments)) == len(photo.comments) for photo in full_plan)
-    assert set(number) == {1, 2, 3, 4} and 0.4 < number.count(1) / len(number) < 0.6
+    assert set(counts) == {1, 2, 3, 4} and 0.4 < counts.count(1) / len(counts) < 0.6
 
 
 def test_comments_name_what_was_done_to_the_photo(full_plan):

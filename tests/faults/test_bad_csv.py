@@ -14,8 +14,8 @@ ROWS = b"a,train/a.jpg,5,nice\nb,train/b.jpg,4,dark\n"
 
 
 @pytest.fixture
-def place(preprocessed, workplace, monkeypatch):
-    """A copy of it to work in."""
+def competition_copy(preprocessed, workplace, monkeypatch):
+    """A copy of a preprocessed competition to work in."""
     hurry(monkeypatch)
     return Path(shutil.copytree(preprocessed, workplace, dirs_exist_ok=True))
 
@@ -65,14 +65,14 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_a_broken_train_csv_stops_preprocess(kind, place, capfd):
+def test_a_broken_train_csv_stops_preprocess(kind, competition_copy, capfd):
     content, *words = BROKEN[kind]
-    (place / "data" / "train.csv").write_bytes(content)
+    (competition_copy / "data" / "train.csv").write_bytes(content)
     refused(capfd, preprocess, SMALL, tuple(words))
 
 
-def test_a_broken_test_csv_stops_preprocess(place, capfd):
-    file = place / "data" / "test.csv"
+def test_a_broken_test_csv_stops_preprocess(competition_copy, capfd):
+    file = competition_copy / "data" / "test.csv"
     file.write_text("img_name,img_path\n ,test/x.jpg\n")
     refused(capfd, preprocess, SMALL, ("img_name is blank", "test.csv, line 2", "cannot be answered"))
     file.write_text("img_name\nx\n")
@@ -110,12 +110,12 @@ ODD = {
 
 
 @pytest.mark.parametrize("kind", ODD)
-def test_an_odd_train_csv_is_read_rightly(kind, place, capfd):
+def test_an_odd_train_csv_is_read_rightly(kind, competition_copy, capfd):
     content, name, mos, captions = ODD[kind]
-    shutil.rmtree(place / "runs")
-    (place / "data" / "train.csv").write_bytes(content)
+    shutil.rmtree(competition_copy / "runs")
+    (competition_copy / "data" / "train.csv").write_bytes(content)
     assert exit_code(preprocess, *SMALL) == 0
-    (folder,) = place.glob("runs/cache/photos-*")
+    (folder,) = competition_copy.glob("runs/cache/photos-*")
     first = json.loads(rows(folder)[0])
     assert (first["photo_id"], first["mos"], first["captions"]) == (name, mos, captions)
     assert len(rows(folder)) == 5

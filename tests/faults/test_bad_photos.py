@@ -15,8 +15,8 @@ from tests.helpers.pictures import drawing, encoded, png
 
 
 @pytest.fixture
-def place(preprocessed, workplace, monkeypatch):
-    """A copy of it to work in."""
+def competition_copy(preprocessed, workplace, monkeypatch):
+    """A copy of a preprocessed competition to work in."""
     hurry(monkeypatch)
     return Path(shutil.copytree(preprocessed, workplace, dirs_exist_ok=True))
 
@@ -40,9 +40,9 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize("kind", UNREADABLE)
-def test_an_unreadable_photo_stops_preprocess(kind, place, capfd):
+def test_an_unreadable_photo_stops_preprocess(kind, competition_copy, capfd):
     content, reason = UNREADABLE[kind]
-    (place / "data" / "train" / "b.jpg").write_bytes(content)
+    (competition_copy / "data" / "train" / "b.jpg").write_bytes(content)
     refused(capfd, preprocess, SMALL, (reason, "b train/b.jpg:", "mend them, or set data.on_bad_photo=skip"))
 
 
@@ -63,9 +63,9 @@ NO_FILE = {
 
 
 @pytest.mark.parametrize("kind", NO_FILE)
-def test_what_is_no_photo_file_stops_preprocess(kind, place, capfd):
+def test_what_is_no_photo_file_stops_preprocess(kind, competition_copy, capfd):
     make, reason = NO_FILE[kind]
-    path = place / "data" / "train" / "b.jpg"
+    path = competition_copy / "data" / "train" / "b.jpg"
     path.unlink()
     make(path)
     refused(capfd, preprocess, SMALL, (reason, "b train/b.jpg", "data.on_bad_photo=skip"))
@@ -87,9 +87,9 @@ PATHS = {
 
 
 @pytest.mark.parametrize("kind", PATHS)
-def test_a_path_that_leads_nowhere_stops_preprocess(kind, place, capfd):
+def test_a_path_that_leads_nowhere_stops_preprocess(kind, competition_copy, capfd):
     path, reason = PATHS[kind]
-    file = place / "data" / "train.csv"
+    file = competition_copy / "data" / "train.csv"
     file.write_text(file.read_text().replace("./train/b.jpg", path.replace("\\\\", "\\")))
     refused(capfd, preprocess, SMALL, (reason.replace("\\\\", "\\"), "train.csv, line 3", "data.on_bad_photo=skip"))
 
@@ -147,9 +147,9 @@ def odd_photos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("odd")
     (folder / "data").mkdir()
     table = "img_name,img_path,mos,comments\n"
-    for number, (content, _) in enumerate(ODD.values()):
-        (folder / "data" / f"{number}.jpg").write_bytes(content)
-        table += f"{number},{number}.jpg,5,x\n"
+    for index, (content, _) in enumerate(ODD.values()):
+        (folder / "data" / f"{index}.jpg").write_bytes(content)
+        table += f"{index},{index}.jpg,5,x\n"
     (folder / "data" / "사진 1.jpeg").symlink_to("0.jpg")
     (folder / "data" / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"not listed, and no UTF-8 in its name")
     (folder / "data" / "train.csv").write_text(table + "link,사진 1.jpeg,5,x\n")

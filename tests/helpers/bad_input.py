@@ -1,4 +1,4 @@
-"""Runs a stage on bad input as its program does, and looks at what it says and at what it leaves behind."""
+"""Runs a stage on bad input as its program does, and checks what it prints and what it leaves behind."""
 
 import contextlib
 import ctypes
@@ -70,15 +70,15 @@ def preprocessed_competition(folder: Path) -> Path:
 def exit_code(stage: ModuleType, *arguments: str) -> int:
     """The exit code of a stage, run in this process the way `python -m` runs it for an ordinary user."""
     artefacts.tree_signature.cache_clear()  # a new process knows nothing yet
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
     try:
         with _as_an_ordinary_user():
             guarded(lambda: stage.main(list(arguments)))
     except SystemExit as end:
         return end.code
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        for name, handler in handlers.items():
+            signal.signal(name, handler)
     return 0
 
 
@@ -101,14 +101,14 @@ def refused(capfd, stage: ModuleType, arguments: list[str], words: tuple[str, ..
 
 
 def _files() -> dict[Path, object]:
-    """The content of every visible file below the present folder; of one large or locked what tells of a change."""
-    found: dict[Path, object] = {}
+    """The content of every visible file below the current folder; of a large or locked one what shows a change."""
+    contents: dict[Path, object] = {}
     for path in Path().rglob("*"):
         if path.is_file() and not any(part.startswith(".") for part in path.parts):
             status = path.stat()
-            known = status.st_size < 1 << 22 and os.access(path, os.R_OK)
-            found[path] = path.read_bytes() if known else (status.st_size, status.st_mtime_ns, status.st_ino)
-    return found
+            readable = status.st_size < 1 << 22 and os.access(path, os.R_OK)
+            contents[path] = path.read_bytes() if readable else (status.st_size, status.st_mtime_ns, status.st_ino)
+    return contents
 
 
 def _nothing_lost(before: dict[Path, object]) -> None:
@@ -129,7 +129,7 @@ def _nothing_lost(before: dict[Path, object]) -> None:
 
 @contextlib.contextmanager
 def _as_an_ordinary_user() -> Iterator[None]:
-    """File permissions hold inside the block also for root, who lays down the power to pass over them meanwhile."""
+    """File permissions hold inside the block also for root, which drops the capabilities to override them meanwhile."""
     if os.geteuid():
         yield
         return
@@ -140,9 +140,9 @@ def _as_an_ordinary_user() -> Iterator[None]:
     libc, header = ctypes.CDLL(None, use_errno=True), Header(0x20080522, 0)
     held = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; then the same of capabilities 32 to 63
     assert libc.capget(ctypes.byref(header), held) == 0
-    pass_over_permissions = 0b1110  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER
+    override_permissions = 0b1110  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER
     fewer = (ctypes.c_uint32 * 6)(*held)
-    fewer[0] &= ~pass_over_permissions
+    fewer[0] &= ~override_permissions
     assert libc.capset(ctypes.byref(header), fewer) == 0
     try:
         yield

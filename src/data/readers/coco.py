@@ -21,10 +21,10 @@ LAYOUT = {
 
 
 def _add_images(photos: dict[str, Listed], file: Path, images: list[dict], part: str, folder: str) -> None:
-    for number, image in enumerate(images, 1):
+    for position, image in enumerate(images, 1):
         photo_id, name = id_text(image.get("id")), image.get("file_name")
         if not photo_id:
-            raise InputError(f'{file}: entry {number} of "images" has no id; get the file again')
+            raise InputError(f'{file}: entry {position} of "images" has no id; get the file again')
         path = f"{folder}/{name}" if isinstance(name, str) and name else ""
         add_photo(photos, photo_id, Listed(path, part, f"{file.name}, image {photo_id}"))
 
@@ -32,7 +32,7 @@ def _add_images(photos: dict[str, Listed], file: Path, images: list[dict], part:
 def _add_captions(photos: dict[str, Listed], file: Path, annotations: list[dict], part: str) -> list[Rejection]:
     """Give each photo its captions in file order; returns the annotations that cannot be used."""
     rejections = []
-    for number, annotation in enumerate(annotations, 1):
+    for position, annotation in enumerate(annotations, 1):
         photo, caption = photos.get(id_text(annotation.get("image_id"))), annotation.get("caption")
         if photo is None or photo.part != part:
             fault = f"image_id {annotation.get('image_id')!r} is not in its images"
@@ -41,7 +41,7 @@ def _add_captions(photos: dict[str, Listed], file: Path, annotations: list[dict]
         else:
             photo.captions.append(caption)
             continue
-        where = f"{file.name}, annotation {id_text(annotation.get('id')) or f'number {number}'}"
+        where = f"{file.name}, annotation {id_text(annotation.get('id')) or f'number {position}'}"
         rejections.append(Rejection(where, "", "", fault))
     return rejections
 

@@ -94,10 +94,10 @@ def _check_lists(train: list[Row], test: list[Row], root: Path) -> None:
         if not row.cells["img_name"].strip():
             raise InputError(f"{root / 'test.csv'}, line {row.line}: img_name is blank, so it cannot be answered")
     names = {row.cells["img_name"].strip() for row in train} - {""}
-    both = list(dict.fromkeys(name for row in test if (name := row.cells["img_name"].strip()) in names))
-    if both:
-        shown = ", ".join(both[:3]) + (", …" if len(both) > 3 else "")
-        raise InputError(f"{root}: {len(both)} photos are in train.csv and in test.csv: {shown}; keep one")
+    shared = list(dict.fromkeys(name for row in test if (name := row.cells["img_name"].strip()) in names))
+    if shared:
+        shown = ", ".join(shared[:3]) + (", …" if len(shared) > 3 else "")
+        raise InputError(f"{root}: {len(shared)} photos are in train.csv and in test.csv: {shown}; keep one")
 
 
 def read_dacon(root: Path) -> tuple[pd.DataFrame, list[Rejection]]:

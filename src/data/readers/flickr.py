@@ -62,7 +62,7 @@ def photo_folder(root: Path) -> str:
 def _lines(file: Path) -> list[tuple[int, str]]:
     """Lines that are not blank, with their numbers. Not splitlines: U+2028 and its like may occur in a caption."""
     lines = [line.strip("\r ") for line in read_text(file).split("\n")]
-    return [(number, line) for number, line in enumerate(lines, 1) if line]
+    return [(line_number, line) for line_number, line in enumerate(lines, 1) if line]
 
 
 def _captioned_photos(file: Path, folder: str, rejections: list[Rejection]) -> dict[str, Listed]:
@@ -73,8 +73,8 @@ def _captioned_photos(file: Path, folder: str, rejections: list[Rejection]) -> d
             raise InputError(f"{file}: its first line must be the header {form.shown}")
         del lines[0]
     photos: dict[str, Listed] = {}
-    for number, line in lines:
-        match, where = form.line.fullmatch(line), f"{file.name}, line {number}"
+    for line_number, line in lines:
+        match, where = form.line.fullmatch(line), f"{file.name}, line {line_number}"
         name = match["name"].strip() if match else ""
         if not match or not name:
             rejections.append(Rejection(where, "", "", f"{line[:40]!r} is not {form.shown}"))
@@ -94,8 +94,8 @@ def _official_parts(
     """The photos of the official lists, in the given order, each in its part. Those of no list are left out."""
     listed: dict[str, Listed] = {}
     for part, name in LISTS.items():
-        for number, line in _lines(root / name) if (root / name).exists() else []:
-            photo_id, where = PurePosixPath(line).stem, f"{name}, line {number}"
+        for line_number, line in _lines(root / name) if (root / name).exists() else []:
+            photo_id, where = PurePosixPath(line).stem, f"{name}, line {line_number}"
             if photo_id in listed:
                 raise InputError(f"{root}: {line} is in {listed[photo_id].where}, and in {where}; keep one")
             listed[photo_id] = Listed(f"{folder}/{line}", part, where)

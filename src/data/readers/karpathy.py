@@ -38,8 +38,8 @@ def _add_image(photos: dict[str, Listed], image: dict, folder: str | None, where
     file_name, file_folder = image.get("filename"), folder or image.get("filepath")
     path = f"{file_folder}/{file_name}" if all(isinstance(v, str) and v for v in (file_name, file_folder)) else ""
     add_photo(photos, photo_id, Listed(path, part, where, [caption for caption in captions if caption is not None]))
-    without_text = [number for number, caption in enumerate(captions, 1) if caption is None]
-    return [Rejection(f"{where}, sentence {number}", "", "", "it has no text") for number in without_text]
+    without_text = [position for position, caption in enumerate(captions, 1) if caption is None]
+    return [Rejection(f"{where}, sentence {position}", "", "", "it has no text") for position in without_text]
 
 
 def read_karpathy(root: Path) -> tuple[pd.DataFrame, list[Rejection]]:
@@ -58,6 +58,6 @@ def read_karpathy(root: Path) -> tuple[pd.DataFrame, list[Rejection]]:
     folder = None if images and all("filepath" in image for image in images) else photo_folder(root)
     photos: dict[str, Listed] = {}
     rejections: list[Rejection] = []
-    for number, image in enumerate(images, 1):
-        rejections += _add_image(photos, image, folder, f"{files[0].name}, image {number}")
+    for position, image in enumerate(images, 1):
+        rejections += _add_image(photos, image, folder, f"{files[0].name}, image {position}")
     return caption_table(root, photos, rejections, str(files[0]))
