@@ -1,15 +1,16 @@
 """Regressors on handcrafted features. Ridge is the baseline of the MOS."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from src.base.errors import InputError
 from src.base.randomness import fold_in
 
 
-def ridge(features_train, mos_train, features_test) -> np.ndarray:
-    """MOS [test photos] by ridge regression on standardised features, its strength by leave-one-out validation.
+def ridge(features_train: ArrayLike, mos_train: ArrayLike, features_test: ArrayLike) -> np.ndarray:
+    """MOS [test photos] by ridge regression on standardised features, its penalty chosen by leave-one-out validation.
 
-    features: [photos, features], NaN allowed (the median takes its place); training photos without MOS are left out.
+    features: [photos, features]; NaN is replaced by the median. Training photos without a MOS are left out.
     """
     from sklearn.impute import SimpleImputer
     from sklearn.linear_model import RidgeCV
@@ -23,7 +24,7 @@ def ridge(features_train, mos_train, features_test) -> np.ndarray:
     return model.fit(features, mos).predict(wanted)
 
 
-def boosting(features_train, mos_train, features_test, seed: int = 0) -> np.ndarray:
+def boosting(features_train: ArrayLike, mos_train: ArrayLike, features_test: ArrayLike, seed: int = 0) -> np.ndarray:
     """MOS [test photos] by gradient-boosted trees on the same features; arguments as for `ridge`."""
     from sklearn.ensemble import HistGradientBoostingRegressor
 
@@ -41,7 +42,9 @@ def boosting(features_train, mos_train, features_test, seed: int = 0) -> np.ndar
     return model.fit(features, mos).predict(wanted)
 
 
-def _usable(features_train, mos_train, features_test) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _usable(
+    features_train: ArrayLike, mos_train: ArrayLike, features_test: ArrayLike
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     features, wanted = (np.array(values, dtype=np.float64) for values in (features_train, features_test))
     for values in (features, wanted):
         values[~np.isfinite(values)] = np.nan

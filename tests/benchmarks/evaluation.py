@@ -30,7 +30,7 @@ def _captions() -> tuple[list[list[str]], list[str]]:
 def _files(folder: str, references: list[list[str]], candidates: list[str]) -> tuple[Path, Path]:
     predicted, truth = Path(folder, "P.csv"), Path(folder, "R.csv")
     predicted.write_text("img_name,mos,comments\n" + "".join(f"p{i},{i},{c}\n" for i, c in enumerate(candidates)))
-    rows = (f"p{i},{i % 7},{text}\n" for i, several in enumerate(references) for text in several)
+    rows = (f"p{i},{i % 7},{text}\n" for i, group in enumerate(references) for text in group)
     truth.write_text("img_name,mos,comments\n" + "".join(rows))
     return predicted, truth
 
@@ -43,10 +43,10 @@ def _theirs(references: list[list[str]], candidates: list[str]) -> None:
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
     os.environ["PATH"] = f"{java().parent}{os.pathsep}{os.environ['PATH']}"
-    truth = PTBTokenizer().tokenize({i: [{"caption": c} for c in several] for i, several in enumerate(references)})
-    said = PTBTokenizer().tokenize({i: [{"caption": c}] for i, c in enumerate(candidates)})
+    truth = PTBTokenizer().tokenize({i: [{"caption": c} for c in group] for i, group in enumerate(references)})
+    captions = PTBTokenizer().tokenize({i: [{"caption": c}] for i, c in enumerate(candidates)})
     for scorer in (Bleu(4), Meteor(), Rouge(), Cider()):
-        scorer.compute_score(truth, said)
+        scorer.compute_score(truth, captions)
 
 
 def run() -> Iterator[tuple[str, float, float, str]]:

@@ -1,4 +1,4 @@
-"""CIDEr-D rewards of 50 photos x 5 samples against pycocoevalcap's Cider, which gets the token ids as words."""
+"""CIDEr-D rewards of 50 photos x 5 samples against pycocoevalcap's Cider, with token ids for words."""
 
 import os
 import time
@@ -36,7 +36,7 @@ def _sentences(tokens: np.ndarray, starts: np.ndarray) -> list[str]:
 
 
 def _theirs(references: list[str], samples: list[str]) -> np.ndarray:
-    """CIDEr-D [photos x samples]; one sample of each photo a time, or photos would count five times as documents."""
+    """CIDEr-D [photos x samples]: one sample per photo at a time, or each photo would be five documents."""
     truth = {i: references[i * REFERENCES : (i + 1) * REFERENCES] for i in range(PHOTOS)}
     columns = [
         Cider().compute_score(truth, {i: [samples[i * SAMPLES + column]] for i in range(PHOTOS)})[1]
@@ -46,7 +46,7 @@ def _theirs(references: list[str], samples: list[str]) -> np.ndarray:
 
 
 def _seconds(score, calls: int) -> float:
-    """Seconds of so many calls, each as long as the median one."""
+    """Seconds of `calls` calls, each counted as the median one."""
     score()
     times = []
     for _ in range(calls):
@@ -57,12 +57,12 @@ def _seconds(score, calls: int) -> float:
 
 
 def _resident() -> int:
-    """Bytes of memory that this process holds."""
+    """Resident memory of this process in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _among_all(weights: RewardWeights) -> Reward:
-    """With a whole competition's captions, five for each of the first photos and one or two for the others."""
+    """A reward with the captions of a whole competition: five for each scored photo, one or two for the others."""
     sizes = np.ones(TRAINING_PHOTOS, np.int64)
     sizes[:PHOTOS] = REFERENCES
     sizes[PHOTOS : PHOTOS + TRAINING_CAPTIONS - sizes.sum()] += 1
@@ -71,10 +71,10 @@ def _among_all(weights: RewardWeights) -> Reward:
 
 
 def run() -> Iterator[tuple[str, float, float, str]]:
-    """Seconds with the 50 photos for the corpus, as pycocoevalcap has them, and then among a competition's photos."""
+    """Seconds where the 50 photos are the corpus, as for pycocoevalcap, and where they belong to a competition."""
     weights, rows = RewardWeights(cider_d=1.0), np.repeat(np.arange(PHOTOS), SAMPLES)
-    references, said = _captions(PHOTOS * REFERENCES, 0), _captions(PHOTOS * SAMPLES, 1)
-    samples, texts = _padded(*said), (_sentences(*references), _sentences(*said))
+    references, sampled = _captions(PHOTOS * REFERENCES, 0), _captions(PHOTOS * SAMPLES, 1)
+    samples, texts = _padded(*sampled), (_sentences(*references), _sentences(*sampled))
     few = Reward(*references, np.arange(PHOTOS + 1) * REFERENCES, np.arange(PHOTOS), weights)
     difference = np.abs(few(rows, samples) - _theirs(*texts)).max()
     ours, theirs = _seconds(lambda: few(rows, samples), CALLS), _seconds(lambda: _theirs(*texts), CALLS)
@@ -82,11 +82,11 @@ def run() -> Iterator[tuple[str, float, float, str]]:
     _seconds(lambda: few(rows, samples), CALLS_FOR_MEMORY)
     grown = (_resident() - before) / 1e6
     what = f"{CALLS} x CIDEr-D of {PHOTOS} photos x {SAMPLES} samples"
-    found = f"largest difference {difference:.0e}, {CALLS_FOR_MEMORY:,} calls add {grown:.2f} MB"
-    yield what, ours, theirs, f"pycocoevalcap; {found}"
+    details = f"largest difference {difference:.0e}, {CALLS_FOR_MEMORY:,} calls add {grown:.2f} MB"
+    yield what, ours, theirs, f"pycocoevalcap; {details}"
     many = _among_all(weights)
     ours = _seconds(lambda: many(rows, samples), CALLS)
     yield f"the same among {TRAINING_PHOTOS:,} photos", ours, theirs, "pycocoevalcap with the 50 alone"
     formula = _among_all(RewardWeights(cider_d=4, bleu3=1, bleu4=1, rouge_l=1, meteor=3))
     ours = _seconds(lambda: formula(rows, samples), CALLS)
-    yield "the same, rewarded by the whole formula", ours, theirs, "pycocoevalcap's CIDEr-D of the 50 alone"
+    yield "the same, with the whole formula", ours, theirs, "pycocoevalcap's CIDEr-D of the 50 alone"

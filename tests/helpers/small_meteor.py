@@ -1,4 +1,4 @@
-"""A METEOR that starts within a second, and scores without a search, for tests that look at other things."""
+"""A METEOR that starts within a second, and a fixed constant sentence, for tests of other things."""
 
 import gzip
 from pathlib import Path
@@ -10,19 +10,19 @@ from src.metrics.meteor import Meteor
 
 
 def paraphrases(folder: Path) -> Path:
-    """A table of one paraphrase in METEOR's own format."""
+    """A table of one paraphrase in METEOR's format."""
     path = folder / "paraphrases.gz"
     path.write_bytes(gzip.compress(b"0.5\nnice\nlovely\n"))
     return path
 
 
 def small_meteor(folder: Path) -> Meteor:
-    """A process of it; close it after use. It knows words, stems and synonyms, and hardly a paraphrase."""
+    """Its process; close it after use. It matches words, stems and synonyms, and hardly a paraphrase."""
     return Meteor(paraphrases(folder))
 
 
 def quick_scores(patch: pytest.MonkeyPatch, meteor: Meteor) -> None:
-    """Have stages score by this METEOR, and take one constant sentence instead of searching for the best."""
+    """Let stages score with this METEOR, and take a fixed constant sentence instead of searching for the best."""
     patch.setattr("src.metrics.meteor.shared_meteor", lambda: meteor)
     users = ("metrics.constant_caption", "reports.run_report", "ensembling.caption_selection")
     for user in users:
