@@ -12,10 +12,15 @@ from rapidfuzz.distance import LCSseq
 
 from src.metrics.bleu_cider import NgramComparison
 from src.metrics.meteor_proxy import STEM_WEIGHT, WordTable, proxy_score
-from src.metrics.ngrams import CaptionTokens, InverseDocumentFrequency, NgramTable, ngram_tables
+from src.metrics.ngrams import (
+    CaptionTokens,
+    InverseDocumentFrequency,
+    NgramTable,
+    as_texts,
+    ngram_tables,
+    sums_by_caption,
+)
 from src.metrics.rouge import rouge_f
-
-_FIRST_CODE = 0x10000  # of the characters that stand for ids: beyond the surrogates, which are not characters
 
 
 @dataclass(frozen=True)
@@ -40,17 +45,10 @@ def prepare(captions: CaptionTokens, idf: Sequence[InverseDocumentFrequency], wo
     stems: list[NgramTable] = []
     weights = np.zeros(0)
     if words is not None:
-        weights = _sums(words.weight[captions.tokens], captions.lengths)
+        weights = sums_by_caption(words.weight[captions.tokens], captions.lengths)
         stems = ngram_tables(CaptionTokens(words.stem[captions.tokens], captions.starts, captions.firsts), idf[:2])
-    texts = _texts(captions.tokens, captions.lengths)
+    texts = as_texts(captions.tokens, captions.lengths)
     return References(captions, ngram_tables(captions, idf), texts, words, stems, weights)
-
-
-def _texts(tokens: np.ndarray, lengths: np.ndarray) -> list[str]:
-    """Captions with one character per token; tokens of all captions in a row, tokens per caption."""
-    text = (tokens + _FIRST_CODE).astype("<u4").tobytes().decode("utf-32-le")
-    ends = np.cumsum(lengths)
-    return [text[start:end] for start, end in zip((ends - lengths).tolist(), ends.tolist(), strict=True)]
 
 
 class Comparisons(NgramComparison):
@@ -63,7 +61,7 @@ class Comparisons(NgramComparison):
 
     def _rouge_parts(self) -> tuple[np.ndarray, np.ndarray]:
         """Precision and recall of the longest common subsequence [comparisons]."""
-        texts = _texts(self._tokens, self.lengths)
+        texts = as_texts(self._tokens, self.lengths)
         ours = [texts[i] for i in self.candidate.tolist()]
         theirs = [self._references.texts[i] for i in self.reference.tolist()]
         common = process.cpdist(ours, theirs, scorer=LCSseq.similarity, dtype=np.float64)
@@ -90,14 +88,9 @@ class Comparisons(NgramComparison):
         ours, theirs = self.lengths[self.candidate], self.reference_lengths
         chunks = np.maximum(count - adjacent, np.minimum(count, 1))
         chunks[(chunks == 1) & (count == ours) & (count == theirs)] = 0
-        possible = _sums(words.weight[self._tokens], self.lengths)[self.candidate]
+        possible = sums_by_caption(words.weight[self._tokens], self.lengths)[self.candidate]
         return np.column_stack([weight, possible, references.weights[self.reference], chunks, count])
 
     def meteor(self) -> np.ndarray:
         """METEOR's proxy [M]; the best reference counts."""
         return np.maximum.reduceat(proxy_score(self.meteor_counts_of_pairs()), self.first)
-
-
-def _sums(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Sums by caption of values in a row."""
-    return np.bincount(np.repeat(np.arange(len(lengths)), lengths), weights=values, minlength=len(lengths))

@@ -7,22 +7,23 @@ fast as `Comparisons` with every photo would (python -m tests.benchmarks constan
 
 from collections import Counter
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from rapidfuzz import process
 from rapidfuzz.distance import LCSseq
 
 from src.metrics.bleu_cider import bleu_scores, length_penalty
-from src.metrics.meteor_proxy import STEM_WEIGHT, proxy_formula, stems, word_weights
+from src.metrics.meteor_proxy import STEM_WEIGHT, WordTable, proxy_formula, word_table
 from src.metrics.ngrams import (
     ORDERS,
     CaptionTokens,
     NgramTable,
+    as_texts,
     encode,
     find,
     inverse_document_frequencies,
     ngram_tables,
+    sums_by_caption,
 )
 from src.metrics.rouge import rouge_f
 
@@ -128,15 +129,13 @@ def _order_table(table: NgramTable, captions: CaptionTokens, vocabulary: int, or
     size = len(table.keys)
     ids = [table.keys >> np.uint64(16 * place) & np.uint64(0xFFFF) for place in range(order)]
     inside = np.all([each <= vocabulary for each in ids], axis=0)
-    photo, ngram = np.divmod(table.pairs, max(size, 1))
-    photos = np.stack([np.bincount(ngram[table.most > times], minlength=size) for times in range(REPEATS)])
+    of_pair = table.pairs % max(size, 1)
+    photos = np.stack([np.bincount(of_pair[table.most > times], minlength=size) for times in range(REPEATS)])
     idf = table.idf.of(table.keys)
-    sizes = np.diff(table.first)
-    caption = np.repeat(captions.firsts[photo], sizes) + table.reference
-    ngram = np.repeat(ngram, sizes)
+    ngram, caption = table.entries(captions)
     norm = table.norms[caption]
     weight = np.divide(table.count * idf[ngram] ** 2, norm, out=np.zeros(len(ngram)), where=norm > 0)
-    weight /= np.repeat(np.diff(captions.firsts)[photo], sizes) * captions.photos
+    weight /= np.diff(captions.firsts)[captions.photo[caption]] * captions.photos
     index, kept = np.cumsum(inside) - 1, inside[ngram]
     return _OrderTable(
         keys=table.keys[inside],
@@ -160,47 +159,45 @@ class ProxyScorer:
 
     def __init__(self, references: list[list[str]], words: list[str]):
         """references: tokenised captions of each photo of the sample; words: those that sentences consist of."""
-        captions = [caption.split() for group in references for caption in group]
-        sizes = np.array([len(group) for group in references])
-        self.photos, self._firsts = len(sizes), np.cumsum(sizes) - sizes
-        self._photo = np.repeat(np.arange(self.photos), sizes)
-        index = {word: i for i, word in enumerate(words)}
-        self.word_weights = word_weights(words)
-        vocabulary = sorted({word for caption in captions for word in caption} | set(words))
-        weight_of = dict(zip(vocabulary, word_weights(vocabulary).tolist(), strict=True))
-        self.caption_weights = np.array([sum(weight_of[word] for word in caption) for caption in captions])
-        self.lengths = np.array([len(caption) for caption in captions], dtype=np.float64)
-        self._texts = ["".join(_character(index[word]) for word in caption if word in index) for caption in captions]
-        self._match(captions, index, dict(zip(vocabulary, stems(vocabulary), strict=True)))
-        self._follow(captions, index)
+        ids = {word: i + 1 for i, word in enumerate(words)}
+        captions = encode(references, ids)
+        table = word_table(["", *ids])
+        self.photos, self._firsts, self._photo = captions.photos, captions.firsts[:-1], captions.photo
+        self.lengths = captions.lengths.astype(np.float64)
+        self.word_weights = table.weight[1 : len(words) + 1]
+        self.caption_weights = sums_by_caption(table.weight[captions.tokens], captions.lengths)
+        inside = captions.tokens <= len(words)
+        self._texts = as_texts(captions.tokens[inside], sums_by_caption(inside, captions.lengths).astype(np.int64))
+        unigrams, bigrams = ngram_tables(captions, inverse_document_frequencies(captions)[:2])
+        self._match(unigrams, captions, table, len(words))
+        self._follow(bigrams, captions, len(words))
 
-    def _match(self, captions: list[list[str]], index: dict[str, int], stem: dict[str, str]) -> None:
+    def _match(self, unigrams: NgramTable, captions: CaptionTokens, table: WordTable, vocabulary: int) -> None:
         """Matches and weighted matches [2 occurrences, words, captions] of each word in each caption."""
-        same_stem: dict[str, list[int]] = {}
-        for word, i in index.items():
-            same_stem.setdefault(stem[word], []).append(i)
-        weight = np.zeros((2, len(index), len(captions)), dtype=np.float32)
-        for i, caption in enumerate(captions):
-            for word in set(caption):
-                for relative in same_stem.get(stem[word], ()):
-                    weight[0, relative, i] = max(weight[0, relative, i], STEM_WEIGHT)
-                if word in index:
-                    weight[: min(caption.count(word), 2), index[word], i] = 1.0
+        has_stem = np.zeros((len(table.stem), len(self.lengths)), dtype=bool)
+        has_stem[table.stem[captions.tokens], np.repeat(np.arange(len(self.lengths)), captions.lengths)] = True
+        weight = np.zeros((2, vocabulary, len(self.lengths)), dtype=np.float32)
+        weight[0] = STEM_WEIGHT * has_stem[table.stem[1 : vocabulary + 1]]
+        ngram, caption = unigrams.entries(captions)
+        word = unigrams.keys[ngram].astype(np.int64) - 1
+        for times in range(2):
+            again = (word < vocabulary) & (unigrams.count > times)
+            weight[times, word[again], caption[again]] = 1.0
         self.matched = (weight > 0).astype(np.float32)
         self.weight = weight * self.word_weights[None, :, None].astype(np.float32)
 
-    def _follow(self, captions: list[list[str]], index: dict[str, int]) -> None:
-        """The row of each pair of words [words, words], and which captions have the pair [rows, captions]."""
-        pairs = [
-            {(index[a], index[b]) for a, b in pairwise(caption) if a in index and b in index} for caption in captions
-        ]
-        rows = {pair: i + 1 for i, pair in enumerate(sorted(set().union(*pairs)))}
-        self.pair_row = np.zeros((len(index), len(index)), dtype=np.int64)
-        for pair, row in rows.items():
-            self.pair_row[pair] = row
-        self.adjacent = np.zeros((len(rows) + 1, len(captions)), dtype=np.float32)
-        for i, in_caption in enumerate(pairs):
-            self.adjacent[[rows[pair] for pair in in_caption], i] = 1
+    def _follow(self, bigrams: NgramTable, captions: CaptionTokens, vocabulary: int) -> None:
+        """The row of each pair of words [words, words], 0 for none, and which captions have it [rows, captions]."""
+        keys = bigrams.keys.astype(np.int64)
+        first, second = keys >> 16, keys & 0xFFFF
+        inside = (first <= vocabulary) & (second <= vocabulary)
+        row = np.where(inside, np.cumsum(inside), 0)
+        self.pair_row = np.zeros((vocabulary, vocabulary), dtype=np.int64)
+        self.pair_row[first[inside] - 1, second[inside] - 1] = row[inside]
+        self.adjacent = np.zeros((inside.sum() + 1, len(self.lengths)), dtype=np.float32)
+        ngram, caption = bigrams.entries(captions)
+        self.adjacent[row[ngram], caption] = 1
+        self.adjacent[0] = 0
 
     def score(self, sentences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """METEOR's proxy and ROUGE-L [sentences] of sentences int [sentences, length]."""
@@ -233,12 +230,8 @@ class ProxyScorer:
 
     def rouge_l(self, sentences: np.ndarray) -> np.ndarray:
         """ROUGE-L [sentences]."""
-        texts = ["".join(_character(word) for word in sentence) for sentence in sentences]
+        texts = as_texts(sentences.ravel() + 1, np.full(len(sentences), sentences.shape[1]))
         common = process.cdist(texts, self._texts, scorer=LCSseq.similarity, dtype=np.uint8).astype(np.float32)
         precision = np.maximum.reduceat(common, self._firsts, axis=1) / sentences.shape[1]
         recall = np.maximum.reduceat(common / np.maximum(self.lengths, 1), self._firsts, axis=1)
         return rouge_f(precision, recall).mean(axis=1)
-
-
-def _character(word: int) -> str:
-    return chr(0x10000 + word)

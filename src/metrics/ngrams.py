@@ -13,6 +13,7 @@ from src.base.errors import InputError
 ORDERS = 4
 """n-grams of 1 to 4 words."""
 LARGEST_ID = 2**16 - 1
+_FIRST_CODE = 0x10000  # of the characters that stand for ids: beyond the surrogates, which are not characters
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,18 @@ def encode(groups: Iterable[Sequence[str]], ids: dict[str, int]) -> CaptionToken
     tokens = np.array([ids.setdefault(word, len(ids) + 1) for words in flat for word in words], dtype=np.int64)
     starts = np.cumsum([0, *map(len, flat)])
     return CaptionTokens(np.minimum(tokens, LARGEST_ID), starts, np.cumsum([0, *map(len, captions)]))
+
+
+def as_texts(tokens: np.ndarray, lengths: np.ndarray) -> list[str]:
+    """Captions with one character per token; tokens of all captions in a row, tokens per caption."""
+    text = (tokens + _FIRST_CODE).astype("<u4").tobytes().decode("utf-32-le")
+    ends = np.cumsum(lengths)
+    return [text[start:end] for start, end in zip((ends - lengths).tolist(), ends.tolist(), strict=True)]
+
+
+def sums_by_caption(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Sums [captions] of the values of all tokens in a row."""
+    return np.bincount(np.repeat(np.arange(len(lengths)), lengths), weights=values, minlength=len(lengths))
 
 
 def packed_ngrams(tokens: np.ndarray, lengths: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -142,6 +155,12 @@ class NgramTable:
     """How often it occurs there, int32 [entries]."""
     norms: np.ndarray
     """Norm of each reference's tf-idf vector, float64 [captions]."""
+
+    def entries(self, captions: CaptionTokens) -> tuple[np.ndarray, np.ndarray]:
+        """The index of the n-gram and the caption of each entry [entries]. captions: those of the table."""
+        photo, ngram = np.divmod(self.pairs, max(len(self.keys), 1))
+        sizes = np.diff(self.first)
+        return np.repeat(ngram, sizes), np.repeat(captions.firsts[photo], sizes) + self.reference
 
     def find(self, photo: np.ndarray, ngram: np.ndarray) -> np.ndarray:
         """The pair of each photo and index of an n-gram (-1: none); -1 where the photo's references lack it."""
