@@ -1,13 +1,14 @@
 """Rebuild a submission byte for byte from its manifest: python -m src.rebuild submissions/NAME.manifest.json.
 
---from weights predicts anew with the checkpoints in runs/NAME/fold-K/; --from training decodes the photos and trains
-all folds anew as well. What is not as it was (versions, machine, threads, code) is told first; other data end it. Works
-in runs/NAME.from-weights/ or runs/NAME.from-training/, where the rebuilt NAME.csv lies in the end, and changes no file
-of the run; submissions/NAME.csv is written where it is missing. Exit code 1 where the rebuilt file is another. Of the
-settings only those that change no result are taken, such as data.root and run.root.
+--from weights predicts anew with the checkpoints in runs/NAME/fold-K/; --from training also decodes the photos and
+trains all folds anew. Differences of versions, machine, threads and code are printed first; other data are an error.
+Works in runs/NAME.from-weights/ or runs/NAME.from-training/, which in the end holds NAME.csv, and changes no file of
+the run; submissions/NAME.csv is written where it is missing. Exit code 1 where the rebuilt file differs. Takes only
+settings that change no result, such as data.root and run.root.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from src.base.errors import InputError, guarded
@@ -26,61 +27,62 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def compare(rebuilt: Path, sha: str) -> None:
-    """Say that the rebuilt file is the submission, and put it in its place. Raises InputError where it is another."""
-    from src.submission.rebuilding import how_far
+def publish(rebuilt: Path, sha: str) -> None:
+    """Put the rebuilt file in submissions/ where it is missing. Raises InputError where its hash is not `sha`."""
+    from src.submission.rebuilding import describe_differences
 
     place = SUBMISSIONS / rebuilt.name
-    there = file_digest(place) if place.is_file() else None
+    present = file_digest(place) if place.is_file() else None
     if file_digest(rebuilt) != sha:
-        distance = how_far(place, rebuilt) if there == sha else f"{place} is not there to compare"
-        raise InputError(f"{rebuilt} is not the submission of the manifest: {distance}")
+        what = describe_differences(place, rebuilt) if present == sha else f"{place} is not there to compare"
+        raise InputError(f"{rebuilt} is not the submission of the manifest: {what}")
     print(f"rebuild: {rebuilt} is the submission of the manifest, byte for byte (SHA-256 {sha})", flush=True)
-    if there is None:
+    if present is None:
         write_bytes(place, rebuilt.read_bytes())
-    what = "written" if there is None else "the same" if there == sha else "another file, left as it is"
-    print(f"rebuild: {place}: {what}", flush=True)
+    state = "written" if present is None else "the same" if present == sha else "another file, left as it is"
+    print(f"rebuild: {place}: {state}", flush=True)
 
 
-def main(argv=None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     arguments = read_arguments(argv, "rebuild", __doc__, add_options)
-    chosen = arguments.options
-    if not chosen.manifest:
+    options = arguments.options
+    if not options.manifest:
         raise InputError("no manifest is named: python -m src.rebuild submissions/NAME.manifest.json")
-    from src.ensembling.tables import submit_predictions
+    from src.ensembling.tables import read_predictions
     from src.submission import rebuilding
-    from src.submission.form import read_form
+    from src.submission.form import read_form, write_submission
     from src.submission.manifest import read_manifest, settings_of
 
-    manifest = read_manifest(Path(chosen.manifest))
+    path = Path(options.manifest)
+    manifest = read_manifest(path)
     runs = {
-        name: moved(own, arguments.config + arguments.line)
-        for name, own in settings_of(manifest, Path(chosen.manifest)).items()
+        run: moved(settings, arguments.config + arguments.line) for run, settings in settings_of(manifest, path).items()
     }
-    submitted = manifest["submission"]
-    name = Path(submitted["file"]).stem
-    root = Path(runs[name].run.root) / f"{name}.from-{chosen.start}"
-    if chosen.start == "weights":
+    submission = manifest["submission"]
+    name = Path(submission["file"]).stem
+    root = Path(runs[name].run.root) / f"{name}.from-{options.start}"
+    if options.start == "weights":
         for run, settings in runs.items():
             rebuilding.check_checkpoints(run_folder(settings), manifest["runs"][run]["checkpoints"])
-    for line in rebuilding.differences(manifest, chosen.start):
+    for line in rebuilding.environment_differences(manifest, options.start):
         print(f"rebuild: {line}; the bytes may differ", flush=True)
     with lock(root, "rebuild", wait=False):
-        rebuilding.begin(root, manifest, chosen.fresh)
-        for run, old in sorted(runs.items(), key=lambda item: item[0] == name):  # what joins the others comes last
+        rebuilding.prepare_folder(root, manifest, options.fresh)
+        for run, old in sorted(runs.items(), key=lambda item: item[0] == name):  # the ensemble of the others comes last
             recorded = manifest["runs"][run]
-            settings = rebuilding.settle(old, root, chosen.start, set(runs))
+            settings = rebuilding.relocate(old, root, options.start, set(runs))
             ensure_inputs(settings, "train")
-            rebuilding.check_data(settings, recorded, submitted["form"])
-            if chosen.start == "weights":
-                rebuilding.place_checkpoints(settings, recorded["checkpoints"], run_folder(old))
+            rebuilding.check_data(settings, recorded, submission["form"])
+            if options.start == "weights":
+                rebuilding.link_checkpoints(settings, recorded["checkpoints"], run_folder(old))
             else:
                 rebuilding.check_sources(settings, recorded)
             ensure_inputs(settings, "evaluate" if run == name else "ensemble")
             if run == name:
                 form = read_form(data_root(settings), settings.data.format)
-                submit_predictions(root / submitted["file"], final(settings).folder / "test.csv", form)
-        compare(root / submitted["file"], submitted["sha256"])
+                predictions = read_predictions(final(settings).folder / "test.csv")
+                write_submission(root / submission["file"], form, predictions)
+        publish(root / submission["file"], submission["sha256"])
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from src.ensembling.regressors import PhotoFeatures, mos_members
 from src.ensembling.stacking import TEST
 from src.inference.fold_predictions import Prediction
 from src.settings.schema import Settings
-from src.submission.form import Form, write_submission
 
 Found = dict[int, dict[int, Prediction]]
 
@@ -92,9 +91,3 @@ def read_predictions(path: Path) -> pd.DataFrame:
     """A table that predict wrote."""
     text = {"photo_id": str, "caption": str, "fallback": str}
     return pd.read_csv(path, dtype=text, keep_default_na=False, na_values={"mos": [""]})
-
-
-def submit_predictions(path: Path, predictions: Path, form: Form) -> None:
-    """Write the submission to `path` that a table of test predictions makes."""
-    table = read_predictions(predictions).set_index("photo_id")
-    write_submission(path, form, table["mos"].to_dict(), table["caption"].to_dict())

@@ -1,31 +1,27 @@
-"""What is needed to rebuild a submission, and the log of all submissions."""
+"""The manifest of a submission: all that it was made from, so that it can be rebuilt byte for byte."""
 
-import csv
-import io
 import re
 import shlex
-import time
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
 from src.base.errors import InputError
-from src.base.files import digest_of, file_digest, provenance, read_json, write_json, write_text
+from src.base.files import digest_of, file_digest, provenance, read_json, write_json
 from src.base.json_files import load_json
 from src.pipeline import outputs, resolved, stages
 from src.pipeline.artefacts import Artefact
-from src.pipeline.runs import fold_name, fold_number, run_folder
+from src.pipeline.runs import fold_name, fold_number, run_folder, score_path
 from src.pipeline.source_code import code_digest
 from src.pipeline.trained_runs import joined
 from src.settings.load import changed, flatten
 from src.settings.schema import Settings
 from src.submission.form import Form
 
-LOG = ("time", "run", "sha256", "local_mos", "local_caption", "leaderboard")
-VERSION = 1
-"""Of the manifest's form."""
+VERSION = 2
+"""Of the manifest's fields; a manifest of another version is refused."""
 SHARED = (outputs.photos, outputs.vocabulary, outputs.folds)
-"""What a run has from the data, by name in the manifest."""
+"""What a run takes from the data; the functions' names are the manifest's keys."""
 _SHA = re.compile("[0-9a-f]{64}")
 _HASHES = {...: _SHA}
 _MADE_WITH = {"packages": dict}
@@ -45,19 +41,20 @@ _MANIFEST = {
 }
 
 
-def _scores(settings: Settings) -> tuple[float | None, float | None]:
-    local = read_json(run_folder(settings) / "score.json")["oof"]
-    return tuple(local[block]["score"] if local[block] else None for block in ("mos", "caption"))
+def local_scores(settings: Settings) -> dict[str, float | None]:
+    """mos and caption of the run out of fold, None where not measured."""
+    report = read_json(score_path(run_folder(settings)))["oof"]
+    return {name: report[name]["score"] if report[name] else None for name in ("mos", "caption")}
 
 
 def hashes(artefact: Artefact) -> dict[str, str]:
-    """The content hash of each file that an artefact holds; none where it was not made."""
+    """SHA-256 of each file of an artefact; none where it was not made."""
     record = artefact.record() or {"outputs": {}}
     return {name: output["sha256"] for name, output in record["outputs"].items()}
 
 
 def form_digest(form: Form) -> str:
-    """Hash of a submission's columns and photos, in their order."""
+    """SHA-256 of a submission's columns and photos, in their order."""
     return digest_of([form.columns, form.names])
 
 
@@ -75,28 +72,27 @@ def _run(settings: Settings) -> dict:
     }
 
 
+def environment() -> dict[str, Any]:
+    """Git commit, Python, machine, threads, and the version of every installed package by name."""
+    packages = {package.name: package.version for package in distributions()}
+    return provenance(packages.__getitem__, sorted(packages, key=str.lower))
+
+
 def write_manifest(path: Path, submitted: Path, form: Form, settings: Settings) -> None:
-    """Write settings, versions, machine, and the hashes of data, folds, checkpoints and the submission."""
-    installed = installed_packages()
-    quality, caption = _scores(settings)
+    """Write settings, environment, and the hashes of data, folds, checkpoints, predictions and the submission."""
     write_json(
         path,
         {
             "version": VERSION,
             "rebuild": shlex.join(["python", "-m", "src.rebuild", str(path)]),
             "submission": {"file": submitted.name, "sha256": file_digest(submitted), "form": form_digest(form)},
-            "local_score": {"mos": quality, "caption": caption},
+            "local_score": local_scores(settings),
             "runs": {run.run.name: _run(run) for run in (settings, *joined(settings))},
             "ensemble": hashes(outputs.ensemble(settings)) if outputs.has_ensemble(settings) else {},
-            "made_with": provenance(installed.get, list(installed)),
+            "made_with": environment(),
             "code": {stage: code_digest(stage) for stage in stages.STAGES},
         },
     )
-
-
-def installed_packages() -> dict[str, str]:
-    """The version of every package that is installed, by name."""
-    return dict(sorted({d.name: d.version for d in distributions()}.items(), key=lambda item: item[0].lower()))
 
 
 def read_manifest(path: Path) -> dict:
@@ -109,7 +105,7 @@ def read_manifest(path: Path) -> dict:
             f"{path} is a manifest of version {version}, this program reads version {VERSION}; use the program that "
             "wrote it (made_with names its git commit), or write it anew: python -m src.submit --fresh run.name=NAME"
         )
-    wrong = _misfit(manifest, _MANIFEST, "")
+    wrong = _mismatch(manifest, _MANIFEST, "")
     if not wrong and manifest["submission"]["file"] not in {f"{name}.csv" for name in manifest["runs"]}:
         wrong = "submission.file"
     if wrong:
@@ -117,54 +113,41 @@ def read_manifest(path: Path) -> dict:
     return manifest
 
 
-def _misfit(value: Any, form: Any, where: str) -> str:
-    """The first place at which a value has not the given form, or "".
+def _mismatch(value: Any, form: Any, path: str) -> str:
+    """The path of the first value that has not the given form, or "".
 
-    A form is a type, a pattern of text, or a mapping of keys to forms, where ... stands for any plain name.
+    form: a type, a pattern of text, or a mapping of keys to forms, where ... stands for any plain name.
     """
     if isinstance(form, re.Pattern):
-        return "" if isinstance(value, str) and form.fullmatch(value) else where
+        return "" if isinstance(value, str) and form.fullmatch(value) else path
     if isinstance(form, type):
-        return "" if isinstance(value, form) else where
+        return "" if isinstance(value, form) else path
     any_name = ... in form
     if not isinstance(value, dict) or not (any_name or value.keys() >= form.keys()):
-        return where or "its content"
+        return path or "its content"
     for key in value if any_name else form:
-        inner = f"{where}.{key}".removeprefix(".")
+        inner = f"{path}.{key}".removeprefix(".")
         if any_name and not _plain(key):
             return inner
-        if found := _misfit(value[key], form[... if any_name else key], inner):
-            return found
+        if wrong := _mismatch(value[key], form[... if any_name else key], inner):
+            return wrong
     return ""
 
 
 def _plain(name: str) -> bool:
-    """Whether it names a file or folder in a given one, and none elsewhere."""
+    """Whether it names a file or folder in a given one: a manifest of others must not lead out of runs/."""
     return bool(name.strip(".")) and not set(name) & set("/\\\0")
 
 
 def settings_of(manifest: dict, path: Path) -> dict[str, Settings]:
-    """The settings of each run, as they were after tuning. Refuses unknown, wrong or contradictory ones."""
-    found = {}
+    """The settings of each run after tuning, by name. Raises InputError where unknown, wrong or contradictory."""
+    runs = {}
     for name, run in manifest["runs"].items():
         settings = changed(Settings(), run["settings"], f"{path}, {name}")
         folds = {fold_name(k) for k in resolved.folds_of(settings)}
         fits = run["checkpoints"].keys() == run["learned_from"].keys() == folds
-        others = {settings.train.start_from, settings.decoder.distill_from} - {None}
-        if settings.run.name != name or settings.tune.trials != 0 or not fits or not all(map(_plain, others)):
+        sources = [source for source in (settings.train.start_from, settings.decoder.distill_from) if source]
+        if settings.run.name != name or settings.tune.trials != 0 or not fits or not all(map(_plain, sources)):
             raise InputError(f"{path}: the settings of {name} are not those of its folds; get the file again")
-        found[name] = settings
-    return found
-
-
-def log_submission(path: Path, submitted: Path, settings: Settings) -> None:
-    """Add a line to the log, unless this file of this run is there already; what the user wrote in it stays."""
-    text = path.read_text(encoding="utf-8") if path.is_file() else ",".join(LOG) + "\n"
-    entry = {"run": settings.run.name, "sha256": file_digest(submitted)}
-    if any(entry.items() <= row.items() for row in csv.DictReader(io.StringIO(text))):
-        return
-    quality, caption = (f"{score:.4f}" if score is not None else "" for score in _scores(settings))
-    line = io.StringIO()
-    row = [time.strftime("%Y-%m-%d %H:%M:%S"), entry["run"], entry["sha256"], quality, caption, ""]
-    csv.writer(line, lineterminator="\n").writerow(row)
-    write_text(path, text + ("" if text.endswith("\n") else "\n") + line.getvalue())
+        runs[name] = settings
+    return runs

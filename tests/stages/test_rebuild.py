@@ -15,7 +15,7 @@ from src.pipeline import stages
 from src.settings.load import as_arguments
 from src.settings.yaml_files import ConfigError
 from src.submission.manifest import read_manifest
-from src.submission.rebuilding import differences, how_far
+from src.submission.rebuilding import describe_differences, environment_differences
 from tests.conftest import TINY
 from tests.helpers.small_meteor import quick_scores
 
@@ -80,14 +80,14 @@ def test_from_weights_the_file_is_the_same_and_the_run_untouched(submitted, else
     assert {name: after.get(name) for name in before} == before
     new = {name for name in after if name not in before}
     assert all(name.startswith("runs/demo.from-weights/") or name == "submissions/demo.csv" for name in new)
-    said = capsys.readouterr().out
-    assert "byte for byte" in said and "submissions/demo.csv: written" in said and "needs train" not in said
-    assert "may differ" not in said
+    printed = capsys.readouterr().out
+    assert "byte for byte" in printed and "submissions/demo.csv: written" in printed and "needs train" not in printed
+    assert "may differ" not in printed
 
-    begun = []
-    monkeypatch.setattr(stages, "_run_stage", lambda stage, settings: begun.append(stage))
+    started = []
+    monkeypatch.setattr(stages, "_run_stage", lambda stage, settings: started.append(stage))
     rebuild.main([MANIFEST, "data.root=../photos"])  # goes on from what is there, which is all
-    assert not begun and "submissions/demo.csv: the same" in capsys.readouterr().out
+    assert not started and "submissions/demo.csv: the same" in capsys.readouterr().out
 
 
 def test_from_training_the_file_is_the_same(submitted, elsewhere, capsys):
@@ -124,13 +124,13 @@ def test_other_data_are_refused(elsewhere):
         rebuild.main([MANIFEST, "data.root=../photos"])
 
 
-def test_another_submission_is_told_with_how_far_it_is(submitted, elsewhere):
+def test_a_rebuilt_file_that_differs_is_an_error_that_says_how(submitted, elsewhere):
     original = submitted / "submissions" / "demo.csv"
     table = pd.read_csv(original, dtype=str, keep_default_na=False)
     table.loc[3, "mos"], table.loc[4, "comments"] = f"{float(table.loc[3, 'mos']) + 0.25:.4f}", "another"
     file = elsewhere / "submissions" / "demo.csv"
     table.to_csv(file, index=False, lineterminator="\n")
-    assert how_far(original, file) == "2 of 20 rows differ, MOS by 0.2500 at most, 1 captions"
+    assert describe_differences(original, file) == "2 of 20 rows differ, MOS by 0.2500 at most, 1 captions"
     sha = hashlib.sha256(file.read_bytes()).hexdigest()
     changed(elsewhere, lambda manifest: manifest["submission"].update(sha256=sha))
     with pytest.raises(InputError, match=r"from-weights/demo.csv is not the submission of .*: 2 of 20 rows differ"):
@@ -138,13 +138,15 @@ def test_another_submission_is_told_with_how_far_it_is(submitted, elsewhere):
     assert hashlib.sha256(file.read_bytes()).hexdigest() == sha
 
 
-def test_what_is_not_as_it_was_is_told(submitted):
+def test_differences_of_the_environment_are_listed(submitted):
     manifest = read_manifest(submitted / MANIFEST)
-    assert list(differences(manifest, "weights")) == list(differences(manifest, "training")) == []
+    assert (
+        list(environment_differences(manifest, "weights")) == list(environment_differences(manifest, "training")) == []
+    )
     manifest["made_with"] |= {"processor": "Abacus", "packages": {**manifest["made_with"]["packages"], "torch": "0.1"}}
     manifest["code"] |= {"train": "0" * 64, "predict": "1" * 64}
     manifest["runs"]["demo"]["trained_with"]["fold-0"]["threads"] = "7"
-    weights, training = (list(differences(manifest, start)) for start in ("weights", "training"))
+    weights, training = (list(environment_differences(manifest, start)) for start in ("weights", "training"))
     assert weights[0].startswith("processor was Abacus, is ") and "(was 0.1)" in weights[1] and len(weights) == 3
     assert "the code of predict is not that of git commit" in weights[2]
     assert any(line.startswith("threads was 7") for line in training)
@@ -155,7 +157,7 @@ def test_what_is_not_as_it_was_is_told(submitted):
     "change, words",
     [
         (lambda m: m.pop("made_with"), "is not the manifest of a submission"),
-        (lambda m: m.update(version=7), "version 7, this program reads version 1"),
+        (lambda m: m.update(version=1), "version 1, this program reads version 2"),
         (lambda m: m["runs"]["demo"]["photos"].update({"pixels.npy": "12"}), "runs.demo.photos.pixels.npy is not as"),
         (lambda m: m["runs"]["demo"]["checkpoints"].update({"../x": {}}), r"runs.demo.checkpoints.\.\./x is not as"),
         (lambda m: m["submission"].update(file="other.csv"), "submission.file is not as it was written"),

@@ -1,0 +1,53 @@
+"""A submission has the organiser's form whatever the captions hold, and what the user wrote in the log stays."""
+
+import csv
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from src.base.errors import InputError
+from src.submission.form import COLUMNS, Form, check_submission, write_submission
+from src.submission.log import log_submission
+
+NAMES = ("0213074526", "b", "c", "d")
+CAPTIONS = ["plain", 'with "quotes", commas', "two\nlines", "null"]
+PREDICTIONS = pd.DataFrame({"photo_id": NAMES[::-1], "mos": [1.00005, 2, 9.99996, 4.5], "caption": CAPTIONS[::-1]})
+
+
+@pytest.mark.parametrize("columns", [COLUMNS, ("img_name", "comments"), ("comments", "img_name", "extra", "mos")])
+def test_the_form_is_filled_in_as_the_csv_module_would(columns, tmp_path):
+    rows = PREDICTIONS.set_index("photo_id")
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for name in NAMES:
+        cells = {"img_name": name, "mos": f"{rows['mos'][name]:.4f}", "comments": rows["caption"][name]}
+        writer.writerow([cells.get(column, "") for column in columns])
+    form = Form(columns, NAMES, 1.0, 10.0)
+    write_submission(tmp_path / "s.csv", form, PREDICTIONS)
+    assert (tmp_path / "s.csv").read_bytes() == text.getvalue().encode()
+    check_submission(tmp_path / "s.csv", form, "s.csv")
+
+
+def test_rounding_may_leave_the_range_of_the_labels_by_half_a_decimal_and_no_more(tmp_path):
+    write_submission(tmp_path / "s.csv", Form(COLUMNS, NAMES, 0, 10), PREDICTIONS)
+    check_submission(tmp_path / "s.csv", Form(COLUMNS, NAMES, 1.00005, 9.99996), "s.csv")
+    with pytest.raises(InputError, match=r"^s.csv is not a valid submission: 1 wrong MOS: b \(outside"):
+        check_submission(tmp_path / "s.csv", Form(COLUMNS, NAMES, 1, 9.9999), "s.csv")
+
+
+def test_a_file_is_logged_once_and_the_users_text_stays(tmp_path):
+    log, submission = tmp_path / "log.csv", tmp_path / "s.csv"
+    submission.write_text("one")
+    log_submission(log, submission, "demo", {"mos": 0.123456, "caption": None})
+    log.write_text(log.read_text().rstrip("\n") + "0.8123, my best\n")
+    before = log.read_text()
+    log_submission(log, submission, "demo", {"mos": 0.5, "caption": 0.5})
+    assert log.read_text() == before
+    log_submission(log, submission, "other, run", {"mos": None, "caption": np.float64(1.5)})
+    assert log.read_text().startswith(before)
+    rows = list(csv.reader(log.read_text().splitlines()))
+    assert [row[1] for row in rows] == ["run", "demo", "other, run"]
+    assert rows[1][3:5] == ["0.1235", ""] and rows[2][3:5] == ["", "1.5000"]
