@@ -11,14 +11,10 @@ A folder holds, all in the order of the given paths:
 
 import contextlib
 import json
-import multiprocessing
 import os
-import signal
 import stat
-import threading
 from collections.abc import Generator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,8 +22,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from src.base.errors import InputError
 from src.base.files import digest_of, naming, read_json, write_json, write_text
+from src.base.worker_pool import worker_pool
 from src.data.handcrafted import NAMES
 from src.data.image import DIGEST_BYTES, load_photo
 from src.settings.schema import ViewSettings
@@ -76,23 +72,13 @@ def _create(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> None:
         np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
 
 
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
 def _start_worker(job: _Job) -> None:
     global _job
     _job = job
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     cv2.setNumThreads(1)
     # Freeing one large block teaches glibc to keep smaller ones: without it each picture is mapped, faulted in page
     # by page and unmapped again, which doubles the time of the features.
     bytes(30 << 20)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _write(path: Path, begin: int, rows: np.ndarray) -> None:
@@ -153,26 +139,17 @@ def _sync(folder: Path, names: Sequence[str]) -> None:
 
 def _in_processes(job: _Job, chunks: list[int], processes: int) -> Generator[tuple[int, dict[int, str]], None, None]:
     """Finished chunks as they come. The queue is kept short so that an interruption is answered quickly."""
-    context = multiprocessing.get_context("spawn")
     workers = min(processes, len(chunks))
-    with ProcessPoolExecutor(workers, context, _start_worker, (job,)) as pool:
+    with worker_pool(workers, "decodes photos", _start_worker, job) as pool:
         todo = iter(chunks)
         running: set[Future] = set()
-        try:
-            while True:
-                while len(running) < 2 * workers and (begin := next(todo, None)) is not None:
-                    running.add(pool.submit(_do_chunk, begin))
-                if not running:
-                    return
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
-        except BrokenProcessPool:
-            raise InputError(
-                "a process that decodes photos was ended from outside, often because memory ran out; "
-                "run the same command again, it goes on from there"
-            ) from None
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        while True:
+            while len(running) < 2 * workers and (begin := next(todo, None)) is not None:
+                running.add(pool.submit(_do_chunk, begin))
+            if not running:
+                return
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            yield from (future.result() for future in done)
 
 
 def _in_this_process(job: _Job, chunks: list[int]) -> Generator[tuple[int, dict[int, str]], None, None]:

@@ -5,14 +5,9 @@ competition would keep secret.
 """
 
 import csv
-import multiprocessing
 import os
-import signal
 import string
-import threading
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +16,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from src.base.errors import InputError
 from src.base.files import fresh_folder
 from src.base.randomness import fold_in
+from src.base.worker_pool import worker_pool
 from src.demo.comments import write_comments
 from src.demo.distortions import Distortion, distort, draw_distortions
 from src.demo.rating import expected_score, level, mean_opinion_score, panel
@@ -104,18 +99,8 @@ def _save(task: tuple[Photo, str]) -> None:
     Image.fromarray(draw(photo)).save(path, quality=_JPEG_QUALITY, subsampling=0)
 
 
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
 def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, end when the parent has died, and use one thread."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _saved(photos: list[Photo], folder: Path, processes: int) -> Iterator[None]:
@@ -123,14 +108,8 @@ def _saved(photos: list[Photo], folder: Path, processes: int) -> Iterator[None]:
     if processes == 1:
         yield from map(_save, tasks)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, _start_worker) as pool:
-        try:
-            yield from pool.map(_save, tasks, chunksize=16)
-        except BrokenProcessPool:
-            raise InputError("a process that draws the demo was killed, perhaps for memory; run again") from None
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    with worker_pool(processes, "draws the demo", _start_worker) as pool:
+        yield from pool.map(_save, tasks, chunksize=16)
 
 
 def _write_csv(path: Path, header: list[str], rows: Iterable[list]) -> None:
