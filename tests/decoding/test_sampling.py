@@ -1,4 +1,4 @@
-"""Sampling against a plain reference, exact probabilities and enumeration."""
+"""Sampling against a slow reference, exact probabilities and enumeration."""
 
 import itertools
 from collections import Counter
@@ -11,7 +11,7 @@ from src.decoding.constraints import Constraints
 from src.decoding.sampling import draw, sample, sampling_weights, uniforms_for
 from src.models.decoder import END, UNK
 from tests.helpers import plain_decoding as plain
-from tests.helpers.plain_decoding import Scrambled, allowed_tokens, as_list, following, photos
+from tests.helpers.plain_decoding import Scrambled, allowed_tokens, as_list, next_log_probs_of, photos
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -27,7 +27,7 @@ def test_samples_equal_the_plain_reference(filters):
         features, uniforms = photos(3), uniforms_for(seed, range(3), 5, 7)
         found = sample(decoder, features, STRICT, uniforms, *filters)
         for row in range(3):
-            after = following(decoder, features, row)
+            after = next_log_probs_of(decoder, features, row)
             for number in range(5):
                 log_prob, tokens = plain.plain_sample(after, STRICT, uniforms[row, number].tolist(), *filters)
                 assert as_list(found.tokens[row, number]) == tokens
@@ -41,7 +41,7 @@ def test_captions_come_as_often_as_they_are_probable(filters):
     """20,000 samples against the exact probability of every caption: a chi-square test."""
     rules, count = Constraints(1, 3, 1, (4,)), 20_000
     decoder, features = Scrambled(1, vocabulary=8, scale=1.0), photos(1)
-    after, exact = following(decoder, features, 0), Counter()
+    after, exact = next_log_probs_of(decoder, features, 0), Counter()
     begun = [((), 1.0)]
     while begun:
         words, probability = begun.pop()
@@ -64,8 +64,8 @@ def test_captions_come_as_often_as_they_are_probable(filters):
     assert stats.chisquare(observed, expected, sum_check=False).pvalue > 1e-3
 
 
-def test_top_k_and_top_p_keep_what_enumeration_says():
-    """top_p keeps the smallest set that holds the share; of equally small ones the most probable."""
+def test_top_k_and_top_p_keep_what_enumeration_keeps():
+    """top_p keeps the smallest set of that probability; of equally small ones the most probable."""
     generator = torch.Generator().manual_seed(0)
     log_probs = (torch.randn(30, 7, generator=generator) * 1.5).log_softmax(dim=1)
     for top_p, row in itertools.product((0.2, 0.5, 0.9, 0.99), log_probs):
@@ -80,7 +80,7 @@ def test_top_k_and_top_p_keep_what_enumeration_says():
     assert ties[0].tolist() == [1, 1, 0, 0, 0, 0, 0, 0]
 
 
-def test_a_sample_is_a_function_of_seed_photo_and_number_alone():
+def test_a_sample_is_a_function_of_seed_photo_and_index_alone():
     rows = [12, 5, 31, 8]
     every = uniforms_for(3, rows, 6, 7)
     assert torch.equal(every[2:3, :2], uniforms_for(3, [31], 2, 7))
@@ -105,13 +105,13 @@ def test_log_prob_is_the_models_own():
     torch.testing.assert_close(found.log_prob, rescored, atol=1e-5, rtol=1e-5)
 
 
-def test_the_edges_of_the_random_numbers_draw_nothing_impossible():
+def test_extreme_random_numbers_never_draw_a_forbidden_token():
     weights = torch.tensor([[0.0, 0.25, 0.0, 0.75, 0.0]]).expand(4, -1)
     numbers = torch.tensor([0.0, 0.25 - 2**-53, 0.25, 1 - 2**-53], dtype=torch.float64)
     assert draw(weights, numbers).tolist() == [1, 1, 3, 3]
 
 
-def test_one_random_number_for_each_place_is_needed():
+def test_too_few_random_numbers_are_refused():
     decoder, features = Scrambled(0), photos(2)
     with pytest.raises(ValueError, match="uniforms"):
         sample(decoder, features, STRICT, uniforms_for(0, range(2), 3, 6))

@@ -1,4 +1,4 @@
-"""Constraints, greedy, beam and diverse beam search against slow plain-Python references."""
+"""Greedy, beam and diverse beam search against slow references, by hand, and against exhaustive search."""
 
 import dataclasses
 import itertools
@@ -9,14 +9,14 @@ import torch
 from src.base.errors import InputError
 from src.decoding.beam import beam, greedy
 from src.decoding.candidates import Candidates
-from src.decoding.constraints import IMPOSSIBLE, Constraints, constrain, repeating_words
+from src.decoding.constraints import Constraints
 from src.decoding.diverse_beam import diverse_beam
 from src.decoding.sampling import sample, uniforms_for
 from src.decoding.strategy import CaptionSearch
 from src.models.decoder import END, PAD, UNK
 from src.settings.schema import DecodingSettings
 from tests.helpers import plain_decoding as plain
-from tests.helpers.plain_decoding import CAUSAL, VOCABULARY, Scrambled, allowed_tokens, as_list, following, photos
+from tests.helpers.plain_decoding import CAUSAL, VOCABULARY, Scrambled, as_list, next_log_probs_of, photos
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -27,12 +27,12 @@ RULES = pytest.mark.parametrize("rules", [FREE, STRICT], ids=["free", "constrain
 
 @pytest.fixture(scope="module")
 def models():
-    """Random captioners of all kinds, each with three photos and what plainly follows in their captions."""
+    """Random decoders of all kinds, each with three photos and their log-probabilities by teacher forcing."""
     networks = [plain.random_decoder(seed, name) for name in CAUSAL for seed in range(3)]
     features = photos(3)
     with torch.no_grad():
         return [
-            (decoder, features, [following(decoder, features, row) for row in range(3)])
+            (decoder, features, [next_log_probs_of(decoder, features, row) for row in range(3)])
             for decoder in [*networks, *(Scrambled(seed, end=seed % 4) for seed in range(16))]
         ]
 
@@ -55,7 +55,7 @@ def test_beam_equals_the_plain_reference(models, width, rules):
             expected = plain.plain_beam(after, rules, width, penalty)
             assert_same(found, row, expected, penalty)
             lengths |= {len(tokens) for _, _, tokens in expected}
-    assert len(lengths) > 3, "the random captioners write captions of too few lengths to test anything"
+    assert len(lengths) > 3, "captions of too few lengths to test anything"
 
 
 @RULES
@@ -107,11 +107,11 @@ def test_a_photo_gets_the_same_captions_in_any_batch():
     for search in (lambda seen: beam(decoder, seen, STRICT, 3, 0.7), lambda seen: diverse_beam(
         decoder, seen, STRICT, 3, 0.7, 3, 1.0
     )):  # fmt: skip
-        together = search(features)
+        batched = search(features)
         for row in range(6):
             alone = search(features.select(torch.tensor([row])))
-            assert [as_list(t) for t in alone.tokens[0]] == [as_list(t) for t in together.tokens[row]]
-            torch.testing.assert_close(alone.log_prob[0], together.log_prob[row], atol=1e-5, rtol=1e-5)
+            assert [as_list(t) for t in alone.tokens[0]] == [as_list(t) for t in batched.tokens[row]]
+            torch.testing.assert_close(alone.log_prob[0], batched.log_prob[row], atol=1e-5, rtol=1e-5)
 
 
 def test_wide_beam_finds_the_most_probable_caption_of_all():
@@ -136,8 +136,8 @@ def test_fewer_captions_than_the_beam_is_wide_leave_empty_candidates():
     assert (found.log_prob[:, words:] == float("-inf")).all() and (found.tokens[:, words:] == PAD).all()
 
 
-def test_every_search_stops_when_all_photos_are_done():
-    """One step per token of the longest caption; what is finished is not computed any further."""
+def test_finished_captions_are_not_computed_any_further():
+    """One step per token of the longest caption, and one row per unfinished caption."""
     rules = Constraints(minimum_words=0, maximum_words=40)
     decoder, features = Scrambled(0, end=1.5), photos(16)
     longest = int(greedy(decoder, features, rules).lengths().max())
@@ -162,64 +162,8 @@ def test_every_search_stops_when_all_photos_are_done():
         assert sum(decoder.rows) == sum(rows for _, rows in alone)
 
 
-def test_constrain_agrees_with_the_rules_one_by_one():
-    """Vocabularies of 1, 2, 4 and 40 words: in small ones the rules leave little or nothing."""
-    generator = torch.Generator().manual_seed(0)
-    choices = itertools.product((0, 3), (4, 6), (0, 1, 2, 3), ((), (4,), (4, 5)), (1, 2, 4, 40))
-    for minimum, maximum, no_repeat, bad, words in choices:
-        rules, size = Constraints(minimum, maximum, no_repeat, bad[:words]), UNK + 1 + words
-        for length in range(rules.maximum_words + 1):
-            tokens = torch.randint(UNK + 1, size, (4, length), generator=generator)
-            log_probs = torch.randn(4, size, generator=generator).log_softmax(dim=1)
-            result = constrain(log_probs, tokens, rules)
-            for row in range(4):
-                kept = sorted(allowed_tokens(tokens[row].tolist(), rules, size))
-                assert (result[row] > float("-inf")).nonzero().flatten().tolist() == kept
-                assert torch.equal(result[row, kept], log_probs[row, kept])
-
-
-@pytest.mark.parametrize("words", [1, 2, 3, 5])
-def test_no_search_breaks_a_rule_however_few_words_there_are(words):
-    """Only minimum_words gives way, where the words run out; where all words are bad endings there is no such rule."""
-    size, features = UNK + 1 + words, photos(4)
-    for seed, (no_repeat, bad) in enumerate(itertools.product((0, 1, 2), range(words + 1))):
-        rules = Constraints(2, 6, no_repeat, tuple(range(UNK + 1, UNK + 1 + bad)))
-        decoder = Scrambled(seed, size)
-        drawn = sample(decoder, features, rules, uniforms_for(seed, range(4), 4, 7), 1.0, 3, 0.9)
-        several = diverse_beam(decoder, features, rules, 4, 0.7, 2, 1.0)
-        for found in (greedy(decoder, features, rules), beam(decoder, features, rules, 3, 0.7), several, drawn):
-            assert (found.log_prob[:, 0] > float("-inf")).all()
-            for tokens in map(as_list, found.tokens[found.log_prob > float("-inf")]):
-                caption = tokens[:-1]
-                runs = [tuple(caption[i : i + no_repeat]) for i in range(len(caption) - no_repeat + 1)]
-                assert tokens[-1] == END and set(caption) <= set(range(UNK + 1, size)) and 1 <= len(caption) <= 6
-                assert no_repeat == 0 or len(set(runs)) == len(runs)
-                assert bad == words or caption[-1] not in rules.bad_endings
-                assert len(caption) >= 2 or no_repeat == 1
-
-
-def test_repeats_gives_the_words_that_close_a_known_run():
-    tokens = torch.tensor([[4, 5, 6, 4, 5], [4, 5, 6, 7, 8]])
-    assert repeating_words(tokens, 3).tolist() == [[6, PAD, PAD], [PAD, PAD, PAD]]
-    assert repeating_words(tokens, 1).tolist() == tokens.tolist()
-    assert repeating_words(tokens, 0).numel() == 0 and repeating_words(tokens[:, :2], 3).numel() == 0
-
-
-def test_impossible_words_are_the_last_choice_but_a_choice():
-    log_probs = torch.full((1, 6), float("-inf"))
-    log_probs[0, PAD] = 0.0
-    result = constrain(log_probs, torch.tensor([[4]]), Constraints(0, 1))
-    assert result[0, END] == IMPOSSIBLE
-
-
-@pytest.mark.parametrize("wrong", [(3, 2, 0), (-1, 2, 0), (0, 0, 0), (0, 2, -1), (0, 2, 0, (5, 5)), (0, 2, 0, (UNK,))])
-def test_rules_that_make_no_sense_are_refused(wrong):
-    with pytest.raises(ValueError, match="minimum_words"):
-        Constraints(*wrong)
-
-
 def certain(probabilities: list[float]) -> Scrambled:
-    """Gives the same probabilities at every place."""
+    """The same probabilities at every position."""
     decoder = Scrambled(0, len(probabilities))
     decoder.table = torch.tensor(probabilities).log().expand(9973, -1)
     return decoder
@@ -253,13 +197,13 @@ def test_diverse_beam_by_hand():
     "search",
     [
         greedy,
-        lambda *given: beam(*given, 3, 0.7),
-        lambda *given: diverse_beam(*given, 4, 0.7, 2, 0.5),
-        lambda *given: sample(*given, uniforms_for(0, range(2), 3, 8)),
+        lambda *arguments: beam(*arguments, 3, 0.7),
+        lambda *arguments: diverse_beam(*arguments, 4, 0.7, 2, 0.5),
+        lambda *arguments: sample(*arguments, uniforms_for(0, range(2), 3, 8)),
     ],
     ids=["greedy", "beam", "diverse", "sample"],
 )
-def test_not_a_number_is_one_plain_line(search):
+def test_nan_is_an_input_error(search):
     with pytest.raises(InputError, match="NaN"):
         search(certain([float("nan")] * 8), photos(2), FREE)
 
@@ -271,11 +215,12 @@ def test_search_under_autocast_keeps_float32_scores():
         assert beam(decoder, features, STRICT, 3, 0.7).log_prob.dtype == torch.float32
 
 
-def test_the_settings_choose_the_search_and_all_its_rules():
+def test_settings_select_the_search_and_all_its_rules():
     words = ["<pad>", "<start>", "<end>", "<unk>", "of", "the", "with", "sky", "sea", "blue", "red", "sun"]
     settings = DecodingSettings(
         beam=4, length_penalty=1.2, minimum_words=2, maximum_words=7, no_repeat_ngram_size=2,
-        bad_endings="the With of <unk> no", beam_groups=2, diversity=0.9, samples=6, temperature=1.3, top_k=5, top_p=0.9,
+        bad_endings="the With of <unk> no", beam_groups=2, diversity=0.9, samples=6,
+        temperature=1.3, top_k=5, top_p=0.9,
     )  # fmt: skip
     decoder, features = Scrambled(4), photos(5)
     drawn = sample(decoder, features, STRICT, uniforms_for(11, [7, 3, 9, 0, 2], 6, 8), 1.3, 5, 0.9)

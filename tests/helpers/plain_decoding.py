@@ -1,4 +1,4 @@
-"""Random captioners, and the searches written plainly: one photo, one caption and one word at a time, no tensors."""
+"""Random decoders, and slow references of the searches: one photo, one caption and one token at a time, no tensors."""
 
 import functools
 import itertools
@@ -17,8 +17,8 @@ from src.settings.schema import DecoderSettings
 
 VOCABULARY = 12
 CAUSAL = sorted(name for name, kind in DECODERS.items() if issubclass(kind, CausalDecoder))
-Following = Callable[[list[int]], list[float]]
-"""The log-probabilities of the next token after some words of one photo's caption."""
+NextLogProbs = Callable[[list[int]], list[float]]
+"""Of one photo: the log-probabilities of the next token after a prefix."""
 
 
 def photos(count: int, width: int = 6, seed: int = 0) -> Features:
@@ -30,7 +30,7 @@ def photos(count: int, width: int = 6, seed: int = 0) -> Features:
 
 
 def random_decoder(seed: int, name: str = "recurrent", width: int = 6) -> CausalDecoder:
-    """A captioner with pronounced preferences: unscaled ones are nearly uniform."""
+    """With larger output weights than at the start of training, when predictions are nearly uniform."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         kind = {"cell": ("gru", "lstm")[seed % 2], "image": ("every", "first")[seed % 2]}
@@ -43,17 +43,17 @@ def random_decoder(seed: int, name: str = "recurrent", width: int = 6) -> Causal
 
 
 @dataclass(frozen=True)
-class Mark:
-    """A number for each caption, made of all that was fed to it."""
+class HashState:
+    """A hash [N] of all tokens fed to each caption."""
 
-    number: torch.Tensor
+    hash: torch.Tensor
     attention: None = None
 
 
 class Scrambled(CausalDecoder):
-    """Log-probabilities that are unrelated after any two different beginnings; `end` is added to the logit of END.
+    """Unrelated log-probabilities after any two different prefixes; `end` is added to the logit of END.
 
-    `rows`: how many captions were fed to each of its steps.
+    `rows`: the batch size of each of its steps so far.
     """
 
     def __init__(self, seed: int, vocabulary: int = VOCABULARY, scale: float = 2.0, end: float = 0.0):
@@ -64,22 +64,22 @@ class Scrambled(CausalDecoder):
         self.rows: list[int] = []
 
     def start(self, features):
-        return Mark(features.pooled[:, 0].long())
+        return HashState(features.pooled[:, 0].long())
 
     def step(self, tokens, state):
         self.rows.append(len(tokens))
-        number = (state.number * 131 + tokens + 7) % len(self.table)
-        return self.table[number], Mark(number)
+        row = (state.hash * 131 + tokens + 7) % len(self.table)
+        return self.table[row], HashState(row)
 
     def reorder(self, state, index):
-        return Mark(state.number[index])
+        return HashState(state.hash[index])
 
     def teacher_forced(self, features, inputs):
-        state, found = self.start(features), []
-        for place in range(inputs.shape[1]):
-            log_probs, state = self.step(inputs[:, place], state)
-            found.append(log_probs)
-        return TeacherForced(torch.stack(found, dim=1))
+        state, steps = self.start(features), []
+        for position in range(inputs.shape[1]):
+            log_probs, state = self.step(inputs[:, position], state)
+            steps.append(log_probs)
+        return TeacherForced(torch.stack(steps, dim=1))
 
 
 def teacher_forced_log_probs(decoder: CausalDecoder, features: Features, captions: torch.Tensor) -> torch.Tensor:
@@ -87,25 +87,25 @@ def teacher_forced_log_probs(decoder: CausalDecoder, features: Features, caption
     return decoder.teacher_forced(features, shift_right(captions)).logits.float().log_softmax(-1)
 
 
-def following(decoder: CausalDecoder, features: Features, row: int) -> Following:
-    """By teacher forcing of the words and a place holder: neither state nor reorder is involved."""
-    photo, known = features.select(torch.tensor([row])), {}
+def next_log_probs_of(decoder: CausalDecoder, features: Features, row: int) -> NextLogProbs:
+    """By teacher forcing of the prefix and one more token: independent of step and reorder."""
+    photo, cache = features.select(torch.tensor([row])), {}
 
     def log_probs(words: list[int]) -> list[float]:
-        if tuple(words) not in known:
+        if tuple(words) not in cache:
             with torch.no_grad():
-                known[tuple(words)] = teacher_forced_log_probs(decoder, photo, torch.tensor([[*words, END]]))[
+                cache[tuple(words)] = teacher_forced_log_probs(decoder, photo, torch.tensor([[*words, END]]))[
                     0, -1
                 ].tolist()
-        return known[tuple(words)]
+        return cache[tuple(words)]
 
     return log_probs
 
 
-def repeats_a_run(words: tuple[int, ...], word: int, length: int) -> bool:
-    """Whether the last `length` of the words and `word` stand in the words already."""
-    runs = {words[i : i + length] for i in range(len(words) - length + 1)}
-    return length > 0 and (*words, word)[-length:] in runs
+def repeats_ngram(words: tuple[int, ...], word: int, size: int) -> bool:
+    """Whether `word` would complete an n-gram that `words` has already."""
+    ngrams = {words[i : i + size] for i in range(len(words) - size + 1)}
+    return size > 0 and (*words, word)[-size:] in ngrams
 
 
 def allowed_tokens(words: list[int], rules: Constraints, vocabulary: int = VOCABULARY) -> set[int]:
@@ -117,17 +117,17 @@ def allowed_tokens(words: list[int], rules: Constraints, vocabulary: int = VOCAB
 def _allowed(words: tuple[int, ...], rules: Constraints, vocabulary: int) -> set[int]:
     if len(words) >= rules.maximum_words:
         return {END}
-    known = set(range(vocabulary)) - {PAD, START, END, UNK}
-    bad = set(rules.bad_endings) if known - set(rules.bad_endings) else set()
+    every = set(range(vocabulary)) - {PAD, START, END, UNK}
+    bad = set(rules.bad_endings) if every - set(rules.bad_endings) else set()
     allowed = set()
-    for word in known:
-        last_place = len(words) + 1 == rules.maximum_words
-        way_on = any(not repeats_a_run((*words, word), good, rules.no_repeat_ngram_size) for good in known - bad)
-        echoes = rules.no_adjacent_repeat and words[-1:] == (word,)
+    for word in every:
+        is_last = len(words) + 1 == rules.maximum_words
+        continues = any(not repeats_ngram((*words, word), good, rules.no_repeat_ngram_size) for good in every - bad)
+        repeated = rules.no_adjacent_repeat and words[-1:] == (word,)
         if (
-            not echoes
-            and not repeats_a_run(words, word, rules.no_repeat_ngram_size)
-            and (word not in bad or (way_on and not last_place))
+            not repeated
+            and not repeats_ngram(words, word, rules.no_repeat_ngram_size)
+            and (word not in bad or (continues and not is_last))
         ):
             allowed.add(word)
     if not allowed or (len(words) >= rules.minimum_words and not (words and words[-1] in bad)):
@@ -135,34 +135,34 @@ def _allowed(words: tuple[int, ...], rules: Constraints, vocabulary: int) -> set
     return allowed
 
 
-def plain_greedy(after: Following, rules: Constraints) -> tuple[float, list[int]]:
+def plain_greedy(after: NextLogProbs, rules: Constraints) -> tuple[float, list[int]]:
     """log_prob and tokens."""
     tokens, log_prob = [], 0.0
     while not tokens or tokens[-1] != END:
-        known = after(tokens)
-        best = max(sorted(allowed_tokens(tokens, rules)), key=lambda token: known[token])
-        tokens, log_prob = [*tokens, best], log_prob + known[best]
+        log_probs = after(tokens)
+        best = max(sorted(allowed_tokens(tokens, rules)), key=lambda token: log_probs[token])
+        tokens, log_prob = [*tokens, best], log_prob + log_probs[best]
     return log_prob, tokens
 
 
-def plain_beam(after: Following, rules: Constraints, width: int, penalty: float) -> list[tuple]:
+def plain_beam(after: NextLogProbs, rules: Constraints, width: int, penalty: float) -> list[tuple]:
     """The rule in the docstring of `beam`: (score, log_prob, tokens), the best first."""
     live, finished = [(0.0, [])], []
     while live and len(finished) < width:
         continued = []
         for log_prob, words in live:
-            known = after(words)
-            continued += [(log_prob + known[token], [*words, token]) for token in allowed_tokens(words, rules)]
+            log_probs = after(words)
+            continued += [(log_prob + log_probs[token], [*words, token]) for token in allowed_tokens(words, rules)]
         continued.sort(key=lambda pair: -pair[0])
         for log_prob, tokens in continued[:width]:
             if tokens[-1] == END:
                 finished.append((log_prob / len(tokens) ** penalty, log_prob, tokens))
         live = [pair for pair in continued if pair[1][-1] != END][:width]
-    return sorted(finished, key=lambda found: -found[0])[:width]
+    return sorted(finished, key=lambda each: -each[0])[:width]
 
 
 def plain_diverse(
-    after: Following, rules: Constraints, width: int, penalty: float, groups: int, diversity: float
+    after: NextLogProbs, rules: Constraints, width: int, penalty: float, groups: int, diversity: float
 ) -> list[tuple]:
     """The rule in the docstring of `diverse_beam`: (score, log_prob, tokens), the best first."""
     live, finished = [[(0.0, 0.0, [])] for _ in range(groups)], [[] for _ in range(groups)]
@@ -172,10 +172,10 @@ def plain_diverse(
         for group in range(groups):
             continued = []
             for rank, log_prob, words in live[group]:
-                known = after(words)
+                log_probs = after(words)
                 for token in allowed_tokens(words, rules):
-                    paid = known[token] - diversity * taken[token]
-                    continued.append((rank + paid, log_prob + known[token], [*words, token]))
+                    paid = log_probs[token] - diversity * taken[token]
+                    continued.append((rank + paid, log_prob + log_probs[token], [*words, token]))
             continued.sort(key=lambda triple: -triple[0])
             taken.update(tokens[-1] for _, _, tokens in continued[:narrow])
             for _, log_prob, tokens in continued[:narrow]:
@@ -184,15 +184,15 @@ def plain_diverse(
             live[group] = [triple for triple in continued if triple[2][-1] != END][:narrow]
             if len(finished[group]) >= narrow:
                 live[group] = []
-    best = [found for group in finished for found in sorted(group, key=lambda found: -found[0])[:narrow]]
-    return sorted(best, key=lambda found: -found[0])
+    best = [each for group in finished for each in sorted(group, key=lambda each: -each[0])[:narrow]]
+    return sorted(best, key=lambda each: -each[0])
 
 
 def plain_weights(
-    known: list[float], allowed: set[int], temperature: float, top_k: int, top_p: float
+    log_probs: list[float], allowed: set[int], temperature: float, top_k: int, top_p: float
 ) -> dict[int, float]:
     """Probabilities that sampling draws from, by token."""
-    weight = {token: math.exp(known[token] / temperature) for token in allowed}
+    weight = {token: math.exp(log_probs[token] / temperature) for token in allowed}
     ranked = sorted(allowed, key=lambda token: (-weight[token], token))[: top_k or None]
     total, kept, held = sum(weight[token] for token in ranked), [], 0.0
     for token in ranked:
@@ -203,15 +203,15 @@ def plain_weights(
     return {token: weight[token] / total for token in sorted(kept)}
 
 
-def plain_sample(after: Following, rules: Constraints, numbers: list[float], *filters) -> tuple[float, list[int]]:
+def plain_sample(after: NextLogProbs, rules: Constraints, numbers: list[float], *filters) -> tuple[float, list[int]]:
     """log_prob and tokens of the caption that the random numbers draw."""
     tokens, log_prob = [], 0.0
     while not tokens or tokens[-1] != END:
-        known, number = after(tokens), numbers[len(tokens)]
-        weights = plain_weights(known, allowed_tokens(tokens, rules), *filters)
+        log_probs, number = after(tokens), numbers[len(tokens)]
+        weights = plain_weights(log_probs, allowed_tokens(tokens, rules), *filters)
         reached = itertools.accumulate(weights.values())
         drawn = next((token for token, held in zip(weights, reached, strict=True) if number < held), max(weights))
-        tokens, log_prob = [*tokens, drawn], log_prob + known[drawn]
+        tokens, log_prob = [*tokens, drawn], log_prob + log_probs[drawn]
     return log_prob, tokens
 
 
