@@ -15,6 +15,7 @@ from src.base.errors import InputError
 from src.metrics.meteor import meteor_score
 from src.metrics.ngrams import CaptionTokens, inverse_document_frequencies, ngram_tables
 from src.metrics.reward import Reward, RewardWeights
+from tests.helpers.official_scores import official_scores
 from tests.helpers.small_meteor import small_meteor
 
 END = 2
@@ -54,13 +55,9 @@ def made_up(seed: int):
 
 def theirs(scorer, references, samples) -> np.ndarray:
     """Scores [photos, SAMPLES] of a class of pycocoevalcap, one sample of each photo at a time."""
-    options = {"verbose": 0} if isinstance(scorer, Bleu) else {}
-    truth = {i: [text(one) for one in group] for i, group in enumerate(references)}
-    columns = []
-    for several in zip(*samples, strict=True):
-        scores = scorer.compute_score(truth, {i: [text(one)] for i, one in enumerate(several)}, **options)[1]
-        columns.append(scores[-1] if isinstance(scorer, Bleu) else scores)
-    return np.array(columns).T
+    truth = [[text(one) for one in group] for group in references]
+    columns = [official_scores(scorer, truth, [text(one) for one in each])[1] for each in zip(*samples, strict=True)]
+    return np.array([scores[-1] if isinstance(scorer, Bleu) else scores for scores in columns]).T
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -4,7 +4,7 @@ import jiwer
 import numpy as np
 
 from src.metrics.word_error_rate import error_rate, nearest, word_errors
-from tests.metrics.test_metrics import made_up
+from tests.metrics.test_caption_scores import made_up
 
 
 def test_the_nearest_reference_is_the_one_that_jiwer_rates_best():

@@ -31,7 +31,7 @@ from src.training import checkpoint
 from src.training.metrics_log import write_parameters
 from tests.conftest import TINY
 from tests.helpers.small_meteor import quick_scores
-from tests.metrics.test_metrics import made_up
+from tests.metrics.test_caption_scores import made_up
 
 STAGES = (preprocess, split, train, predict, evaluate)
 TWO = ["run.seed=1", "view.size=40", "decoder.cell=lstm"]

@@ -1,21 +1,19 @@
-"""The metrics against scipy, pycocoevalcap and numbers worked out by hand."""
+"""Caption scores against pycocoevalcap and numbers worked out by hand."""
 
 import math
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from src.base.errors import InputError
-from src.metrics import bootstrap, java
+from src.metrics import java
 from src.metrics.bleu_cider import bleu_scores, compare
-from src.metrics.bootstrap import resample_counts
 from src.metrics.caption_scores import collapse, score_captions, tokenize
 from src.metrics.competition_score import bootstrap_captions, caption_score
 from src.metrics.meteor import STATS, meteor_score, shared_meteor
-from src.metrics.mos_score import bootstrap_mos, mos_score, plcc, srcc
 from src.metrics.rouge import rouge_l
 from src.settings.schema import CaptionWeights
+from tests.helpers.official_scores import official_scores
 
 WORDS = ["the", "a", "colour", "of", "light", "is", "nice", "very", "photo", "sharp", "but", "i", "like", "blur"]
 
@@ -31,13 +29,6 @@ def made_up(photos: int, seed: int) -> tuple[list[list[str]], list[str]]:
     return references, [caption(0) for _ in range(photos)]
 
 
-def theirs(scorer, references, candidates):
-    """What a class of pycocoevalcap makes of them: corpus score, scores per photo."""
-    numbered = range(len(candidates))
-    options = {"verbose": 0} if type(scorer).__name__ == "Bleu" else {}
-    return scorer.compute_score({i: references[i] for i in numbered}, {i: [candidates[i]] for i in numbered}, **options)
-
-
 @pytest.fixture
 def meteor():
     return shared_meteor()
@@ -49,55 +40,6 @@ def java_on_path(monkeypatch):
     for name, value in java.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Dfile.encoding=UTF-8 -Dstdout.encoding=UTF-8")
-
-
-# --- MOS ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("digits", [0, 1, 6])
-def test_correlations_equal_scipy_with_ties(digits):
-    rng = np.random.default_rng(digits)
-    x = np.round(rng.normal(5, 2, 200), digits)
-    y = np.round(x + rng.normal(size=200), digits)
-    assert plcc(x, y) == pytest.approx(stats.pearsonr(x, y).statistic, abs=1e-12)
-    assert srcc(x, y) == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-12)
-
-
-def test_correlation_is_undefined_for_a_constant_or_too_few_photos_and_scores_zero():
-    assert math.isnan(plcc([1, 2, 3], [4, 4, 4])) and math.isnan(srcc([4, 4, 4], [1, 2, 3]))
-    assert math.isnan(plcc([1, 2], [1, 2]))
-    assert mos_score([5, 5, 5, 5], [1, 2, 3, 4])["score"] == 0
-    assert mos_score([4, 3, 2, 1], [1, 2, 3, 4]) == {"plcc": -1, "srcc": -1, "score": 0}
-    assert plcc(np.array([1, 2, 3]) * 1e-200, [1, 2, 3]) == pytest.approx(1)
-
-
-def test_each_term_is_clipped_on_its_own():
-    truth, pred = [1, 2, 3, 4, 100], [5, 4, 3, 2, 6]  # ranks 1 2 3 4 5 and 4 3 2 1 5
-    parts = mos_score(pred, truth)
-    assert parts["plcc"] > 0.5 and parts["srcc"] == pytest.approx(0, abs=1e-12)
-    assert parts["score"] == pytest.approx(parts["plcc"] / 2)
-
-
-def test_bootstrap_of_the_mos_equals_scoring_each_resample_by_scipy():
-    rng = np.random.default_rng(3)
-    truth = np.round(rng.normal(5, 1, 40), 1)
-    pred = np.round(truth + rng.normal(size=40), 1)
-    values = []
-    for counts in np.concatenate(list(resample_counts(40, 60, seed=7))).astype(int):
-        x, y = np.repeat(pred, counts), np.repeat(truth, counts)
-        values.append((max(stats.pearsonr(x, y)[0], 0) + max(stats.spearmanr(x, y)[0], 0)) / 2)
-    assert bootstrap_mos(pred, truth, 60, seed=7) == pytest.approx(np.percentile(values, [2.5, 97.5]), abs=1e-12)
-
-
-def test_resamples_do_not_depend_on_the_blocks_they_come_in(monkeypatch):
-    whole = np.concatenate(list(resample_counts(30, 11, seed=1)))
-    monkeypatch.setattr(bootstrap, "_CELLS", 70)
-    blocks = list(resample_counts(30, 11, seed=1))
-    assert len(blocks) == 6 and np.array_equal(np.concatenate(blocks), whole)
-    assert (whole.sum(axis=1) == 30).all() and not np.array_equal(whole[0], whole[1])
-
-
-# --- captions by hand --------------------------------------------------------------------------------------------
 
 
 def test_bleu_by_hand():
@@ -139,22 +81,22 @@ def test_formula_and_its_weights():
     assert caption_score(parts, CaptionWeights(cider_d=1, meteor=0, bleu=0, rouge_l=0)) == pytest.approx(0.1)
 
 
-# --- captions against pycocoevalcap ------------------------------------------------------------------------------
+ODD = [["", "a"], [""], ["5\u00a01/2 stars", "a b"]], ["", "", "1/2 stars"]
+"""Captions without words, and a token with a no-break space, as the tokenizer makes of fractions."""
 
 
-@pytest.mark.parametrize(("photos", "seed"), [(1, 0), (2, 1), (60, 2), (150, 3)])
-def test_counted_metrics_equal_pycocoevalcap(photos, seed):
+@pytest.mark.parametrize("captions", [made_up(1, 0), made_up(2, 1), made_up(60, 2), made_up(150, 3), ODD])
+def test_counted_metrics_equal_pycocoevalcap(captions):
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
 
-    references, candidates = made_up(photos, seed)
-    comparison = compare(references, candidates)
-    bleu, bleu_by_photo = theirs(Bleu(4), references, candidates)
+    comparison = compare(*captions)
+    bleu, bleu_by_photo = official_scores(Bleu(4), *captions)
     assert bleu_scores(comparison.bleu_counts.sum(axis=0)) == pytest.approx(bleu, abs=1e-9)
-    assert pytest.approx(np.array(bleu_by_photo), abs=1e-9) == bleu_scores(comparison.bleu_counts).T
-    assert comparison.cider_d() == pytest.approx(theirs(Cider(), references, candidates)[1], abs=1e-9)
-    assert rouge_l(references, candidates) == pytest.approx(theirs(Rouge(), references, candidates)[1], abs=1e-9)
+    assert pytest.approx(bleu_by_photo, abs=1e-9) == bleu_scores(comparison.bleu_counts).T
+    assert comparison.cider_d() == pytest.approx(official_scores(Cider(), *captions)[1], abs=1e-9)
+    assert rouge_l(*captions) == pytest.approx(official_scores(Rouge(), *captions)[1], abs=1e-9)
 
 
 NASTY = [
@@ -174,13 +116,13 @@ def test_tokens_equal_pycocoevalcap(java_on_path):
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
     try:
-        told = PTBTokenizer().tokenize({i: [{"caption": collapse(text)}] for i, text in enumerate(NASTY)})
+        expected = PTBTokenizer().tokenize({i: [{"caption": collapse(text)}] for i, text in enumerate(NASTY)})
     except PermissionError:
         pytest.skip("pycocoevalcap's tokenizer writes into its own folder, which is read-only here")
     assert tokenize([NASTY[:3], [], NASTY[3:]]) == [
-        [told[i][0] for i in range(3)],
+        [expected[i][0] for i in range(3)],
         [],
-        [told[i][0] for i in range(3, len(NASTY))],
+        [expected[i][0] for i in range(3, len(NASTY))],
     ]
 
 
@@ -196,7 +138,7 @@ def test_meteor_equals_pycocoevalcap(java_on_path, meteor):
     references, candidates = made_up(30, seed=5)
     references += [["a lovely picture of colors"], ["great shot"], ["the sea is calm"], ["sharp"], ["nice try"]]
     candidates += ["beautiful photo with a color", "great shot", "ocean was quiet", "sharpness", ""]
-    score, by_photo = theirs(Theirs(), references, candidates)
+    score, by_photo = official_scores(Theirs(), references, candidates)
     counts = meteor.stats(references, candidates)
     assert counts.shape == (35, STATS)
     assert meteor_score(counts) == pytest.approx(by_photo, abs=1e-6)
@@ -204,23 +146,20 @@ def test_meteor_equals_pycocoevalcap(java_on_path, meteor):
     assert meteor_score(counts)[31] == 1 and 0 < meteor_score(counts)[30] < 1
 
 
-# --- all together ------------------------------------------------------------------------------------------------
-
-
 def test_scores_resample_and_subset_exactly(meteor):
     references, candidates = made_up(25, seed=8)
-    found = score_captions(references, candidates, meteor)
-    chosen = np.array([3, 3, 7, 11, 20, 20, 20])
-    sample = score_captions([references[i] for i in chosen], [candidates[i] for i in chosen], meteor)
-    counts = np.bincount(chosen, minlength=25)[None]
-    ours, fresh = found.resampled(counts), sample.totals()
+    scores = score_captions(references, candidates, meteor)
+    drawn = np.array([3, 3, 7, 11, 20, 20, 20])
+    sample = score_captions([references[i] for i in drawn], [candidates[i] for i in drawn], meteor)
+    counts = np.bincount(drawn, minlength=25)[None]
+    ours, anew = scores.resampled(counts), sample.totals()
     for name in ("bleu1", "bleu2", "bleu3", "bleu4", "meteor", "rouge_l", "wer"):
-        assert ours[name][0] == pytest.approx(fresh[name], abs=1e-12)
-    assert ours["cider_d"][0] == pytest.approx(found.cider[chosen].mean())
-    assert found.subset(chosen).totals()["cider_d"] == pytest.approx(found.cider[chosen].mean())
-    low, high = bootstrap_captions(found, CaptionWeights(), 300, seed=0)
-    assert low < caption_score(found.totals(), CaptionWeights()) < high
-    assert bootstrap_captions(found, CaptionWeights(), 300, seed=0) == (low, high)
+        assert ours[name][0] == pytest.approx(anew[name], abs=1e-12)
+    assert ours["cider_d"][0] == pytest.approx(scores.cider[drawn].mean())
+    assert scores.subset(drawn).totals()["cider_d"] == pytest.approx(scores.cider[drawn].mean())
+    low, high = bootstrap_captions(scores, CaptionWeights(), 300, seed=0)
+    assert low < caption_score(scores.totals(), CaptionWeights()) < high
+    assert bootstrap_captions(scores, CaptionWeights(), 300, seed=0) == (low, high)
 
 
 def test_spice_without_its_models_is_one_clear_line(monkeypatch):
