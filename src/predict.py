@@ -130,7 +130,7 @@ def main(argv=None) -> None:
         work = None
         if ranks.main:
             work = stack.enter_context(artefacts.making(outputs.predictions(settings), chosen.fresh))
-        if places := ranks.places(lambda: sources(settings) if work else []):
+        if places := ranks.shared_paths(lambda: sources(settings) if work else []):
             table = load_table(places[0] / "photos.jsonl")
             found, captions, times = predict_networks(settings, places, table, ranks)
             if work:

@@ -83,11 +83,11 @@ def main(argv=None) -> None:
         print(f"train: {notice(settings, ranks)}", flush=True)
     meteor = shared_meteor() if ranks.main and settings.task != "mos" else None
     features = cached_features(settings, ranks)
-    places = ranks.places(lambda: [made(settings).folder for made in (photos, vocabulary, folds)])
+    places = ranks.shared_paths(lambda: [made(settings).folder for made in (photos, vocabulary, folds)])
     for number in folds_of(settings):
         with contextlib.ExitStack() as stack:
             work = stack.enter_context(making(fold(settings, number), chosen.fresh)) if ranks.main else None
-            for folder in ranks.places(lambda work=work: [work.folder] if work else []):
+            for folder in ranks.shared_paths(lambda work=work: [work.folder] if work else []):
                 outputs = train_fold(settings, number, folder, places, ranks, meteor, features)
                 if work:
                     work.outputs += outputs

@@ -16,7 +16,7 @@ from src.models.decoder import PAD
 from src.settings.model import NON_AUTOREGRESSIVE
 from src.settings.schema import DecodingSettings, Settings
 from src.training.distributed import Ranks, replicate
-from src.training.engine import infer
+from src.training.infer import infer
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from src.pipeline.runs import fold_folder
 from src.settings.schema import Settings
 from src.training import checkpoint
 from src.training.distributed import Ranks, replicate
-from src.training.engine import infer
+from src.training.infer import infer
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from src.inference.fold_predictions import (
 from src.models.decoder import CausalDecoder, shift_right
 from src.pipeline.runs import finished_folds, fold_folder
 from src.settings.schema import Settings, ViewSettings
-from src.training.engine import autocast
+from src.training.infer import autocast
 
 SHOWN_SHORT_SIDE = 640
 """Pixels: a JPEG is decoded no smaller than that to be drawn."""

@@ -1,9 +1,10 @@
-"""Losses over the whole batch of a step, whatever micro-batches and processes it is divided into.
+"""Losses over the whole batch of a step, however it is divided into micro-batches and processes.
 
-The loss is computed on the predictions of all, without gradient through the network; each prediction's slope then
-goes into the backward pass of the part that made it (GradCache, Gao et al. 2021). A step of one micro-batch needs no
-more than an exchange of numbers between processes. With several, the predictions come from a first pass without
-gradient, with equal seeds of dropout; `torch.compile` may draw otherwise in it.
+Gradient caching (GradCache, Gao et al. 2021): the loss is computed on all predictions without a graph through the
+network; its gradient by each prediction then enters the backward pass of the micro-batch which that prediction belongs
+to. A step of one micro-batch needs no more than an exchange of predictions between processes. With several, the
+predictions come from a first pass without gradient, with equal seeds of dropout; under `torch.compile` dropout may
+differ between the two passes.
 """
 
 from dataclasses import dataclass
@@ -17,36 +18,37 @@ from src.training.distributed import Ranks
 
 @dataclass(frozen=True)
 class LossGradients:
-    """The loss of the whole batch, and its derivative by each prediction of a part [B]."""
+    """The loss of the whole batch, and its gradient by each prediction of a micro-batch [B]."""
 
     loss: torch.Tensor
-    slope: torch.Tensor
+    gradient: torch.Tensor
 
-    def carried(self, predicted: torch.Tensor, known: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
-        """A number with the gradient of `count` times the loss, and this part's share of that as its value.
+    def surrogate(self, predicted: torch.Tensor, labelled: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+        """A scalar: its gradient is `count` times the loss's, its value this micro-batch's share of count * loss.
 
-        predicted: [B] with gradient; known: bool [B], which have a label; count: how many the whole batch has.
+        predicted: [B] with gradient; labelled: bool [B]; count: labels of the whole batch, by which the engine divides.
         """
-        return self.loss * known.sum() + count * (self.slope * (predicted - predicted.detach())).sum()
+        return self.loss * labelled.sum() + count * (self.gradient * (predicted - predicted.detach())).sum()
 
 
 class BatchLossExchange:
-    """Computes the batch losses that the settings weigh, over all processes. spread: of the training labels."""
+    """Computes the batch losses that the settings weight, over all processes. std: of the training labels."""
 
-    def __init__(self, settings: Settings, spread: float, ranks: Ranks):
-        self.loss, self.spread, self.ranks = settings.loss, spread, ranks
-        # a process has at most that many photos of a step, stand-ins for missing ones included
-        self.room = -(-settings.train.batch_size // ranks.count) + settings.train.accumulation_steps
+    def __init__(self, settings: Settings, std: float, ranks: Ranks):
+        self.loss, self.std, self.ranks = settings.loss, std, ranks
+        # the most photos of a step that a process has, those that fill empty micro-batches included: tensors that are
+        # gathered must have one shape
+        self.capacity = -(-settings.train.batch_size // ranks.world_size) + settings.train.accumulation_steps
 
     def __call__(self, parts: list[tuple[torch.Tensor, torch.Tensor]]) -> list[LossGradients]:
-        """For each part of this process, from its predictions and labels (NaN: unknown), [B] both."""
+        """From the predictions and labels (NaN: unknown), [B] both, of each micro-batch of this process."""
         predicted, mos = (torch.cat(tensors).detach().float() for tensors in zip(*parts, strict=True))
-        own = predicted.new_full((2, self.room), torch.nan)
-        own[0, : len(mos)], own[1, : len(mos)] = predicted, mos
-        everywhere = self.ranks.all_gather_tensor(own)
+        local = predicted.new_full((2, self.capacity), torch.nan)
+        local[0, : len(mos)], local[1, : len(mos)] = predicted, mos
+        gathered = self.ranks.all_gather_tensor(local)
         with torch.enable_grad():
-            leaf = everywhere[:, 0].nan_to_num().requires_grad_()
-            loss = batch_loss(leaf.flatten(), everywhere[:, 1].flatten(), self.spread, self.loss)
-            (slope,) = torch.autograd.grad(loss, leaf)
-        slopes = slope[self.ranks.rank, : len(mos)].split([len(part) for part, _ in parts])
-        return [LossGradients(loss.detach(), slope) for slope in slopes]
+            leaf = gathered[:, 0].nan_to_num().requires_grad_()
+            loss = batch_loss(leaf.flatten(), gathered[:, 1].flatten(), self.std, self.loss)
+            (gradient,) = torch.autograd.grad(loss, leaf)
+        gradients = gradient[self.ranks.rank, : len(mos)].split([len(part) for part, _ in parts])
+        return [LossGradients(loss.detach(), gradient) for gradient in gradients]

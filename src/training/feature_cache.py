@@ -18,8 +18,8 @@ from src.settings.schema import Settings
 from src.training.distributed import Ranks
 from src.training.metrics_log import progress
 
-_TOGETHER = 32  # photos in one pass: fixed, so that a resumed computation gives the same bits
-_NOTED_EVERY = 16  # passes between two notes of how far it came
+_BATCH = 32  # photos; fixed, so that a resumed computation gives the same bits
+_SAVE_EVERY = 16  # batches between two flushes to the disk, from which a resumed computation goes on
 
 
 def frozen_encoder(settings: Settings, mean: tuple[float, ...], std: tuple[float, ...]) -> Encoder:
@@ -30,7 +30,7 @@ def frozen_encoder(settings: Settings, mean: tuple[float, ...], std: tuple[float
 
 
 def cached_features(settings: Settings, ranks: Ranks) -> Path | None:
-    """The folder of the features that settings.encoder.cache asks for, made by the main process where it is absent.
+    """The folder of the features that encoder.cache asks for, computed by rank 0 where it is absent.
 
     It holds grid.npy [N, R, D], pooled.npy [N, D] (float16 or float32), mask.npy (bool [N, R]) and for regions
     boxes.npy (float32 [N, R, 4]), in the order of the table of photos. Call it in every process.
@@ -38,63 +38,63 @@ def cached_features(settings: Settings, ranks: Ranks) -> Path | None:
     if settings.encoder.cache == "none":
         return None
 
-    def made() -> list[Path]:
+    def make() -> list[Path]:
         artefact = outputs.features(settings)
         with artefacts.making(artefact) as work:
             if work:
-                work.outputs += _compute(settings, work.folder, ranks)
+                work.outputs += _compute(settings, work.folder, ranks.device)
         return [artefact.folder]
 
-    return ranks.places(made)[0]  # the others wait here
+    return ranks.shared_paths(make)[0]  # the other processes wait here
 
 
-def _compute(settings: Settings, folder: Path, ranks: Ranks) -> list[str]:
+def _compute(settings: Settings, folder: Path, device: torch.device) -> list[str]:
     source = outputs.photos(settings).folder
     channels = read_json(source / "statistics.json")["channels"]
-    encoder = frozen_encoder(settings, tuple(channels["mean"]), tuple(max(v, 1e-3) for v in channels["sd"]))
-    encoder = encoder.to(ranks.device)
+    encoder = frozen_encoder(settings, tuple(channels["mean"]), tuple(max(v, 1e-3) for v in channels["sd"])).to(device)
     count = len(np.load(source / "pixels.npy", mmap_mode="r"))
-    noted = folder / "noted.json"
-    done = read_json(noted)["photos"] if noted.is_file() else 0
-    files = _files(folder, "r+") if done else None
+    saved = folder / "saved.json"
+    done = read_json(saved)["photos"] if saved.is_file() else 0
+    files: dict[str, np.memmap] = {}
+    if done:
+        files = {path.stem: np.load(path, mmap_mode="r+") for path in sorted(folder.glob("*.npy"))}
     with progress(count, done, "features", True) as bar:
-        for number, (begin, seen) in enumerate(_passes(encoder, source / "pixels.npy", count, done, ranks.device)):
-            arrays = _arrays(seen, settings.encoder.cache)
-            if files is None:
-                files = _create(folder, arrays, count)
+        for index, (first, features) in enumerate(_batches(encoder, source / "pixels.npy", count, done, device)):
+            arrays = _arrays(features, settings.encoder.cache)
+            files = files or _create(folder, arrays, count)
             for name, values in arrays.items():
-                files[name][begin : begin + len(values)] = values
-            bar.update(len(seen))
-            if number % _NOTED_EVERY == _NOTED_EVERY - 1:
+                files[name][first : first + len(values)] = values
+            bar.update(len(features))
+            if index % _SAVE_EVERY == _SAVE_EVERY - 1:
                 _flush(files)
-                write_json(noted, {"photos": begin + len(seen)})
+                write_json(saved, {"photos": first + len(features)})
     _flush(files)
-    noted.unlink(missing_ok=True)
+    saved.unlink(missing_ok=True)
     return [f"{name}.npy" for name in sorted(files)]
 
 
 @torch.inference_mode()
-def _passes(
+def _batches(
     encoder: Encoder, pixels: Path, count: int, done: int, device: torch.device
 ) -> Iterator[tuple[int, Features]]:
-    """The features of all photos from `done` on, a pass at a time, each with its first row."""
+    """The features of all photos from row `done` on, a batch at a time, each with its first row."""
     empty = np.zeros(count + 1, np.int64)
     labels = Labels(pixels, np.full(count, np.nan, np.float32), empty[:0], empty[:1], empty)
-    slices = [BatchSlice(-1, np.arange(row, min(row + _TOGETHER, count))) for row in range(done, count, _TOGETHER)]
+    slices = [BatchSlice(-1, np.arange(row, min(row + _BATCH, count))) for row in range(done, count, _BATCH)]
     for batch in load_batches(BatchDataset(labels, None, 0, 1), slices, 0, False):
         yield int(batch["row"][0]), encoder(batch["images"].to(device))
 
 
-def _arrays(seen: Features, precision: str) -> dict[str, np.ndarray]:
+def _arrays(features: Features, precision: str) -> dict[str, np.ndarray]:
     """Features as arrays. Raises InputError where a value is too large for the precision."""
-    kind = torch.float16 if precision == "fp16" else torch.float32
-    arrays = {"grid": seen.grid.to(kind), "pooled": seen.pooled.to(kind), "mask": seen.mask}
+    dtype = torch.float16 if precision == "fp16" else torch.float32
+    arrays = {"grid": features.grid.to(dtype), "pooled": features.pooled.to(dtype), "mask": features.mask}
     if not (arrays["grid"].isfinite().all() and arrays["pooled"].isfinite().all()):
         raise InputError(
             f"encoder.cache={precision}: a feature is not finite in that precision; use encoder.cache=fp32"
         )
-    if isinstance(seen.layout, torch.Tensor):
-        arrays["boxes"] = seen.layout.float()
+    if isinstance(features.layout, torch.Tensor):
+        arrays["boxes"] = features.layout.float()
     return {name: tensor.cpu().numpy() for name, tensor in arrays.items()}
 
 
@@ -103,10 +103,6 @@ def _create(folder: Path, arrays: dict[str, np.ndarray], count: int) -> dict[str
         name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", values.dtype, (count, *values.shape[1:]))
         for name, values in arrays.items()
     }
-
-
-def _files(folder: Path, mode: str) -> dict[str, np.memmap]:
-    return {path.stem: np.load(path, mmap_mode=mode) for path in sorted(folder.glob("*.npy"))}
 
 
 def _flush(files: dict[str, np.memmap]) -> None:

@@ -16,9 +16,10 @@ from src.training.task import Scale
 
 @dataclass(frozen=True)
 class FoldData:
-    """rows: int64 indices into `labels`, whose order is the table's. references: captions of validation_rows.
+    """Labels of all photos, in the order of the table, and which of them are trained and validated on.
 
-    targets: `labels` with the captions to train on, a teacher's where there is one.
+    targets: `labels` with the captions to train on, a teacher's where there is one. train_rows, validation_rows: int64
+    indices into both. references: captions of validation_rows. channel_mean, channel_std: of the pixels, in [0, 1].
     """
 
     labels: Labels
@@ -31,13 +32,13 @@ class FoldData:
     channel_std: tuple[float, ...]
 
     def labelled(self, task: str) -> np.ndarray:
-        """Those of train_rows that have a label which the task learns from."""
+        """Those of train_rows that have a label of the task."""
         captioned = np.diff(self.labels.photo_offsets)[self.train_rows] > 0
         rated = ~np.isnan(self.labels.mos[self.train_rows])
         return self.train_rows[{"mos": rated, "caption": captioned, "both": rated | captioned}[task]]
 
     def scale(self, task: str) -> Scale:
-        """Range, mean and spread of the training labels. Raises InputError where the task has nothing to learn."""
+        """Statistics of the training labels. Raises InputError where the task has nothing to learn."""
         mos = self.labels.mos[self.labelled("mos")].astype(np.float64)
         if task != "caption" and (len(mos) < 2 or mos.min() == mos.max()):
             raise InputError(f"task={task}: the training photos hold no two different MOS; use task=caption")
@@ -55,28 +56,27 @@ def read_fold(
     fold: int,
     maximum_words: int,
     features: Path | None = None,
-    taught: dict[str, str] | None = None,
+    teacher_captions: dict[str, str] | None = None,
 ) -> FoldData:
-    """The data of one fold from the folders of preprocess and split, and of cached features where these are used.
+    """The data of one fold, from the folders of preprocess and split and, where they are used, of cached features.
 
-    taught: a teacher's caption of each training photo that has captions, by photo_id; to be trained on instead.
-
+    teacher_captions: a teacher's caption for each training photo that has captions, by photo_id, to train on instead.
     Raises InputError where the fold has no photo to train or to validate on.
     """
     table = load_table(photos / "photos.jsonl")
     words = Vocabulary.load(vocabulary / "vocabulary.json")
     train = np.flatnonzero(for_training(table))
-    number = load_folds(folds / "folds.csv", table["photo_id"].iloc[train].tolist())
-    validation_rows, train_rows = train[number == fold], train[number != fold]
+    assigned = load_folds(folds / "folds.csv", table["photo_id"].iloc[train].tolist())
+    validation_rows, train_rows = train[assigned == fold], train[assigned != fold]
     if not len(validation_rows) or not len(train_rows):
         raise InputError(f"fold {fold} has {len(train_rows)} photos to train on and {len(validation_rows)} to validate")
     channels = read_json(photos / "statistics.json")["channels"]
     labels = replace(encode_labels(table, photos / "pixels.npy", words, maximum_words), features=features)
     targets = labels
-    if taught is not None:
-        captions = zip(table["photo_id"], np.diff(labels.photo_offsets), strict=True)
-        said = [(taught[name],) if several and name in taught else () for name, several in captions]
-        encoded = encode_labels(table.assign(captions=said), labels.pixels, words, maximum_words)
+    if teacher_captions is not None:
+        counts = zip(table["photo_id"], np.diff(labels.photo_offsets), strict=True)
+        captions = [(teacher_captions[name],) if count and name in teacher_captions else () for name, count in counts]
+        encoded = encode_labels(table.assign(captions=captions), labels.pixels, words, maximum_words)
         targets = replace(encoded, features=features)
     return FoldData(
         labels,
@@ -86,5 +86,5 @@ def read_fold(
         validation_rows,
         table["captions"].iloc[validation_rows].tolist(),
         tuple(channels["mean"]),
-        tuple(max(value, 1e-3) for value in channels["sd"]),  # a data set of one colour has no spread
+        tuple(max(value, 1e-3) for value in channels["sd"]),  # a data set of one colour has none
     )

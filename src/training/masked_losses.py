@@ -1,4 +1,8 @@
-"""What a non-autoregressive captioner learns from: captions of which some words are hidden, and their lengths."""
+"""Losses of a non-autoregressive captioner: of the masked tokens of captions, and of the captions' lengths.
+
+captions: int64 [N, T], row n of photo n. uniforms: float32 [N, R], which decide what `mask_tokens` of the decoder
+masks. A canvas is a caption laid out on the decoder's places, of which the masked ones are to be predicted.
+"""
 
 import torch
 
@@ -10,9 +14,9 @@ from src.training.losses import alignment_loss, caption_loss
 
 
 def masked_counts(decoder: NonAutoregressiveDecoder, captions: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """How many words of each of `captions` [N, T] are hidden: int64 [N]. See `mask_tokens` of the decoder."""
-    canvas, hidden = decoder.mask_tokens(captions, uniforms)
-    return hidden.sum(1) if decoder.blank is None else (hidden & (canvas != decoder.blank)).sum(1)
+    """How many words of each caption are masked: int64 [N]."""
+    canvas, masked = decoder.mask_tokens(captions, uniforms)
+    return masked.sum(1) if decoder.blank is None else (masked & (canvas != decoder.blank)).sum(1)
 
 
 def masked_losses(
@@ -22,30 +26,30 @@ def masked_losses(
     uniforms: torch.Tensor,
     smoothing: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross entropy of what is hidden in each of `captions` [N, T], and the loss of its length: float32 [N] each.
+    """Cross entropy of the masked tokens of each caption, and the loss of its length: float32 [N] each.
 
-    Row n belongs to photo n. What is shown adds nothing to the loss: it is an input only. An empty caption has none.
+    Visible tokens are input only and add no loss. An empty caption has neither loss.
     """
-    seen = decoder.encode(features)
-    canvas, hidden = decoder.mask_tokens(captions, uniforms)
-    log_probs = decoder.predict_masked(seen, canvas.masked_fill(hidden, decoder.mask))
+    encoded = decoder.encode(features)
+    canvas, masked = decoder.mask_tokens(captions, uniforms)
+    log_probs = decoder.predict_masked(encoded, canvas.masked_fill(masked, decoder.mask))
     if decoder.blank is None:
-        said = caption_loss(log_probs, canvas.masked_fill(~hidden, PAD), smoothing)
+        loss = caption_loss(log_probs, canvas.masked_fill(~masked, PAD), smoothing)
     else:
-        said = alignment_loss(log_probs, canvas, hidden, captions, decoder.blank)
-    length = decoder.length_loss(seen, word_counts(captions))
-    return said, torch.where((captions != PAD).any(1), length, 0.0)
+        loss = alignment_loss(log_probs, canvas, masked, captions, decoder.blank)
+    length = decoder.length_loss(encoded, word_counts(captions))
+    return loss, torch.where((captions != PAD).any(1), length, 0.0)
 
 
 @torch.no_grad()
-def with_visible_words(
+def fill_masked(
     decoder: NonAutoregressiveDecoder, features: Features, captions: torch.Tensor, uniforms: torch.Tensor, width: int
 ) -> torch.Tensor:
-    """`captions` [N, T] with what training would hide replaced by what the captioner says there: tokens [N, width].
+    """The captions with their masked tokens replaced by predictions: tokens [N, width].
 
-    It sees the rest of the very caption: this measures how training goes, not what the captioner writes by itself.
+    The rest of the reference is visible: this measures how training goes, not how well the captioner writes.
     """
-    canvas, hidden = decoder.mask_tokens(captions, uniforms)
-    log_probs = decoder.predict_masked(decoder.encode(features), canvas.masked_fill(hidden, decoder.mask))
-    said, _ = best_tokens(log_probs, canvas != PAD)
-    return collapse(torch.where(hidden, said, canvas), decoder.blank, width)
+    canvas, masked = decoder.mask_tokens(captions, uniforms)
+    log_probs = decoder.predict_masked(decoder.encode(features), canvas.masked_fill(masked, decoder.mask))
+    predicted, _ = best_tokens(log_probs, canvas != PAD)
+    return collapse(torch.where(masked, predicted, canvas), decoder.blank, width)

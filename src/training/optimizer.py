@@ -3,17 +3,16 @@
 import math
 
 import torch
-from torch import nn
 
 from src.settings.schema import OptimSettings
 from src.training.task import Task
 
 
 def learning_rate(settings: OptimSettings, epoch: float, epochs: int, drops: int = 0) -> float:
-    """Factor in [0, 1] on the peak learning rate at a fractional epoch.
+    """Factor in [0, 1] on the peak learning rate at a fractional epoch of `epochs`.
 
-    Linear warm-up, then a half cosine to zero (Loshchilov and Hutter 2017), drops at fixed epochs, or `drops` drops
-    so far (plateau).
+    Linear warm-up, then a half cosine to zero (Loshchilov and Hutter 2017), a drop every step_epochs (step), or
+    `drops` drops so far (plateau).
     """
     warmup = min(settings.warmup_epochs, epochs)
     if epoch < warmup:
@@ -26,12 +25,14 @@ def learning_rate(settings: OptimSettings, epoch: float, epochs: int, drops: int
 
 
 def parameter_groups(task: Task, settings: OptimSettings) -> list[dict]:
-    """Parameters with their factor on the learning rate (`factor`) and their weight decay.
+    """Parameters by their factor on the learning rate (`lr_scale`) and their weight decay.
 
-    The encoder's layers get encoder_lr_mult * layer_decay ** (layers above); vectors (biases, norms) do not decay.
+    The encoder's layers have encoder_lr_mult * layer_decay ** (layers above); vectors (biases, norms) do not decay.
+    timm.optim.param_groups_layer_decay does not serve here: it puts the heads into one more layer above the encoder,
+    has no factor for the encoder as a whole, and gives every parameter of a network that is not timm's one layer.
     """
     layers = task.model.encoder.layers()
-    factors = {
+    scales = {
         parameter: settings.encoder_lr_mult * settings.layer_decay ** (len(layers) - 1 - depth)
         for depth, layer in enumerate(layers)
         for parameter in layer
@@ -39,15 +40,14 @@ def parameter_groups(task: Task, settings: OptimSettings) -> list[dict]:
     groups: dict[tuple[float, float], dict] = {}
     for parameter in task.parameters():
         if parameter.requires_grad:
-            decay = settings.weight_decay if parameter.dim() > 1 else 0.0
-            key = (factors.get(parameter, 1.0), decay)
-            group = groups.setdefault(key, {"params": [], "factor": key[0], "weight_decay": decay})
+            scale, decay = scales.get(parameter, 1.0), settings.weight_decay if parameter.dim() > 1 else 0.0
+            group = groups.setdefault((scale, decay), {"params": [], "lr_scale": scale, "weight_decay": decay})
             group["params"].append(parameter)
     return list(groups.values())
 
 
 def build_optimizer(task: Task, settings: OptimSettings) -> torch.optim.Optimizer:
-    """AdamW, Adam or SGD over the task's parameters."""
+    """AdamW, Adam or SGD (with Nesterov's momentum) over the task's parameters."""
     groups = parameter_groups(task, settings)
     if settings.name == "sgd":
         return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0)
@@ -56,11 +56,6 @@ def build_optimizer(task: Task, settings: OptimSettings) -> torch.optim.Optimize
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every group lr times its factor."""
+    """Give every group `lr` times its lr_scale."""
     for group in optimizer.param_groups:
-        group["lr"] = lr * group["factor"]
-
-
-def clip_gradient(module: nn.Module, largest: float) -> torch.Tensor:
-    """Scale the gradient down to the norm `largest` (0: leave it); returns the norm it had."""
-    return nn.utils.clip_grad_norm_(module.parameters(), largest or math.inf)
+        group["lr"] = lr * group["lr_scale"]

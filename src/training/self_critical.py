@@ -5,7 +5,9 @@ Rennie et al. 2017, "Self-critical Sequence Training for Image Captioning" (base
 """
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -17,57 +19,58 @@ from src.models.decoder import PAD
 from src.settings.schema import Settings
 
 STATISTICS = ("reward", "baseline", "advantage", "sample_words")
+"""What is averaged over samples and shown: of advantages the absolute value, of samples their words."""
 
 
 class SelfCritical:
-    """Draws captions of a batch, rewards them, and says how much each is better than its baseline."""
+    """Samples captions of a batch, and computes their advantages: rewards less a baseline."""
 
-    def __init__(self, settings: Settings, labels: Labels, train_rows, words: Sequence[str]):
+    def __init__(self, settings: Settings, labels: Labels, train_rows: np.ndarray, words: Sequence[str]):
         """words: the vocabulary, by token id."""
-        chosen = settings.self_critical
-        self.settings, self.seed, self.places = chosen, settings.run.seed, settings.vocabulary.maximum_words + 1
+        self.settings, self.seed = settings.self_critical, settings.run.seed
+        self.width = settings.vocabulary.maximum_words + 1
         weights = RewardWeights(
-            chosen.cider_d, chosen.bleu3, chosen.bleu4, chosen.rouge_l, chosen.meteor, chosen.length_penalty
+            self.settings.cider_d,
+            self.settings.bleu3,
+            self.settings.bleu4,
+            self.settings.rouge_l,
+            self.settings.meteor,
+            self.settings.length_penalty,
         )
         self.reward = Reward(labels.tokens, labels.caption_offsets, labels.photo_offsets, train_rows, weights, words)
 
-    def __call__(self, sampler: nn.Module, batch: dict, step: int) -> tuple[dict, torch.Tensor]:
-        """The batch with samples int64 [B, S, T] as its captions and `advantages` [B, S], and sums [5] over samples.
+    def __call__(self, sampler: nn.Module, batch: dict[str, Any], step: int) -> tuple[dict[str, Any], torch.Tensor]:
+        """The batch with samples int64 [B, S, T] as its captions and their `advantages` float32 [B, S]; and sums [5].
 
-        sampler: the task, or its replicas. step: the optimiser step, from which the random numbers come, photo by
-        photo. The sums are those of STATISTICS (of advantages the absolute values), and the number of samples.
-        Photos without a reference have nothing to be rewarded for: their captions are empty.
+        sampler: the task, or its replicas. step: the optimiser step, from which each photo's random numbers come. The
+        sums over samples are those of STATISTICS, and the number of samples. A photo without references gets no
+        reward: its captions are empty.
         """
-        rows, greedy = batch["row"].cpu().numpy(), self.settings.baseline == "greedy"
-        samples = self.settings.samples
-        uniforms = uniforms_for(fold_in(self.seed, "self-critical", step), rows, samples, self.places)
+        rows, device = batch["row"].cpu().numpy(), batch["row"].device
+        samples, greedy = self.settings.samples, self.settings.baseline == "greedy"
+        uniforms = uniforms_for(fold_in(self.seed, "self-critical", step), rows, samples, self.width)
         was_training = sampler.training
         sampler.eval()
-        found = sampler(
+        captions = sampler(
             batch["images"],
             mode="sample",
-            uniforms=uniforms.to(batch["row"].device),
+            uniforms=uniforms.to(device),
             temperature=self.settings.temperature,
             with_greedy=greedy,
         )
         sampler.train(was_training)
-        known = (batch["captions"] != PAD).any(2).any(1)
-        found = found.masked_fill(~known[:, None, None], PAD)
-        flat = found.flatten(0, 1).cpu().numpy()
-        rewards = torch.from_numpy(self.reward(rows.repeat(found.shape[1]), flat)).view(found.shape[:2])
-        drawn, baseline = rewards[:, :samples], _baseline(rewards, samples, greedy)
-        advantages = (drawn - baseline) * known.cpu()[:, None]
-        captions = found[:, :samples]
+        captioned = (batch["captions"] != PAD).any(2).any(1)[:, None]
+        captions = captions.masked_fill(~captioned[:, :, None], PAD)
+        captioned = captioned.cpu()
+        tokens = captions.flatten(0, 1).cpu().numpy()
+        rewards = torch.from_numpy(self.reward(rows.repeat(captions.shape[1]), tokens)).view(captions.shape[:2])
+        if greedy:
+            baseline = rewards[:, samples:].expand(-1, samples)
+        else:  # of each sample the mean reward of the photo's others
+            baseline = (rewards.sum(1, keepdim=True) - rewards) / (samples - 1)
+        rewards, captions = rewards[:, :samples], captions[:, :samples]
+        advantages = (rewards - baseline) * captioned
         words = (captions != PAD).sum(2).clamp(min=1) - 1  # END is no word
-        counted = known.cpu()[:, None].expand_as(drawn)
-        sums = [drawn, baseline.expand_as(drawn), advantages.abs(), words.cpu()]
-        sums = torch.stack([(each * counted).sum().double() for each in [*sums, torch.ones_like(drawn)]])
-        device = batch["row"].device
+        statistics = [rewards, baseline, advantages.abs(), words.cpu(), torch.ones_like(rewards)]
+        sums = torch.stack([(values * captioned).sum().double() for values in statistics])
         return {**batch, "captions": captions, "advantages": advantages.float().to(device)}, sums.to(device)
-
-
-def _baseline(rewards: torch.Tensor, samples: int, greedy: bool) -> torch.Tensor:
-    """What each sample is compared with: [B, 1] or [B, S]."""
-    if greedy:
-        return rewards[:, samples:]
-    return (rewards.sum(1, keepdim=True) - rewards) / (samples - 1)

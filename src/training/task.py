@@ -1,42 +1,44 @@
-"""The model with its losses, as one module, so that DataParallel and DDP wrap a single forward."""
+"""The network with its losses, as one module, so that DataParallel and DDP wrap a single forward."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from src.decoding.beam import Candidates, greedy
+from src.decoding.beam import greedy
+from src.decoding.candidates import Candidates
 from src.decoding.constraints import Constraints
 from src.decoding.mask_predict_search import mask_predict
 from src.decoding.sampling import sample
 from src.models.captioner import Captioner
-from src.models.decoder import PAD, NonAutoregressiveDecoder, TeacherForced, shift_right, token_log_probs
+from src.models.decoder import PAD, CausalDecoder, NonAutoregressiveDecoder, shift_right, token_log_probs
 from src.models.features import Features
 from src.models.mos_head import DistributionHead
 from src.settings.schema import LossSettings
 from src.training.losses import attention_loss, caption_loss, distribution_loss, mos_loss
-from src.training.masked_losses import masked_counts, masked_losses, with_visible_words
+from src.training.masked_losses import fill_masked, masked_counts, masked_losses
 
 
 @dataclass(frozen=True)
 class Scale:
-    """The training labels: least, greatest and mean MOS, and their standard deviation."""
+    """The training labels: lowest, highest and mean MOS, and their standard deviation."""
 
     low: float
     high: float
     mean: float
-    spread: float
+    std: float
 
 
 class Task(nn.Module):
     """A captioner with the losses of its one or two tasks.
 
-    `terms` names the losses: "mos", "caption", "attention" where that is weighed, and "length" of a non-autoregressive captioner,
-    which writes in `passes` passes. `forward` returns tensors of one row per photo, so that what DataParallel gathers
-    from its replicas is what one device would have returned: losses and counts are columns of one tensor each, not
-    named tensors, so that a loss more is no change to the engine. `own_words` is the probability with which a word fed
-    to the captioner is its own (scheduled sampling).
+    `terms` names the losses: "mos", "caption", "attention" where that has a weight, and "length" of a
+    non-autoregressive captioner, which decodes in `passes` passes. `forward` returns tensors of one row per photo, so
+    that what DataParallel gathers from its replicas is what one device would have returned: losses and counts are
+    columns of one tensor each, not named tensors, so that one more loss does not change the engine.
+    `sampling_probability`: that of replacing an input token by a sampled one (scheduled sampling).
     """
 
     def __init__(self, model: Captioner, loss: LossSettings, scale: Scale, maximum_words: int, passes: int = 1):
@@ -47,20 +49,25 @@ class Task(nn.Module):
         self.constraints = Constraints(minimum_words=1, maximum_words=maximum_words)
         self.passes = passes
         self.non_autoregressive = isinstance(model.decoder, NonAutoregressiveDecoder)
-        self.terms = ("mos", "caption")
+        self.terms: tuple[str, ...] = ("mos", "caption")
         if self.non_autoregressive or loss.attention_weight:
             self.terms += ("length",) if self.non_autoregressive else ("attention",)
-        self.own_words = 0.0
+        self.sampling_probability = 0.0
         self.log_variance = nn.Parameter(torch.zeros(2)) if loss.balance == "uncertainty" else None
 
-    def forward(self, images: torch.Tensor | dict[str, torch.Tensor], mode: str = "loss", **given) -> Any:
-        """One of the modes below, for a batch: the one door, since it is what DataParallel and DDP replicate.
+    def forward(self, images: torch.Tensor | dict[str, torch.Tensor], mode: str = "loss", **inputs: Any) -> Any:
+        """Run one of the modes below on a batch. All go through here: forward is what DataParallel and DDP replicate.
 
         images: uint8 [B, H, W, C], or cached features (see Captioner.features).
         """
-        modes = {"loss": self.losses, "score": self.score, "decode": self.decode, "visible": self.visible,
-                 "sample": self.sample}  # fmt: skip
-        return modes[mode](self.model.features(images), **given)
+        modes: dict[str, Callable[..., Any]] = {
+            "loss": self.losses,
+            "score": self.score,
+            "decode": self.decode,
+            "fill_masked": self.fill_masked,
+            "sample": self.sample,
+        }
+        return modes[mode](self.model.features(images), **inputs)
 
     def losses(
         self,
@@ -70,71 +77,76 @@ class Task(nn.Module):
         advantages: torch.Tensor | None = None,
         uniforms: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
-        """mos [B] as predicted, losses [B, L] and counts [B, L], their columns as in `terms`.
+        """Predicted mos [B], losses [B, L] and counts [B, L], with a column for each of `terms`.
 
-        mos: float32 [B] (NaN: unknown); captions: int64 [B, S, T]. advantages: float32 [B, S], for self-critical
-        training: what each caption's log-probability is multiplied with. uniforms: float32 [B, S, R], for a non-autoregressive
-        captioner: what is hidden (see Batches).
+        mos: float32 [B] (NaN: unknown). captions: int64 [B, S, T]. advantages: float32 [B, S], the factors of each
+        caption's negative log-probability in self-critical training. uniforms: float32 [B, S, R], which decide the
+        tokens that are masked for a non-autoregressive captioner (see BatchDataset).
         """
-        predicted, loss = self._quality(features, mos)
-        losses = [loss, *(torch.zeros_like(predicted) for _ in self.terms[1:])]
-        if self.model.decoder is not None:
-            losses[1:] = self._caption_losses(features, captions, advantages, uniforms)
+        predicted, loss = self._mos_loss(features, mos)
+        losses = [loss]
+        if self.model.decoder is None:
+            losses += [torch.zeros_like(predicted) for _ in self.terms[1:]]
+        elif self.non_autoregressive:
+            losses += self._masked_losses(features, captions, uniforms)
+        else:
+            losses += self._teacher_forced_losses(features, captions, advantages)
         return {"mos": predicted, "losses": torch.stack(losses, 1), "counts": self.counts(mos, captions, uniforms)}
 
     @property
     def uniforms_per_token(self) -> int:
-        """Random numbers that a batch must bring (see Batches)."""
-        return self.model.decoder.uniforms_per_token if self.non_autoregressive else 0
+        """Random numbers per token that a batch must bring (see BatchDataset)."""
+        return self._non_autoregressive.uniforms_per_token if self.non_autoregressive else 0
 
     @torch.no_grad()
     def score(self, features: Features) -> torch.Tensor:
-        """Predicted MOS [B]: the numbers that `losses` would return, dropout of equal seeds included."""
-        return self._predicted(features)
+        """Predicted MOS [B]: as `losses` would return it, dropout of equal seeds included."""
+        return self._predicted_mos(features)
 
     @torch.no_grad()
     def decode(self, features: Features) -> dict[str, torch.Tensor]:
-        """Predicted mos [B] and free-running tokens [B, maximum words + 1], the most probable ones."""
-        tokens = torch.full((len(features), 1), PAD, device=features.device)
-        if self.non_autoregressive:
-            tokens = self._padded(mask_predict(self.model.decoder, features, self.constraints, self.passes))[:, 0]
-        elif self.model.decoder is not None:
-            tokens = self._padded(greedy(self.model.decoder, features, self.constraints))[:, 0]
-        return {"mos": self._predicted(features), "tokens": tokens}
+        """Predicted mos [B], and the tokens [B, maximum words + 1] of greedy search or mask-predict."""
+        if self.model.decoder is None:
+            tokens = torch.full((len(features), 1), PAD, device=features.device)
+        elif self.non_autoregressive:
+            tokens = self._padded(mask_predict(self._non_autoregressive, features, self.constraints, self.passes))[:, 0]
+        else:
+            tokens = self._padded(greedy(self._causal, features, self.constraints))[:, 0]
+        return {"mos": self._predicted_mos(features), "tokens": tokens}
 
     @torch.no_grad()
-    def visible(self, features: Features, captions: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-        """The first caption of each photo, what training hides of it said by a non-autoregressive captioner: [B, words + 1].
+    def fill_masked(self, features: Features, captions: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+        """The first caption of each photo, its masked tokens predicted: [B, maximum words + 1].
 
         captions: int64 [B, S, T]; uniforms: float32 [B, S, R].
         """
         width = self.constraints.maximum_words + 1
-        return with_visible_words(self.model.decoder, features, captions[:, 0], uniforms[:, 0], width)
+        return fill_masked(self._non_autoregressive, features, captions[:, 0], uniforms[:, 0], width)
 
     @torch.no_grad()
     def sample(self, features: Features, uniforms: torch.Tensor, temperature: float, with_greedy: bool) -> torch.Tensor:
-        """Random captions [B, S, maximum words + 1] from random numbers [B, S, T]; the greedy one after them."""
-        drawn = self._padded(sample(self.model.decoder, features, self.constraints, uniforms, temperature))
+        """Sampled captions [B, S, maximum words + 1] from uniforms [B, S, T]; last, where asked, the greedy one."""
+        samples = self._padded(sample(self._causal, features, self.constraints, uniforms, temperature))
         if not with_greedy:
-            return drawn
-        return torch.cat([drawn, self._padded(greedy(self.model.decoder, features, self.constraints))], dim=1)
+            return samples
+        return torch.cat([samples, self._padded(greedy(self._causal, features, self.constraints))], dim=1)
 
     def counts(self, mos: torch.Tensor, captions: torch.Tensor, uniforms: torch.Tensor | None = None) -> torch.Tensor:
-        """By what each photo's losses count: labels, tokens, captions. float32 [B, L], 0 for a task not learned.
+        """What each photo's losses are divided by, in sum: labels, tokens, captions. float32 [B, L], 0 for no task.
 
-        The tokens of a non-autoregressive captioner are the hidden words.
+        The tokens of a non-autoregressive captioner are the masked ones.
         """
-        words = captions != PAD
-        tokens = words.sum((1, 2))
+        tokens = (captions != PAD).sum((1, 2))
         if self.non_autoregressive:
-            hidden = masked_counts(self.model.decoder, captions.flatten(0, 1), uniforms.flatten(0, 1))
-            tokens = hidden.unflatten(0, captions.shape[:2]).sum(1)
-        columns = [~mos.isnan(), tokens, words.any(2).sum(1)][: len(self.terms)]
+            assert uniforms is not None
+            masked = masked_counts(self._non_autoregressive, captions.flatten(0, 1), uniforms.flatten(0, 1))
+            tokens = masked.unflatten(0, captions.shape[:2]).sum(1)
+        columns = [~mos.isnan(), tokens, (captions != PAD).any(2).sum(1)][: len(self.terms)]
         learned = [self.model.mos_head is not None] + [self.model.decoder is not None] * (len(self.terms) - 1)
-        return torch.stack([column.float() * known for column, known in zip(columns, learned, strict=True)], 1)
+        return torch.stack([column.float() * learns for column, learns in zip(columns, learned, strict=True)], 1)
 
     def total(self, sums: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-        """The loss to descend: each summed loss [L] over its count [L], weighed and added.
+        """The loss to minimise: each summed loss [L] over its count [L], weighted and added.
 
         balance "uncertainty": exp(-s) loss + s / 2 with a learned s for each task (Kendall, Gal and Cipolla 2018).
         """
@@ -142,74 +154,84 @@ class Task(nn.Module):
         extra = means[2:].sum() * (self.loss.length_weight if self.non_autoregressive else self.loss.attention_weight)
         if self.log_variance is None:
             return means[:2] @ means.new_tensor([self.loss.mos_weight, self.loss.caption_weight]) + extra
-        return (torch.exp(-self.log_variance) * means[:2] * self._learned()).sum() + extra
+        return (torch.exp(-self.log_variance) * means[:2] * self._learned(self.log_variance)).sum() + extra
 
     def penalty(self) -> torch.Tensor | float:
         """The part of the loss that belongs to the step, not to any photo."""
-        return 0.0 if self.log_variance is None else (self.log_variance * self._learned()).sum() / 2
+        return 0.0 if self.log_variance is None else (self.log_variance * self._learned(self.log_variance)).sum() / 2
 
-    def _learned(self) -> torch.Tensor:
-        return self.log_variance.new_tensor([self.model.mos_head is not None, self.model.decoder is not None])
+    def _learned(self, like: torch.Tensor) -> torch.Tensor:
+        return like.new_tensor([self.model.mos_head is not None, self.model.decoder is not None])
 
-    def _predicted(self, features: Features) -> torch.Tensor:
+    @property
+    def _causal(self) -> CausalDecoder:
+        assert isinstance(self.model.decoder, CausalDecoder)
+        return self.model.decoder
+
+    @property
+    def _non_autoregressive(self) -> NonAutoregressiveDecoder:
+        assert isinstance(self.model.decoder, NonAutoregressiveDecoder)
+        return self.model.decoder
+
+    def _predicted_mos(self, features: Features) -> torch.Tensor:
         if self.model.mos_head is None:
             return torch.zeros(len(features), device=features.device)
         return self.model.mos(features)
 
-    def _quality(self, features: Features, mos: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _mos_loss(self, features: Features, mos: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The predicted MOS [B] and its loss [B]."""
         head = self.model.mos_head
         if isinstance(head, DistributionHead):
-            shares = head.probabilities(features.pooled)
-            return head.expected_mos(shares), distribution_loss(shares, mos, head.bins[0])
-        predicted = self._predicted(features)
-        kind = "none" if head is None else self.loss.mos
-        return predicted, mos_loss(predicted, mos, self.scale.spread, kind)
+            probabilities = head.probabilities(features.pooled)
+            return head.expected_mos(probabilities), distribution_loss(probabilities, mos, head.bins[0])
+        predicted = self._predicted_mos(features)
+        return predicted, mos_loss(predicted, mos, self.scale.std, "none" if head is None else self.loss.mos)
 
-    def _caption_losses(
-        self,
-        features: Features,
-        captions: torch.Tensor,
-        advantages: torch.Tensor | None,
-        uniforms: torch.Tensor | None,
+    def _masked_losses(
+        self, features: Features, captions: torch.Tensor, uniforms: torch.Tensor | None
     ) -> list[torch.Tensor]:
-        """The losses after the first of `terms`, each [B]."""
-        flat, several = captions.flatten(0, 1), captions.shape[:2]
-        features = features.repeat(captions.shape[1])
-        if self.non_autoregressive:
-            smoothing = self.loss.label_smoothing
-            losses = masked_losses(self.model.decoder, features, flat, uniforms.flatten(0, 1), smoothing)
-            return [loss.unflatten(0, several).sum(1) for loss in losses]
+        """Caption and length loss of a non-autoregressive captioner, each [B]."""
+        assert uniforms is not None
+        features, flat = features.repeat(captions.shape[1]), captions.flatten(0, 1)
+        smoothing = self.loss.label_smoothing
+        losses = masked_losses(self._non_autoregressive, features, flat, uniforms.flatten(0, 1), smoothing)
+        return [loss.unflatten(0, captions.shape[:2]).sum(1) for loss in losses]
+
+    def _teacher_forced_losses(
+        self, features: Features, captions: torch.Tensor, advantages: torch.Tensor | None
+    ) -> list[torch.Tensor]:
+        """Caption and, where it has a weight, attention loss of a causal captioner, each [B]."""
+        features, flat = features.repeat(captions.shape[1]), captions.flatten(0, 1)
         inputs = shift_right(flat)
-        if self.own_words and advantages is None:
-            inputs = self._mixed(features, inputs)
-        said = self.model.decoder.teacher_forced(features, inputs)
-        smoothing = self.loss.label_smoothing if advantages is None else 0.0
-        losses = [self._cross_entropy(said, flat, smoothing).unflatten(0, several)]
-        if "attention" in self.terms:
-            losses.append(attention_loss(said.attention, flat, features.mask).unflatten(0, several))
+        if self.sampling_probability and advantages is None:
+            inputs = self._scheduled_sampling(features, inputs)
+        output = self._causal.teacher_forced(features, inputs)
+        if self.loss.label_smoothing and advantages is None:
+            log_probs = torch.log_softmax(output.logits.float(), -1)
+            loss = caption_loss(log_probs, flat, self.loss.label_smoothing)
+        else:
+            loss = -token_log_probs(output.logits, flat).sum(1)
+        losses = [loss.unflatten(0, captions.shape[:2])]
         if advantages is not None:
             losses[0] = losses[0] * advantages
+        if "attention" in self.terms:
+            assert output.attention is not None
+            losses.append(attention_loss(output.attention, flat, features.mask).unflatten(0, captions.shape[:2]))
         return [loss.sum(1) for loss in losses]
 
-    def _cross_entropy(self, said: TeacherForced, captions: torch.Tensor, smoothing: float) -> torch.Tensor:
-        if not smoothing:
-            return -token_log_probs(said.logits, captions).sum(1)
-        return caption_loss(torch.log_softmax(said.logits.float(), -1), captions, smoothing)
+    def _scheduled_sampling(self, features: Features, inputs: torch.Tensor) -> torch.Tensor:
+        """Inputs [N, T], some tokens of which are replaced by samples from the model.
 
-    def _mixed(self, features: Features, inputs: torch.Tensor) -> torch.Tensor:
-        """Inputs [N, T] of which some are the model's own words.
-
-        Scheduled sampling (Bengio et al. 2015) in two passes (Mihaylova and Martins 2019): the words of the first are
-        drawn at all places at once, so that it costs the same for every decoder.
+        Scheduled sampling (Bengio et al. 2015) in two passes (Mihaylova and Martins 2019): the samples of all places
+        come from one teacher-forced pass, so that it costs the same for every decoder.
         """
         with torch.no_grad():
-            probabilities = self.model.decoder.teacher_forced(features, inputs).logits[:, :-1].float().softmax(-1)
-            own = torch.multinomial(probabilities.flatten(0, 1), 1).view(len(inputs), -1)
-        replaced = torch.rand(own.shape, device=own.device) < self.own_words
-        later = inputs[:, 1:]
-        return torch.cat([inputs[:, :1], torch.where(replaced & (later != PAD), own, later)], dim=1)
+            probabilities = self._causal.teacher_forced(features, inputs).logits[:, :-1].float().softmax(-1)
+            sampled = torch.multinomial(probabilities.flatten(0, 1), 1).view(len(inputs), -1)
+        replaced = torch.rand(sampled.shape, device=sampled.device) < self.sampling_probability
+        tokens = inputs[:, 1:]
+        return torch.cat([inputs[:, :1], torch.where(replaced & (tokens != PAD), sampled, tokens)], dim=1)
 
-    def _padded(self, found: Candidates) -> torch.Tensor:
-        room = self.constraints.maximum_words + 1 - found.tokens.shape[2]
-        return nn.functional.pad(found.tokens, (0, room), value=PAD)
+    def _padded(self, candidates: Candidates) -> torch.Tensor:
+        width = self.constraints.maximum_words + 1
+        return nn.functional.pad(candidates.tokens, (0, width - candidates.tokens.shape[2]), value=PAD)

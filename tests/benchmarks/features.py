@@ -13,10 +13,11 @@ from src.base.randomness import make_deterministic
 from src.data.dataset import BatchDataset, epoch_batches, load_batches, rank_slice
 from src.settings.schema import AugmentSettings, EncoderSettings, Settings
 from src.training.distributed import Ranks
-from src.training.engine import Engine, Interrupt
+from src.training.engine import Engine
 from src.training.feature_cache import frozen_encoder
 from src.training.fit import build_task
 from src.training.fold_data import FoldData
+from src.training.interrupt import Interrupt
 from tests.benchmarks.training import made_up
 
 

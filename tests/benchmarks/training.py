@@ -15,9 +15,10 @@ from src.data.dataset import BatchDataset, epoch_batches, load_batches, rank_sli
 from src.data.vocabulary import Vocabulary
 from src.settings.schema import Settings
 from src.training.distributed import Ranks
-from src.training.engine import Engine, Interrupt
+from src.training.engine import Engine
 from src.training.fit import build_task
 from src.training.fold_data import FoldData
+from src.training.interrupt import Interrupt
 
 ONE = Ranks(0, 1, torch.device("cpu"))
 PHOTOS, WORDS = 640, 200

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from timm.utils import ModelEmaV3
 
 from src import caption, predict, train, tune
 from src.base.errors import Stopped, hint_of
-from src.training.ema import Ema
 from tests.conftest import TINY
 from tests.training.test_training import EXACT, PLAIN
 
@@ -91,14 +91,14 @@ def test_a_cut_changes_no_bit(name, precision, competition, monkeypatch):
     expected = results(run)
     assert "best-caption.pt" in expected
     with monkeypatch.context() as patch:
-        update = Ema.update
+        update = ModelEmaV3.update
 
-        def cut(self, module, number):
-            update(self, module, number)
-            if number + 1 == 3:
+        def cut(self, module, averaged_step):
+            update(self, module, averaged_step)
+            if averaged_step - 1 == 3:  # see build_ema
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        patch.setattr(Ema, "update", cut)
+        patch.setattr(ModelEmaV3, "update", cut)
         with pytest.raises(Stopped):
             train.main([*arguments, "--fresh"])
     train.main(arguments)
@@ -130,8 +130,8 @@ def test_two_replicas_are_one_network(competition, monkeypatch):
     def twice(module, settings, ranks):
         return torch.nn.DataParallel(module, device_ids=[0, 0])
 
-    for user in ("parallel", "engine", "fit", "predicting"):
-        monkeypatch.setattr(f"src.training.{user}.replicate", twice)
+    for user in ("training.distributed", "training.engine", "training.validation", "inference.fold_predictions"):
+        monkeypatch.setattr(f"src.{user}.replicate", twice)
     train.main([*arguments, "run.name=two"])
     assert np.abs(losses("one") - losses("two")).max(axis=None) < 1e-5
 

@@ -8,13 +8,13 @@ import socket
 from pathlib import Path
 
 import torch.multiprocessing
+from timm.utils import ModelEmaV3
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from src.base.errors import Stopped
 from src.metrics import meteor
 from src.pipeline.source_code import code_digest
 from src.training import distributed, engine
-from src.training.ema import Ema
 from tests.helpers.small_meteor import small_meteor
 
 KNOWN = [
@@ -32,14 +32,14 @@ for _stage in ("preprocess", "split", "train", "predict"):
 
 def stop_after(step: int) -> None:
     """Have this process get SIGTERM in its `step`-th optimiser step."""
-    update = Ema.update
+    update = ModelEmaV3.update
 
-    def updated(self, module, number):
-        update(self, module, number)
-        if number + 1 == step:
+    def updated(self, module, averaged_step):
+        update(self, module, averaged_step)
+        if averaged_step - 1 == step:  # see build_ema
             os.kill(os.getpid(), signal.SIGTERM)
 
-    Ema.update = updated
+    ModelEmaV3.update = updated
 
 
 def count_exchanges(exchanges: list[int]) -> None:

@@ -65,7 +65,7 @@ def taught(common, meteor, tmp_path_factory):
 def data_of(settings):
     places = [make(settings).folder for make in (outputs.photos, outputs.vocabulary, outputs.folds)]
     said = teacher_captions.load_teacher_captions(settings, 0, ONE)
-    return read_fold(*places, 0, settings.vocabulary.maximum_words, taught=said)
+    return read_fold(*places, 0, settings.vocabulary.maximum_words, teacher_captions=said)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from src.base.errors import InputError
 from src.settings.load import load
 from src.settings.schema import Settings
 from src.training import checkpoint, distributed
-from src.training.distributed import Ranks, synchronise
+from src.training.distributed import Ranks, sync_batchnorm
 from tests.conftest import TINY
 from tests.helpers.ranks import run
 from tests.helpers.small_meteor import paraphrases
@@ -159,7 +159,7 @@ def test_a_fault_on_one_process_ends_all_with_its_message(folder, arguments):
     fault = (
         "if os.environ.get('RANK') == '1':\n"
         "    import src.training.engine as engine\n"
-        "    def fail(self, batch, rewards):\n"
+        "    def fail(self, batch, rewarded):\n"
         "        raise engine.InputError('the second process has a fault')\n"
         "    engine.Engine._step = fail\n"
     )
@@ -171,10 +171,10 @@ def test_a_fault_on_one_process_ends_all_with_its_message(folder, arguments):
 
 def test_a_machine_without_the_shared_storage_says_so(tmp_path, monkeypatch):
     elsewhere = Ranks(1, 2, torch.device("cpu"))
-    monkeypatch.setattr(distributed, "_STORAGE_LAGS", 0)
+    monkeypatch.setattr(distributed, "_STORAGE_DELAY", 0)
     monkeypatch.setattr(Ranks, "broadcast", lambda self, value: [tmp_path, tmp_path / "absent"])
     with pytest.raises(InputError, match=r"absent is not there on .*, for process 1 of 2: all machines must share"):
-        elsewhere.places(lambda: pytest.fail("only the main process looks for them"))
+        elsewhere.shared_paths(lambda: pytest.fail("only the main process looks for them"))
 
 
 def test_batchnorm_over_processes_keeps_weights_and_activations():
@@ -183,11 +183,11 @@ def test_batchnorm_over_processes_keeps_weights_and_activations():
     photos, before, names = torch.rand(2, 3, 32, 32), list(network.parameters()), list(network.state_dict())
     expected = network(photos)
     with pytest.raises(InputError, match="train.sync_batchnorm=true needs GPUs"):
-        synchronise(network, settings, Ranks(0, 2, torch.device("cpu")))
-    converted = synchronise(network, settings, Ranks(0, 2, torch.device("cuda")))
+        sync_batchnorm(network, settings, Ranks(0, 2, torch.device("cpu")))
+    converted = sync_batchnorm(network, settings, Ranks(0, 2, torch.device("cuda")))
     assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in converted.modules())
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in converted.modules())
     assert torch.equal(converted(photos), expected)
     assert list(converted.state_dict()) == names
     assert all(a is b for a, b in zip(converted.parameters(), before, strict=True))
-    assert synchronise(network, Settings(), Ranks(0, 2, torch.device("cpu"))) is network
+    assert sync_batchnorm(network, Settings(), Ranks(0, 2, torch.device("cpu"))) is network

@@ -124,9 +124,9 @@ def test_both_passes_drop_the_same_and_leave_statistics_alone(prepared):  # noqa
         predicted.append(out["mos"])
     known = ~whole["mos"].isnan()
     predicted = torch.cat(predicted)
-    error = (predicted - whole["mos"])[known] / task.scale.spread
+    error = (predicted - whole["mos"])[known] / task.scale.std
     huber = torch.nn.functional.huber_loss(error, torch.zeros_like(error))
-    loss = huber + batch_loss(predicted, whole["mos"], task.scale.spread, settings.loss)
+    loss = huber + batch_loss(predicted, whole["mos"], task.scale.std, settings.loss)
     loss.backward()
     slow = {name: start[name] - settings.optim.lr * p.grad for name, p in task.named_parameters()}
     statistics = {name: value.clone() for name, value in task.named_buffers()}
@@ -146,16 +146,16 @@ def test_slopes_are_those_of_the_predictions(prepared):  # noqa: F811
     first, second = BatchLossExchange(settings, 1.2, ONE)([(predicted[:10], mos[:10]), (predicted[10:], mos[10:])])
     leaf = predicted.clone().requires_grad_()
     batch_loss(leaf, mos, 1.2, settings.loss).backward()
-    torch.testing.assert_close(torch.cat([first.slope, second.slope]), leaf.grad)
-    assert first.slope[5] == 0 and first.loss == second.loss
+    torch.testing.assert_close(torch.cat([first.gradient, second.gradient]), leaf.grad)
+    assert first.gradient[5] == 0 and first.loss == second.loss
 
 
 def agree(rank: int, address: str, settings, predicted: torch.Tensor, mos: torch.Tensor, folder) -> None:
     """One of two processes, in which each process has every second photo."""
     torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
     part = predicted[rank::2], mos[rank::2]
-    (found,) = BatchLossExchange(settings, 1.2, Ranks(rank, 2, torch.device("cpu")))([part])
-    torch.save((found.loss, found.slope), folder / f"{rank}.pt")
+    (result,) = BatchLossExchange(settings, 1.2, Ranks(rank, 2, torch.device("cpu")))([part])
+    torch.save((result.loss, result.gradient), folder / f"{rank}.pt")
 
 
 def test_two_processes_agree_with_one(prepared, tmp_path):  # noqa: F811

@@ -18,9 +18,10 @@ from src.pipeline import outputs
 from src.settings.load import load
 from src.training import checkpoint, feature_cache
 from src.training.distributed import Ranks
-from src.training.engine import Engine, Interrupt
+from src.training.engine import Engine
 from src.training.fit import Fit, build_task
 from src.training.fold_data import read_fold
+from src.training.interrupt import Interrupt
 from src.training.self_critical import SelfCritical
 from tests.conftest import TINY
 
@@ -168,7 +169,7 @@ def test_scheduled_sampling_feeds_words_of_the_model_s_own(prepared):
     grown = []
     for epoch in range(7):
         engine.begin_epoch(epoch)
-        grown.append(engine.task.own_words)
+        grown.append(engine.task.sampling_probability)
     assert grown == pytest.approx([0, 0.2, 0.2, 0.4, 0.4, 0.5, 0.5])
     task, batch = engine.task, batch_of(data, data.train_rows[:16])
     inputs = torch.cat([torch.full((16, 1), START), batch["captions"][:, 0, :-1]], 1)
@@ -176,7 +177,7 @@ def test_scheduled_sampling_feeds_words_of_the_model_s_own(prepared):
     with torch.no_grad():
         certain = task.model.decoder.output.bias
         certain.zero_()[7] = 1e4  # it says nothing but word 7
-    mixed = task._mixed(seen, inputs)
+    mixed = task._scheduled_sampling(seen, inputs)
     later = inputs[:, 1:] != PAD
     assert torch.equal(mixed[:, 0], inputs[:, 0]) and torch.equal(mixed[:, 1:][~later], inputs[:, 1:][~later])
     own = (mixed[:, 1:] == 7)[later].float().mean()
@@ -214,11 +215,11 @@ def test_cached_features_train_as_the_frozen_encoder_does(competition, workplace
 
 def test_features_that_were_cut_off_go_on(prepared, tmp_path, monkeypatch):
     settings, _ = prepared("encoder.frozen=true", "encoder.cache=fp32", "augment.flip=0", "augment.crop=0")
-    monkeypatch.setattr(feature_cache, "_TOGETHER", 8)
-    monkeypatch.setattr(feature_cache, "_NOTED_EVERY", 2)
+    monkeypatch.setattr(feature_cache, "_BATCH", 8)
+    monkeypatch.setattr(feature_cache, "_SAVE_EVERY", 2)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     whole.mkdir(), cut.mkdir()
-    names = feature_cache._compute(settings, whole, ONE)
+    names = feature_cache._compute(settings, whole, ONE.device)
     computed, original = [], feature_cache._arrays
 
     def fail_late(seen, precision):
@@ -229,8 +230,8 @@ def test_features_that_were_cut_off_go_on(prepared, tmp_path, monkeypatch):
 
     monkeypatch.setattr(feature_cache, "_arrays", fail_late)
     with pytest.raises(KeyboardInterrupt):
-        feature_cache._compute(settings, cut, ONE)
-    assert feature_cache._compute(settings, cut, ONE) == names
+        feature_cache._compute(settings, cut, ONE.device)
+    assert feature_cache._compute(settings, cut, ONE.device) == names
     assert sum(computed) < 80 + 3 * 8, "what was done is not done again"
     for name in names:
         assert (cut / name).read_bytes() == (whole / name).read_bytes()

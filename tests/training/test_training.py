@@ -22,10 +22,11 @@ from src.settings.load import load
 from src.settings.schema import OptimSettings
 from src.training import checkpoint
 from src.training.distributed import Ranks
-from src.training.ema import Ema
-from src.training.engine import Engine, Interrupt, infer
+from src.training.engine import Engine, build_ema
 from src.training.fit import Fit, build_task
 from src.training.fold_data import read_fold
+from src.training.infer import infer
+from src.training.interrupt import Interrupt
 from src.training.losses import attention_loss, caption_loss, mos_loss
 from src.training.optimizer import learning_rate, parameter_groups
 from tests.conftest import TINY
@@ -126,7 +127,7 @@ def test_layers_learn_at_falling_rates(prepared):
     groups = parameter_groups(task, settings.optim)
     everything = [p for group in groups for p in group["params"]]
     assert len({id(p) for p in everything}) == len(everything) == len([p for p in task.parameters() if p.requires_grad])
-    factor = {id(p): group["factor"] for group in groups for p in group["params"]}
+    factor = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
     depths = [{factor[id(p)] for p in layer} for layer in task.model.encoder.layers() if layer]
     flat = [next(iter(values)) for values in depths]
     assert all(len(values) == 1 for values in depths) and flat == sorted(flat) and flat[-1] == 0.5 and flat[0] < 0.5
@@ -140,9 +141,9 @@ def test_ema_is_the_weighted_sum_of_the_past():
     for step, value in enumerate(values):
         torch.nn.init.constant_(module.weight, value)
         if ema is None:
-            ema, expected = Ema(module, 0.9), value
+            ema, expected = build_ema(module, 0.9), value
             continue
-        ema.update(module, step)
+        ema.update(module, step + 2)
         keep = min(0.9, (1 + step) / (10 + step))
         expected = keep * expected + (1 - keep) * value
     assert ema.module.weight.item() == pytest.approx(expected)
@@ -222,14 +223,15 @@ def test_words_at_once_are_written_without_the_reference(prepared, decoder, tmp_
     """Validation writes the same whatever the references say; with visible words it does not."""
     settings, data = prepared(f"decoder.name={decoder}", "decoding.passes=3")
     fit = Fit(settings, data, 0, tmp_path, ONE, None)
+    task = fit.engine.ema.module
     rows, taken = data.validation_rows.tolist(), fit.engine.task.uniforms_per_token
     shuffled = dataclasses.replace(data.labels, tokens=np.where(data.labels.tokens > 3, 4, data.labels.tokens))
 
     def visible(batch):
-        return fit.validator(batch["images"], mode="visible", captions=batch["captions"], uniforms=batch["uniforms"])
+        return task(batch["images"], mode="fill_masked", captions=batch["captions"], uniforms=batch["uniforms"])
 
     def free(batch):
-        return [(mos, tokens) for mos, tokens, *_ in fit._read(batch)]
+        return [(mos, tokens) for mos, tokens, *_ in fit.validate.read(batch)]
 
     for read, same in ((free, True), (lambda batch: visible(batch).tolist(), False)):
         found = [infer(read, labels, rows, settings, ONE, "", taken) for labels in (data.labels, shuffled)]
@@ -253,9 +255,9 @@ class AtStep:
     def __init__(self, fit, steps):
         original = fit.engine.ema.update
 
-        def update(module, step):
-            original(module, step)
-            if step + 1 == steps:
+        def update(module, averaged_step):
+            original(module, averaged_step)
+            if averaged_step - 1 == steps:  # see build_ema
                 os.kill(os.getpid(), signal.SIGTERM)
 
         fit.engine.ema.update = update

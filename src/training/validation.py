@@ -1,0 +1,70 @@
+"""Validation: the scores of a network on a fold's validation photos."""
+
+from typing import Any
+
+import numpy as np
+
+from src.metrics.caption_scores import score_captions
+from src.metrics.competition_score import caption_score
+from src.metrics.meteor import Meteor
+from src.metrics.mos_score import mos_score
+from src.metrics.word_error_rate import error_rate, word_errors
+from src.settings.schema import Settings
+from src.training.distributed import Ranks, replicate
+from src.training.fold_data import FoldData
+from src.training.infer import infer
+from src.training.task import Task
+
+
+class Validator:
+    """Validates a task on a fold. meteor: needed on rank 0, for tasks with captions."""
+
+    def __init__(self, task: Task, settings: Settings, data: FoldData, ranks: Ranks, meteor: Meteor | None):
+        self.task, self.settings, self.data, self.ranks, self.meteor = task, settings, data, ranks, meteor
+        self.network = replicate(task, settings, ranks)
+        self.rows = data.validation_rows.tolist()
+
+    def __call__(self) -> dict[str, float]:
+        """The scores by name, captions decoded without the references; the same on all processes."""
+        # batch statistics differ between processes; those of rank 0 are scored and kept
+        self.ranks.broadcast_tensors(self.task.buffers())
+        uniforms = self.task.uniforms_per_token
+        outputs = infer(self.read, self.data.labels, self.rows, self.settings, self.ranks, "validation", uniforms)
+        return self.ranks.broadcast(self._scores(outputs) if self.ranks.main else None)
+
+    def read(self, batch: dict[str, Any]) -> list[tuple]:
+        """MOS and caption of each photo; if non-autoregressive, also a reference, masked tokens filled, and it."""
+        output = self.network(batch["images"], mode="decode")
+        columns = [output["mos"].float().tolist(), output["tokens"].tolist()]
+        if self.task.non_autoregressive:
+            inputs = {name: batch[name] for name in ("captions", "uniforms")}
+            filled = self.network(batch["images"], mode="fill_masked", **inputs)
+            columns += [filled.tolist(), batch["captions"][:, 0].tolist()]
+        return list(zip(*columns, strict=True))
+
+    def _scores(self, outputs: dict[int, tuple]) -> dict[str, float]:
+        scores: dict[str, float] = {}
+        mos = self.data.labels.mos[self.rows]
+        rated = ~np.isnan(mos)
+        if self.settings.task != "caption" and len(np.unique(mos[rated])) > 1 and rated.sum() > 2:
+            result = mos_score(np.array([outputs[row][0] for row in self.rows])[rated], mos[rated])
+            scores |= {f"val_{name}": float(np.nan_to_num(value)) for name, value in result.items() if name != "score"}
+            scores["val_mos_score"] = result["score"]
+        if self.settings.task != "mos" and any(self.data.references):
+            scores |= self._caption_scores(outputs)
+        return scores
+
+    def _caption_scores(self, outputs: dict[int, tuple]) -> dict[str, float]:
+        assert self.meteor is not None
+        decode = self.data.vocabulary.decode
+        pairs = zip(self.rows, self.data.references, strict=True)
+        references = {row: list(captions) for row, captions in pairs if captions}
+        captions = [decode(outputs[row][1]) for row in references]
+        totals = score_captions(list(references.values()), captions, self.meteor).totals()
+        scores = {f"val_{name}": totals[name] for name in ("bleu4", "meteor", "rouge_l", "cider_d", "wer")}
+        if self.task.non_autoregressive:
+            filled = [decode(outputs[row][2]) for row in references]
+            originals = [[decode(outputs[row][3])] for row in references]
+            scores["val_wer_visible"] = float(error_rate(word_errors(originals, filled).sum(0)))
+        scores["val_caption_score"] = caption_score(totals, self.settings.metric.weights)
+        return scores
