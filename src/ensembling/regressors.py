@@ -7,7 +7,7 @@ from sklearn.decomposition import PCA
 
 from src.ensembling.stacking import blend, final_weights, out_of_fold, within
 from src.ensembling.svr import scaled_blocks, standardised, svr
-from src.metrics.baselines import boosting, ridge
+from src.ensembling.tabular_regressors import boosting, ridge
 
 _COMPONENTS = 256
 """Of a frozen encoder's features: trees on thousands of them would take hours."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from src.base.errors import InputError
-from src.metrics.baselines import boosting, ridge
+from src.ensembling.tabular_regressors import boosting, ridge
 from src.metrics.mos_score import mos_score
 
 
