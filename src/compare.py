@@ -1,11 +1,12 @@
 """Compare runs: python -m src.compare RUN RUN…; each RUN is the name of an evaluated run.
 
-Prints scores with 95% intervals and baselines, parameters and times, and tests each run against the first one on the
-photos that both predicted out of fold. Writes the same to runs/comparison/: comparison.csv (every figure in full),
-comparison.txt and comparison.png. Nothing is trained or predicted.
+Prints the networks' scores with 95% intervals and baselines beside those of the ensemble, parameters and times, and
+tests each run against the first one on the photos that both predicted out of fold. Writes the same to runs/comparison/:
+comparison.csv (every figure in full), comparison.txt and comparison.png. Nothing is trained or predicted.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from src.base.errors import InputError, guarded
@@ -17,23 +18,23 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="FOLDER", help="write there instead")
 
 
-def main(argv=None) -> None:
-    settings, chosen = load(argv, "compare", __doc__, add_options)
-    if not chosen.runs:
+def main(argv: Sequence[str] | None = None) -> None:
+    settings, options = load(argv, "compare", __doc__, add_options)
+    if not options.runs:
         raise InputError("no run is named: python -m src.compare RUN RUN…")
     from src.base.files import write_text
     from src.metrics.meteor import shared_meteor
     from src.plots.comparison_plot import draw_comparison
+    from src.reports.comparison import comparison_row, open_run
     from src.reports.comparison_table import as_csv, as_text
-    from src.reports.paired_tests import pairs
-    from src.reports.run_comparison import open_run, row
+    from src.reports.paired_tests import paired_tests
 
     root = Path(settings.run.root)
-    folder = Path(chosen.output) if chosen.output else root / "comparison"
-    runs = [open_run(root, name) for name in chosen.runs]
-    rows = [row(run) for run in runs]
-    tests = pairs(root, runs, settings.metric.bootstrap, settings.run.seed, shared_meteor) if runs[1:] else []
-    text = as_text(rows, tests, settings.metric.bootstrap)
+    folder = Path(options.output) if options.output else root / "comparison"
+    runs = [open_run(root, name) for name in options.runs]
+    rows, resamples = [comparison_row(run) for run in runs], settings.metric.bootstrap
+    tests = paired_tests(root, runs, resamples, settings.run.seed, shared_meteor)
+    text = as_text(rows, tests, resamples)
     print(text)
     write_text(folder / "comparison.csv", as_csv(rows, tests))
     write_text(folder / "comparison.txt", text + "\n")

@@ -45,9 +45,8 @@ def _draw_panel(axes: Axes, rows: list[dict], panel: Panel) -> None:
         axes.plot(score, place, "o", color=panel.colour, markersize=7.5, label=label)
         axes.annotate(f"{score:{panel.form}}", (score, place), (0, 8), textcoords="offset points", ha="center",
                       fontsize=8.5, color=INK)  # fmt: skip
-    if panel.name == "mos":
-        _mark(axes, scored, "mos_network", marker="o", color=INK, markersize=6, markerfacecolor="white",
-              label="network alone")  # fmt: skip
+    _mark(axes, scored, f"{panel.name}_ensemble", marker="o", color=INK, markersize=6, markerfacecolor="white",
+          label="ensemble")  # fmt: skip
     _mark(axes, scored, f"{panel.name}_baseline", marker="|", color=VERMILION, markersize=12, markeredgewidth=2.2,
           label=f"baseline: {panel.baseline}")  # fmt: skip
     axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, borderaxespad=0.1, handlelength=1.0,
@@ -84,7 +83,7 @@ def _name_rows(axes: Axes, rows: list[dict]) -> None:
 def draw_comparison(rows: list[dict], out: Path) -> None:
     """Draw runs as rows, the caption score and the MOS score beside each other, as a PNG 1600 pixels wide.
 
-    rows: run, encoder, decoder, remarks, mos_network, and SCORE_score, SCORE_low, SCORE_high and SCORE_baseline for
+    rows: run, encoder, decoder, remarks, and SCORE_score, SCORE_low, SCORE_high, SCORE_baseline and SCORE_ensemble for
     the SCOREs mos and caption; None for what a run does not have.
     """
     with picture(out, WIDTH, 1.45 + 0.52 * len(rows)) as figure:
@@ -93,4 +92,4 @@ def draw_comparison(rows: list[dict], out: Path) -> None:
             _draw_panel(axes, rows, panel)
         _name_rows(both[0], rows)
         both[1].tick_params(axis="y", length=0)
-        heading(figure, "Scores out of fold, 95% intervals")
+        heading(figure, "Scores of the networks out of fold, 95% intervals")

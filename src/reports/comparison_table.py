@@ -1,164 +1,154 @@
-"""The comparison as CSV, with every figure in full, and as text for people, 160 columns wide."""
+"""The comparison as CSV, with every figure in full, and as text for people, at most 160 columns wide."""
 
-import csv
-import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import pandas as pd
+
+from src.base.text_table import text_table
 from src.metrics.significance import Paired
 from src.plots.comparison_plot import shortened
-from src.reports.paired_tests import Pair
+from src.reports.paired_tests import RunTests
 
 LONGEST_NAME = 26
-_WORDS = ("run", "encoder", "decoder", "remarks")
-Show = Callable[[dict], str]
+Row = dict[str, Any]
+Column = tuple[str, Callable[[Row], str]]
+"""A title, and the cell of a row; "" where it has none."""
 
 
-def as_csv(rows: list[dict], pairs: list[Pair]) -> str:
-    """One line per run; figures that a run does not have are empty. pairs: the tests of all runs but the first."""
-    against = [{}, *({"against": rows[0]["run"], **_flat("mos", p.mos), **_flat("caption", p.caption)} for p in pairs)]
-    lines = [row | test for row, test in zip(rows, against, strict=True)]
-    text = io.StringIO()
-    columns = list(dict.fromkeys(name for line in lines for name in line))
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
+def as_csv(rows: list[Row], tests: list[RunTests]) -> str:
+    """A line per run; figures that a run does not have are empty. tests: those of all runs but the first."""
+    lines = [rows[0]]
+    for row, test in zip(rows[1:], tests, strict=True):
+        lines.append(row | {"against": rows[0]["run"], **_flat("mos", test.mos), **_flat("caption", test.caption)})
+    return pd.DataFrame(lines, dtype=object).to_csv(index=False, lineterminator="\n")  # object: 3 stays 3 beside None
 
 
-def _flat(name: str, test: Paired | None) -> dict:
+def _flat(name: str, test: Paired | None) -> Row:
     if test is None:
         return {}
-    figures = (test.difference, test.low, test.high, test.p, test.photos)
-    keys = ("difference", "difference_low", "difference_high", "p", "photos_in_common")
-    return {f"{name}_{key}": figure for key, figure in zip(keys, figures, strict=True)}
+    figures = {"difference": test.difference, "difference_low": test.low, "difference_high": test.high, "p": test.p}
+    return {f"{name}_{key}": value for key, value in (figures | {"photos_in_common": test.photos}).items()}
 
 
-def as_text(rows: list[dict], pairs: list[Pair], resamples: int) -> str:
+def as_text(rows: list[Row], tests: list[RunTests], resamples: int) -> str:
     """Tables with the runs as rows: scores beside their baselines, captions, networks and their times, the tests."""
-    captioned = [row for row in rows if row["caption_score"] is not None]
-    blocks = [_scores(rows), *([_captions(captioned)] if captioned else []), _networks(rows)]
-    if pairs:
-        blocks.append(_tests(rows, pairs, resamples))
-    return "\n\n".join(blocks)
-
-
-def _scores(rows: list[dict]) -> str:
-    columns = [
-        ("run", lambda row: _short(row["run"])),
-        ("MOS score [95%]", lambda row: _interval(row, "mos", ".3f")),
-        ("ridge baseline", lambda row: _baseline(row, "mos", ".3f")),
-        ("network", _figure("mos_network", ".3f")),
-        ("caption score [95%]", lambda row: _interval(row, "caption", ".2f")),
-        ("constant baseline", lambda row: _baseline(row, "caption", ".2f")),
-        ("CIDEr-D", _figure("cider_d", ".3f")),
-        ("METEOR", _figure("meteor", ".3f")),
-        ("BLEU-4", _figure("bleu4", ".3f")),
-        ("ROUGE-L", _figure("rouge_l", ".3f")),
-        ("WER", _figure("wer", ".3f")),
+    tables = [
+        _table(
+            "Scores out of fold: of the networks, and of the whole ensemble",
+            [
+                ("MOS score [95%]", lambda row: _with_interval(row, "mos", ".3f")),
+                ("ridge baseline", lambda row: _baseline(row, "mos", ".3f")),
+                _figure("ensemble", "mos_ensemble", ".3f"),
+                ("caption score [95%]", lambda row: _with_interval(row, "caption", ".2f")),
+                ("constant baseline", lambda row: _baseline(row, "caption", ".2f")),
+                _figure("ensemble", "caption_ensemble", ".2f"),
+                _figure("CIDEr-D", "cider_d", ".3f"),
+                _figure("METEOR", "meteor", ".3f"),
+                _figure("BLEU-4", "bleu4", ".3f"),
+                _figure("ROUGE-L", "rouge_l", ".3f"),
+                _figure("WER", "wer", ".3f"),
+            ],
+            rows,
+        )
     ]
-    return _table("Scores out of fold", columns, rows)
+    if captioned := [row for row in rows if row["caption_score"] is not None]:
+        tables.append(
+            _table(
+                "Captions out of fold: words on average, how many are distinct, and shares of them",
+                [
+                    _figure("words", "mean_words", ".1f"),
+                    _figure("distinct", "distinct", "d"),
+                    _figure("most frequent", "most_frequent_share", ".1%"),
+                    _figure("a word twice running", "adjacent_repeats", ".1%"),
+                    _figure("a pair of words twice", "repeated_pairs", ".1%"),
+                    _figure("broken off", "dangling", ".1%"),
+                    _figure("with <unk>", "unk_share", ".1%"),
+                    _figure("empty", "empty", "d"),
+                ],
+                captioned,
+            )
+        )
+    tables.append(
+        _table(
+            "Networks: seconds per predicted photo and per training epoch, training of all folds",
+            [
+                ("encoder", lambda row: _short(row["encoder"] or "")),
+                ("decoder", lambda row: row["decoder"] or ""),
+                ("remarks", lambda row: _short(row["remarks"])),
+                _figure("epochs", "epochs", ".3g"),
+                ("parameters", lambda row: _with_unit(row["parameters"])),
+                ("trainable", lambda row: _with_unit(row["trainable_parameters"])),
+                _figure("s/photo", "seconds_per_photo", ".4f"),
+                _figure("s/epoch", "seconds_per_epoch", ".1f"),
+                ("in total", lambda row: _duration(row["training_seconds"])),
+            ],
+            rows,
+            words=3,
+        )
+    )
+    return "\n\n".join([*tables, *([_tests(rows, tests, resamples)] if tests else [])])
 
 
-def _captions(rows: list[dict]) -> str:
-    columns = [
-        ("run", lambda row: _short(row["run"])),
-        ("words", _figure("mean_words", ".1f")),
-        ("distinct", _figure("distinct", "d")),
-        ("most frequent", _figure("most_frequent_share", ".1%")),
-        ("a word twice running", _figure("adjacent_repeats", ".1%")),
-        ("a pair of words twice", _figure("repeated_pairs", ".1%")),
-        ("broken off", _figure("dangling", ".1%")),
-        ("with <unk>", _figure("unk_share", ".1%")),
-        ("empty", _figure("empty", "d")),
-    ]
-    return _table("Captions out of fold: words on average, how many are distinct, and shares of them", columns, rows)
-
-
-def _figure(key: str, form: str) -> Show:
-    return lambda row: _number(row.get(key), form)
-
-
-def _networks(rows: list[dict]) -> str:
-    columns = [
-        ("run", lambda row: _short(row["run"])),
-        ("encoder", lambda row: _short(row["encoder"] or "")),
-        ("decoder", lambda row: row["decoder"] or ""),
-        ("remarks", lambda row: _short(row["remarks"])),
-        ("epochs", lambda row: _number(row["epochs"], ".3g")),
-        ("parameters", lambda row: _large(row["parameters"])),
-        ("trainable", lambda row: _large(row["trainable_parameters"])),
-        ("s/photo", lambda row: _number(row["seconds_per_photo"], ".4f")),
-        ("s/epoch", lambda row: _number(row["seconds_per_epoch"], ".1f")),
-        ("in total", lambda row: _duration(row["training_seconds"])),
-    ]
-    return _table("Networks: seconds per predicted photo and per training epoch, training of all folds", columns, rows)
-
-
-def _tests(rows: list[dict], pairs: list[Pair], resamples: int) -> str:
-    first = _short(rows[0]["run"])
-    tested = [row | {"pair": pair} for row, pair in zip(rows[1:], pairs, strict=True) if not pair.refused]
-    lines = []
+def _tests(rows: list[Row], tests: list[RunTests], resamples: int) -> str:
+    first, lines = _short(rows[0]["run"]), []
+    tested = [row | {"tests": test} for row, test in zip(rows[1:], tests, strict=True) if not test.refused]
     if tested:
-        columns = [("run", lambda row: _short(row["run"]))]
-        for title, name in (("MOS", "mos"), ("caption", "caption")):
-            columns += _test_columns(f"{title} difference [95%]", name)
-        several = "; p is not corrected for the number of runs" if len(tested) > 1 else ""
-        lines.append(_table(f"Paired bootstrap against {first}, {resamples} resamples{several}", columns, tested))
-    for row, pair in zip(rows[1:], pairs, strict=True):
-        if pair.refused:
-            lines.append(f"{_short(row['run'])} is not tested against {first}: it has {pair.refused}")
+        columns = [*_test_columns("MOS", "mos"), *_test_columns("caption", "caption")]
+        uncorrected = "; p is not corrected for the number of runs" if len(tested) > 1 else ""
+        lines.append(_table(f"Paired bootstrap against {first}, {resamples} resamples{uncorrected}", columns, tested))
+    for row, test in zip(rows[1:], tests, strict=True):
+        if test.refused:
+            lines.append(f"{_short(row['run'])} is not tested against {first}: it has {test.refused}")
     return "\n".join(lines)
 
 
-def _test_columns(title: str, name: str) -> list[tuple[str, Show]]:
-    def entry(show: Callable[[Paired], str]) -> Show:
-        return lambda row: show(getattr(row["pair"], name)) if getattr(row["pair"], name) else ""
+def _test_columns(title: str, name: str) -> list[Column]:
+    def cell(show: Callable[[Paired], str]) -> Callable[[Row], str]:
+        return lambda row: show(getattr(row["tests"], name)) if getattr(row["tests"], name) else ""
 
     return [
-        (title, entry(lambda test: f"{test.difference:+.3f} [{test.low:+.3f}, {test.high:+.3f}]")),
-        ("p", entry(lambda test: f"{test.p:.3f}")),
-        ("photos", entry(lambda test: str(test.photos))),
+        (f"{title} difference [95%]", cell(lambda t: f"{t.difference:+.3f} [{t.low:+.3f}, {t.high:+.3f}]")),
+        ("p", cell(lambda t: f"{t.p:.3f}")),
+        ("photos", cell(lambda t: str(t.photos))),
     ]
 
 
-def _table(title: str, columns: list[tuple[str, Show]], rows: list[dict]) -> str:
-    """Aligned columns, text to the left and figures to the right; a column without any entry is left out."""
-    padded = []
-    for name, show in columns:
-        cells = [show(row) for row in rows]
-        if any(cells):
-            width = max(map(len, [name, *cells]))
-            side = "<" if name in _WORDS else ">"
-            padded.append([f"{text:{side}{width}}" for text in (name, *cells)])
-    return "\n".join([title, *("  " + "  ".join(line).rstrip() for line in zip(*padded, strict=True))])
+def _table(title: str, columns: Sequence[Column], rows: list[Row], words: int = 0) -> str:
+    """A table with the run's name in front. words: how many of the first columns hold words, not figures."""
+    columns = [("run", lambda row: _short(row["run"])), *columns]
+    cells = [[name for name, _ in columns], *([cell(row) for _, cell in columns] for row in rows)]
+    sides = "<" * (words + 1) + ">" * (len(columns) - words - 1)
+    return f"{title}\n{text_table(cells, sides, indent='  ')}"
 
 
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else f"{value:{form}}"
+def _figure(title: str, key: str, form: str) -> Column:
+    return title, lambda row: "" if row.get(key) is None else f"{row[key]:{form}}"
 
 
-def _interval(row: dict, name: str, form: str) -> str:
+def _with_interval(row: Row, name: str, form: str) -> str:
     score, low, high = (row[f"{name}_{key}"] for key in ("score", "low", "high"))
     if score is None:
         return ""
     return f"{score:{form}}" + ("" if low is None else f" [{low:{form}}, {high:{form}}]")
 
 
-def _baseline(row: dict, name: str, form: str) -> str:
+def _baseline(row: Row, name: str, form: str) -> str:
     score, baseline = row[f"{name}_score"], row[f"{name}_baseline"]
     if score is None or baseline is None:
         return ""
     return f"{'UNDER ' if score < baseline else ''}{baseline:{form}}"
 
 
-def _large(value: int | None) -> str:
+def _with_unit(value: int | None) -> str:
     if value is None:
         return ""
-    size, unit = next((s, u) for s, u in ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1, "")) if value >= s or s == 1)
-    return f"{value / size:.3g} {unit}".rstrip() if unit else str(value)
+    size, unit = next(((s, u) for s, u in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if value >= s), (1, ""))
+    return f"{value / size:.3g} {unit}" if unit else str(value)
 
 
 def _duration(seconds: float | None) -> str:
+    """Hours:minutes:seconds."""
     if seconds is None:
         return ""
     minutes, rest = divmod(round(seconds), 60)

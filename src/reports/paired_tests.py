@@ -11,95 +11,96 @@ from src.data.table import load_table
 from src.metrics.caption_scores import CaptionScores, score_captions, tokenize
 from src.metrics.meteor import Meteor
 from src.metrics.significance import Paired, paired_captions, paired_mos
-from src.pipeline.artefacts import Artefact, outputs_digest
+from src.pipeline.artefacts import outputs_digest
 from src.pipeline.runs import cached_folders, marker_of
-from src.reports.run_comparison import Run, made
+from src.reports.comparison import EvaluatedRun, recorded
 
 
 @dataclass(frozen=True)
-class Pair:
-    """The tests of a run against the first one, None for what one of them did not learn; or why there is none."""
+class RunTests:
+    """The tests of a run against the first one; None for a task that one of the two did not learn."""
 
     mos: Paired | None = None
     caption: Paired | None = None
     refused: str = ""
+    """Why there are none, or ""."""
 
 
-def _photos(root: Path, run: Run) -> Artefact | None:
+def _photos_folder(root: Path, run: EvaluatedRun) -> Path | None:
     """The photos and labels that a run worked on; None where runs/cache no longer holds them."""
     for folder in cached_folders(root, "photos"):
-        artefact = made("preprocess", marker_of(folder))
-        if outputs_digest(artefact) == run.trained["inputs"].get("photos"):
-            return artefact
+        if outputs_digest(recorded("preprocess", marker_of(folder))) == run.trained["inputs"].get("photos"):
+            return folder
     return None
 
 
-def _basis(root: Path, run: Run) -> dict[str, str]:
-    """What two runs must share to be tested against each other. The size or colour of the photos is not of it."""
-    photos = _photos(root, run)
+def _basis(root: Path, run: EvaluatedRun) -> dict[str, str]:
+    """What two runs must have in common to be tested; the size or colour of the photos is not of it."""
+    folder = _photos_folder(root, run)
+    record = recorded("preprocess", marker_of(folder)).record() if folder else None
     unknown = f"unknown of {run.name}"
     return {
-        "photos or labels": photos.record()["outputs"]["photos.jsonl"]["sha256"] if photos else unknown,
+        "photos or labels": record["outputs"]["photos.jsonl"]["sha256"] if record else unknown,
         "folds": run.trained["inputs"].get("folds", unknown),
         "metric.weights": str(run.weights),
     }
 
 
-def pairs(root: Path, runs: list[Run], resamples: int, seed: int, meteor: Callable[[], Meteor]) -> list[Pair]:
-    """One for each run but the first. meteor: gives the scorer, asked for only where captions are compared.
+def paired_tests(
+    root: Path, runs: list[EvaluatedRun], resamples: int, seed: int, meteor: Callable[[], Meteor]
+) -> list[RunTests]:
+    """Tests of each run but the first. meteor: returns the scorer, called only where captions are compared.
 
     Runs on other photos, labels or folds, or scored with other weights, are not tested.
     """
     first, *others = runs
-    own = _basis(root, first)
-    refused = [[what for what, value in _basis(root, run).items() if value != own[what]] for run in others]
-    tested = [first, *(run for run, what in zip(others, refused, strict=True) if not what)]
-    if len(tested) == 1:
-        return [_refusal(what) for what in refused]
-    table = load_table(_photos(root, first).folder / "photos.jsonl").set_index("photo_id")
-    scorer = _Scorer(table["captions"], tested, meteor)
+    bases = [_basis(root, run) for run in runs]
+    differing = [[what for what in basis if basis[what] != bases[0][what]] for basis in bases[1:]]
+    tested = [first, *(run for run, what in zip(others, differing, strict=True) if not what)]
+    refused = [RunTests(refused=f"other {' and other '.join(what)}") for what in differing]
+    folder = _photos_folder(root, first)
+    if len(tested) == 1 or folder is None:  # without its photos the first run equals no other one
+        return refused
+    table = load_table(folder / "photos.jsonl").set_index("photo_id")
+    scorer = _CaptionScorer(table["captions"], tested, meteor)
 
-    def pair(run: Run) -> Pair:
+    def tests(run: EvaluatedRun) -> RunTests:
         photos = table.loc[first.predictions.index.intersection(run.predictions.index, sort=False)]
         mos = caption = None
-        if first.report["mos"] and run.report["mos"]:
+        if first.network["mos"] and run.network["mos"]:
             truth = photos["mos"].dropna()
-            predicted = [one.predictions.loc[truth.index, "mos"].to_numpy(float) for one in (run, first)]
-            mos = paired_mos(*predicted, truth.to_numpy(), resamples, seed)
-        if first.report["caption"] and run.report["caption"]:
+            system, reference = (one.predictions.loc[truth.index, "mos"].to_numpy(float) for one in (run, first))
+            mos = paired_mos(system, reference, truth.to_numpy(), resamples, seed)
+        if first.network["caption"] and run.network["caption"]:
             captioned = tuple(photos.index[photos["captions"].map(len) > 0])
-            both = [scorer.score_captions(one, captioned) for one in (run, first)]
-            caption = paired_captions(*both, first.weights, resamples, seed)
-        return Pair(mos, caption)
+            scores = (scorer.score(run, captioned), scorer.score(first, captioned))
+            caption = paired_captions(*scores, first.weights, resamples, seed)
+        return RunTests(mos, caption)
 
-    return [_refusal(what) if what else pair(run) for run, what in zip(others, refused, strict=True)]
-
-
-def _refusal(what: list[str]) -> Pair:
-    return Pair(refused=f"other {' and other '.join(what)}")
+    return [refusal if what else tests(run) for run, what, refusal in zip(others, differing, refused, strict=True)]
 
 
-class _Scorer:
-    """Scores the captions of runs. Every caption is tokenised once, and no run scored twice on the same photos."""
+class _CaptionScorer:
+    """Scores captions of runs; tokenises each once, and scores no run twice on the same photos."""
 
-    def __init__(self, references: pd.Series, runs: list[Run], meteor: Callable[[], Meteor]):
-        self.references, self.runs, self.meteor = references, runs, meteor
-        self.known: dict[tuple, CaptionScores] = {}
+    def __init__(self, references: pd.Series, runs: list[EvaluatedRun], meteor: Callable[[], Meteor]):
+        self.references = references[references.map(len) > 0]
+        self.runs, self.meteor = [run for run in runs if run.network["caption"]], meteor
+        self.scores: dict[tuple[str, tuple[str, ...]], CaptionScores] = {}
 
     @cached_property
-    def tokens(self) -> list[dict[str, str | list[str]]]:
-        """By photo_id: the references, then each run's captions."""
-        known = self.references[self.references.map(len) > 0]
-        written = [run.predictions["caption"] for run in self.runs if run.report["caption"]]
-        texts = iter(tokenize([*map(list, known), *map(list, written)]))
-        references = {photo: next(texts) for photo in known.index}
-        return [references, *(dict(zip(captions.index, next(texts), strict=True)) for captions in written)]
+    def tokens(self) -> tuple[dict[str, list[str]], dict[str, dict[str, str]]]:
+        """The references by photo_id, and by the run's name its captions by photo_id."""
+        captions = [run.predictions["caption"] for run in self.runs]
+        tokens = iter(tokenize([*map(list, self.references), *map(list, captions)]))
+        references = {photo: next(tokens) for photo in self.references.index}
+        by_run = {run.name: dict(zip(run.predictions.index, next(tokens), strict=True)) for run in self.runs}
+        return references, by_run
 
-    def score_captions(self, run: Run, photos: tuple[str, ...]) -> CaptionScores:
+    def score(self, run: EvaluatedRun, photos: tuple[str, ...]) -> CaptionScores:
         """Of a run's captions of these photos, whose references give the document frequencies of CIDEr-D."""
-        if (run.name, photos) not in self.known:
-            captioned = [one.name for one in self.runs if one.report["caption"]]
-            references, written = self.tokens[0], self.tokens[1 + captioned.index(run.name)]
-            pair = [references[photo] for photo in photos], [written[photo] for photo in photos]
-            self.known[run.name, photos] = score_captions(*pair, self.meteor(), tokenized=True)
-        return self.known[run.name, photos]
+        if (run.name, photos) not in self.scores:
+            references, captions = self.tokens[0], self.tokens[1][run.name]
+            truth, candidates = [references[photo] for photo in photos], [captions[photo] for photo in photos]
+            self.scores[run.name, photos] = score_captions(truth, candidates, self.meteor(), tokenized=True)
+        return self.scores[run.name, photos]

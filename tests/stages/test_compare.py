@@ -78,8 +78,8 @@ def rows_of(path: Path) -> list[dict]:
         return list(csv.DictReader(file))
 
 
-def score_of(compared, run: str) -> dict:
-    return json.loads((compared / "runs" / run / "score.json").read_text())["oof"]
+def score_of(compared, run: str, part: str = "network") -> dict:
+    return json.loads((compared / "runs" / run / "score.json").read_text())[part]
 
 
 def column(path, name: str) -> list[float]:
@@ -102,7 +102,9 @@ def test_the_table_holds_what_the_runs_files_hold(found, compared):
         assert [row[f"{name}_baseline"] for name in baselines] == [
             "" if f is None else str(f) for f in baselines.values()
         ]
-        assert float(row["mos_network"]) == report["members"]["network"]["score"]
+        ensemble = score_of(compared, row["run"], "oof")
+        assert float(row["mos_ensemble"]) == ensemble["mos"]["score"]
+        assert row["caption_ensemble"] == (str(ensemble["caption"]["score"]) if ensemble["caption"] else "")
         folds = [compared / "runs" / row["run"] / f"fold-{number}" for number in range(int(row["folds"]))]
         times = [column(fold / "timing.csv", "seconds") for fold in folds]
         assert len(folds) == (1 if "--fold=0" in RUNS[row["run"]] else 2)

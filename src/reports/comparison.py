@@ -1,0 +1,153 @@
+"""Evaluated runs side by side: a row of figures per run, from the files that its stages wrote."""
+
+import difflib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from src.base.errors import InputError
+from src.base.files import read_json
+from src.ensembling.tables import read_predictions
+from src.pipeline import runs
+from src.pipeline.artefacts import Artefact, outdated, outputs_digest
+from src.settings.schema import CaptionWeights
+from src.settings.yaml_files import CONFIGS
+
+_WEIGHTS = "metric.weights."
+_PARTS = {"mos": ("plcc", "srcc"),
+          "caption": ("bleu1", "bleu2", "bleu3", "bleu4", "meteor", "rouge_l", "cider_d", "wer")}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class EvaluatedRun:
+    """A run with its score.json."""
+
+    name: str
+    folder: Path
+    network: dict
+    """The out-of-fold report of its networks; that of the ensemble where it has none."""
+    ensemble: dict
+    """The out-of-fold report of its ensemble."""
+    weights: CaptionWeights
+    """Of the caption score, as it was evaluated."""
+    folds: tuple[Path, ...]
+    """The folders of its folds."""
+
+    @cached_property
+    def trained(self) -> dict:
+        """The marker of the first fold: the settings and inputs that it was trained with. Empty without folds."""
+        return read_json(runs.marker_of(self.folds[0])) if self.folds else {"settings": {}, "inputs": {}}
+
+    @cached_property
+    def predictions(self) -> pd.DataFrame:
+        """The networks' out-of-fold predictions by photo_id."""
+        return read_predictions(runs.predictions_folder(self.folder) / "oof.csv").set_index("photo_id")
+
+
+def recorded(stage: str, marker: Path, **upstream: str) -> Artefact:
+    """The artefact that a marker describes. upstream: present hashes of what it was made from."""
+    record = read_json(marker) if marker.is_file() else {"settings": {}, "inputs": {}}
+    return Artefact(stage, marker.parent, marker, record["settings"], record["inputs"] | upstream)
+
+
+def open_run(root: Path, name: str) -> EvaluatedRun:
+    """A run by its name. Raises InputError where there is none, or its predictions were not evaluated."""
+    folder = root / name
+    if not runs.fold_folders(folder) and not runs.predictions_folder(folder).is_dir():
+        raise InputError(_unknown(root, name))
+    marker = runs.marker_of(runs.predictions_folder(folder))
+    folds = [runs.fold_folder(folder, fold) for fold in runs.folds_named(recorded("predict", marker).inputs)]
+    hashes = {fold.name: outputs_digest(recorded("train", runs.marker_of(fold))) for fold in folds}
+    predictions = recorded("predict", marker, **hashes)
+    score = recorded("evaluate", runs.score_marker(folder), predictions=outputs_digest(predictions))
+    for what, artefact in (("predictions", predictions), ("score", score)):
+        if reason := outdated(artefact, code=False):
+            raise InputError(f"{folder}: its {what}: {reason}; python -m src.evaluate {_arguments(folder)}")
+    scores = read_json(runs.score_path(folder))
+    if "network" not in scores:
+        raise InputError(f"{folder}: its score is of an earlier version; python -m src.evaluate {_arguments(folder)}")
+    weights = {k.removeprefix(_WEIGHTS): v for k, v in score.settings.items() if k.startswith(_WEIGHTS)}
+    network = scores["network"] or scores["oof"]
+    return EvaluatedRun(name, folder, network, scores["oof"], CaptionWeights(**weights), tuple(folds))
+
+
+def _arguments(folder: Path) -> str:
+    """The arguments with which a stage works on that run."""
+    config = next(iter(runs.trained_settings(folder)), CONFIGS / f"{folder.name}.yaml")
+    return f"--config {config}" if config.is_file() else f"run.name={folder.name}"
+
+
+def _unknown(root: Path, name: str) -> str:
+    evaluated = runs.evaluated_runs(root)
+    near = difflib.get_close_matches(name.rstrip("/").rpartition("/")[2], evaluated, 1)
+    hint = f"did you mean {near[0]}" if near else f"evaluated there: {', '.join(evaluated) or 'nothing yet'}"
+    return f"{name}: no such run in {root}; {hint}; to make it: python -m src.evaluate {_arguments(root / name)}"
+
+
+def comparison_row(run: EvaluatedRun) -> dict[str, Any]:
+    """The run's figures by name, None where there are none: scores out of fold, times in seconds.
+
+    seconds_per_photo: MOS and caption of one photo by one fold's networks, loading them included. seconds_per_epoch:
+    the median, validation included. training_seconds: all epochs of all folds; of an interrupted epoch, from where it
+    was resumed.
+    """
+    settings = run.trained["settings"]
+    diagnostics = (run.network["diagnostics"]["captions"] or {}) if run.network["caption"] else {}
+    sizes = [fold / "parameters.json" for fold in run.folds if (fold / "parameters.json").is_file()]
+    size = read_json(sizes[0]) if sizes else {}
+    epochs = [len(_column(fold / "metrics.csv", "epoch")) for fold in run.folds]
+    times = pd.Series([t for fold in run.folds for t in _column(fold / "timing.csv", "seconds")], dtype=float)
+    timing = runs.predictions_folder(run.folder) / "timing.csv"
+    photos, seconds = (sum(_column(timing, name)) for name in ("photos", "seconds"))
+    return {
+        "run": run.name,
+        "encoder": settings.get("encoder.name"),
+        "decoder": None if settings.get("task") == "mos" else settings.get("decoder.name"),
+        "remarks": ", ".join(_remarks(settings)),
+        "folds": len(run.folds),
+        "epochs": sum(epochs) / len(epochs) if epochs else None,
+        **_scores(run, "mos"),
+        **_scores(run, "caption"),
+        **{name: value for name, value in diagnostics.items() if isinstance(value, (int, float)) and name != "photos"},
+        "parameters": size.get("total"),
+        "trainable_parameters": size.get("trainable"),
+        "seconds_per_photo": seconds / photos if photos else None,
+        "seconds_per_epoch": float(times.median()) if len(times) else None,
+        "training_seconds": float(times.sum()) if len(times) else None,
+    }
+
+
+def _scores(run: EvaluatedRun, name: str) -> dict[str, Any]:
+    block, ensemble = run.network[name] or {}, run.ensemble[name] or {}
+    low, high = block.get("interval") or (None, None)
+    figures = {"photos": block.get("photos"), "score": block.get("score"), "low": low, "high": high}
+    figures |= {"baseline": run.network["baseline"][name], "ensemble": ensemble.get("score")}
+    return {f"{name}_{key}": value for key, value in figures.items()} | {k: block.get(k) for k in _PARTS[name]}
+
+
+def _remarks(settings: dict[str, Any]) -> list[str]:
+    """What a reader of the figures must know of the run."""
+    encoder, start = settings.get("encoder.name", ""), settings.get("train.start_from")
+    teacher = settings.get("decoder.distill_from")
+    pretrained = settings.get("encoder.pretrained") or settings.get("encoder.weights") or start
+    remarks = {
+        "self-critical": settings.get("self_critical.from_epoch") is not None,
+        "random regions": encoder.startswith("fasterrcnn") and not pretrained,
+        "cached features": settings.get("encoder.cache", "none") != "none",
+        f"from {start}": start,
+        f"taught by {teacher}": teacher,
+    }
+    return [remark for remark, applies in remarks.items() if applies]
+
+
+def _column(path: Path, name: str) -> list[float]:
+    """A column of a CSV file; empty where there is no such file. Raises InputError where it holds no numbers."""
+    if not path.is_file():
+        return []
+    try:
+        return pd.read_csv(path, encoding="utf-8")[name].astype(float).tolist()
+    except (ValueError, KeyError):  # pandas' errors are ValueErrors
+        raise InputError(f"{path} holds no column of numbers {name!r}; remove the file") from None
