@@ -21,7 +21,8 @@ from src.pipeline.artefacts import Artefact, making, outdated, outputs_digest
 from src.pipeline.runs import fold_name, marker_of, run_folder, tuning_folder
 from src.pipeline.source_code import code_digest
 from src.pipeline.trained_runs import load_run
-from src.settings.load import changed, changing, flatten, load
+from src.settings.keys import changing, flatten
+from src.settings.load import changed, load
 from src.settings.schema import Settings
 
 DECODE_TRIALS = 20

@@ -3,7 +3,6 @@
 import torch
 from torch import nn
 
-from src.base.errors import InputError
 from src.models.attention import ShowAttendTell
 from src.models.backbone import build_encoder
 from src.models.ctc import CTCMaskPredict
@@ -28,9 +27,7 @@ DECODERS: dict[str, type[Decoder]] = {
 
 
 def build_decoder(settings: DecoderSettings, vocabulary_size: int, feature_width: int) -> Decoder:
-    """The decoder named in the settings. Raises InputError for a name that is not in DECODERS."""
-    if settings.name not in DECODERS:
-        raise InputError(f"decoder.name={settings.name} is not known; give one of {', '.join(sorted(DECODERS))}")
+    """The decoder named in the settings."""
     return DECODERS[settings.name](settings, vocabulary_size, feature_width)
 
 

@@ -16,7 +16,8 @@ from typing import Any
 from src.base.errors import InputError
 from src.base.files import digest, digest_of, file_digest, lock, read_json, remove_leftovers, write_json
 from src.pipeline.source_code import code_of, other_code
-from src.settings.load import flatten
+from src.settings.former_names import translated
+from src.settings.keys import flatten
 from src.settings.schema import Settings
 
 _IDENTITY = ("settings", "inputs", "code")
@@ -81,7 +82,7 @@ def outputs_digest(artefact: Artefact) -> str:
 
 def _differences(was: dict, now: dict) -> list[str]:
     """The settings that differ from a record's; one that it lacks had its default, one that is gone is ignored."""
-    then = flatten(Settings()) | was
+    then = flatten(Settings()) | translated(was)
     return [f"{key} was {then.get(key)}, is {value}" for key, value in now.items() if then.get(key) != value]
 
 

@@ -14,9 +14,9 @@ from src.pipeline import runs
 from src.pipeline.artefacts import Artefact, outputs_digest, tree_signature
 from src.pipeline.resolved import DEMO, SUBMISSIONS, data_root, folds_of, has_networks, search_plan
 from src.pipeline.trained_runs import joined
-from src.settings.load import changing, flatten
+from src.settings.former_names import read_saved
+from src.settings.keys import changing, flatten
 from src.settings.schema import Settings
-from src.settings.yaml_files import read_yaml
 
 
 def _part(settings: Settings, *sections: str) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def teacher_captions(settings: Settings, number: int) -> Artefact:
     teacher = runs.fold_folder(Path(settings.run.root, name), number)
     inputs = {made.__name__: outputs_digest(made(settings)) for made in (photos, folds)}
     inputs["teacher"] = _start_digest(f"decoder.distill_from={name}", teacher, inputs, other_photos=False)
-    decoding = {k: v for k, v in read_yaml(str(runs.settings_path(teacher))) if k.startswith("decoding.")}
+    decoding = {k: v for k, v in read_saved(runs.settings_path(teacher)).items() if k.startswith("decoding.")}
     return _cached(settings, "train", "captions", decoding, inputs)
 
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from src.base.errors import InputError
 from src.pipeline.runs import run_folder, tuned_settings
-from src.settings.load import changed, flatten
+from src.settings.former_names import read_saved
+from src.settings.keys import flatten
+from src.settings.load import changed
 from src.settings.schema import Settings
 from src.settings.tuning import DEMO_EPOCHS, DEMO_SPACE, DEMO_TRIALS, TuneSettings
-from src.settings.yaml_files import read_yaml
 
 SUBMISSIONS = Path("submissions")
 DATA = Path("data")
@@ -70,6 +71,6 @@ def tuned(settings: Settings) -> Settings:
     best = tuned_settings(run_folder(settings))
     if not best.is_file():
         raise InputError(f"{best} is not there yet; python -m src.tune makes it, tune.trials=0 does without")
-    values, defaults = dict(read_yaml(str(best))), flatten(Settings())
+    values, defaults = read_saved(best), flatten(Settings())
     winner = {key: values.get(key, defaults[key]) for key in plan.space}
     return dataclasses.replace(changed(settings, winner, str(best)), tune=TuneSettings(trials=0))

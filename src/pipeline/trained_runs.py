@@ -11,10 +11,12 @@ from pathlib import Path
 from src.base.errors import InputError
 from src.base.files import read_json
 from src.pipeline.runs import folds_named, marker_of, predictions_folder, trained_runs, trained_settings
-from src.settings.load import AddOptions, as_arguments, build, changed, flatten, load, narrow_search, read_arguments
+from src.settings.former_names import read_saved, translated
+from src.settings.keys import flatten
+from src.settings.load import AddOptions, as_arguments, build, changed, load, narrow_search, read_arguments
 from src.settings.schema import Settings
 from src.settings.tuning import DECODING_SPACE
-from src.settings.yaml_files import as_text, read_yaml, refuse
+from src.settings.yaml_files import as_text, refuse
 
 _WHICH = ("run.name", "run.root", "train.fold")
 _NETWORK = ("task", "view", "encoder", "mos_head", "decoder")
@@ -32,12 +34,6 @@ def settings_file(root: Path, name: str) -> Path:
     return saved[0]
 
 
-def recorded_settings(path: Path) -> dict[str, str]:
-    """The settings that a run wrote down, by key, as text; those that no longer exist are left out."""
-    present = flatten(Settings())
-    return {key: text for key, text in read_yaml(str(path)) if key in present}
-
-
 def run_settings(settings: Settings, name: str) -> Settings:
     """The settings of a finished run: those it was trained with, and then predicted with.
 
@@ -51,8 +47,8 @@ def run_settings(settings: Settings, name: str) -> Settings:
     record = read_json(marker)
     folds = folds_named(record["inputs"])
     which = {"train.fold": folds[0] if len(folds) == 1 else None, "run.root": settings.run.root, "run.name": name}
-    trained = recorded_settings(saved)
-    predicted = {key: value for key, value in record["settings"].items() if key in flatten(settings)}
+    trained = read_saved(saved)
+    predicted = {key: value for key, value in translated(record["settings"]).items() if key in flatten(settings)}
     joined_run = changed(Settings(), trained | predicted | which, str(saved))
     return dataclasses.replace(joined_run, ensemble=settings.ensemble)
 
@@ -80,7 +76,7 @@ def load_joining(
     if not chosen.runs:
         return settings, chosen
     saved = [settings_file(Path(settings.run.root), name) for name in chosen.runs]
-    tasks = sorted({recorded_settings(path).get("task", "both") for path in saved})
+    tasks = sorted({read_saved(path).get("task", "both") for path in saved})
     all_of_them = [f"run.name={'+'.join(chosen.runs)}", f"task={tasks[0] if len(tasks) == 1 else 'both'}"]
     first, given = as_arguments(run_settings(settings, chosen.runs[0])), sys.argv[1:] if argv is None else argv
     named = f"ensemble.runs={json.dumps(chosen.runs)}"
@@ -105,7 +101,7 @@ def load_run(
     which = {key: text for key, text, _ in config + arguments.line}
     name, fold = which.get("run.name", default.run.name), which.get("train.fold", "*")
     saved = trained_settings(Path(which.get("run.root", default.run.root), name), fold)
-    trained = recorded_settings(saved[0]) if saved else {}
+    trained = read_saved(saved[0]) if saved else {}
     defaults = {key: as_text(value) for key, value in flatten(default).items()}
     differing = [(key, text, str(saved[0])) for key, text in trained.items() if text != defaults.get(key)]
     differing = [given for given in differing if given[0] not in _WHICH and not given[0].startswith("tune.")]

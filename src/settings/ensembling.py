@@ -1,12 +1,14 @@
 """Settings of the ensemble."""
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from src.settings.fields import number
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from src.settings.fields import STRICT
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class EnsembleSettings:
     """How the predictions of one run or many become one MOS and one caption a photo."""
 
@@ -18,10 +20,14 @@ class EnsembleSettings:
     mos: Literal["nnls", "ridge", "isotonic", "boosted", "blend", "network", "boosting", "svr"] = "nnls"
     """What blends the members' MOS: weights of at least 0, ridge regression, weights and a rising curve, or trees.
     The other values are those of predict.mos, which moves here."""
-    samples: int = number(10, low=1, high=1000)
+    samples: Annotated[int, Field(ge=1, le=1000)] = 10
     """Random captions that each fold's network proposes for a photo, beside those of its searches."""
-    neighbours: int = number(10, low=1, high=1000)
+    neighbours: Annotated[int, Field(ge=1, le=1000)] = 10
     """Nearest training photos whose captions are proposed for a photo."""
     rewriting: bool = False
     """Captions may be changed word by word where that raises their expected score: it helps where people write by a
     pattern, and harms where little is known of a photo."""
+
+    def __post_init__(self) -> None:
+        if self.runs is not None and (not self.runs or len(set(self.runs)) < len(self.runs)):
+            raise ValueError(f"ensemble.runs={self.runs}: name each run once; leave it out for the run itself")

@@ -1,19 +1,22 @@
-"""How a setting is declared: its default, its bounds, and whether it changes results."""
+"""How a setting is declared: a frozen dataclass of pydantic, bounded types, and the mark of what changes no results."""
 
-from dataclasses import field
-from typing import Any
+from typing import Annotated, TypeVar
 
+from pydantic import ConfigDict, Field
 
-def runtime_only(default: Any) -> Any:
-    """A field that does not change results and so does not count when two runs are compared."""
-    return field(default=default, metadata={"changes_results": False})
+STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+"""Of every class of settings: types as they stand, also in dataclasses.replace; a field's docstring is its meaning."""
 
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+"""A probability, or a part of a whole."""
+ShareBelowOne = Annotated[float, Field(ge=0, le=0.99)]
+Width = Annotated[int, Field(ge=1, le=10**8)]
+"""Of a layer; beyond it no memory is large enough."""
 
-def number(default: Any, low: Any = None, high: Any = None, runtime_only: bool = False) -> Any:
-    """A number with the least and greatest value allowed."""
-    return field(default=default, metadata={"low": low, "high": high, "changes_results": not runtime_only})
-
-
-def section(kind: type) -> Any:
-    """A nested group of settings."""
-    return field(default_factory=kind)
+RUNTIME_ONLY = "runtime only"
+_Kind = TypeVar("_Kind")
+RuntimeOnly = Annotated[_Kind, RUNTIME_ONLY]
+"""A setting that does not change results, such as where files lie, and so does not count when two runs are compared."""

@@ -3,68 +3,24 @@
 import argparse
 import dataclasses
 import difflib
-import functools
-import re
 import sys
-import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
+from pydantic import ValidationError
+
+from src.base.files import write_text
+from src.settings.former_names import FORMER_KEYS, present_name
+from src.settings.keys import all_settings, assemble, contradiction, flatten, groups
 from src.settings.schema import Settings
-from src.settings.search_space import read_space, without
+from src.settings.search_space import read_space
 from src.settings.tuning import DEMO_SPACE
 from src.settings.yaml_files import as_text, read_yaml, refuse
 
 Given = tuple[str, str, str]
 AddOptions = Callable[[argparse.ArgumentParser], None]
-_WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
-
-
-def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
-    """Every setting by its dotted key, in order of definition."""
-    flat = {}
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        nested = dataclasses.is_dataclass(value)
-        flat.update(flatten(value, f"{prefix}{field.name}.") if nested else {prefix + field.name: value})
-    return flat
-
-
-def _fields(kind: type = Settings, prefix: str = "") -> dict[str, dataclasses.Field]:
-    fields = {}
-    for field in dataclasses.fields(kind):
-        nested = dataclasses.is_dataclass(field.type)
-        fields.update(_fields(field.type, f"{prefix}{field.name}.") if nested else {prefix + field.name: field})
-    return fields
-
-
-def changing(settings: Settings) -> dict[str, Any]:
-    """The settings that change results, by dotted key."""
-    fields = _fields()
-    return {k: v for k, v in flatten(settings).items() if fields[k].metadata.get("changes_results", True)}
-
-
-def _expected(field: dataclasses.Field) -> str:
-    def words(kind: Any) -> str:
-        if typing.get_origin(kind) is typing.Literal:
-            return "one of " + ", ".join(map(str, typing.get_args(kind)))
-        if typing.get_origin(kind) is list:
-            return f"a list, each {words(*typing.get_args(kind))}"
-        if typing.get_args(kind):
-            return " or ".join(map(words, typing.get_args(kind)))
-        return _WORDS[kind]
-
-    low, high = field.metadata.get("low"), field.metadata.get("high")
-    bounds = [f"at least {low}"] * (low is not None) + [f"at most {high}"] * (high is not None)
-    return ", ".join([words(field.type), *bounds])
-
-
-def _unknown(key: str, origin: str, known: Sequence[str]) -> NoReturn:
-    near = difflib.get_close_matches(key, known, 1, 0.5)
-    near = near or [k for k in known if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]][:1]
-    hint = f"did you mean {near[0]}?" if near else "--help lists all settings"
-    refuse(f"{origin}: unknown setting {key}; {hint}")
 
 
 def option_parser(stage: str, description: str, options: AddOptions | None) -> argparse.ArgumentParser:
@@ -87,36 +43,18 @@ def option_parser(stage: str, description: str, options: AddOptions | None) -> a
     return parser
 
 
-@functools.cache
-def settings_parser() -> Any:
-    """A parser of every setting, each with its doc line and default."""
-    import jsonargparse
-
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = jsonargparse.ArgumentParser(exit_on_error=False, print_config=None, add_help=False)
-    parser.add_class_arguments(Settings)
-    return parser
-
-
-def help_text(options: argparse.ArgumentParser, settings: Any) -> str:
-    """The options, then every setting as one writes it on the command line."""
-    text = settings.format_help()
-    text = re.sub(r"(?m)^  --\S+ CONFIG +Path to a configuration file\.\n", "", text[text.index("All settings:") :])
-    return f"{options.format_help()}\nsettings, written key.sub=value:\n\n{re.sub(r'(?m)^  --', '  ', text)}"
-
-
-def _split_arguments(argv: Sequence[str], known: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+def _split_arguments(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
     """Options of the stage, and the settings among the arguments, written key=value, --key=value or --key value."""
-    options, pairs, rest = [], [], list(argv)
+    options, pairs, rest, keys = [], [], list(argv), {*all_settings(), *FORMER_KEYS}
     for token in rest:
         if any("\ud800" <= letter <= "\udfff" for letter in token):  # what Python makes of other bytes
             refuse(f"command line: {token} is not UTF-8; rename that file or folder, or give the text in UTF-8")
     while rest:
         token = rest.pop(0)
         key, equals, value = token.removeprefix("--").partition("=")
-        if token.startswith("--") and key in known and not equals:
+        if token.startswith("--") and key in keys and not equals:
             pairs.append((key, rest.pop(0) if rest else refuse(f"command line: {token} needs a value")))
-        elif equals and (key in known or not token.startswith("-")):
+        elif equals and (key in keys or not token.startswith("-")):
             pairs.append((key, value))
         else:
             options.append(token)
@@ -136,44 +74,48 @@ def _parse_options(parser: argparse.ArgumentParser, options: list[str]) -> argpa
     return chosen
 
 
-def build(pairs: Sequence[Given]) -> Settings:
-    """Settings from (key, text, origin); later ones win. Refuses unknown, wrong or contradictory ones in one line."""
-    parser = settings_parser()
-    fields = _fields()
-    for key, text, origin in pairs:
-        if key not in fields:
-            inner = [k for k in fields if k.startswith(f"{key}.")]
-            if inner:
-                refuse(f"{origin}: {key} is a group of settings, got {text!r}; set one of {', '.join(inner)}")
-            _unknown(key, origin, list(fields))
-    latest = {key: (text, origin) for key, text, origin in pairs}
-    space = latest.pop("tune.space", None)
-    parsed = _parsed(parser, [(key, *given) for key, given in latest.items()], fields)
-    for key, (text, origin) in latest.items():
-        low, high = fields[key].metadata.get("low"), fields[key].metadata.get("high")
-        low, high = (-sys.float_info.max if low is None else low), (sys.float_info.max if high is None else high)
-        if isinstance(parsed[key], (int, float)) and not low <= parsed[key] <= high:
-            refuse(f"{origin}: {key}={text}: expected {_expected(fields[key])}")
+def _unknown(key: str, origin: str) -> NoReturn:
+    keys = list(all_settings())
+    near = difflib.get_close_matches(key, keys, 1, 0.5)
+    near = near or [k for k in keys if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]][:1]
+    hint = f"did you mean {near[0]}?" if near else "--help lists all settings"
+    refuse(f"{origin}: unknown setting {key}; {hint}")
+
+
+def _value(key: str, text: str, origin: str) -> Any:
+    """The text as a value of that setting. Refuses unknown and former names, and what is no such value."""
+    if now := present_name(key, text):
+        refuse(f"{origin}: {key}={text} is {now} now; write that")
+    if key in groups():
+        inner = [k for k in all_settings() if k.startswith(f"{key}.")]
+        refuse(f"{origin}: {key} is a group of settings, got {text!r}; set one of {', '.join(inner)}")
+    if key not in all_settings():
+        _unknown(key, origin)
     try:
-        settings = _only_settings(parser, parsed)
+        return all_settings()[key].value_of(text)
     except ValueError as error:
-        refuse(str(error))
-    return _searching(settings, read_space(*space, _typist(latest))) if space else settings
+        refuse(f"{origin}: {key}={text}: {error}")
 
 
-def _typist(given: dict[str, tuple[str, str]]) -> Callable[[str, str, str], Any]:
-    """Types a value of a setting as it would be with all that is `given` besides, and refuses a wrong one."""
+def build(given: Sequence[Given], base: Mapping[str, Any] | None = None) -> Settings:
+    """Settings from (key, text, origin); later ones win. Refuses, in one line, unknown, wrong or contradictory ones.
 
-    def typed(key: str, text: str, origin: str) -> Any:
-        others = [(k, *v) for k, v in given.items() if not k.startswith("tune.")]
-        return flatten(build([*others, (key, text, origin)]))[key]
+    base: values by dotted key of all that is not given, in place of the defaults.
+    """
+    values = dict(base or {})
+    latest = {key: (text, origin) for key, text, origin in given}
+    space = latest.pop("tune.space", None)
+    values |= {key: _value(key, text, origin) for key, (text, origin) in latest.items()}
+    if space:
 
-    return typed
+        def typed(key: str, text: str, origin: str) -> Any:
+            """A value of the search space, which must do with all other settings."""
+            others = {k: v for k, v in values.items() if not k.startswith("tune.")}
+            return flatten(build([(key, text, origin)], others))[key]
 
-
-def _searching(settings: Settings, space: dict[str, dict] | None) -> Settings:
+        values["tune.space"] = read_space(*space, typed)
     try:
-        return dataclasses.replace(settings, tune=dataclasses.replace(settings.tune, space=space))
+        return assemble(values)
     except ValueError as error:
         refuse(str(error))
 
@@ -185,25 +127,13 @@ def narrow_search(settings: Settings, default: dict[str, dict], line: Sequence[G
     """
     keys = {key for key, _, _ in line}
     space = default if settings.tune.space is None else settings.tune.space
-    return settings if "tune.space" in keys or not keys & space.keys() else _searching(settings, without(space, keys))
-
-
-def _parsed(parser: Any, pairs: list[Given], fields: dict[str, dataclasses.Field]) -> Any:
-    """All pairs at once, which is what takes time; where that fails, one by one to find which is wrong."""
+    if "tune.space" in keys or not keys & space.keys():
+        return settings
+    left = {key: entry for key, entry in space.items() if key not in keys}
     try:
-        return parser.parse_args([f"--{key}={text}" for key, text, _ in pairs])
-    except Exception:  # whatever the types' parsers raise means the same to the user
-        for key, text, origin in pairs:
-            try:
-                parser.parse_args([f"--{key}={text}"])
-            except Exception:
-                refuse(f"{origin}: {key}={text}: expected {_expected(fields[key])}")
-        raise
-
-
-def _only_settings(parser: Any, parsed: Any) -> Settings:
-    values = parser.instantiate(parsed)
-    return Settings(**{field.name: values[field.name] for field in dataclasses.fields(Settings)})
+        return dataclasses.replace(settings, tune=dataclasses.replace(settings.tune, space=left))
+    except ValidationError as error:
+        refuse(contradiction(error))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,10 +163,12 @@ def read_arguments(
     cannot be read.
     """
     parser = option_parser(stage, description, options)
-    rest, given = _split_arguments(sys.argv[1:] if argv is None else argv, list(_fields()))
+    rest, given = _split_arguments(sys.argv[1:] if argv is None else argv)
     chosen = _parse_options(parser, rest)
     if chosen.help:
-        print(help_text(parser, settings_parser()))
+        from src.settings.reference import help_text
+
+        print(f"{parser.format_help()}\nsettings, written key.sub=value:\n\n{help_text()}")
         raise SystemExit(0)
     config: list[Given] = []
     if chosen.config is not None:
@@ -261,21 +193,20 @@ def load(
     return narrow_search(settings, DEMO_SPACE, arguments.line), arguments.options
 
 
-def moved(settings: Settings, given: list[Given]) -> Settings:
+def moved(settings: Settings, given: Sequence[Given]) -> Settings:
     """The settings with those `given` that say where things lie and how the work is divided. Refuses all others."""
-    was = flatten(settings)
-    now = build([*((key, as_text(value), "") for key, value in was.items()), *given])
-    fixed = {*changing(settings), "run.name", "train.fold", *(key for key in was if key.startswith("tune."))}
+    before = flatten(settings)
+    now = build(given, before)
     for key, text, origin in given:
-        if key in fixed and flatten(now)[key] != was[key]:
-            refuse(f"{origin}: {key}={text}: the run was made with {as_text(was[key])}; leave it out")
+        fixed = not all_settings()[key].runtime_only or key.startswith(("run.name", "train.fold", "tune."))
+        if fixed and flatten(now)[key] != before[key]:
+            refuse(f"{origin}: {key}={text}: the run was made with {as_text(before[key])}; leave it out")
     return now
 
 
-def changed(settings: Settings, values: dict[str, Any], origin: str) -> Settings:
+def changed(settings: Settings, values: Mapping[str, Any], origin: str) -> Settings:
     """The settings with other values, which go through the same door. Refuses wrong or contradictory ones."""
-    pairs = [(key, as_text(value), origin) for key, value in {**flatten(settings), **values}.items()]
-    return build(pairs)
+    return build([(key, as_text(value), origin) for key, value in values.items()], flatten(settings))
 
 
 def as_arguments(settings: Settings) -> list[str]:
@@ -286,19 +217,15 @@ def as_arguments(settings: Settings) -> list[str]:
 
 def save(settings: Settings, path: Path) -> None:
     """Write all settings as YAML that --config takes."""
-    import yaml
-
-    from src.base.files import write_text
-
     write_text(path, yaml.safe_dump(dataclasses.asdict(settings), sort_keys=False, allow_unicode=True))
 
 
 def as_yaml(settings: Settings, *left_out: str) -> str:
     """What differs from the defaults as YAML that --config takes, without some keys, and without a search (tune)."""
-    import yaml
-
     found, default = flatten(settings), flatten(Settings())
     kept = {k: v for k, v in found.items() if v != default[k] and k not in left_out and not k.startswith("tune.")}
-    dump = functools.partial(yaml.safe_dump, allow_unicode=True, default_flow_style=True, width=10**6)
-    texts = {key: dump(value).removesuffix("...\n").strip() for key, value in {**kept, "tune.trials": 0}.items()}
-    return "".join(f"{key}: {text}\n" for key, text in texts.items())
+    lines = []
+    for key, value in {**kept, "tune.trials": 0}.items():
+        text = yaml.safe_dump(value, allow_unicode=True, default_flow_style=True, width=10**6)
+        lines.append(f"{key}: {text.strip().removesuffix('...').strip()}\n")
+    return "".join(lines)

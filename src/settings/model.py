@@ -1,9 +1,11 @@
 """Settings of the networks and of the search for captions."""
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from src.settings.fields import number
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from src.settings.fields import STRICT, NonNegativeFloat, NonNegativeInt, PositiveInt, ShareBelowOne, Width
 
 NON_AUTOREGRESSIVE = ("mask_predict", "ctc_mask_predict")
 """The decoders that write all words at once."""
@@ -11,7 +13,7 @@ NON_AUTOREGRESSIVE_WORDS = 100
 """The longest caption that they can write."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class EncoderSettings:
     """The network that sees the photo."""
 
@@ -24,25 +26,33 @@ class EncoderSettings:
     """Start from a local weights file (.safetensors, .pt, .pth) instead."""
     frozen: bool = False
     """Keep the encoder as it started; heads alone are trained."""
-    output_stride: int | None = number(None, low=2)
+    output_stride: Annotated[int, Field(ge=2)] | None = None
     """Pixels per cell of the feature grid, for encoders that can dilate (8, 16, 32)."""
-    frozen_epochs: int = number(0, low=0)
+    frozen_epochs: NonNegativeInt = 0
     """Train the heads alone for that many epochs, then the encoder with them."""
     cache: Literal["none", "fp16", "fp32"] = "none"
     """A frozen encoder's features: computed in every step, or once, kept in runs/cache and trained from."""
-    regions: int = number(36, low=1, high=1000)
+    regions: Annotated[int, Field(ge=1, le=1000)] = 36
     """Most regions per photo, for the encoders that detect regions (fasterrcnn_*)."""
 
+    def __post_init__(self) -> None:
+        if self.pretrained and self.weights:
+            raise ValueError("encoder.pretrained and encoder.weights exclude each other; keep one")
+        if self.frozen and self.frozen_epochs:
+            raise ValueError("encoder.frozen keeps the encoder frozen in all epochs; leave out encoder.frozen_epochs")
+        if self.cache != "none" and not self.frozen:
+            raise ValueError(f"encoder.cache={self.cache} needs encoder.frozen=true: features change otherwise")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, config=STRICT)
 class MosHeadSettings:
     """The head that predicts the mean opinion score."""
 
-    dropout: float = number(0.2, low=0, high=0.99)
-    """Dropout before the last layer."""
+    dropout: ShareBelowOne = 0.2
+    """ShareBelowOne before the last layer."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class DecoderSettings:
     """The captioner."""
 
@@ -51,71 +61,75 @@ class DecoderSettings:
     a causal Transformer over the grid; Transformers that write all words at once, in passes, the second by CTC."""
     cell: Literal["lstm", "gru"] = "gru"
     """Recurrent cell (recurrent, attention; updown is two LSTMs)."""
-    embedding: int = number(128, low=1, high=10**8)
+    embedding: Width = 128
     """Width of the word embedding (the Transformer's is hidden)."""
-    hidden: int = number(256, low=1, high=10**8)
+    hidden: Width = 256
     """Width of the recurrent state, or of the Transformer."""
-    layers: int = number(1, low=1, high=100)
+    layers: Annotated[int, Field(ge=1, le=100)] = 1
     """Layers (recurrent and the Transformers)."""
-    dropout: float = number(0.3, low=0, high=0.99)
-    """Dropout on word embeddings, between layers and before the last layer."""
+    dropout: ShareBelowOne = 0.3
+    """ShareBelowOne on word embeddings, between layers and before the last layer."""
     image: Literal["first", "every"] = "every"
     """recurrent: show the image as the first input only, or with every word."""
-    project: int | None = number(None, low=1, high=10**8)
+    project: Width | None = None
     """attention, updown: width that each cell of the grid is projected to; not given: as the encoder made it."""
-    attention: int = number(256, low=1, high=10**8)
+    attention: Width = 256
     """attention, updown: width of the layer in which image and state meet."""
     gate: bool = True
     """attention: the gate (beta) on what was looked at, from the state."""
-    heads: int = number(4, low=1, high=100)
+    heads: Annotated[int, Field(ge=1, le=100)] = 4
     """Transformers: attention heads."""
-    feedforward: int = number(1024, low=1, high=10**8)
+    feedforward: Width = 1024
     """Transformers: width of the feed-forward layers."""
     length: Literal["regression", "classification"] = "regression"
     """mask_predict, ctc_mask_predict: the number of words is learned as a number or as a class."""
-    upsample: int = number(2, low=2, high=8)
+    upsample: Annotated[int, Field(ge=2, le=8)] = 2
     """ctc_mask_predict: places for each word that the photo is taken to need."""
     distill_from: str | None = None
     """Train on the captions that this finished run (a name under run.root) writes of the training photos."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class DecodingSettings:
     """Search for the caption of a photo."""
 
     search: Literal["beam", "diverse", "sample"] = "beam"
     """Beam search, diverse beam search, or the most probable of several random captions."""
-    beam: int = number(3, low=1)
+    beam: PositiveInt = 3
     """Beam width; 1 is greedy."""
-    length_penalty: float = number(0.7, low=0)
+    length_penalty: NonNegativeFloat = 0.7
     """Candidates are ranked by log probability / length ** length_penalty."""
-    minimum_words: int = number(3, low=1)
+    minimum_words: PositiveInt = 3
     """Shortest caption allowed."""
-    maximum_words: int = number(30, low=1)
+    maximum_words: PositiveInt = 30
     """Longest caption allowed."""
-    no_repeat_ngram_size: int = number(3, low=0)
+    no_repeat_ngram_size: NonNegativeInt = 3
     """No run of that many words twice in a caption; 0 allows all."""
     bad_endings: str = "a an and the of with in on to is"
     """Words, separated by spaces, that may not be a caption's last."""
-    beam_groups: int = number(3, low=1)
+    beam_groups: PositiveInt = 3
     """diverse: groups that beam is divided into."""
-    diversity: float = number(0.5, low=0)
+    diversity: NonNegativeFloat = 0.5
     """diverse: what a word costs for each caption of an earlier group that has it at the same place."""
-    samples: int = number(5, low=1)
+    samples: PositiveInt = 5
     """sample: random captions per photo."""
-    temperature: float = number(1.0, low=0.01, high=100)
+    temperature: Annotated[float, Field(ge=0.01, le=100)] = 1.0
     """sample: log probabilities are divided by it."""
-    top_k: int = number(0, low=0)
+    top_k: NonNegativeInt = 0
     """sample: draw from that many most probable words; 0 draws from all."""
-    top_p: float = number(1.0, low=0.01, high=1)
+    top_p: Annotated[float, Field(ge=0.01, le=1)] = 1.0
     """sample: draw from the fewest words that hold that share of the probability."""
-    passes: int = number(4, low=1, high=100)
+    passes: Annotated[int, Field(ge=1, le=100)] = 4
     """mask_predict, ctc_mask_predict: how often all places are looked at; 1 writes the caption at once."""
     repredict: Literal["least_confident", "all"] = "least_confident"
     """mask_predict, ctc_mask_predict: what a pass after the first writes anew: what it hides, or every place."""
-    length_beam: int = number(1, low=1, high=100)
+    length_beam: Annotated[int, Field(ge=1, le=100)] = 1
     """mask_predict, ctc_mask_predict: the most probable lengths that are tried, each a candidate."""
     ctc: Literal["greedy", "prefix"] = "greedy"
     """ctc_mask_predict: the caption of the most probable alignment, or the best by prefix beam search (width: beam)."""
     model_averaging: Literal["none", "probabilities", "log_probabilities"] = "none"
     """Captions of test photos: by the fold that scored best, or by all folds' mean at each word."""
+
+    def __post_init__(self) -> None:
+        if self.minimum_words > self.maximum_words:
+            raise ValueError("decoding.minimum_words is greater than decoding.maximum_words")

@@ -3,9 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from src.settings.yaml_files import as_text, parse_yaml, refuse
+from src.settings.yaml_files import InvalidYaml, as_text, read_tree, refuse
 
-_RANGE, _CHOICES = {"low", "high", "step", "log"}, {"choices"}
 _FIXED = {
     "data": "the data",
     "split": "the photos that it is judged by",
@@ -28,7 +27,10 @@ def read_space(text: str, origin: str, typed: Callable[[str, str, str], Any]) ->
     would refuse (which `typed` does).
     """
     where = f"{origin}: tune.space"
-    tree = parse_yaml(text, where)
+    try:
+        tree = read_tree(text)
+    except InvalidYaml as error:
+        refuse(f"{where}: {error}")
     if tree is None:
         return None
     if not isinstance(tree, dict):
@@ -41,9 +43,9 @@ def _entry(key: str, entry: Any, where: str, typed: Callable[[str, str, str], An
         if key == fixed or key.startswith(f"{fixed}."):
             refuse(f"{where}: {key} cannot be searched: it determines {what}")
     names = set(entry) if isinstance(entry, dict) else set()
-    if names == _CHOICES:
+    if names == {"choices"}:
         return {"choices": _choices(key, entry["choices"], where, typed)}
-    if not {"low", "high"} <= names or names - _RANGE:
+    if not {"low", "high"} <= names or names - {"low", "high", "step", "log"}:
         refuse(f"{where}: {key}: expected {{low: …, high: …}} with step: … or log: true, or {{choices: […]}}")
     return _range(key, entry, where, typed)
 
@@ -64,12 +66,12 @@ def _range(key: str, entry: dict, where: str, typed: Callable[[str, str, str], A
     low, high = bounds["low"], bounds["high"]
     if low >= high:
         refuse(f"{where}: {key}: low={low} is not below high={high}")
-    log = entry.get("log", False)
-    if not isinstance(log, bool) or (log and low <= 0):
-        refuse(f"{where}: {key}: log={as_text(log)}: expected true or false, and true only where low is above 0")
-    bounds |= {"log": True} if log else {}
+    log = as_text(entry.get("log", "false"))
+    if log not in ("true", "false") or (log == "true" and low <= 0):
+        refuse(f"{where}: {key}: log={log}: expected true or false, and true only where low is above 0")
+    bounds |= {"log": True} if log == "true" else {}
     if "step" in entry:
-        bounds["step"] = _step(key, entry["step"], type(low), log, where)
+        bounds["step"] = _step(key, entry["step"], type(low), "log" in bounds, where)
     return bounds
 
 
@@ -81,8 +83,3 @@ def _step(key: str, given: Any, kind: type, log: bool, where: str) -> int | floa
     if log or not 0 < step < float("inf"):
         refuse(f"{where}: {key}: step={as_text(given)}: expected a number above 0, and none where log is true")
     return step
-
-
-def without(space: dict[str, dict], keys: set[str]) -> dict[str, dict]:
-    """The space without some of its settings."""
-    return {key: entry for key, entry in space.items() if key not in keys}

@@ -1,35 +1,37 @@
 """Settings of losses, augmentation, optimiser and the course of training."""
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from src.settings.fields import number
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from src.settings.fields import STRICT, NonNegativeFloat, NonNegativeInt, PositiveInt, RuntimeOnly, Share, ShareBelowOne
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class LossSettings:
     """How the two tasks are weighed."""
 
     mos: Literal["huber", "mse", "distribution", "none"] = "mse"
     """Loss of each photo's score, in standard deviations of the training labels. distribution: the network predicts
     the shares of the whole scores, and the loss is the earth mover's distance (NIMA)."""
-    plcc: float = number(0.0, low=0)
+    plcc: NonNegativeFloat = 0.0
     """Weight of 1 - PLCC of the whole batch, beside loss.mos, whose weight is 1."""
-    rank: float = number(0.0, low=0)
+    rank: NonNegativeFloat = 0.0
     """Weight of the logistic loss of every pair's order in the batch."""
-    srcc: float = number(0.0, low=0)
+    srcc: NonNegativeFloat = 0.0
     """Weight of 1 - SRCC of the whole batch, by soft ranks."""
     balance: Literal["fixed", "uncertainty"] = "fixed"
     """Fixed weights, or learned ones (Kendall, Gal and Cipolla 2018)."""
-    mos_weight: float = number(1.0, low=0)
+    mos_weight: NonNegativeFloat = 1.0
     """Weight of the score's loss where balance is fixed."""
-    caption_weight: float = number(1.0, low=0)
+    caption_weight: NonNegativeFloat = 1.0
     """Weight of the captions' loss where balance is fixed."""
-    label_smoothing: float = number(0.0, low=0, high=0.99)
+    label_smoothing: ShareBelowOne = 0.0
     """Share of a word's target probability spread over the vocabulary."""
-    length_weight: float = number(0.1, low=0)
+    length_weight: NonNegativeFloat = 0.1
     """mask_predict, ctc_mask_predict: weight of the loss of the caption's length."""
-    attention_weight: float = number(0.0, low=0)
+    attention_weight: NonNegativeFloat = 0.0
     """Weight of the doubly stochastic term: attention that looks at every cell alike over a whole caption."""
 
     @property
@@ -38,101 +40,109 @@ class LossSettings:
         return bool(self.plcc or self.rank or self.srcc)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class AugmentSettings:
     """Changes to training photos. The first two leave the quality of a photo alone."""
 
-    flip: float = number(0.5, low=0, high=1)
+    flip: Share = 0.5
     """Probability of a horizontal flip."""
-    crop: float = number(0.03, low=0, high=0.9)
+    crop: Annotated[float, Field(ge=0, le=0.9)] = 0.03
     """Largest shift as a share of the side: borders are mirrored and the view's size cut out; nothing is resized."""
-    photometric: float = number(0.0, low=0, high=1)
+    photometric: Share = 0.0
     """Probability of other brightness, contrast, blur. CHANGES THE LABEL: people would score that photo otherwise."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class OptimSettings:
     """Optimiser and learning rate."""
 
     name: Literal["adamw", "adam", "sgd"] = "adamw"
     """Optimiser."""
-    lr: float = number(3e-3, low=0)
+    lr: NonNegativeFloat = 3e-3
     """Peak learning rate, reached after the warm-up."""
-    encoder_lr_mult: float = number(1.0, low=0)
+    encoder_lr_mult: NonNegativeFloat = 1.0
     """The encoder's learning rate as a multiple of lr."""
-    layer_decay: float = number(1.0, low=0, high=1)
+    layer_decay: Share = 1.0
     """Each layer's factor relative to the one above it, from the encoder's last layer down; 1 treats all alike."""
-    weight_decay: float = number(0.05, low=0)
+    weight_decay: NonNegativeFloat = 0.05
     """Weight decay; not on biases and norms."""
-    momentum: float = number(0.9, low=0, high=1)
+    momentum: Share = 0.9
     """Momentum of sgd."""
     schedule: Literal["cosine", "step", "plateau", "constant"] = "cosine"
     """Course of the learning rate after the warm-up."""
-    warmup_epochs: float = number(1.0, low=0)
+    warmup_epochs: NonNegativeFloat = 1.0
     """Epochs of linear warm-up."""
-    step_epochs: int = number(5, low=1)
+    step_epochs: PositiveInt = 5
     """step: epochs between two drops. plateau: epochs without a better validation score before a drop."""
-    step_factor: float = number(0.3, low=0, high=1)
+    step_factor: Share = 0.3
     """step and plateau: factor of a drop."""
-    grad_clip_norm: float = number(1.0, low=0)
+    grad_clip_norm: NonNegativeFloat = 1.0
     """Largest norm of the gradient; 0 does not clip."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class ScheduledSamplingSettings:
     """Feeding the captioner its own words in training, with a probability that grows."""
 
-    probability: float = number(0.0, low=0, high=1)
+    probability: Share = 0.0
     """Greatest probability of a word being replaced; 0 is plain teacher forcing."""
-    increase: float = number(0.05, low=0, high=1)
+    increase: Share = 0.05
     """By how much it grows at a time."""
-    every_epochs: int = number(5, low=1)
+    every_epochs: PositiveInt = 5
     """Epochs between two increases."""
-    from_epoch: int = number(0, low=0)
+    from_epoch: NonNegativeInt = 0
     """Epochs of plain teacher forcing before the first."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class SelfCriticalSettings:
     """Training the captioner for the score of what it writes, after so many epochs of ordinary training."""
 
-    from_epoch: int | None = number(None, low=0)
+    from_epoch: NonNegativeInt | None = None
     """Epochs of ordinary training before it; 0 starts with it (see train.start_from), not given: never."""
     baseline: Literal["greedy", "leave_one_out"] = "greedy"
     """What a sample's reward is compared with: the greedy caption's, or the mean of the photo's other samples."""
-    samples: int = number(1, low=1)
+    samples: PositiveInt = 1
     """Random captions per photo and step; at least 2 for baseline=leave_one_out."""
-    temperature: float = number(1.0, low=0.01, high=100)
+    temperature: Annotated[float, Field(ge=0.01, le=100)] = 1.0
     """Log probabilities are divided by it when samples are drawn."""
-    lr: float = number(1e-4, low=0)
+    lr: NonNegativeFloat = 1e-4
     """Learning rate, constant."""
-    cider_d: float = number(1.0, low=0)
+    cider_d: NonNegativeFloat = 1.0
     """Weight of CIDEr-D in the reward. The competition's formula is cider_d=4 meteor=3 bleu3=1 bleu4=1 rouge_l=1."""
-    bleu3: float = number(0.0, low=0)
+    bleu3: NonNegativeFloat = 0.0
     """Weight of BLEU-3."""
-    bleu4: float = number(0.0, low=0)
+    bleu4: NonNegativeFloat = 0.0
     """Weight of BLEU-4."""
-    rouge_l: float = number(0.0, low=0)
+    rouge_l: NonNegativeFloat = 0.0
     """Weight of ROUGE-L."""
-    meteor: float = number(0.0, low=0)
+    meteor: NonNegativeFloat = 0.0
     """Weight of METEOR, by a stand-in that knows words and stems, not synonyms."""
-    length_penalty: float = number(0.0, low=0)
+    length_penalty: NonNegativeFloat = 0.0
     """Taken from the reward for each word by which a caption differs from its references' mean length."""
 
+    def __post_init__(self) -> None:
+        if self.from_epoch is None:
+            return
+        if self.baseline == "leave_one_out" and self.samples < 2:
+            raise ValueError("self_critical.baseline=leave_one_out needs self_critical.samples of at least 2")
+        if not self.cider_d + self.bleu3 + self.bleu4 + self.rouge_l + self.meteor:
+            raise ValueError("self_critical: cider_d, bleu3, bleu4, rouge_l and meteor are all 0: there is no reward")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, config=STRICT)
 class TrainSettings:
     """The course of training."""
 
-    fold: int | None = number(None, low=0, runtime_only=True)
+    fold: RuntimeOnly[NonNegativeInt | None] = None
     """Train this fold only, as --fold K does; not given: all, one after another."""
-    epochs: int = number(13, low=1)
+    epochs: PositiveInt = 13
     """Passes over the training photos."""
-    batch_size: int = number(32, low=1)
+    batch_size: PositiveInt = 32
     """Photos per optimiser step, over all GPUs and processes."""
-    accumulation_steps: int = number(1, low=1)
+    accumulation_steps: PositiveInt = 1
     """Micro-batches that a step is divided into, to save memory."""
-    captions_per_photo: int = number(1, low=1)
+    captions_per_photo: PositiveInt = 1
     """Captions of a photo in one step, drawn anew each epoch from those it has."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of forward and backward; weights stay fp32. fp16 needs a GPU."""
@@ -142,13 +152,20 @@ class TrainSettings:
     """torch.compile: faster after a slow start, and outside the promise of equal bits."""
     sync_batchnorm: bool = False
     """BatchNorm over the whole batch of all processes, not each process's part of it. Needs GPUs and torchrun."""
-    ema_decay: float = number(0.98, low=0, high=0.99999)
+    ema_decay: Annotated[float, Field(ge=0, le=0.99999)] = 0.98
     """Decay per step of the averaged weights that are validated and kept; 0 uses the weights themselves."""
-    patience: int = number(0, low=0)
+    patience: NonNegativeInt = 0
     """Stop after that many epochs in which neither score improved, not before self_critical.from_epoch; 0 never."""
-    checkpoint_steps: int = number(200, low=1, runtime_only=True)
+    checkpoint_steps: RuntimeOnly[PositiveInt] = 200
     """Write fold-K/last.pt every that many steps, besides at every epoch's end."""
-    log_batches: int = number(0, low=0, runtime_only=True)
+    log_batches: RuntimeOnly[NonNegativeInt] = 0
     """Print a line with the loss every that many batches; 0 prints one line an epoch."""
     start_from: str | None = None
     """Start from the weights of that finished run (a name under run.root), fold by fold."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size % self.accumulation_steps:
+            raise ValueError(
+                f"train.batch_size={self.batch_size} cannot be divided into "
+                f"train.accumulation_steps={self.accumulation_steps} equal parts"
+            )

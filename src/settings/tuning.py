@@ -1,9 +1,11 @@
 """Settings of the search for good settings."""
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from src.settings.fields import number, runtime_only
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from src.settings.fields import STRICT, PositiveInt, RuntimeOnly
 
 DEMO_SPACE = {
     "optim.lr": {"low": 1e-3, "high": 1e-2, "log": True},
@@ -22,24 +24,32 @@ DECODING_SPACE = {
 """Searched by --stage decode where tune.space is not given."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class TuneSettings:
     """The search for good settings. None of these changes what training with given settings computes."""
 
-    trials: int | None = number(None, low=0, high=10**6, runtime_only=True)
+    trials: RuntimeOnly[Annotated[int, Field(ge=0, le=10**6)] | None] = None
     """Settings tried; 0 skips tuning. Not given: 3 on the embedded demo, else 0 (20 with --stage decode)."""
-    space: dict[str, dict] | None = runtime_only(None)
+    space: RuntimeOnly[dict[str, dict] | None] = None
     """What is searched: {optim.lr: {low: 1e-4, high: 1e-2, log: true}, train.batch_size: {low: 16, high: 64, step: 16},
     decoder.cell: {choices: [lstm, gru]}}. Not given: a small space for the demo, without what differs from defaults."""
-    objective: Literal["mos", "caption", "mean", "both"] | None = runtime_only(None)
+    objective: RuntimeOnly[Literal["mos", "caption", "mean", "both"] | None] = None
     """Validation score of a trial: mean is that of the MOS score and the caption score over the sum of metric.weights;
     both searches for the Pareto front of the two. Not given: mean, or the one that task learns."""
-    pruner: Literal["none", "median", "halving", "hyperband"] = runtime_only("none")
+    pruner: RuntimeOnly[Literal["none", "median", "halving", "hyperband"]] = "none"
     """Ends trials early that fall behind: under the median, by successive halving, by Hyperband."""
-    epochs: int | None = number(None, low=1, runtime_only=True)
+    epochs: RuntimeOnly[PositiveInt | None] = None
     """Epochs of a trial. Not given: train.epochs; 2 where tune.trials is not given either."""
-    folds: list[int] | None = runtime_only(None)
+    folds: RuntimeOnly[list[int] | None] = None
     """Folds whose mean score counts. Not given: fold 0; all finished folds with --stage decode."""
-    storage: str | None = runtime_only(None)
+    storage: RuntimeOnly[str | None] = None
     """Where the trials are kept: postgresql://HOST/DATABASE for workers on many machines, or sqlite:///FILE. Not given:
     study.db in the run's folder tune."""
+
+    def __post_init__(self) -> None:
+        if self.objective == "both" and self.pruner != "none":
+            raise ValueError("tune.objective=both has no order in which to prune; give tune.pruner=none")
+        if self.space == {} and self.trials:
+            raise ValueError("tune.space: nothing to search: it is empty, or all of it is given on the command line")
+        if self.storage is not None and not self.storage.startswith(("sqlite:///", "postgresql:", "postgresql+")):
+            raise ValueError("tune.storage: expected postgresql://USER@HOST/DATABASE or sqlite:///FILE")

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
+
 from src.base.errors import one_line
 
 CONFIGS = Path("configs")
@@ -46,52 +48,52 @@ def _leaves(tree: dict, prefix: str = "") -> list[tuple[str, str]]:
     return pairs
 
 
-def _yaml_loader(where: str) -> type:
-    """A safe loader that leaves numbers and dates as they stand, for the settings' own types to read.
+class InvalidYaml(ValueError):
+    """Text that is not YAML, or not such as settings are written in."""
+
+
+class _Loader(yaml.SafeLoader):
+    """A safe loader that leaves all but null as text, for the settings' own types to read.
 
     It refuses a key given twice, of which YAML would silently take the last, and aliases: nothing here needs them, and
     a few lines of them unfold to more than the memory.
     """
-    import yaml
 
-    class Loader(yaml.SafeLoader):
-        yaml_implicit_resolvers = {
-            first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":bool", ":merge"))]
-            for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-        }
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith(":null")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
-        def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
-            if self.check_event(yaml.AliasEvent):
-                event = self.peek_event()
-                refuse(f"{where}, line {event.start_mark.line + 1}: *{event.anchor}; write the value out")
-            return super().compose_node(parent, index)
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise InvalidYaml(f"line {event.start_mark.line + 1}: *{event.anchor}; write the value out")
+        return super().compose_node(parent, index)
 
-        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-            keys = [self.construct_object(key, deep) for key, _ in node.value]
-            doubled = {str(key) for key in keys if keys.count(key) > 1}
-            if doubled:
-                refuse(f"{where}: {', '.join(sorted(doubled))} is given twice; keep one")
-            return super().construct_mapping(node, deep)
-
-    return Loader
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [self.construct_object(key, deep) for key, _ in node.value]
+        doubled = {str(key) for key in keys if keys.count(key) > 1}
+        if doubled:
+            raise InvalidYaml(f"{', '.join(sorted(doubled))} is given twice; keep one")
+        return super().construct_mapping(node, deep)
 
 
-def parse_yaml(text: str, where: str) -> Any:
-    """What YAML text holds, numbers and dates left as text. Refuses what is not YAML; `where` it stands is named."""
-    import yaml
-
+def read_tree(text: str) -> Any:
+    """What YAML text holds: mappings and lists of text and null. Raises InvalidYaml with the reason."""
     try:
-        return yaml.load(text, _yaml_loader(where))
+        return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
-        refuse(f"{where}: not valid YAML: {' '.join(str(error).split())}")
-    except RecursionError:
-        refuse(f"{where}: nested too deeply; expected lines of 'key: value'")
+        raise InvalidYaml(f"not valid YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise InvalidYaml("nested too deeply; expected lines of 'key: value'") from error
 
 
 def read_yaml(path: str) -> list[tuple[str, str]]:
     """The settings of a file as (dotted key, text)."""
     try:
-        tree = parse_yaml(Path(path).read_text(encoding="utf-8-sig"), f"--config {path}")
+        tree = read_tree(Path(path).read_text(encoding="utf-8-sig"))
+    except InvalidYaml as error:
+        refuse(f"--config {path}: {error}")
     except FileNotFoundError:
         near = difflib.get_close_matches(path, [str(p) for p in CONFIGS.glob("*.yaml")], 1)
         refuse(f"--config {path}: no such file" + (f"; did you mean {near[0]}?" if near else ""))

@@ -14,7 +14,9 @@ from src.pipeline.artefacts import Artefact
 from src.pipeline.runs import fold_name, fold_number, run_folder, score_path
 from src.pipeline.source_code import code_digest
 from src.pipeline.trained_runs import joined
-from src.settings.load import changed, flatten
+from src.settings.former_names import translated
+from src.settings.keys import flatten
+from src.settings.load import changed
 from src.settings.schema import Settings
 from src.submission.form import Form
 
@@ -143,7 +145,7 @@ def settings_of(manifest: dict, path: Path) -> dict[str, Settings]:
     """The settings of each run after tuning, by name. Raises InputError where unknown, wrong or contradictory."""
     runs = {}
     for name, run in manifest["runs"].items():
-        settings = changed(Settings(), run["settings"], f"{path}, {name}")
+        settings = changed(Settings(), translated(run["settings"]), f"{path}, {name}")
         folds = {fold_name(k) for k in resolved.folds_of(settings)}
         fits = run["checkpoints"].keys() == run["learned_from"].keys() == folds
         sources = [source for source in (settings.train.start_from, settings.decoder.distill_from) if source]

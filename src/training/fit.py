@@ -16,7 +16,7 @@ from src.data.dataset import BatchDataset, BatchSlice, epoch_batches, load_batch
 from src.metrics.meteor import Meteor
 from src.models.captioner import build_captioner, with_heads
 from src.pipeline.runs import fold_folder
-from src.settings.load import changing
+from src.settings.keys import changing
 from src.settings.schema import Settings
 from src.training import checkpoint
 from src.training.distributed import Ranks

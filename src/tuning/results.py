@@ -13,8 +13,9 @@ from optuna.trial import FrozenTrial, TrialState
 from src.base.errors import InputError
 from src.base.files import write_text
 from src.plots.tuning_plots import FinishedTrial, draw_history, draw_importance, draw_pareto, draw_slices
-from src.settings.load import as_text, as_yaml, changed
+from src.settings.load import as_yaml, changed
 from src.settings.schema import Settings
+from src.settings.yaml_files import as_text
 from src.tuning.study import Study
 
 NAMES = {"mos": ["MOS score"], "caption": ["caption score"], "mean": ["mean score"]} | {

@@ -5,7 +5,6 @@ import ctypes
 import os
 import signal
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -17,7 +16,6 @@ from src import preprocess
 from src.base.errors import guarded
 from src.base.files import file_digest, read_json
 from src.pipeline import artefacts
-from src.settings import load
 
 SMALL = ["data.root=data", "view.size=16"]
 """Settings for `small_competition` in the folder data of the present one."""
@@ -25,7 +23,6 @@ LONGEST_LINE = 400
 """Characters that a line about bad input may have."""
 _REPORTS = {"rejected.csv", "settings.yaml", "provenance.json", "started.json"}
 """Files that are no results: a stage that fails may have written them, whole."""
-_PARSER = cache(load.settings_parser)
 _MARKERS = {"done.json", "evaluated.json", "submitted.json"}
 
 
@@ -51,9 +48,8 @@ def small_competition(root: Path) -> None:
 
 
 def hurry(patch: pytest.MonkeyPatch) -> None:
-    """Have photos decoded in this process, build the parser of settings once, leave out the picture of statistics."""
+    """Have photos decoded in this process, and leave out the picture of statistics."""
     patch.setattr("os.sched_getaffinity", lambda process: {0})
-    patch.setattr("src.settings.load.settings_parser", _PARSER)
     patch.setattr("src.plots.data_histograms.draw_statistics", lambda *_: None)
 
 

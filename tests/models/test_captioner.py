@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from src.base.errors import InputError
 from src.models.captioner import build_captioner, build_decoder
 from src.models.decoder import END, PAD, START, CausalDecoder, TeacherForced
 from src.models.features import Features
@@ -164,8 +163,3 @@ def test_equal_seeds_build_equal_networks():
             build_captioner(settings_of("both"), 3, VOCABULARY, (1.0, 9.0, 4.0), (0.4,) * 3, (0.2,) * 3).state_dict()
         )
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
-
-
-def test_unknown_decoder_is_refused():
-    with pytest.raises(InputError, match="recurrent"):
-        build_decoder(DecoderSettings(name="recurent"), VOCABULARY, 6)

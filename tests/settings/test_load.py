@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from src.settings.load import as_arguments, changing, flatten, load, save
+from src.settings.keys import changing, flatten
+from src.settings.load import as_arguments, load, save
 from src.settings.schema import Settings
 from src.settings.yaml_files import ConfigError
 

@@ -9,7 +9,8 @@ import torch
 from src import evaluate, predict, preprocess, split, submit, train
 from src.models.captioner import build_captioner
 from src.models.decoder import END, PAD
-from src.settings.load import flatten, load
+from src.settings.keys import flatten
+from src.settings.load import load
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 SIBLINGS = {

@@ -16,7 +16,8 @@ from src.base.errors import InputError
 from src.metrics.caption_scores import score_captions
 from src.metrics.competition_score import caption_score
 from src.pipeline import resolved
-from src.settings.load import as_arguments, flatten, load
+from src.settings.keys import flatten
+from src.settings.load import as_arguments, load
 from src.settings.schema import Settings
 from src.settings.yaml_files import read_yaml
 from tests.conftest import TINY
