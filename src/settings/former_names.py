@@ -52,5 +52,5 @@ def translated(saved: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_saved(path: Path) -> dict[str, str]:
-    """The settings in a run's file as text by dotted key, whichever version wrote it; those that are gone are left out."""
+    """The settings in a run's file as text by dotted key, whichever version wrote it; those that are gone left out."""
     return {key: text for key, text in translated(dict(read_yaml(str(path)))).items() if key in all_settings()}

@@ -67,7 +67,9 @@ def _words(kind: Any, bounds: list[str]) -> str:
     if origin is dict:
         return "a mapping"
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(_words(part, bounds) for part in arguments)
+        return " or ".join(
+            _words(part, bounds) for part in sorted(arguments, key=lambda part: typing.get_origin(part) is list)
+        )
     return _WORDS[kind]
 
 
@@ -112,10 +114,9 @@ def _walk(kind: Any, prefix: str = "") -> Iterator[tuple[str, Any, FieldInfo]]:
 
 
 @functools.cache
-def groups() -> dict[str, tuple[type, str]]:
-    """Every group of settings by its dotted key: its class, and what it is about."""
-    walk = _walk(Settings)
-    return {key: (kind, field.description or "") for key, kind, field in walk if dataclasses.is_dataclass(kind)}
+def groups() -> dict[str, type]:
+    """The class of every group of settings, by the group's dotted key."""
+    return {key: kind for key, kind, _ in _walk(Settings) if isinstance(kind, type) and dataclasses.is_dataclass(kind)}
 
 
 @functools.cache
@@ -146,7 +147,7 @@ def assemble(values: dict[str, Any], kind: type = Settings, prefix: str = "") ->
     for field in dataclasses.fields(kind):
         key = f"{prefix}{field.name}"
         if key in groups():
-            arguments[field.name] = assemble(values, groups()[key][0], f"{key}.")
+            arguments[field.name] = assemble(values, groups()[key], f"{key}.")
         elif key in values:
             arguments[field.name] = values[key]
     try:

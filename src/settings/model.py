@@ -49,7 +49,7 @@ class MosHeadSettings:
     """The head that predicts the mean opinion score."""
 
     dropout: ShareBelowOne = 0.2
-    """ShareBelowOne before the last layer."""
+    """Dropout before the last layer."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -68,7 +68,7 @@ class DecoderSettings:
     layers: Annotated[int, Field(ge=1, le=100)] = 1
     """Layers (recurrent and the Transformers)."""
     dropout: ShareBelowOne = 0.3
-    """ShareBelowOne on word embeddings, between layers and before the last layer."""
+    """Dropout on word embeddings, between layers and before the last layer."""
     image: Literal["first", "every"] = "every"
     """recurrent: show the image as the first input only, or with every word."""
     project: Width | None = None

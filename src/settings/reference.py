@@ -24,11 +24,15 @@ def _by_group() -> dict[str, list[Setting]]:
     return found
 
 
+def _about(group: str) -> str:
+    return " ".join((groups()[group].__doc__ or "").split())
+
+
 def help_text() -> str:
     """Every setting with its default as one writes it on the command line, its type and bounds, and its meaning."""
     lines = []
     for group, settings in _by_group().items():
-        lines += [f"{group}: {groups()[group][1]}"] if group and settings else []
+        lines += [f"\n{group}: {_about(group)}"] if group and settings else []
         for setting in settings:
             text = f"{setting.description} ({setting.expected})"
             lines += [f"  {setting.key}={as_text(setting.default)}"]
@@ -42,16 +46,16 @@ def markdown() -> str:
     for group, settings in _by_group().items():
         if not settings:
             continue
-        lines += [f"## {group}\n\n{groups()[group][1]}\n" if group else "## On their own\n"]
+        lines += [f"## {group}\n\n{_about(group)}\n" if group else "## On their own\n"]
         lines += ["| setting | type and bounds | default | what it does |", "|---|---|---|---|"]
         for setting in settings:
             mark = " †" * setting.runtime_only
             default = f"`{as_text(setting.default)}`"
             cells = f"`{setting.key}`{mark}", setting.expected, default, setting.description
-            lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"]
+            lines += ["| " + " | ".join(cell.replace("|", "\\|").replace("<", "&lt;") for cell in cells) + " |"]
         lines += [""]
     lines += ["## Former names\n", "| former | now |", "|---|---|"]
-    lines += [f"| `{key}` | `{now}` |" for key, now in FORMER_KEYS.items() if now]
+    lines += [f"| `{key}` | `{now}` |" for key, now in FORMER_KEYS.items()]
     return "\n".join(lines) + "\n"
 
 

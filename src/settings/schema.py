@@ -175,47 +175,28 @@ class Settings:
     """All settings."""
 
     data: DataSettings = DataSettings()
-    """Where the photos and labels are."""
     view: ViewSettings = ViewSettings()
-    """The form in which photos are cached."""
     vocabulary: VocabularySettings = VocabularySettings()
-    """Words of the captioner."""
     split: SplitSettings = SplitSettings()
-    """Folds."""
     task: Literal["both", "mos", "caption"] = "both"
     """What is learned and predicted."""
     encoder: EncoderSettings = EncoderSettings()
-    """The network that sees the photo."""
     mos_head: MosHeadSettings = MosHeadSettings()
-    """The head of the score."""
     decoder: DecoderSettings = DecoderSettings()
-    """The captioner."""
     decoding: DecodingSettings = DecodingSettings()
-    """Search for captions."""
     loss: LossSettings = LossSettings()
-    """Weights of the tasks."""
     augment: AugmentSettings = AugmentSettings()
-    """Changes to training photos."""
     optim: OptimSettings = OptimSettings()
-    """Optimiser and learning rate."""
     train: TrainSettings = TrainSettings()
-    """The course of training."""
     scheduled_sampling: ScheduledSamplingSettings = ScheduledSamplingSettings()
-    """The captioner's own words fed in training."""
     self_critical: SelfCriticalSettings = SelfCriticalSettings()
-    """Training for the captions' score."""
     tune: TuneSettings = TuneSettings()
-    """The search for good settings."""
     predict: PredictSettings = PredictSettings()
-    """From checkpoints to predictions."""
     ensemble: EnsembleSettings = EnsembleSettings()
-    """From predictions of one run or many to what is submitted."""
     parallel: RuntimeOnly[Literal["none", "dp", "ddp"]] = "none"
     """dp: nn.DataParallel over the GPUs there are. ddp: one process per GPU, started by torchrun."""
     metric: MetricSettings = MetricSettings()
-    """The score."""
     run: RunSettings = RunSettings()
-    """Where a run lives."""
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other; those within one group are refused by its own class."""
