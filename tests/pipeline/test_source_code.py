@@ -149,7 +149,7 @@ def test_harmless_edits_train_nothing_again_and_another_loss_does(competition, t
     edit(source / "training" / "losses.py", '"""', '"""Other words. ')
     edit(source / "training" / "engine.py", "the loss is not finite", "the loss is no number")
     new_setting = 'another: int = 7\n    """Nothing yet."""\n    '
-    for file, field in (("schema", "size: int = number(128"), ("schema", "folds: int"), ("training", "lr: float")):
+    for file, field in (("schema", "size: Annot"), ("schema", "folds: Annot"), ("training", "lr: NonNeg")):
         edit(source / "settings" / f"{file}.py", field, new_setting + field)
     assert "epoch" not in (printed := python(tmp_path, *train)) and "up to date" in printed
     assert {path.name for path in (tmp_path / "runs" / "cache").iterdir()} == caches
