@@ -29,7 +29,7 @@ _HASHES = {...: _SHA}
 _MADE_WITH = {"packages": dict}
 _RUN = {
     "settings": dict,
-    **{made.__name__: _HASHES for made in SHARED},
+    **{artefact.__name__: _HASHES for artefact in SHARED},
     "learned_from": {...: _HASHES},
     "trained_with": {...: _MADE_WITH},
     "checkpoints": {...: _HASHES},
@@ -61,11 +61,11 @@ def form_digest(form: Form) -> str:
 
 
 def _run(settings: Settings) -> dict:
-    """What one run was made from, and what it made."""
+    """One run: its settings, and the hashes of its inputs, checkpoints and predictions."""
     trained = {fold_name(k): outputs.fold(settings, k) for k in resolved.folds_of(settings)}
     return {
         "settings": flatten(settings),
-        **{made.__name__: hashes(made(settings)) for made in SHARED},
+        **{artefact.__name__: hashes(artefact(settings)) for artefact in SHARED},
         "learned_from": {name: fold.inputs for name, fold in trained.items()},
         "trained_with": {name: read_json(fold.folder / "provenance.json") for name, fold in trained.items()},
         "checkpoints": {name: hashes(fold) for name, fold in trained.items()},

@@ -19,7 +19,7 @@ from src.plots.style import GRAY
 from src.plots.training_curves import best_epoch, draw_curves, draw_run_curves, mean_over_folds, read_metrics
 
 MOS = ["mos_loss", "val_plcc", "val_srcc", "val_mos_score"]
-ONE_SHOT = ["length_loss", "loss", "val_wer", "val_wer_visible"]
+NON_AUTOREGRESSIVE = ["length_loss", "loss", "val_wer", "val_wer_visible"]
 CAPTION = ["caption_loss", "val_bleu4", "val_meteor", "val_rouge_l", "val_cider_d", "val_caption_score"]
 WORDS = {"median": 6.0, "p95": 9.0, "max": 11, "histogram": {"5": 700, "6": 900, "9": 300, "11": 100}}
 HISTOGRAM = {"edges": [1.0, 4.0, 7.0, 10.0], "counts": [300, 900, 300]}
@@ -84,8 +84,8 @@ def test_curves_show_every_number_and_mark_the_first_best_epoch(tmp_path, drawn)
 
 FULL = "Learning rate; Caption loss, training; Caption measures, validation; Caption score, validation"
 LOSSES = "Learning rate; Length loss, training; Loss, training; Word error rate, validation"
-JUDGED = "MOS loss, training; MOS, validation; Learning rate"
-PANELS = [(MOS, JUDGED, 555), (CAPTION, FULL, 1027), (ONE_SHOT, LOSSES, 1027)]
+SCORES = "MOS loss, training; MOS, validation; Learning rate"
+PANELS = [(MOS, SCORES, 555), (CAPTION, FULL, 1027), (NON_AUTOREGRESSIVE, LOSSES, 1027)]
 
 
 @pytest.mark.parametrize(("columns", "expected", "height"), [*PANELS, ([], "Learning rate", 555)])
@@ -140,12 +140,12 @@ UNUSABLE = {
 }
 
 
-@pytest.mark.parametrize(("content", "said"), [(None, "no such file"), *UNUSABLE.items()])
-def test_unusable_metrics_are_refused_in_one_line_and_nothing_is_drawn(tmp_path, content, said):
+@pytest.mark.parametrize(("content", "words"), [(None, "no such file"), *UNUSABLE.items()])
+def test_unusable_metrics_are_refused_in_one_line_and_nothing_is_drawn(tmp_path, content, words):
     path = tmp_path / "metrics.csv"
     if content is not None:
         path.write_text(content, encoding="utf-8")
-    with pytest.raises(InputError, match=said) as caught:
+    with pytest.raises(InputError, match=words) as caught:
         draw_curves(path, tmp_path / "curves.png")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "curves.png").exists()
@@ -201,7 +201,7 @@ def photos(count: int, height: int, width: int, channels: int) -> np.ndarray:
 @pytest.mark.filterwarnings("error")
 def test_examples_keep_every_text_under_its_own_photo(tmp_path, drawn):
     captions = ["$5 and $6 " * 40, "", "A dark photo, but the dog in the snow stands out.", "W" * 70, "Calm. 😀"]
-    heads = [f"MOS 6.{number}, people said 6.1" for number in range(5)]
+    heads = [f"MOS 6.{number}, label 6.1" for number in range(5)]
     draw_examples(photos(5, 8, 8, 3), heads, captions, tmp_path / "e.png", columns=3)
     figure, width = drawn[0], size(tmp_path / "e.png")[0]
     assert width <= 1600 and len(figure.axes) == 5
@@ -254,14 +254,14 @@ def test_wrapping_keeps_words_and_order():
     assert wrap(" ", 1.0, _CAPTION) == []
 
 
-def test_a_ladder_shows_every_step_and_in_grey_what_is_off(tmp_path, drawn):
+def test_an_ablation_shows_every_step_and_skipped_ones_in_grey(tmp_path, drawn):
     scores = [("MOS", True, 0.5), ("MOS", False, 0.4), ("MOS", True, 0.6), ("caption", True, 2.0)]
     rows = [
         {"kind": kind, "step": f"step {i}", "on": on, "score": score, "low": score - 0.1, "high": score + 0.1}
         for i, (kind, on, score) in enumerate(scores)
     ]
     rows[3] |= {"low": None, "high": None}
-    draw_ablation(rows, tmp_path / "l.png")
+    draw_ablation(rows, tmp_path / "a.png")
     mos, caption = drawn[0].axes
     dots = [line for line in mos.lines if line.get_marker() == "o"]
     assert [line.get_xdata()[0] for line in dots] == [0.5, 0.4, 0.6]
@@ -269,8 +269,8 @@ def test_a_ladder_shows_every_step_and_in_grey_what_is_off(tmp_path, drawn):
     bars = [list(line.get_xdata()) for line in mos.lines if line.get_marker() != "o"]
     assert bars == [[score - 0.1, score + 0.1] for _, _, score in scores[:3]] and len(caption.lines) == 1
     assert [label.get_text() for label in mos.get_yticklabels()] == ["step 0", "step 1", "step 2"]
-    assert size(tmp_path / "l.png")[0] == 1600
-    draw_ablation(rows[3:], tmp_path / "l.png")
+    assert size(tmp_path / "a.png")[0] == 1600
+    draw_ablation(rows[3:], tmp_path / "a.png")
     assert len(drawn[1].axes) == 1
 
 
