@@ -38,7 +38,7 @@ def test_paired_mos_equals_a_plain_bootstrap():
         return (max(stats.pearsonr(x, y).statistic, 0) + max(stats.spearmanr(x, y).statistic, 0)) / 2
 
     samples = draws(40, 60, seed=3)
-    low, high, p = plainly(*([plain(pred, rows) for rows in chosen] for pred in systems))
+    low, high, p = plainly(*([plain(pred, rows) for rows in samples] for pred in systems))
     test = paired_mos(*systems, truth, 60, 3)
     assert (test.low, test.high, test.p) == pytest.approx((low, high, p), abs=1e-9) and test.photos == 40
     whole = np.arange(40)
@@ -61,7 +61,7 @@ def test_paired_captions_equal_a_plain_bootstrap(meteor):
 
     samples, written = draws(12, 40, seed=7), (good, made_up(12, 1)[1])
     pairs = list(zip(written, both, strict=True))
-    low, high, p = plainly(*([plain(captions, one, rows) for rows in chosen] for captions, one in pairs))
+    low, high, p = plainly(*([plain(captions, one, rows) for rows in samples] for captions, one in pairs))
     test = paired_captions(*both, CaptionWeights(), 40, 7)
     assert (test.low, test.high, test.p) == pytest.approx((low, high, p), rel=1e-6)
     whole = np.arange(12)
