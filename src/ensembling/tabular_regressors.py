@@ -1,13 +1,12 @@
 """Ridge regression, the baseline of the MOS, and gradient-boosted trees on tables of features."""
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from src.base.errors import InputError
 from src.base.randomness import fold_in
 
 
-def ridge(features_train: ArrayLike, mos_train: ArrayLike, features_test: ArrayLike) -> np.ndarray:
+def ridge(features_train: np.ndarray, mos_train: np.ndarray, features_test: np.ndarray) -> np.ndarray:
     """MOS [test photos] by ridge regression on standardised features, its penalty chosen by leave-one-out validation.
 
     features: [photos, features]; NaN is replaced by the median. Training photos without a MOS are left out.
@@ -24,7 +23,7 @@ def ridge(features_train: ArrayLike, mos_train: ArrayLike, features_test: ArrayL
     return model.fit(features, mos).predict(wanted)
 
 
-def boosting(features_train: ArrayLike, mos_train: ArrayLike, features_test: ArrayLike, seed: int = 0) -> np.ndarray:
+def boosting(features_train: np.ndarray, mos_train: np.ndarray, features_test: np.ndarray, seed: int = 0) -> np.ndarray:
     """MOS [test photos] by gradient-boosted trees on the same features; arguments as for `ridge`."""
     from sklearn.ensemble import HistGradientBoostingRegressor
 
@@ -43,7 +42,7 @@ def boosting(features_train: ArrayLike, mos_train: ArrayLike, features_test: Arr
 
 
 def _usable(
-    features_train: ArrayLike, mos_train: ArrayLike, features_test: ArrayLike
+    features_train: np.ndarray, mos_train: np.ndarray, features_test: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     features, wanted = (np.array(values, dtype=np.float64) for values in (features_train, features_test))
     for values in (features, wanted):

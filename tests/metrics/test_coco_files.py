@@ -53,8 +53,8 @@ def test_results_beside_annotations(write):
     assert again.candidates == pairs.candidates and not again.notes
 
 
-def without(number: int) -> list[dict]:
-    return [entry for entry in RESULTS if int(entry["image_id"]) != number]
+def without(photo: int) -> list[dict]:
+    return [entry for entry in RESULTS if int(entry["image_id"]) != photo]
 
 
 BAD_RESULTS = {
@@ -134,9 +134,11 @@ def scored_by_coco(references: Path, results: Path) -> tuple[dict[str, str], dic
 
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(references))
-        said = truth.loadRes(str(results))
-        read = {str(photo): said.imgToAnns[photo][0]["caption"] for photo in said.getImgIds()}
-        tokens = [PTBTokenizer().tokenize({i: coco.imgToAnns[i] for i in truth.getImgIds()}) for coco in (truth, said)]
+        results_api = truth.loadRes(str(results))
+        read = {str(photo): results_api.imgToAnns[photo][0]["caption"] for photo in results_api.getImgIds()}
+        tokens = [
+            PTBTokenizer().tokenize({i: coco.imgToAnns[i] for i in truth.getImgIds()}) for coco in (truth, results_api)
+        ]
         bleu, _ = Bleu(4).compute_score(*tokens, verbose=0)
         scores = {f"bleu{order}": score for order, score in enumerate(bleu, 1)}
         scores |= {"rouge_l": Rouge().compute_score(*tokens)[0], "cider_d": Cider().compute_score(*tokens)[0]}
@@ -152,7 +154,7 @@ def quick(tmp_path_factory, monkeypatch):
     searched = []
 
     def constant_sentence(references, *_):
-        searched.append({caption for several in references for caption in several})
+        searched.append({caption for group in references for caption in group})
         return ConstantCaption("a dog", 0.0)
 
     hurry(monkeypatch)
@@ -208,7 +210,7 @@ def test_data_without_test_photos_is_scored_and_has_nothing_to_submit(shared_dat
     score = json.loads((workplace / "runs" / "demo" / "score.json").read_text())
     assert score["oof"]["caption"]["photos"] == 8 and score["test"] is None
     assert [path.name for path in (workplace / "coco").iterdir()] == ["oof.json"]
-    known = {image["id"] for image in json.loads((root / "annotations/captions_train2017.json").read_text())["images"]}
-    assert {entry["image_id"] for entry in json.loads((workplace / "coco" / "oof.json").read_text())} < known
+    photos = {image["id"] for image in json.loads((root / "annotations/captions_train2017.json").read_text())["images"]}
+    assert {entry["image_id"] for entry in json.loads((workplace / "coco" / "oof.json").read_text())} < photos
     with pytest.raises(InputError, match="--coco writes the captions of a run"):
         evaluate.main(["--coco", "coco", "--predictions", "a.json", "--references", "b.json"])

@@ -19,10 +19,10 @@ COMMENTS = Path(__file__).parents[3] / "shared" / "data" / "dacon_comments.csv"
 WORDS = ["fo", "ba", "qux", "zed", "mip", "tak", "lor"]
 
 
-def made_up(photos: int, several: int, seed: int) -> list[list[str]]:
+def made_up(photos: int, most: int, seed: int) -> list[list[str]]:
     rng = np.random.default_rng(seed)
     return [
-        [" ".join(rng.choice(WORDS, size=rng.integers(1, 12))) for _ in range(rng.integers(1, several + 1))]
+        [" ".join(rng.choice(WORDS, size=rng.integers(1, 12))) for _ in range(rng.integers(1, most + 1))]
         for _ in range(photos)
     ]
 
@@ -71,23 +71,23 @@ def test_edits_insert_remove_replace_and_move():
 
 
 def exact(sentence: str, references: list[list[str]], meteor: Meteor) -> float:
-    found = score_captions(references, [sentence] * len(references), meteor, tokenized=True)
-    return caption_score(found.totals(), CaptionWeights())
+    scores = score_captions(references, [sentence] * len(references), meteor, tokenized=True)
+    return caption_score(scores.totals(), CaptionWeights())
 
 
 def test_constant_sentence_beats_every_training_caption(meteor):
     references = made_up(25, 2, seed=4)
-    found = constant_sentence(references, CaptionWeights(), meteor, tokenized=True)
-    assert found == constant_sentence(references, CaptionWeights(), meteor, tokenized=True)
-    score = exact(found.sentence, references, meteor)
-    assert score == pytest.approx(found.score, abs=1e-6)
+    constant = constant_sentence(references, CaptionWeights(), meteor, tokenized=True)
+    assert constant == constant_sentence(references, CaptionWeights(), meteor, tokenized=True)
+    score = exact(constant.sentence, references, meteor)
+    assert score == pytest.approx(constant.score, abs=1e-6)
     assert score > max(exact(caption, references, meteor) for group in references for caption in group)
 
 
 @pytest.mark.parametrize("references", [[["fo"]], [["fo ba", "fo"]], [["fo ba qux zed mip"], [""]]])
 def test_constant_sentence_of_next_to_nothing(meteor, references):
-    found = constant_sentence(references, CaptionWeights(), meteor, tokenized=True)
-    assert set(found.sentence.split()) <= set(WORDS) and found.sentence and np.isfinite(found.score)
+    constant = constant_sentence(references, CaptionWeights(), meteor, tokenized=True)
+    assert set(constant.sentence.split()) <= set(WORDS) and constant.sentence and np.isfinite(constant.score)
 
 
 def test_captions_without_words_are_refused(meteor):
@@ -101,5 +101,5 @@ def test_constant_sentence_of_real_comments_holds_on_unseen_photos():
     references = tokenize([list(group) for _, group in frame.groupby("img_name").comments])
     order = np.random.default_rng(0).permutation(len(references))
     seen, unseen = ([references[i] for i in half] for half in np.array_split(order, 2))
-    found = constant_sentence(seen, CaptionWeights(), shared_meteor(), tokenized=True)
-    assert exact(found.sentence, unseen, shared_meteor()) >= 1.20
+    constant = constant_sentence(seen, CaptionWeights(), shared_meteor(), tokenized=True)
+    assert exact(constant.sentence, unseen, shared_meteor()) >= 1.20

@@ -64,7 +64,7 @@ def theirs(scorer, references, samples) -> np.ndarray:
 def test_every_metric_equals_pycocoevalcap_and_the_reward_is_their_weighted_sum(seed):
     references, samples = made_up(seed)
     reward = Reward(*labels(references), np.arange(PHOTOS), ALL)
-    rows, tokens = np.repeat(np.arange(PHOTOS), SAMPLES), padded([one for several in samples for one in several])
+    rows, tokens = np.repeat(np.arange(PHOTOS), SAMPLES), padded([one for group in samples for one in group])
     parts = reward.parts(rows, tokens)
     expected = {"cider_d": Cider(), "bleu3": Bleu(3), "bleu4": Bleu(4), "rouge_l": Rouge()}
     expected = {name: theirs(scorer, references, samples).ravel() for name, scorer in expected.items()}
@@ -85,11 +85,11 @@ def test_meteor_is_that_of_the_best_reference(tmp_path):
     """Words that stand once in a caption and match themselves alone leave METEOR itself no choice."""
     rng, words = np.random.default_rng(5), ["", "", "", "", "the", "of", "fo", "ba", "qux", "zed", "mip"]
     orders = rng.permuted(np.tile(np.arange(4, len(words)), (60, 3, 1)), axis=2).tolist()
-    several = [[order[: rng.integers(2, 7)] for order in three] for three in orders]
-    references, samples = [group[1:] for group in several], padded([group[0] for group in several])
+    captions = [[order[: rng.integers(2, 7)] for order in three] for three in orders]
+    references, samples = [group[1:] for group in captions], padded([group[0] for group in captions])
     reward = Reward(*labels(references), np.arange(60), RewardWeights(meteor=2.0), words)
     with contextlib.closing(small_meteor(tmp_path)) as meteor:
-        spelt = [[" ".join(words[token] for token in caption) for caption in group] for group in several]
+        spelt = [[" ".join(words[token] for token in caption) for caption in group] for group in captions]
         counts = meteor.stats([group[1:] for group in spelt], [group[0] for group in spelt])
     expected = meteor_score(counts)
     assert np.ptp(expected) > 0.3
@@ -104,12 +104,12 @@ def test_document_frequencies_come_from_the_training_photos_alone():
     tables = ngram_tables(captions, inverse_document_frequencies(captions, training))
     for order, table in enumerate(tables, start=1):
         spread: Counter = Counter()
-        known = set()
+        occurring = set()
         for photo, group in enumerate(references):
-            grams = {tuple(one[i : i + order]) for one in group for i in range(len(one) - order + 1)}
-            spread.update(grams if photo in training else ())
-            known |= grams
-        packed = {sum(token << 16 * (order - 1 - i) for i, token in enumerate(gram)): gram for gram in known}
+            ngrams = {tuple(one[i : i + order]) for one in group for i in range(len(one) - order + 1)}
+            spread.update(ngrams if photo in training else ())
+            occurring |= ngrams
+        packed = {sum(token << 16 * (order - 1 - i) for i, token in enumerate(ngram)): ngram for ngram in occurring}
         assert table.keys.tolist() == sorted(packed)
         expected = [np.log((len(training) - 1) / max(spread[packed[key]], 1)) for key in table.keys.tolist()]
         idf = table.idf.of(np.append(table.keys, np.uint64(2**64 - 1)))
@@ -128,7 +128,7 @@ def test_document_frequencies_come_from_the_training_photos_alone():
 def test_a_reward_depends_neither_on_the_batch_nor_on_order_padding_or_numbering():
     references, samples = made_up(3)
     reward = Reward(*labels(references), np.arange(PHOTOS), ALL)
-    rows, tokens = np.repeat(np.arange(PHOTOS), SAMPLES), padded([one for several in samples for one in several])
+    rows, tokens = np.repeat(np.arange(PHOTOS), SAMPLES), padded([one for group in samples for one in group])
     whole = reward(rows, tokens)
     order = np.random.default_rng(0).permutation(len(rows))
     np.testing.assert_allclose(reward(rows[order], tokens[order]), whole[order], atol=1e-12)
@@ -148,9 +148,9 @@ def test_photos_without_references_are_rewarded_0():
     assert rewards[1] == pytest.approx(10 + 0.75 + 0.5 + 0.25) and rewards[3] > 0
     assert rewards[[0, 2, 4]].tolist() == [0, 0, 0]
     assert reward(np.array([4, 0]), tokens[:2]).tolist() == [0, 0]
-    nothing = Reward(*labels([[], []]), np.arange(2), ALL)
-    assert nothing(np.arange(2), tokens[:2]).tolist() == [0, 0]
-    assert reward(np.array([1, 3]), np.zeros((2, 4), np.int64)).tolist() == [0, 0]  # not a word
+    empty = Reward(*labels([[], []]), np.arange(2), ALL)
+    assert empty(np.arange(2), tokens[:2]).tolist() == [0, 0]
+    assert reward(np.array([1, 3]), np.zeros((2, 4), np.int64)).tolist() == [0, 0]  # captions without words
 
 
 def test_ids_too_large_to_pack_are_refused():
@@ -165,7 +165,7 @@ def test_ids_too_large_to_pack_are_refused():
 def test_memory_does_not_grow_from_call_to_call():
     references, samples = made_up(4)
     reward = Reward(*labels(references), np.arange(PHOTOS), ALL)
-    rows, tokens = np.arange(4), padded([several[0] for several in samples[:4]])
+    rows, tokens = np.arange(4), padded([group[0] for group in samples[:4]])
     for _ in range(100):
         reward(rows, tokens)
     tracemalloc.start()

@@ -10,22 +10,24 @@ from tests.metrics.test_caption_scores import made_up
 def test_the_nearest_reference_is_the_one_that_jiwer_rates_best():
     references, candidates = made_up(200, seed=3)
     assert "" in candidates, "an empty caption is among them"
-    found, chosen = word_errors(references, candidates), nearest(references, candidates)
-    for group, said, near, (edits, words) in zip(references, candidates, chosen, found.tolist(), strict=True):
-        rates = [jiwer.wer(reference, said) for reference in group]
+    errors, closest = word_errors(references, candidates), nearest(references, candidates)
+    for group, candidate, near, (edits, words) in zip(references, candidates, closest, errors.tolist(), strict=True):
+        rates = [jiwer.wer(reference, candidate) for reference in group]
         assert near in group and edits / words == min(rates)
         equal = [len(text.split()) for text, rate in zip(group, rates, strict=True) if rate == min(rates)]
         assert words == min(equal), "of equally near ones the shortest"
-    assert error_rate(found.sum(axis=0)) == jiwer.wer(chosen, candidates)
-    assert error_rate(found.sum(axis=0)) != np.mean(found[:, 0] / found[:, 1]), "edits over words, not a mean of rates"
+    assert error_rate(errors.sum(axis=0)) == jiwer.wer(closest, candidates)
+    assert error_rate(errors.sum(axis=0)) != np.mean(errors[:, 0] / errors[:, 1]), (
+        "edits over words, not a mean of rates"
+    )
 
 
 def test_captions_and_references_without_words():
     references = [["a sharp photo", "a photo"], ["", "the sea is calm"], [""], ["", ""]]
-    found = word_errors(references, ["", "", "two words", ""])
-    assert found.tolist() == [[2, 2], [4, 4], [2, 0], [0, 0]]
-    assert error_rate(found.sum(axis=0)) == 8 / 6
-    assert error_rate(found).tolist() == [1, 1, jiwer.wer("", "two words"), 0]
+    errors = word_errors(references, ["", "", "two words", ""])
+    assert errors.tolist() == [[2, 2], [4, 4], [2, 0], [0, 0]]
+    assert error_rate(errors.sum(axis=0)) == 8 / 6
+    assert error_rate(errors).tolist() == [1, 1, jiwer.wer("", "two words"), 0]
 
 
 def test_a_word_more_than_the_reference_has_raises_the_rate_above_one():
