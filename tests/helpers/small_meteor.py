@@ -24,6 +24,5 @@ def small_meteor(folder: Path) -> Meteor:
 def quick_scores(patch: pytest.MonkeyPatch, meteor: Meteor) -> None:
     """Let stages score with this METEOR, and take a fixed constant sentence instead of searching for the best."""
     patch.setattr("src.metrics.meteor.shared_meteor", lambda: meteor)
-    users = ("metrics.constant_caption", "reports.run_report", "ensembling.caption_selection")
-    for user in users:
+    for user in ("metrics.constant_caption", "reports.run_report", "ensembling.caption_selection"):
         patch.setattr(f"src.{user}.constant_sentence", lambda *_, **__: ConstantCaption("the light is nice", 1.0))
