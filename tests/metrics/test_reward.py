@@ -13,7 +13,7 @@ from pycocoevalcap.rouge.rouge import Rouge
 
 from src.base.errors import InputError
 from src.metrics.meteor import meteor_score
-from src.metrics.ngrams import CaptionTokens, inverse_document_frequencies, ngram_tables
+from src.metrics.ngrams import CaptionTokens, encode, inverse_document_frequencies, ngram_tables
 from src.metrics.reward import Reward, RewardWeights
 from tests.helpers.official_scores import official_scores
 from tests.helpers.small_meteor import small_meteor
@@ -160,6 +160,12 @@ def test_ids_too_large_to_pack_are_refused():
     reward = Reward(tokens, starts, firsts, np.arange(1), ALL)
     with pytest.raises(InputError, match="70000"):
         reward(np.zeros(1, np.int64), padded([[70_000, END]]))
+
+
+def test_words_past_the_largest_id_count_as_one():
+    ids = {f"w{i}": i + 1 for i in range(65_535)}
+    captions = encode([["w0 w65533"], ["new w0", "newer"]], ids)
+    assert captions.tokens.tolist() == [1, 65_534, 65_535, 1, 65_535] and captions.photo.tolist() == [0, 1, 1]
 
 
 def test_memory_does_not_grow_from_call_to_call():
