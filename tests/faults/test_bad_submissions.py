@@ -17,7 +17,7 @@ def place(workplace, monkeypatch):
 
 
 RIGHT = "img_name,mos,comments\na,1,x\nb,2,y\nc,3,z\n"
-# predictions and references, and what is said of them
+# predictions, references, and words of the error
 PAIRS = {
     "empty": (b"", RIGHT, "P.csv is empty", "expected the columns img_name"),
     "header only": (b"img_name,mos\n", RIGHT, "P.csv has a header but no rows", "one row per photo"),
@@ -72,7 +72,7 @@ def cell(column: int, text: str):
     return change
 
 
-# what becomes of the lines of a valid submission, and what is said of it
+# a change of the lines of a valid submission, and words of the error
 SUBMISSIONS = {
     "other order": (lambda rows: [rows[0], rows[2], rows[1], *rows[3:]], "the rows are in another order"),
     "a row missing": (lambda rows: rows[:-1], "2 rows, not 3; 1 photos missing: z"),

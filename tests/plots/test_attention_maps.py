@@ -82,14 +82,18 @@ def test_regions_are_boxes_the_stronger_the_bolder(tmp_path, drawn):
     draw_attention(photo, WORDS[:2], weights, boxes, (-50, 0, 200, 200), tmp_path / "a.png", "t", "random regions")
     assert "9 random regions" in " ".join(text.get_text() for text in drawn[0].texts)
     for row, axes in zip(weights, drawn[0].axes[1:], strict=True):
-        found = axes.findobj(matplotlib.patches.Rectangle)
-        found = sorted((each for each in found if each is not axes.patch), key=lambda each: -each.get_linewidth())
+        drawn_boxes = axes.findobj(matplotlib.patches.Rectangle)
+        drawn_boxes = sorted(
+            (each for each in drawn_boxes if each is not axes.patch), key=lambda each: -each.get_linewidth()
+        )
         strongest = np.argsort(-row)[:BOXES]
-        assert len(found) == BOXES
-        for patch, (x1, y1, x2, y2) in zip(found, boxes[strongest], strict=True):
+        assert len(drawn_boxes) == BOXES
+        for patch, (x1, y1, x2, y2) in zip(drawn_boxes, boxes[strongest], strict=True):
             corners = np.array([patch.get_x(), patch.get_y(), patch.get_width(), patch.get_height()])
             np.testing.assert_allclose(corners, [x1 * 200, y1 * 200 - 50, (x2 - x1) * 200, (y2 - y1) * 200], atol=1e-3)
-        assert all(one.get_alpha() >= other.get_alpha() for one, other in zip(found, found[1:], strict=False))
+        assert all(
+            one.get_alpha() >= other.get_alpha() for one, other in zip(drawn_boxes, drawn_boxes[1:], strict=False)
+        )
     assert not drawn[0].axes[0].findobj(lambda each: isinstance(each, matplotlib.patches.Rectangle))[1:]
 
 

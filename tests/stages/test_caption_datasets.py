@@ -1,4 +1,4 @@
-"""The readers of caption data sets, on real files through preprocess and split, and on small made-up folders."""
+"""The readers of caption data sets, on real files through preprocess and split, and on small synthetic folders."""
 
 import csv
 import json
@@ -44,20 +44,20 @@ def karpathy_by_hand(root: Path) -> dict[str, tuple[str, str, list[str]]]:
 
 
 def comma_by_hand(root: Path) -> dict[str, tuple[str, str, list[str]]]:
-    found: dict[str, tuple[str, str, list[str]]] = {}
+    photos: dict[str, tuple[str, str, list[str]]] = {}
     with open(root / "captions.txt", encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             name = row["image"]
-            found.setdefault(name.removesuffix(".jpg"), ("train", f"Images/{name}", []))[2].append(row["caption"])
-    return found
+            photos.setdefault(name.removesuffix(".jpg"), ("train", f"Images/{name}", []))[2].append(row["caption"])
+    return photos
 
 
 def token_by_hand(root: Path) -> dict[str, tuple[str, str, list[str]]]:
-    found: dict[str, tuple[str, str, list[str]]] = {}
+    photos: dict[str, tuple[str, str, list[str]]] = {}
     for line in (root / "Flickr8k.token.txt").read_text().splitlines():
         name, caption = line.split(".jpg#")[0], line.split("\t")[1]
-        found.setdefault(name, ("train", f"Images/{name}.jpg", []))[2].append(caption)
-    return found
+        photos.setdefault(name, ("train", f"Images/{name}.jpg", []))[2].append(caption)
+    return photos
 
 
 def only_tokens(root: Path, shared: Path) -> Path:
@@ -88,9 +88,9 @@ def test_real_files_through_preprocess_and_split(case, shared_data, workplace, m
     check_table(table, expected)
     order = ("train", "validation", "test")
     assert table["part"].tolist() == [part for part, size in zip(order, sizes, strict=True) for _ in range(size)]
-    learned = [text for row in table.itertuples() if row.part == "train" for text in row.captions]
+    texts = [text for row in table.itertuples() if row.part == "train" for text in row.captions]
     words = Vocabulary.load(next(cache.glob("vocabulary-*")) / "vocabulary.json")
-    counted = Counter(word for text in learned for word in tokenize(text))
+    counted = Counter(word for text in texts for word in tokenize(text))
     assert dict(zip(words.words[4:], words.counts[4:], strict=True)) == {w: n for w, n in counted.items() if n >= 3}
     parts = {name: part for name, (part, _, _) in expected.items() if part != "test"}
     for how in splits:
@@ -147,8 +147,8 @@ def dump(path: Path, content: object) -> None:
 
 def coco(root: Path) -> Path:
     """Three photos for training, one for validation, two for test; the second test photo has no file."""
-    numbers = {"train": (9, 2, 5), "val": (4,), "test": (7, 8)}
-    for part, ids in numbers.items():
+    ids_by_part = {"train": (9, 2, 5), "val": (4,), "test": (7, 8)}
+    for part, ids in ids_by_part.items():
         images = [{"id": number, "file_name": f"{number:012}.jpg"} for number in ids]
         annotations = [{"id": 10 * n + k, "image_id": n, "caption": f" a {n}\n of\t{k} "} for k in (0, 1) for n in ids]
         name = "image_info_test2017.json" if part == "test" else f"captions_{part}2017.json"
@@ -223,7 +223,7 @@ def test_coco_with_all_its_parts(tmp_path):
     assert read_dataset(tmp_path, "coco")[0]["photo_id"].tolist() == ["9", "5", "4", "7", "8"]
 
 
-def test_karpathy_s_coco_counts_restval_as_training_and_names_photos_by_cocoid(tmp_path):
+def test_karpathys_coco_counts_restval_as_training_and_names_photos_by_cocoid(tmp_path):
     assert shown(karpathy(tmp_path), "karpathy") == [
         ("3", "val2014/3.jpg", ("one train", "two train"), "train"),
         ("1", "val2014/1.jpg", ("one restval", "two restval"), "train"),
@@ -232,7 +232,7 @@ def test_karpathy_s_coco_counts_restval_as_training_and_names_photos_by_cocoid(t
     ]
 
 
-def test_flickr8k_s_official_lists(tmp_path):
+def test_official_lists_of_flickr8k(tmp_path):
     rows = shown(flickr8k(tmp_path), "flickr8k")
     assert [(name, part) for name, _, _, part in rows] == [
         ("b", "train"), ("d", "train"), ("a", "validation"), ("c", "test"), ("z", "test"),
@@ -381,7 +381,7 @@ def test_what_cannot_be_used_is_listed_with_its_place(tmp_path):
     ]
 
 
-def test_official_parts_are_kept_and_near_duplicates_across_them_told(workplace, monkeypatch, capsys):
+def test_official_parts_are_kept_and_near_duplicates_across_them_reported(workplace, monkeypatch, capsys):
     hurry(monkeypatch)
     root = coco(workplace / "coco")
     photo(root / "val2017" / "000000000004.jpg", 5)  # the same as photo 5
