@@ -1,13 +1,14 @@
-"""Strict reading of a CSV file: every fault of the file itself is one clear line. Standard library only."""
+"""Strict reading of CSV files, every fault of the file itself in one clear line, and writing. Standard library only."""
 
 import csv
 import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from src.base.errors import InputError
+from src.base.files import write_text
 
 LARGEST_CELL = 1 << 20
 """Characters; a comment never comes near it, a quotation mark that is never closed does."""
@@ -101,3 +102,12 @@ def read_rows(path: Path, required: tuple[str, ...]) -> list[Row]:
                 "put a cell that contains a comma in quotation marks"
             )
     return [Row(line, dict(zip(names, cells, strict=True))) for line, cells in records[1:]]
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a whole CSV file or none."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_text(path, text.getvalue())

@@ -1,7 +1,5 @@
 """Folds: which photos validate which model. A photo, its near-duplicates and its group share one."""
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,9 +8,8 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from src.base.csv_files import read_rows
+from src.base.csv_files import read_rows, write_csv
 from src.base.errors import InputError
-from src.base.files import write_text
 from src.base.randomness import fold_in
 
 MOS_BINS = 10
@@ -211,11 +208,7 @@ def fold_summary(frame: pd.DataFrame, folds: np.ndarray) -> pd.DataFrame:
 
 def save_folds(path: Path, photo_ids: Sequence[str], folds: np.ndarray) -> None:
     """Write folds.csv with the columns photo_id, fold."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("photo_id", "fold"))
-    writer.writerows((name, int(fold)) for name, fold in zip(photo_ids, folds, strict=True))
-    write_text(path, text.getvalue())
+    write_csv(path, ("photo_id", "fold"), zip(photo_ids, folds.tolist(), strict=True))
 
 
 def load_folds(path: Path, photo_ids: Sequence[str]) -> np.ndarray:

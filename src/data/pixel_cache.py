@@ -6,50 +6,38 @@ A folder holds, all in the order of the given paths:
     handcrafted.npy  float32 [N, F]                         see src.data.handcrafted
     phash.npy        uint64  [N]                            perceptual hash of the view's luma
     digests.npy      uint8   [N, 16]                        first half of the file's SHA-256; zeros where it is absent
-    problems.json    written last: which photos are unreadable and why
+    problems.json    which photos are unreadable and why, by finished chunk
 """
 
-import contextlib
+import functools
 import json
 import os
 import stat
-from collections.abc import Generator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
-from src.base.files import digest_of, naming, read_json, write_json, write_text
+from src.base.files import digest_of, naming, write_json
 from src.base.worker_pool import worker_pool
 from src.data.handcrafted import NAMES
 from src.data.image import DIGEST_BYTES, load_photo
 from src.settings.schema import ViewSettings
 
+PROGRESS = "problems.json"
 CHUNK = 64
 """Photos decoded and written at once."""
 VERSION = 2
 """Raise when the same photo would give other numbers than before."""
 _SYNC_EVERY = 4
-"""Chunks between two entries into the journal: what a killed run does again."""
+"""Chunks between two entries into problems.json: what a killed build does again."""
 
 Done = dict[int, dict[int, str]]
 """Finished chunks, by their first row, with the problems of their unreadable photos by row."""
-
-
-@dataclass(frozen=True)
-class _Job:
-    """The whole build, as every worker knows it."""
-
-    folder: str
-    root: str
-    paths: tuple[str, ...]
-    view: ViewSettings
-
-
-_job: _Job | None = None
 
 
 def _shapes(view: ViewSettings, photos: int) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
@@ -72,9 +60,7 @@ def _create(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> None:
         np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
 
 
-def _start_worker(job: _Job) -> None:
-    global _job
-    _job = job
+def _start_worker() -> None:
     cv2.setNumThreads(1)
     # Freeing one large block teaches glibc to keep smaller ones: without it each picture is mapped, faulted in page
     # by page and unmapped again, which doubles the time of the features.
@@ -90,14 +76,13 @@ def _write(path: Path, begin: int, rows: np.ndarray) -> None:
         file.write(rows.tobytes())
 
 
-def _do_chunk(begin: int) -> tuple[int, dict[int, str]]:
-    """Decode one chunk and write its rows; the answer names the chunk and its unreadable photos."""
-    assert _job is not None
-    photos = [load_photo(Path(_job.root, path), _job.view) for path in _job.paths[begin : begin + CHUNK]]
-    for name, (dtype, _) in _shapes(_job.view, 0).items():
-        rows = np.stack([np.asarray(getattr(photo, name.removesuffix(".npy")), dtype) for photo in photos])
-        _write(Path(_job.folder, name), begin, rows)
-    return begin, {begin + i: photo.problem for i, photo in enumerate(photos) if photo.problem is not None}
+def _decode_chunk(folder: Path, view: ViewSettings, begin: int, photos: Sequence[Path]) -> dict[int, str]:
+    """Decode photos and write them as the rows from `begin` on; the problems of the unreadable ones, by row."""
+    loaded = [load_photo(photo, view) for photo in photos]
+    for name, (dtype, _) in _shapes(view, 0).items():
+        rows = np.stack([np.asarray(getattr(photo, name.removesuffix(".npy")), dtype) for photo in loaded])
+        _write(folder / name, begin, rows)
+    return {row: photo.problem for row, photo in enumerate(loaded, begin) if photo.problem is not None}
 
 
 def _state(path: Path) -> list[int] | None:
@@ -113,92 +98,24 @@ def _key(root: Path, paths: Sequence[str], view: ViewSettings) -> str:
     return digest_of([VERSION, CHUNK, asdict(view), NAMES, photos])
 
 
-def _write_journal(journal: Path, key: str, done: Done) -> None:
-    """A whole journal; a resumed run begins with it, so that it does not write on behind a torn line."""
-    entries = [{"key": key}, *({"begin": begin, "problems": problems} for begin, problems in done.items())]
-    write_text(journal, "".join(json.dumps(entry) + "\n" for entry in entries))
-
-
-def _read_journal(journal: Path, key: str) -> Done | None:
-    """The finished chunks; None where the journal is of another build. A torn last line is ignored."""
+def _read_progress(file: Path, key: str) -> Done | None:
+    """The finished chunks; None where the file is absent, damaged or of another build."""
     try:
-        lines = journal.read_text(encoding="utf-8").split("\n")[:-1]
-        entries = [json.loads(line) for line in lines]
-    except (OSError, ValueError):
+        content = json.loads(file.read_text(encoding="utf-8"))
+        chunks = content["chunks"] if content["key"] == key else None
+    except (OSError, ValueError, TypeError, KeyError):
         return None
-    if not entries or entries[0] != {"key": key}:
+    if chunks is None:
         return None
-    return {e["begin"]: {int(row): reason for row, reason in e["problems"].items()} for e in entries[1:]}
+    return {int(begin): {int(row): problem for row, problem in rows.items()} for begin, rows in chunks.items()}
 
 
-def _sync(folder: Path, names: Sequence[str]) -> None:
+def _write_progress(folder: Path, names: Iterable[str], key: str, done: Done) -> None:
+    """Enter finished chunks once they have reached the disk: not even a power cut leaves a false entry."""
     for name in names:
         with naming(folder / name), open(folder / name, "rb") as file:
             os.fdatasync(file.fileno())
-
-
-def _in_processes(job: _Job, chunks: list[int], processes: int) -> Generator[tuple[int, dict[int, str]], None, None]:
-    """Finished chunks as they come. The queue is kept short so that an interruption is answered quickly."""
-    workers = min(processes, len(chunks))
-    with worker_pool(workers, "decodes photos", _start_worker, job) as pool:
-        todo = iter(chunks)
-        running: set[Future] = set()
-        while True:
-            while len(running) < 2 * workers and (begin := next(todo, None)) is not None:
-                running.add(pool.submit(_do_chunk, begin))
-            if not running:
-                return
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            yield from (future.result() for future in done)
-
-
-def _in_this_process(job: _Job, chunks: list[int]) -> Generator[tuple[int, dict[int, str]], None, None]:
-    global _job
-    previous, _job = _job, job
-    try:
-        yield from map(_do_chunk, chunks)
-    finally:
-        _job = previous
-
-
-def _run(job: _Job, journal: Path, done: Done, processes: int, progress: bool) -> None:
-    """Do the chunks that `done` lacks and add them to it and to the journal."""
-    chunks = [begin for begin in range(0, len(job.paths), CHUNK) if begin not in done]
-    names = list(_shapes(job.view, 0))
-    finished = sum(min(CHUNK, len(job.paths) - begin) for begin in done)
-    waiting: Done = {}
-    results = _in_processes(job, chunks, processes) if processes > 1 else _in_this_process(job, chunks)
-    with (
-        contextlib.closing(results),
-        open(journal, "a", encoding="utf-8") as file,
-        tqdm(total=len(job.paths), initial=finished, desc="decode", unit=" photos", disable=not progress) as bar,
-    ):
-
-        def enter() -> None:
-            """Only what has reached the disk is entered, so that not even a power cut leaves a false entry."""
-            _sync(Path(job.folder), names)
-            entries = ({"begin": begin, "problems": problems} for begin, problems in waiting.items())
-            file.writelines(json.dumps(entry) + "\n" for entry in entries)
-            file.flush()
-            waiting.clear()
-
-        for begin, problems in results:
-            done[begin] = problems
-            waiting[begin] = problems
-            bar.update(min(CHUNK, len(job.paths) - begin))
-            if len(waiting) >= _SYNC_EVERY:
-                enter()
-        enter()
-
-
-def _finished(folder: Path, key: str, names: Sequence[str]) -> dict[int, str] | None:
-    """The problems of a complete build with this key, else None."""
-    if not all((folder / name).exists() for name in ("problems.json", *names)):
-        return None
-    content = read_json(folder / "problems.json")
-    if not isinstance(content, dict) or content.get("key") != key:
-        return None
-    return {int(row): reason for row, reason in content["problems"].items()}
+    write_json(folder / PROGRESS, {"key": key, "chunks": dict(sorted(done.items()))})
 
 
 def build_pixel_cache(
@@ -214,21 +131,28 @@ def build_pixel_cache(
     """
     folder, root = Path(folder), Path(root)
     folder.mkdir(parents=True, exist_ok=True)
-    shapes = _shapes(view, len(paths))
-    key = _key(root, paths, view)
-    problems = _finished(folder, key, list(shapes))
-    if problems is None:
-        journal = folder / "journal.jsonl"
-        done = _read_journal(journal, key)
-        if done is None or not all((folder / name).exists() for name in shapes):
-            journal.unlink(missing_ok=True)
-            (folder / "problems.json").unlink(missing_ok=True)
-            for name, (dtype, shape) in shapes.items():
-                _create(folder / name, dtype, shape)
-            done = {}
-        _write_journal(journal, key, done)
-        _run(_Job(str(folder), str(root), tuple(paths), view), journal, done, processes, progress)
-        problems = {row: reason for begin in sorted(done) for row, reason in sorted(done[begin].items())}
-        write_json(folder / "problems.json", {"key": key, "problems": problems})
-        journal.unlink()
+    shapes, key = _shapes(view, len(paths)), _key(root, paths, view)
+    done = _read_progress(folder / PROGRESS, key)
+    if done is None or not all((folder / name).exists() for name in shapes):
+        (folder / PROGRESS).unlink(missing_ok=True)
+        for name, (dtype, shape) in shapes.items():
+            _create(folder / name, dtype, shape)
+        done = {}
+    begins = [begin for begin in range(0, len(paths), CHUNK) if begin not in done]
+    if begins:
+        chunks = [[root / path for path in paths[begin : begin + CHUNK]] for begin in begins]
+        decode_chunk = functools.partial(_decode_chunk, folder, view)
+        finished = len(paths) - sum(map(len, chunks))
+        workers = min(processes, len(chunks))
+        with (
+            worker_pool(workers, "decodes photos", _start_worker) if workers > 1 else nullcontext() as pool,
+            tqdm(total=len(paths), initial=finished, desc="decode", unit=" photos", disable=not progress) as bar,
+        ):
+            results = (pool.map if pool else map)(decode_chunk, begins, chunks)
+            for index, (begin, chunk, problems) in enumerate(zip(begins, chunks, results, strict=True), 1):
+                done[begin] = problems
+                bar.update(len(chunk))
+                if index % _SYNC_EVERY == 0 or index == len(begins):
+                    _write_progress(folder, shapes, key, done)
+    problems = {row: problem for rows in done.values() for row, problem in rows.items()}
     return [problems.get(row) for row in range(len(paths))]

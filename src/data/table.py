@@ -1,7 +1,5 @@
 """The one table: every data set becomes one row per photo."""
 
-import csv
-import io
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -11,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from src.base.csv_files import write_csv
 from src.base.errors import InputError
 from src.base.files import write_text
 
@@ -74,8 +73,4 @@ def load_table(path: Path) -> pd.DataFrame:
 
 def write_rejections(rejections: Sequence[Rejection], path: Path) -> None:
     """Write the list as CSV with the columns where, photo_id, path, reason."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("where", "photo_id", "path", "reason"))
-    writer.writerows(astuple(rejection) for rejection in rejections)
-    write_text(path, text.getvalue())
+    write_csv(path, ("where", "photo_id", "path", "reason"), map(astuple, rejections))

@@ -4,10 +4,9 @@
 competition would keep secret.
 """
 
-import csv
 import os
 import string
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from src.base.csv_files import write_csv
 from src.base.files import fresh_folder
 from src.base.randomness import fold_in
 from src.base.worker_pool import worker_pool
@@ -112,13 +112,6 @@ def _saved(photos: list[Photo], folder: Path, processes: int) -> Iterator[None]:
         yield from pool.map(_save, tasks, chunksize=16)
 
 
-def _write_csv(path: Path, header: list[str], rows: Iterable[list]) -> None:
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
-
-
 def _write_tables(folder: Path, photos: list[Photo], rng: np.random.Generator) -> None:
     train = [photo for photo in photos if photo.part == "train"]
     test = [photo for photo in photos if photo.part == "test"]
@@ -127,11 +120,11 @@ def _write_tables(folder: Path, photos: list[Photo], rng: np.random.Generator) -
     repeated = set(rng.choice(len(rows), max(2, round(_SHARE_OF_REPEATED_ROWS * len(rows))), replace=False).tolist())
     rows = [row for index, row in enumerate(rows) for _ in range(1 + (index in repeated))]
     labels = [[p.name, p.mos, comment] for p in test for comment in p.comments]
-    _write_csv(folder / "train.csv", ["img_name", "img_path", "mos", "comments", "group"], rows)
-    _write_csv(folder / "test.csv", ["img_name", "img_path"], ([p.name, path[p.name]] for p in test))
+    write_csv(folder / "train.csv", ["img_name", "img_path", "mos", "comments", "group"], rows)
+    write_csv(folder / "test.csv", ["img_name", "img_path"], ([p.name, path[p.name]] for p in test))
     sample = ([p.name, 5.0, "a photo with a comment"] for p in test)
-    _write_csv(folder / "sample_submission.csv", ["img_name", "mos", "comments"], sample)
-    _write_csv(folder / "test_labels.csv", ["img_name", "mos", "comments"], labels)
+    write_csv(folder / "sample_submission.csv", ["img_name", "mos", "comments"], sample)
+    write_csv(folder / "test_labels.csv", ["img_name", "mos", "comments"], labels)
 
 
 def make_competition(
