@@ -11,6 +11,7 @@ import os
 import time
 
 from src.base.errors import guarded
+from src.base.machine import usable_cores
 from src.pipeline import artefacts, outputs, resolved, stages
 from src.pipeline.runs import run_folder
 from src.settings.load import load
@@ -68,7 +69,7 @@ def photo_codes(settings, table):
     artefact = outputs.codebook_features(settings)
     with artefacts.making(artefact) as work:
         if work:
-            threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            threads = usable_cores()
             root, paths = resolved.data_root(settings), table["path"].tolist()
             work.outputs += build_codebook_features(work.folder, root, paths, for_training(table), threads)
     return np.load(artefact.folder / "codes.npy")

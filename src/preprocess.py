@@ -5,12 +5,12 @@ rejected.csv) and runs/cache/vocabulary-KEY/ (vocabulary.json). Makes the demo c
 data.root is not given and data/train.csv is absent.
 """
 
-import os
 from pathlib import Path
 
 from src.base.csv_files import read_rows
 from src.base.errors import InputError, guarded
 from src.base.files import write_bytes
+from src.base.machine import usable_cores
 from src.pipeline.artefacts import Making, making, tree_signature
 from src.pipeline.outputs import demo, photos, vocabulary
 from src.pipeline.resolved import DEMO, data_root
@@ -42,8 +42,7 @@ def make_photos(settings, work: Making) -> None:
 
     root = data_root(settings)
     table, rejections = read_dataset(root, settings.data.format)
-    processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    problems = build_pixel_cache(work.folder, root, table["path"].tolist(), settings.view, processes, progress=True)
+    problems = build_pixel_cache(work.folder, root, table["path"].tolist(), settings.view, usable_cores(), progress=True)
     rejections += [
         Rejection(f"{row.part} photo", row.photo_id, row.path, problem)
         for row, problem in zip(table.itertuples(), problems, strict=True)

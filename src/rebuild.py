@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from src.base.errors import InputError, guarded
-from src.base.files import file_digest, lock, write_bytes
+from src.base.files import file_digest, write_bytes
+from src.base.locks import lock
 from src.pipeline.outputs import final
 from src.pipeline.resolved import SUBMISSIONS, data_root
 from src.pipeline.runs import run_folder

@@ -11,7 +11,8 @@ import os
 from importlib.metadata import version
 
 from src.base.errors import guarded
-from src.base.files import provenance, write_json
+from src.base.files import write_json
+from src.base.provenance import provenance
 from src.pipeline.artefacts import making, outdated
 from src.pipeline.outputs import fold, folds, photos, vocabulary
 from src.pipeline.resolved import folds_of, tuned

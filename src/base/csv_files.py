@@ -9,6 +9,7 @@ from pathlib import Path
 
 from src.base.errors import InputError
 from src.base.files import write_text
+from src.base.text_files import read_text
 
 LARGEST_CELL = 1 << 20
 """Characters; a comment never comes near it, a quotation mark that is never closed does."""
@@ -22,27 +23,6 @@ class Row:
 
     line: int
     cells: dict[str, str]
-
-
-def read_text(path: Path) -> str:
-    """The file's text, which must be UTF-8 with or without a byte order mark. Raises InputError."""
-    try:
-        content = path.read_bytes()
-    except IsADirectoryError:
-        raise InputError(f"{path} is a folder, expected a CSV file") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); check the path and who may read it") from None
-    if b"\0" in content:
-        line = content[: content.index(b"\0")].count(b"\n") + 1
-        raise InputError(f"{path}, line {line}: a NUL byte; damaged, or not UTF-8 (UTF-16?): save it as UTF-8")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise InputError(
-            f"{path}, line {line}: not UTF-8 (byte {content[error.start]:#04x} at position {error.start}); "
-            "save it as UTF-8"
-        ) from None
 
 
 def _records(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
@@ -85,7 +65,7 @@ def read_rows(path: Path, required: tuple[str, ...]) -> list[Row]:
     more or fewer cells than the header, a cell above LARGEST_CELL.
     """
     path = Path(path)
-    text = read_text(path)
+    text = read_text(path, "CSV")
     with _LIMIT_LOCK:
         previous = csv.field_size_limit(LARGEST_CELL)
         try:

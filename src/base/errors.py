@@ -1,12 +1,14 @@
 """Errors that a user can mend, and how a stage reports them: one line, no traceback, a non-zero exit."""
 
-import ctypes
 import errno
 import os
 import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
+
+from src.base.machine import end_with_parent
+from src.base.text import one_line
 
 
 class InputError(Exception):
@@ -23,9 +25,6 @@ class Stopped(BaseException):
         super().__init__(message)
         self.signal = signal
 
-
-LONGEST_WORD, LONGEST_LINE = 120, 1000
-"""Characters of a reported line and of its words; a damaged file may have put a megabyte into a message."""
 
 _HINTS = {
     errno.ENOSPC: "the disk is full: make room and run the same command again",
@@ -57,36 +56,16 @@ _RUNTIME_HINTS = {
 }
 
 
-def _shortened(text: str, longest: int) -> str:
-    return text if len(text) <= longest else f"{text[: longest * 2 // 3]}…{text[1 - longest // 3 :]}"
-
-
-def one_line(text: str) -> str:
-    """The text on one line that a terminal can show: no control characters, nothing endless."""
-    shown = "".join(c if c.isprintable() or c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text)
-    return _shortened(" ".join(_shortened(word, LONGEST_WORD) for word in shown.split()), LONGEST_LINE)
-
-
 def _line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
-        return one_line(f"{where}{_HINTS.get(error.errno, error.strerror)}")
+        return one_line(f"{where}{_HINTS.get(error.errno or 0, error.strerror)}")
     return one_line(str(error))
 
 
 def hint_of(error: RuntimeError) -> str | None:
     """What a user can do about an error of torch, such as memory that is too small; None where it is not known."""
     return _RUNTIME_HINTS.get(next((words for words in _RUNTIME_HINTS if words in str(error)), ""))
-
-
-def _end_with_parent() -> None:
-    """Where run.sh or torchrun is the parent, have the kernel end this process with it, so that no lock outlives it."""
-    parent = os.environ.get("STAGES_END_WITH_PARENT")
-    if sys.platform == "linux" and (parent or "TORCHELASTIC_RUN_ID" in os.environ):
-        set_parent_death_signal = 1
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
-        if parent and os.getppid() != int(parent):  # it died before the line above
-            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _stop(number: int, _) -> NoReturn:
@@ -99,7 +78,7 @@ def guarded(main: Callable[[], None]) -> None:
     Exit codes: 0 done, 1 an error, 2 a wrong argument or setting, 128 + n stopped by signal n. Anything else is
     a fault of this program and keeps its traceback.
     """
-    _end_with_parent()
+    end_with_parent()
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)  # a shell script's background processes would else ignore Ctrl-C
     try:

@@ -1,21 +1,16 @@
-"""Files that are whole or absent, locks that die with their owner, and the record of where a result came from."""
+"""Files that are whole or absent, JSON, and hashes."""
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
-import platform
 import shutil
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from src.base.errors import InputError
+from src.base.machine import process_exists
 
 
 @contextlib.contextmanager
@@ -39,7 +34,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         with naming(path):
             yield temporary
-            with open(temporary, "rb") as file:
+            with open(temporary, "r+b") as file:  # Windows syncs only what is open for writing
                 os.fsync(file.fileno())
             os.replace(temporary, path)
     finally:
@@ -74,7 +69,7 @@ def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files in `folder` whose processes were killed."""
     for leftover in Path(folder).glob(".*.tmp"):
         process = leftover.name.split(".")[-2]
-        if leftover.is_file() and process.isdecimal() and not Path("/proc", process).exists():
+        if leftover.is_file() and process.isdecimal() and not process_exists(int(process)):
             leftover.unlink(missing_ok=True)
 
 
@@ -95,36 +90,6 @@ def file_digest(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def lock(folder: Path, purpose: str, wait: bool) -> Iterator[None]:
-    """Own `folder` while the block runs. The lock lies beside the folder and dies with its process.
-
-    wait: stand in line behind the present owner; else raise InputError that names it.
-    """
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    path = folder.with_name(f".{folder.name}.lock")
-    with open(path, "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            if not wait:
-                raise InputError(f"{folder} is in use by {holder}; wait for it, or choose another run.name") from None
-            print(f"{folder}: waiting for {holder}", flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        file.truncate(0)
-        owner = f"process {os.getpid()} on {socket.gethostname()} ({purpose}, since {time.strftime('%F %T')})"
-        with naming(path):
-            os.write(file.fileno(), owner.encode())  # unbuffered: what a full disk refuses is not tried again
-        try:
-            yield
-        finally:
-            file.truncate(0)
-            fcntl.flock(file, fcntl.LOCK_UN)
-
-
-@contextlib.contextmanager
 def fresh_folder(folder: Path) -> Iterator[Path]:
     """Yield an empty folder beside `folder` that takes its place once the block has succeeded."""
     folder = Path(folder)
@@ -135,41 +100,3 @@ def fresh_folder(folder: Path) -> Iterator[Path]:
     if folder.exists():
         shutil.rmtree(folder)
     os.replace(temporary, folder)
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        answer = subprocess.run(
-            ["git", *arguments], capture_output=True, text=True, timeout=10, cwd=Path(__file__).parent
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return answer.stdout.strip() if answer.returncode == 0 else None
-
-
-def _hardware() -> dict[str, Any]:
-    """What the last bits of a number depend on: the processor, the GPUs, the threads of numpy and scikit-learn."""
-    found = []
-    for path in [Path("/proc/cpuinfo"), *sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))]:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-        named = (line.partition(":")[2].strip() for line in lines if line.lower().startswith("model"))
-        found.append(next((name for name in named if not name.isdecimal()), platform.processor()))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"processor": found[0], "gpus": found[1:], "threads": os.environ.get("OMP_NUM_THREADS") or str(cores)}
-
-
-def provenance(versions_of: Callable[[str], str], packages: list[str]) -> dict:
-    """What a result was made with: git commit, Python, machine, threads and package versions.
-
-    versions_of: usually importlib.metadata.version.
-    """
-    changes = _git("status", "--porcelain", "--", ".")
-    return {
-        "git": _git("rev-parse", "HEAD"),
-        "uncommitted_changes": None if changes is None else bool(changes),
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}",
-        **_hardware(),
-        "packages": {name: versions_of(name) for name in packages},
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-    }

@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from src.base.csv_files import read_text
 from src.base.errors import InputError
+from src.base.text_files import read_text
 
 
 def load_json(path: Path) -> Any:
     """The file's content. Raises InputError where the file cannot be read, is not UTF-8, not JSON, or cut off."""
-    text = read_text(Path(path))
+    text = read_text(Path(path), "JSON")
     try:
         content = json.loads(text)
         if "\\ud" in text or "\\uD" in text:  # half a surrogate pair is JSON, but could not be written to any file

@@ -23,6 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from src.base.files import digest_of, naming, write_json
+from src.base.machine import sync_data
 from src.base.worker_pool import worker_pool
 from src.data.handcrafted import NAMES
 from src.data.image import DIGEST_BYTES, load_photo
@@ -113,8 +114,8 @@ def _read_progress(file: Path, key: str) -> Done | None:
 def _write_progress(folder: Path, names: Iterable[str], key: str, done: Done) -> None:
     """Enter finished chunks once they have reached the disk: not even a power cut leaves a false entry."""
     for name in names:
-        with naming(folder / name), open(folder / name, "rb") as file:
-            os.fdatasync(file.fileno())
+        with naming(folder / name), open(folder / name, "r+b") as file:
+            sync_data(file.fileno())
     write_json(folder / PROGRESS, {"key": key, "chunks": dict(sorted(done.items()))})
 
 

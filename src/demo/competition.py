@@ -4,7 +4,6 @@
 competition would keep secret.
 """
 
-import os
 import string
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from tqdm import tqdm
 
 from src.base.csv_files import write_csv
 from src.base.files import fresh_folder
+from src.base.machine import usable_cores
 from src.base.randomness import fold_in
 from src.base.worker_pool import worker_pool
 from src.demo.comments import write_comments
@@ -143,7 +143,7 @@ def make_competition(
     """
     photos = plan(seed, train, test)
     if processes is None:
-        processes = 1 if len(photos) <= _FEW_PHOTOS else min(8, len(os.sched_getaffinity(0)))
+        processes = 1 if len(photos) <= _FEW_PHOTOS else min(8, usable_cores())
     with fresh_folder(root) as folder:
         for part in ("train", "test"):
             (folder / part).mkdir()

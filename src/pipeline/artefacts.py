@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from src.base.errors import InputError
-from src.base.files import digest, digest_of, file_digest, lock, read_json, remove_leftovers, write_json
+from src.base.files import digest, digest_of, file_digest, read_json, remove_leftovers, write_json
+from src.base.locks import lock
 from src.pipeline.source_code import code_of, other_code
 from src.settings.former_names import translated
 from src.settings.keys import flatten

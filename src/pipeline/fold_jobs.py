@@ -7,7 +7,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.base.errors import InputError, Stopped, one_line
+from src.base.errors import InputError, Stopped
+from src.base.text import one_line
 from src.pipeline.runs import fold_log, run_folder
 from src.pipeline.stages import start_stage
 from src.settings.schema import Settings

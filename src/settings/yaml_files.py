@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from src.base.errors import one_line
+from src.base.text import one_line
 
 CONFIGS = Path("configs")
 _WHOLE = ("tune.space",)

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from src.base.errors import InputError
-from src.base.files import digest_of, file_digest, provenance, read_json, write_json
+from src.base.files import digest_of, file_digest, read_json, write_json
 from src.base.json_files import load_json
+from src.base.provenance import provenance
 from src.pipeline import outputs, resolved, stages
 from src.pipeline.artefacts import Artefact
 from src.pipeline.runs import fold_name, fold_number, run_folder, score_path

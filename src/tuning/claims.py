@@ -1,12 +1,12 @@
 """One worker at a time, over all machines; and whether the process that had begun something still lives."""
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import sqlalchemy
+from filelock import FileLock
 from sqlalchemy.engine import URL
 
 from src.base.randomness import fold_in
@@ -32,8 +32,7 @@ class WorkerLock:
                 connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(:key)"), {"key": self.key})
                 yield
             return
-        with open(self.file, "a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with FileLock(self.file, poll_interval=0.05):
             yield
 
 

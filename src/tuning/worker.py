@@ -8,7 +8,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
-from src.base.errors import InputError, hint_of, one_line
+from src.base.errors import InputError, hint_of
+from src.base.text import one_line
 from src.settings.yaml_files import ConfigError
 from src.tuning.study import Claim, Study, TakenOver
 

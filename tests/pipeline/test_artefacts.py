@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from src.base.errors import InputError
-from src.base.files import lock, replacing, write_text
+from src.base.files import replacing, write_text
+from src.base.locks import lock
 from src.pipeline import outputs, source_code
 from src.pipeline.artefacts import Artefact, making, outdated, tree_signature
 from src.settings.schema import SplitSettings
@@ -103,7 +104,7 @@ def test_replacing_keeps_the_old_file_where_writing_fails(tmp_path):
 
 def hold(folder) -> subprocess.Popen:
     code = (
-        f"from pathlib import Path; from src.base.files import lock; import time\n"
+        f"from pathlib import Path; from src.base.locks import lock; import time\n"
         f"with lock(Path({str(folder)!r}), 'train', wait=False):\n    print('held', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)

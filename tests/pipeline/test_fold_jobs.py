@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from src.base.files import lock
+from src.base.locks import lock
 from src.pipeline.fold_jobs import gpu_of
 from tests.conftest import TINY
 from tests.helpers.ranks import run

@@ -15,7 +15,7 @@ import pytest
 
 from src import compare, ensemble, evaluate, predict, preprocess, rebuild, split, submit, train
 from src.base.errors import InputError
-from src.base.files import lock
+from src.base.locks import lock
 from src.data.table import load_table
 from src.ensembling.ablation import AblationStep, ScoredStep, ablation_rows, score_mos_step
 from src.ensembling.caption_selection import MIXTURES, CaptionStrategy, StrategySelection, select_captions

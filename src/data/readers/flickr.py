@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from src.base.csv_files import read_text
 from src.base.errors import InputError
+from src.base.text_files import read_text
 from src.data.readers.common import Listed, caption_table, check_root
 from src.data.table import Rejection
 

@@ -1,0 +1,79 @@
+"""What differs between Linux, macOS and Windows: no other file asks the operating system for it."""
+
+import ctypes
+import math
+import os
+import signal
+import sys
+from pathlib import Path
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def usable_cores() -> int:
+    """The processor cores that this process may use: by its affinity and its container's quota, else all of them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(cores, _cpu_quota())))
+
+
+def _cpu_quota() -> float:
+    """The cores' worth of time that a container is given (cgroup v2, then v1); infinite where nothing limits it."""
+    for quota, period in (("cpu.max", None), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            texts = [(_CGROUP / name).read_text(encoding="ascii") for name in (quota, period) if name]
+            limit, length = map(float, " ".join(texts).split())
+        except (OSError, ValueError):  # no such file, or "max" for no limit
+            continue
+        if limit > 0 and length > 0:
+            return limit / length
+    return math.inf
+
+
+def process_exists(pid: int) -> bool:
+    """Whether a process of that number runs on this machine; True where that cannot be known."""
+    if Path("/proc/self").exists():
+        return Path("/proc", str(pid)).exists()
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(pid, 0)  # signal 0 is never delivered: only the checks are made
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def sync_data(descriptor: int) -> None:
+    """Have a file's content on the disk, without its times where the system can leave these out."""
+    getattr(os, "fdatasync", os.fsync)(descriptor)
+
+
+def end_with_parent() -> None:
+    """Where run.sh or torchrun is the parent, have the kernel end this process with it, so that no lock outlives it.
+
+    Linux only; elsewhere a stage whose parent was killed works on to its end.
+    """
+    parent = os.environ.get("STAGES_END_WITH_PARENT")
+    if sys.platform == "linux" and (parent or "TORCHELASTIC_RUN_ID" in os.environ):
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+        if parent and os.getppid() != int(parent):  # it died before the line above
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def processor() -> str | None:
+    """The processor's name, where the system says it in a file."""
+    return _model(Path("/proc/cpuinfo"))
+
+
+def gpus() -> list[str]:
+    """The names of NVIDIA's GPUs, where their driver says them in files."""
+    paths = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    return [name for name in map(_model, paths) if name]
+
+
+def _model(path: Path) -> str | None:
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.lower().startswith("model"))
+    return next((name for name in names if not name.isdecimal()), None)

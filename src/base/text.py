@@ -1,0 +1,14 @@
+"""Text that a terminal can show."""
+
+LONGEST_WORD, LONGEST_LINE = 120, 1000
+"""Characters of a reported line and of its words; a damaged file may have put a megabyte into a message."""
+
+
+def _shortened(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest * 2 // 3]}…{text[1 - longest // 3 :]}"
+
+
+def one_line(text: str) -> str:
+    """The text on one line that a terminal can show: no control characters, nothing endless."""
+    shown = "".join(c if c.isprintable() or c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return _shortened(" ".join(_shortened(word, LONGEST_WORD) for word in shown.split()), LONGEST_LINE)

@@ -1,0 +1,119 @@
+"""What differs between operating systems stands in one file, and nothing needs what only one of them has."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from src.base import machine
+from tests.conftest import TINY
+
+REPOSITORY = Path(__file__).parents[2]
+NOT_EVERYWHERE = {"sched_getaffinity", "fdatasync", "getuid", "geteuid", "fork", "killpg", "setsid", "getppid", "kill"}
+NOT_EVERYWHERE |= {"SIGKILL", "SIGSTOP", "SIGHUP", "SIGALRM", "prctl", "fcntl", "resource", "pwd", "grp"}
+GUARDS = {"OSError", "AttributeError", "ImportError"}
+
+
+def uses(tree: ast.AST) -> list[str]:
+    """What a file uses that some system lacks, outside of a try that expects its absence."""
+    if isinstance(tree, ast.Try):
+        caught = {
+            name.id
+            for handler in tree.handlers
+            for name in ast.walk(handler.type or tree)
+            if isinstance(name, ast.Name)
+        }
+        if caught & GUARDS:
+            return [use for part in (*tree.handlers, *tree.orelse, *tree.finalbody) for use in uses(part)]
+    names = []
+    if isinstance(tree, ast.Attribute) and tree.attr in NOT_EVERYWHERE:
+        names = [ast.unparse(tree)] if ast.unparse(tree.value) in ("os", "signal") or tree.attr == "prctl" else []
+    elif isinstance(tree, (ast.Import, ast.ImportFrom)):
+        modules = {alias.name for alias in tree.names} | {getattr(tree, "module", None)}
+        names = sorted(modules & NOT_EVERYWHERE)
+    elif isinstance(tree, ast.Constant) and isinstance(tree.value, str) and tree.value.startswith("/proc"):
+        names = [tree.value]
+    elif isinstance(tree, ast.Call) and ast.unparse(tree.func).endswith("get_context"):
+        names = [ast.unparse(tree)] if any(isinstance(a, ast.Constant) and "fork" in a.value for a in tree.args) else []
+    return names + [use for child in ast.iter_child_nodes(tree) for use in uses(child)]
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("import os\nos.fdatasync(3)", ["os.fdatasync"]),
+        ("import fcntl", ["fcntl"]),
+        ("from signal import SIGKILL", ["SIGKILL"]),
+        ("multiprocessing.get_context('fork')", ["multiprocessing.get_context('fork')"]),
+        ("try:\n    import fcntl\nexcept ImportError:\n    fcntl = None", []),
+        ("try:\n    Path('/proc/1')\nexcept ValueError:\n    pass", ["/proc/1"]),
+        ("process.kill()", []),
+    ],
+)
+def test_uses_are_seen(code, found):
+    assert uses(ast.parse(code)) == found
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "src").rglob("*.py")), ids=lambda path: path.stem)
+def test_only_one_file_asks_for_what_is_not_everywhere(path):
+    if path != REPOSITORY / "src" / "base" / "machine.py":
+        assert not uses(ast.parse(path.read_text(encoding="utf-8")))
+
+
+OTHER_SYSTEM = """
+import os, signal, sys
+for name in ("sched_getaffinity", "fdatasync", "getuid", "geteuid", "killpg", "setsid"):
+    delattr(os, name)
+for name in ("SIGKILL", "SIGSTOP", "SIGALRM"):
+    delattr(signal, name)
+sys.modules["fcntl"] = None
+from src import preprocess, split, train
+from src.base import machine
+from src.base.errors import guarded
+machine.sys = type("sys", (), {"platform": "win32"})
+machine.Path = type("Path", (type(machine.Path()),), {"is_file": lambda path: False, "exists": lambda path: False})
+for stage in (preprocess, split, train):
+    guarded(lambda: stage.main(sys.argv[1:]))
+"""
+
+
+def test_stages_run_where_linux_s_own_functions_are_absent(competition, tmp_path):
+    settings = [f"data.root={competition}", *TINY, "task=mos", "train.epochs=1", "run.workers=1", "--fold=0"]
+    environment = {**os.environ, "STAGES_END_WITH_PARENT": str(os.getpid())}
+    command = [sys.executable, "-c", OTHER_SYSTEM, *settings]
+    answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert answer.returncode == 0, answer.stdout[-2000:] + answer.stderr[-2000:]
+    assert (tmp_path / "runs" / "demo" / "fold-0" / "best-mos.pt").is_file()
+
+
+def test_cores_are_those_of_the_affinity_and_of_the_container_s_quota(monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(6)), raising=False)
+    assert machine.usable_cores() == 6
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("-1\n")
+    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+    assert machine.usable_cores() == 6, "version 1 says -1 where there is no limit"
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("400000\n")
+    assert machine.usable_cores() == 4
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert machine.usable_cores() == 4
+    for quota, cores in (("250000", 3), ("1000", 1), ("9900000", 6)):
+        (tmp_path / "cpu.max").write_text(f"{quota} 100000\n")
+        assert machine.usable_cores() == cores
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert machine.usable_cores() == 1
+
+
+@pytest.mark.parametrize("proc", [True, False])
+def test_a_process_that_ended_is_known_with_and_without_proc(proc, monkeypatch):
+    if not proc:
+        monkeypatch.setattr(machine, "Path", lambda *parts: Path("nowhere", *parts[1:]))
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    assert machine.process_exists(process.pid) and machine.process_exists(os.getpid())
+    process.communicate()
+    assert not machine.process_exists(process.pid)
