@@ -82,7 +82,7 @@ for stage in (preprocess, split, train):
 
 def test_stages_run_where_linux_s_own_functions_are_absent(competition, tmp_path):
     settings = [f"data.root={competition}", *TINY, "task=mos", "train.epochs=1", "run.workers=1", "--fold=0"]
-    environment = {**os.environ, "STAGES_END_WITH_PARENT": str(os.getpid())}
+    environment = {**os.environ, "STAGES_END_WITH_PARENT": str(os.getpid()), "USER": "someone"}  # torch asks for it
     command = [sys.executable, "-c", OTHER_SYSTEM, *settings]
     answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert answer.returncode == 0, answer.stdout[-2000:] + answer.stderr[-2000:]
