@@ -1,4 +1,4 @@
-"""Encoders: shapes, places, normalisation, freezing, and weights from files."""
+"""Encoders: shapes, order of cells, normalisation, freezing, and weights from files."""
 
 import copy
 
@@ -15,8 +15,10 @@ pytestmark = pytest.mark.usefixtures("seeded")
 
 def encoder(name: str, channels: int = 3, size: int = 64, **settings):
     channels_last = settings.pop("channels_last", False)
-    own = EncoderSettings(name=name, **settings)
-    return build_encoder(own, channels, size, (0.4,) * channels, (0.2,) * channels, channels_last=channels_last)
+    encoder_settings = EncoderSettings(name=name, **settings)
+    return build_encoder(
+        encoder_settings, channels, size, (0.4,) * channels, (0.2,) * channels, channels_last=channels_last
+    )
 
 
 def pixels(count: int = 2, size: int = 64, channels: int = 3) -> torch.Tensor:
@@ -40,12 +42,12 @@ def pixels(count: int = 2, size: int = 64, channels: int = 3) -> torch.Tensor:
 )
 def test_encoders_give_a_grid_and_train_every_parameter(name, channels, layout, width):
     network = encoder(name, channels)
-    seen = network(pixels(channels=channels))
+    features = network(pixels(channels=channels))
     cells = layout[0] * layout[1]
-    assert seen.layout == network.layout == layout and network.width == width
-    assert seen.grid.shape == (2, cells, width) and seen.pooled.shape == (2, width)
-    assert seen.mask.shape == (2, cells) and seen.mask.dtype == torch.bool and seen.mask.all()
-    (seen.pooled.sum() + seen.grid.sum()).backward()
+    assert features.layout == network.layout == layout and network.width == width
+    assert features.grid.shape == (2, cells, width) and features.pooled.shape == (2, width)
+    assert features.mask.shape == (2, cells) and features.mask.dtype == torch.bool and features.mask.all()
+    (features.pooled.sum() + features.grid.sum()).backward()
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     assert all(parameter.grad is not None for parameter in trained)
     layers = network.layers()
@@ -54,26 +56,26 @@ def test_encoders_give_a_grid_and_train_every_parameter(name, channels, layout, 
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
-def test_grid_keeps_the_places_of_the_photo(name):
+def test_cells_are_in_row_major_order(name):
     """timm's own NCHW feature maps, cell by cell, and timm's own pooling."""
     network = encoder(name).eval()
     photo = pixels()
     images = (photo.permute(0, 3, 1, 2) / 255 - 0.4) / 0.2
     with torch.no_grad():
-        seen = network(photo)
+        features = network(photo)
         [map_] = network.backbone.forward_intermediates(images, indices=1, norm=True, intermediates_only=True)
         pooled = network.backbone(images)
     if name.startswith("swin"):
         map_ = network.backbone.norm(map_.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-    height, width = seen.layout
+    height, width = features.layout
     for row in range(height):
         for column in range(width):
-            cell = seen.grid[:, row * width + column]
+            cell = features.grid[:, row * width + column]
             torch.testing.assert_close(cell, map_[:, :, row, column], atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(seen.pooled, pooled, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(features.pooled, pooled, atol=1e-4, rtol=1e-4)
 
 
-def test_memory_order_does_not_change_features():
+def test_channels_last_does_not_change_features():
     plain = encoder("resnet10t", size=32).eval()
     other = encoder("resnet10t", size=32, channels_last=True).eval()
     other.load_state_dict(plain.state_dict())
@@ -83,7 +85,7 @@ def test_memory_order_does_not_change_features():
         torch.testing.assert_close(plain(photo).grid, other(photo).grid, atol=1e-4, rtol=1e-4)
 
 
-def test_backbones_that_break_memory_channels_last_keep_the_plain_order():
+def test_backbones_that_break_memory_in_channels_last_stay_contiguous():
     """A strided 1×1 convolution over 3 channels: its gradient corrupts the heap where it is channels-last on a CPU."""
     network = encoder("repvgg_a0", size=96, channels_last=True)
     assert network.memory_format == torch.contiguous_format
@@ -92,7 +94,7 @@ def test_backbones_that_break_memory_channels_last_keep_the_plain_order():
     assert encoder("resnet18", channels_last=True).memory_format == torch.channels_last
 
 
-def test_output_stride_gives_a_finer_grid_or_a_plain_refusal():
+def test_output_stride_gives_a_finer_grid_or_is_refused():
     assert encoder("resnet18", output_stride=16).layout == (4, 4)
     for name in ("vit_tiny_patch16_224", "mobilenetv3_large_100", "googlenet"):
         with pytest.raises(InputError, match="output_stride"):
@@ -103,12 +105,12 @@ def test_frozen_encoder_never_changes():
     network = encoder("resnet10t", frozen=True)
     before = copy.deepcopy(network.state_dict())
     network.train()
-    seen = network(pixels())
-    assert not seen.pooled.requires_grad and not network.layers()
+    features = network(pixels())
+    assert not features.pooled.requires_grad and not network.layers()
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
 
 
-def test_unknown_encoder_names_the_nearest():
+def test_an_unknown_encoder_is_refused_with_the_nearest_name():
     with pytest.raises(InputError, match="resnet18") as caught:
         encoder("resnet_18")
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Region features: the boxes that are chosen, what is said of them, and what learns."""
+"""Region features: which boxes are selected, their features, and what is trained."""
 
 import copy
 
@@ -34,8 +34,10 @@ def offline(monkeypatch):
 
 
 def encoder(name: str = SMALL, size: int = 96, channels: int = 3, channels_last: bool = False, **settings):
-    own = EncoderSettings(name=name, **settings)
-    return build_encoder(own, channels, size, (0.4,) * channels, (0.2,) * channels, channels_last=channels_last)
+    encoder_settings = EncoderSettings(name=name, **settings)
+    return build_encoder(
+        encoder_settings, channels, size, (0.4,) * channels, (0.2,) * channels, channels_last=channels_last
+    )
 
 
 @pytest.fixture(scope="module")
@@ -60,33 +62,33 @@ def overlaps(boxes: np.ndarray) -> np.ndarray:
     return both / (area[:, None] + area - both)
 
 
-def chosen_plainly(boxes: torch.Tensor, scores: torch.Tensor, count: int) -> list[int]:
+def plain_selection(boxes: torch.Tensor, scores: torch.Tensor, count: int) -> list[int]:
     """The rule of Anderson et al.'s generate_tsv.py, class after class."""
     over, scores = overlaps(boxes.double().numpy()) > 0.3, scores.numpy()
     best = np.full(len(boxes), -1.0)
-    for own in scores.T:
+    for of_class in scores.T:
         kept = []
-        for i in np.argsort(-own, kind="stable"):
+        for i in np.argsort(-of_class, kind="stable"):
             if not over[i, kept].any():
                 kept.append(i)
-        best[kept] = np.maximum(best[kept], own[kept])
+        best[kept] = np.maximum(best[kept], of_class[kept])
     order = np.argsort(-best, kind="stable")[:count]
     return [int(i) for i in order if best[i] >= 0]
 
 
 @pytest.mark.parametrize(("boxes", "classes", "levels"), [(60, 1, 1000), (60, 7, 1000), (40, 5, 4), (1, 3, 9)])
-def test_choice_is_that_of_the_authors_program(boxes, classes, levels):
+def test_selection_is_that_of_the_authors_program(boxes, classes, levels):
     """With many ties where the scores have few levels."""
     corners = torch.rand(boxes, 2) * 60
     boxes = torch.cat([corners, corners + 4 + torch.rand(boxes, 2) * 40], 1)
     scores = torch.randint(1, levels + 1, (len(boxes), classes)) / levels
     for count in (1, 8, 100):
-        assert select_regions(boxes, scores, count).tolist() == chosen_plainly(boxes, scores, count)
+        assert select_regions(boxes, scores, count).tolist() == plain_selection(boxes, scores, count)
 
 
 @pytest.mark.parametrize(("name", "size"), [(SMALL, 100), (LARGE, 128)])
 def test_regions_are_those_of_the_detector(name, size):
-    """Torchvision's own transform, maps, candidates and heads with the same weights, the photo at its own size."""
+    """Torchvision's own transform, maps, proposals and heads with the same weights, the photo at its own size."""
     network, photo = encoder(name, size, regions=10).eval(), photos(2, size)
     top = network.detector.rpn.post_nms_top_n()
     sizes = {"min_size": size, "max_size": size, "rpn_score_thresh": 0.0}
@@ -94,21 +96,21 @@ def test_regions_are_those_of_the_detector(name, size):
     model = get_model(name, weights=None, weights_backbone=None, **sizes, **tops).eval()
     model.load_state_dict(network.detector.state_dict())
     inputs = []
-    network.detector.backbone.register_forward_pre_hook(lambda module, given: inputs.append(given[0]))
+    network.detector.backbone.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
     with torch.no_grad():
-        seen = network(photo)
+        features = network(photo)
         images, _ = model.transform(list(photo.permute(0, 3, 1, 2) / 255))
         maps = model.backbone(images.tensors)
-        candidates, _ = model.rpn(images, maps)
-        logits = model.roi_heads.box_predictor(describe(model, maps, candidates, images))[0]
-        scores = logits.softmax(1)[:, 1:].split([len(own) for own in candidates])
-        boxes = [own[chosen_plainly(own, s, 10)] for own, s in zip(candidates, scores, strict=True)]
+        proposals, _ = model.rpn(images, maps)
+        logits = model.roi_heads.box_predictor(describe(model, maps, proposals, images))[0]
+        scores = logits.softmax(1)[:, 1:].split([len(each) for each in proposals])
+        boxes = [each[plain_selection(each, s, 10)] for each, s in zip(proposals, scores, strict=True)]
         expected = describe(model, maps, boxes, images)
     torch.testing.assert_close(inputs[0], images.tensors, atol=1e-5, rtol=1e-5)
-    assert seen.mask.sum(1).tolist() == [len(own) for own in boxes]
-    torch.testing.assert_close(seen.layout[seen.mask] * size, torch.cat(boxes), atol=1e-3, rtol=1e-4)
-    for grid in (seen.grid, network(photo).grid):  # without and with a gradient
-        torch.testing.assert_close(grid[seen.mask], expected, atol=1e-4, rtol=1e-3)
+    assert features.mask.sum(1).tolist() == [len(each) for each in boxes]
+    torch.testing.assert_close(features.layout[features.mask] * size, torch.cat(boxes), atol=1e-3, rtol=1e-4)
+    for grid in (features.grid, network(photo).grid):  # without and with a gradient
+        torch.testing.assert_close(grid[features.mask], expected, atol=1e-4, rtol=1e-3)
 
 
 def describe(model, maps, boxes, images):
@@ -119,41 +121,43 @@ def describe(model, maps, boxes, images):
 def test_regions_are_ordered_boxes_inside_the_photo(small, monkeypatch, regions):
     monkeypatch.setattr(small, "regions", regions)
     with torch.no_grad():
-        seen = small(photos())
-    assert small.width == 1024 and seen.grid.shape == (3, regions, 1024) and seen.layout.shape == (3, regions, 4)
-    assert seen.mask.dtype == torch.bool and seen.mask[:, 0].all()
-    assert seen.mask.all() if regions == 36 else not seen.mask[:, -1].any()
-    assert (seen.mask[:, :-1] | ~seen.mask[:, 1:]).all(), "the regions come before the gaps"
-    boxes = seen.layout[seen.mask]
+        features = small(photos())
+    assert (
+        small.width == 1024 and features.grid.shape == (3, regions, 1024) and features.layout.shape == (3, regions, 4)
+    )
+    assert features.mask.dtype == torch.bool and features.mask[:, 0].all()
+    assert features.mask.all() if regions == 36 else not features.mask[:, -1].any()
+    assert (features.mask[:, :-1] | ~features.mask[:, 1:]).all(), "the regions come before the gaps"
+    boxes = features.layout[features.mask]
     assert (boxes >= 0).all() and (boxes <= 1).all() and (boxes[:, :2] < boxes[:, 2:]).all()
-    assert not seen.grid[~seen.mask].any() and not seen.layout[~seen.mask].any()
+    assert not features.grid[~features.mask].any() and not features.layout[~features.mask].any()
     for row in range(3):
-        torch.testing.assert_close(seen.pooled[row], seen.grid[row, seen.mask[row]].mean(0))
+        torch.testing.assert_close(features.pooled[row], features.grid[row, features.mask[row]].mean(0))
 
 
-def test_random_regions_lie_everywhere_and_differ(small):
+def test_random_regions_cover_the_photo_and_differ(small):
     with torch.no_grad():
-        seen = small(photos())
-    centres = (seen.layout[..., :2] + seen.layout[..., 2:]) / 2
+        features = small(photos())
+    centres = (features.layout[..., :2] + features.layout[..., 2:]) / 2
     for row in range(3):
         quarters = {tuple(place) for place in (centres[row] > 0.5).int().tolist()}
         assert len(quarters) == 4
-    assert seen.grid.std(1).mean() > 0.02 * seen.grid.mean(), "regions of a photo"
-    assert seen.pooled.std(0).mean() > 0.02 * seen.pooled.mean(), "photos"
+    assert features.grid.std(1).mean() > 0.02 * features.grid.mean(), "regions of a photo"
+    assert features.pooled.std(0).mean() > 0.02 * features.pooled.mean(), "photos"
     assert small.region_kind == "random regions" and "no weights were given" in small.warning
 
 
-def test_a_photo_is_seen_as_in_a_batch(small, monkeypatch):
-    monkeypatch.setattr(small, "regions", 10)  # the surest: far down the list scores are equal but for rounding
+def test_features_do_not_depend_on_the_batch(small, monkeypatch):
+    monkeypatch.setattr(small, "regions", 10)  # far down the list scores are equal but for rounding
     batch = photos(4)
     with torch.no_grad():
         together, alone = small(batch), [small(photo[None]) for photo in batch]
     for field in ("grid", "layout", "pooled", "mask"):
-        single = torch.cat([getattr(own, field) for own in alone])
+        single = torch.cat([getattr(photo, field) for photo in alone])
         torch.testing.assert_close(getattr(together, field), single, atol=1e-5, rtol=1e-4)
 
 
-def test_autocast_and_memory_order_change_nothing(small, monkeypatch):
+def test_autocast_and_channels_last_change_nothing(small, monkeypatch):
     monkeypatch.setattr(small, "regions", 10)
     batch, other = photos(2), encoder(channels_last=True, regions=10).eval()
     other.load_state_dict(small.state_dict())
@@ -167,33 +171,33 @@ def test_autocast_and_memory_order_change_nothing(small, monkeypatch):
     torch.testing.assert_close(reordered.grid, plain.grid, atol=1e-4, rtol=1e-3)
 
 
-def test_photo_without_proposals_is_one_region(small, monkeypatch):
+def test_a_photo_without_proposals_is_one_region(small, monkeypatch):
     monkeypatch.setattr(small.detector.rpn, "score_thresh", 2.0)
     with torch.no_grad():
-        seen = small(photos(2))
-    assert seen.mask.sum(1).tolist() == [1, 1] and seen.layout[:, 0].tolist() == [[0, 0, 1, 1]] * 2
-    assert torch.equal(seen.pooled, seen.grid[:, 0]) and seen.pooled.any(1).all()
+        features = small(photos(2))
+    assert features.mask.sum(1).tolist() == [1, 1] and features.layout[:, 0].tolist() == [[0, 0, 1, 1]] * 2
+    assert torch.equal(features.pooled, features.grid[:, 0]) and features.pooled.any(1).all()
 
 
-def test_proposal_network_that_is_sure_of_nothing_still_gives_regions(small, monkeypatch):
+def test_unlikely_proposals_still_give_regions(small, monkeypatch):
     monkeypatch.setattr(small.detector.rpn.head.cls_logits.bias, "data", torch.full((15,), -9.0))
     with torch.no_grad():
         assert small(photos(2)).mask.all()
 
 
 @pytest.mark.parametrize(("name", "size"), [(SMALL, 64), (LARGE, 128)])
-def test_all_that_is_trainable_learns(name, size):
+def test_every_trainable_parameter_gets_a_gradient(name, size):
     network = encoder(name, size, regions=4)
-    fixed = {key for key, own in network.detector.named_parameters() if not own.requires_grad}
+    fixed = {key for key, parameter in network.detector.named_parameters() if not parameter.requires_grad}
     assert {key.split(".")[0] for key in fixed} == {"backbone", "rpn", "roi_heads"}
     assert all("layer_blocks" in key for key in fixed if key.startswith("backbone")), "the maps of no region"
-    seen = network(photos(2, size))
-    (seen.grid.square().sum() + seen.pooled.sum()).backward()
-    trained = [own for own in network.parameters() if own.requires_grad]
-    assert all(own.grad is not None for own in trained) and trained[0].grad.any()
-    assert all(own.grad is None for own in network.parameters() if not own.requires_grad)
+    features = network(photos(2, size))
+    (features.grid.square().sum() + features.pooled.sum()).backward()
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    assert all(parameter.grad is not None for parameter in trained) and trained[0].grad.any()
+    assert all(parameter.grad is None for parameter in network.parameters() if not parameter.requires_grad)
     layers = network.layers()
-    assert {id(own) for layer in layers for own in layer} == {id(own) for own in trained}
+    assert {id(parameter) for layer in layers for parameter in layer} == {id(parameter) for parameter in trained}
     assert len(layers) > 5 and layers[0][0] is trained[0]
 
 
@@ -219,7 +223,7 @@ def trained_weights(name: str) -> dict[str, torch.Tensor]:
 
 def test_published_weights_are_used_as_torchvision_uses_them(monkeypatch):
     weights = trained_weights(LARGE)
-    weights["backbone.body.bn1.running_var"].fill_(1e-4)  # here the epsilon is seen
+    weights["backbone.body.bn1.running_var"].fill_(1e-4)  # here the epsilon is features
     monkeypatch.setattr(DOWNLOAD, lambda *_, **__: dict(weights))
     theirs = fasterrcnn_resnet50_fpn(weights=FasterRCNN_ResNet50_FPN_Weights.COCO_V1).eval()
     network = encoder(LARGE, 64, pretrained=True)
@@ -227,12 +231,12 @@ def test_published_weights_are_used_as_torchvision_uses_them(monkeypatch):
     photo = photos(2, 64)
     images = torch.stack([theirs.transform.normalize(image) for image in photo.permute(0, 3, 1, 2) / 255])
     inputs = []
-    network.detector.rpn.register_forward_pre_hook(lambda module, given: inputs.append(given[1]))
+    network.detector.rpn.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[1]))
     network.train()(photo)
     for name, expected in theirs.backbone(images).items():
         assert (inputs[0][name] - expected).abs().max() < 1e-3 * expected.std()
     assert all(torch.equal(before[key], value) for key, value in network.detector.state_dict().items())
-    assert not any(own.requires_grad for key, own in network.named_parameters() if ".bn" in key)
+    assert not any(parameter.requires_grad for key, parameter in network.named_parameters() if ".bn" in key)
     assert network.region_kind == "detected regions" and not network.warning
 
 
@@ -247,7 +251,7 @@ def test_weights_file_and_checkpoint_make_the_same_detector(tmp_path):
     assert rebuilt.region_kind == "detected regions"
 
 
-def test_what_a_detector_cannot_do_is_one_line(tmp_path):
+def test_what_a_detector_cannot_do_is_refused_in_one_line(tmp_path):
     torch.save({"backbone.weight": torch.zeros(2)}, tmp_path / "other.pth")
     wrong = [
         ("view.color=rgb", {"channels": 1}),
@@ -256,7 +260,7 @@ def test_what_a_detector_cannot_do_is_one_line(tmp_path):
         ("do not fit", {"weights": str(tmp_path / "other.pth")}),
         (f"did you mean {LARGE}", {"name": "fasterrcnn_resnet_50_fpn"}),
     ]
-    for match, given in wrong:
+    for match, arguments in wrong:
         with pytest.raises(InputError, match=match) as caught:
-            encoder(**given)
+            encoder(**arguments)
         assert "\n" not in str(caught.value)
