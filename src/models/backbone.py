@@ -171,8 +171,6 @@ def build_encoder(
     `std` (per channel, on the scale 0 to 1). Raises InputError, in one line, for an unknown name, a size, number of
     channels or stride that the backbone cannot take, and weights that cannot be fetched, read or loaded.
     """
-    if settings.pretrained and settings.weights:
-        raise InputError("encoder.pretrained=true and encoder.weights are both given; give one of them")
     weights = read_weights(settings.weights) if settings.weights else None
     if settings.name in DETECTORS:
         weights = fetch_torchvision(settings.name) if settings.pretrained else weights

@@ -202,8 +202,3 @@ def test_a_decoder_that_copies_its_input_scores_badly():
 def test_settings_that_do_not_fit_are_refused(settings, said):
     with pytest.raises(InputError, match=said):
         build_decoder(settings, VOCABULARY, WIDTH)
-
-
-def test_unknown_decoder_is_refused():
-    with pytest.raises(InputError, match="recurrent"):
-        build_decoder(DecoderSettings(name="recurent"), VOCABULARY, 6)

@@ -7,7 +7,7 @@ import torch
 
 from src.models.decoder import END, PAD, UNK
 from src.training.losses import alignment_loss
-from src.training.masked_losses import masked_losses, with_visible_words
+from src.training.masked_losses import fill_masked, masked_losses
 from tests.helpers.plain_ctc import (
     NON_AUTOREGRESSIVE,
     by_alignments,
@@ -61,7 +61,7 @@ def test_no_visible_word_is_in_the_loss_and_no_masked_one_in_the_input(name):
     touched = log_probs.grad.abs().sum(2) > 0
     assert torch.equal(touched, masked), "the loss is not that of the masked positions"
     decoder.predict_masked = original
-    visible = with_visible_words(decoder, features, tokens, numbers, 20)
+    visible = fill_masked(decoder, features, tokens, numbers, 20)
     if name == "mask_predict":
         shown = ~masked[:, : tokens.shape[1]]
         assert torch.equal(visible[:, : tokens.shape[1]][shown], tokens[shown])
