@@ -8,9 +8,9 @@ from pydantic.dataclasses import dataclass
 from src.settings.fields import STRICT, NonNegativeFloat, NonNegativeInt, PositiveInt, ShareBelowOne, Width
 
 NON_AUTOREGRESSIVE = ("mask_predict", "ctc_mask_predict")
-"""The decoders that write all words at once."""
+"""The decoders that predict all words of a caption in parallel."""
 NON_AUTOREGRESSIVE_WORDS = 100
-"""The longest caption that they can write."""
+"""The longest caption that they can write, in words."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -18,22 +18,22 @@ class EncoderSettings:
     """The network that sees the photo."""
 
     name: str = "test_resnet"
-    """A timm model by name, or of torchvision googlenet and the detectors fasterrcnn_resnet50_fpn and
+    """Name of a timm model, or of torchvision's googlenet, or of its detectors fasterrcnn_resnet50_fpn and
     fasterrcnn_mobilenet_v3_large_320_fpn."""
     pretrained: bool = False
-    """Start from the weights of the model hub; needs a network the first time."""
+    """Start from pretrained weights of the model hub, which are downloaded the first time."""
     weights: str | None = None
     """Start from a local weights file (.safetensors, .pt, .pth) instead."""
     frozen: bool = False
-    """Keep the encoder as it started; heads alone are trained."""
+    """Keep the encoder's initial weights; only the heads are trained."""
     output_stride: Annotated[int, Field(ge=2)] | None = None
-    """Pixels per cell of the feature grid, for encoders that can dilate (8, 16, 32)."""
+    """Pixels per cell of the feature grid, for encoders that support dilation (8, 16, 32)."""
     frozen_epochs: NonNegativeInt = 0
-    """Train the heads alone for that many epochs, then the encoder with them."""
+    """Train only the heads for that many epochs, then the encoder as well."""
     cache: Literal["none", "fp16", "fp32"] = "none"
-    """A frozen encoder's features: computed in every step, or once, kept in runs/cache and trained from."""
+    """A frozen encoder's features are computed in every step, or once and kept in runs/cache at that precision."""
     regions: Annotated[int, Field(ge=1, le=1000)] = 36
-    """Most regions per photo, for the encoders that detect regions (fasterrcnn_*)."""
+    """Regions per photo at most, for the encoders that detect regions (fasterrcnn_*)."""
 
     def __post_init__(self) -> None:
         if self.pretrained and self.weights:
@@ -57,14 +57,15 @@ class DecoderSettings:
     """The captioner."""
 
     name: Literal["recurrent", "attention", "updown", "transformer", "mask_predict", "ctc_mask_predict"] = "recurrent"
-    """Kind of decoder: pooled features into a recurrent net; attention over the grid, with one or two recurrent nets;
-    a causal Transformer over the grid; Transformers that write all words at once, in passes, the second by CTC."""
+    """recurrent: an RNN on pooled features. attention, updown: one or two RNNs with attention over the grid.
+    transformer: a causal Transformer over the grid. mask_predict, ctc_mask_predict: Transformers that predict all words
+    in parallel and refine them in passes, the second trained by CTC."""
     cell: Literal["lstm", "gru"] = "gru"
     """Recurrent cell (recurrent, attention; updown is two LSTMs)."""
     embedding: Width = 128
-    """Width of the word embedding (the Transformer's is hidden)."""
+    """Width of the word embedding (the Transformers use hidden)."""
     hidden: Width = 256
-    """Width of the recurrent state, or of the Transformer."""
+    """Width of the recurrent state, or of the Transformers."""
     layers: Annotated[int, Field(ge=1, le=100)] = 1
     """Layers (recurrent and the Transformers)."""
     dropout: ShareBelowOne = 0.3
@@ -72,21 +73,22 @@ class DecoderSettings:
     image: Literal["first", "every"] = "every"
     """recurrent: show the image as the first input only, or with every word."""
     project: Width | None = None
-    """attention, updown: width that each cell of the grid is projected to; not given: as the encoder made it."""
+    """attention, updown: width to which each cell of the grid is projected; not given: no projection."""
     attention: Width = 256
-    """attention, updown: width of the layer in which image and state meet."""
+    """attention, updown: width of the layer of additive attention."""
     gate: bool = True
-    """attention: the gate (beta) on what was looked at, from the state."""
+    """attention: scale the attended features by a gate computed from the state (beta of Show, Attend and Tell)."""
     heads: Annotated[int, Field(ge=1, le=100)] = 4
     """Transformers: attention heads."""
     feedforward: Width = 1024
     """Transformers: width of the feed-forward layers."""
     length: Literal["regression", "classification"] = "regression"
-    """mask_predict, ctc_mask_predict: the number of words is learned as a number or as a class."""
+    """mask_predict, ctc_mask_predict: the caption's length is predicted by regression or by classification."""
     upsample: Annotated[int, Field(ge=2, le=8)] = 2
-    """ctc_mask_predict: places for each word that the photo is taken to need."""
+    """ctc_mask_predict: positions of the alignment per predicted word."""
     distill_from: str | None = None
-    """Train on the captions that this finished run (a name under run.root) writes of the training photos."""
+    """Train on the captions that this finished run (a name under run.root) writes for the training photos
+    (sequence-level knowledge distillation)."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -104,13 +106,13 @@ class DecodingSettings:
     maximum_words: PositiveInt = 30
     """Longest caption allowed."""
     no_repeat_ngram_size: NonNegativeInt = 3
-    """No run of that many words twice in a caption; 0 allows all."""
+    """No sequence of that many words occurs twice in a caption; 0 allows all."""
     bad_endings: str = "a an and the of with in on to is"
     """Words, separated by spaces, that may not be a caption's last."""
     beam_groups: PositiveInt = 3
-    """diverse: groups that beam is divided into."""
+    """diverse: groups into which the beam is divided."""
     diversity: NonNegativeFloat = 0.5
-    """diverse: what a word costs for each caption of an earlier group that has it at the same place."""
+    """diverse: penalty of a word for each caption of an earlier group with the same word at the same position."""
     samples: PositiveInt = 5
     """sample: random captions per photo."""
     temperature: Annotated[float, Field(ge=0.01, le=100)] = 1.0
@@ -118,17 +120,18 @@ class DecodingSettings:
     top_k: NonNegativeInt = 0
     """sample: draw from that many most probable words; 0 draws from all."""
     top_p: Annotated[float, Field(ge=0.01, le=1)] = 1.0
-    """sample: draw from the fewest words that hold that share of the probability."""
+    """sample: draw from the smallest set of words with that share of the probability (nucleus sampling)."""
     passes: Annotated[int, Field(ge=1, le=100)] = 4
-    """mask_predict, ctc_mask_predict: how often all places are looked at; 1 writes the caption at once."""
+    """mask_predict, ctc_mask_predict: decoding passes; 1 predicts the caption in a single pass."""
     repredict: Literal["least_confident", "all"] = "least_confident"
-    """mask_predict, ctc_mask_predict: what a pass after the first writes anew: what it hides, or every place."""
+    """mask_predict, ctc_mask_predict: what later passes predict anew: the positions that they mask, or all."""
     length_beam: Annotated[int, Field(ge=1, le=100)] = 1
-    """mask_predict, ctc_mask_predict: the most probable lengths that are tried, each a candidate."""
+    """mask_predict, ctc_mask_predict: how many of the most probable lengths are decoded, each as a candidate."""
     ctc: Literal["greedy", "prefix"] = "greedy"
     """ctc_mask_predict: the caption of the most probable alignment, or the best by prefix beam search (width: beam)."""
     model_averaging: Literal["none", "probabilities", "log_probabilities"] = "none"
-    """Captions of test photos: by the fold that scored best, or by all folds' mean at each word."""
+    """Captions of test photos: by the fold that scored best, or with the mean of all folds' probabilities or log
+    probabilities at each word."""
 
     def __post_init__(self) -> None:
         if self.minimum_words > self.maximum_words:

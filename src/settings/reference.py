@@ -36,7 +36,7 @@ def help_text() -> str:
         for setting in settings:
             text = f"{setting.description} ({setting.expected})"
             lines += [f"  {setting.key}={as_text(setting.default)}"]
-            lines += textwrap.wrap(text, 100, initial_indent=" " * 8, subsequent_indent=" " * 8)
+            lines += textwrap.wrap(text, 100, initial_indent=" " * 8, subsequent_indent=" " * 8, break_on_hyphens=False)
     return "\n".join(lines)
 
 

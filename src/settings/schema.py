@@ -1,7 +1,6 @@
-"""Every setting of the pipeline: its type, its default, one line of meaning, and whether it changes results.
+"""Every setting of the pipeline: type and bounds, default, meaning, and whether it changes results (see `fields`).
 
-The defaults are those of the embedded demo competition. A field made with `runtime_only` may differ between two
-runs of the same folder without changing a number in it (where files lie, how many loader processes).
+The defaults are those of the embedded demo competition.
 """
 
 from typing import Annotated, Literal
@@ -51,10 +50,11 @@ class ViewSettings:
     color: Literal["rgb", "gray"] = "rgb"
     """Three channels or one."""
     fit: Literal["squash", "pad", "crop", "native"] = "squash"
-    """How a photo becomes square: aspect ratio given up, black borders, the centre, or pieces that are not resized."""
+    """How a photo becomes square. squash: the aspect ratio changes; pad: black borders; crop: the centre; native: crops
+    at the original resolution."""
     crops: Annotated[int, Field(ge=1, le=64)] = 1
-    """native: pieces of a photo, the first at its centre. Training sees one of them in each epoch, the predicted score
-    is the mean over all, and the caption that of the first."""
+    """native: crops per photo, the first at its centre. Training sees one of them in each epoch, the predicted MOS is
+    the mean over all, and the caption is that of the first."""
 
     def __post_init__(self) -> None:
         if self.crops > 1 and self.fit != "native":
@@ -63,7 +63,7 @@ class ViewSettings:
 
 @dataclass(frozen=True, config=STRICT)
 class VocabularySettings:
-    """Which words the captioner knows."""
+    """The words that the captioner knows."""
 
     minimum_count: PositiveInt = 3
     """A word seen fewer times in the training captions becomes <unk>."""
@@ -82,11 +82,11 @@ class SplitSettings:
     seed: NonNegativeInt = 0
     """Seed of the assignment, apart from run.seed, so that runs with other seeds share folds."""
     holdout: Annotated[float, Field(ge=0.001, le=0.9)] | None = None
-    """Share of photos of one single validation part, for example 0.1, instead of folds."""
+    """Share of the photos in a single validation part, for example 0.1, instead of folds."""
     official: bool = False
     """Validate on the data set's own validation part (data.format coco, karpathy, flickr8k) instead of folds."""
     duplicate_distance: Annotated[int, Field(ge=-1, le=7)] = 6
-    """Photos whose 64-bit perceptual hashes differ in at most that many bits (0 to 7) share a fold; -1 to not look."""
+    """Photos whose 64-bit perceptual hashes differ in at most that many bits (0 to 7) share a fold; -1: none."""
 
     def __post_init__(self) -> None:
         if self.official and self.holdout:
@@ -103,9 +103,9 @@ class PredictSettings:
     """How the checkpoints become predictions."""
 
     tta_flips: bool = True
-    """Average the score over the photo and its mirror image."""
+    """Average the MOS over the photo and its mirror image."""
     tta_scales: list[float] = Field(default_factory=lambda: [1.0])
-    """Average the score over the photo at each of these sizes, 0.5 to 2 times that of the view."""
+    """Average the MOS over the photo at each of these scales, 0.5 to 2 times view.size."""
     candidates: bool = True
     """Also write each fold's caption candidates (greedy, beam, diverse beam, random samples) and pooled features, which
     ensemble.captions=mbr chooses from."""
@@ -157,7 +157,7 @@ class RunSettings:
     seed: NonNegativeInt = 0
     """Seed of weights, order, augmentation and dropout."""
     threads: Annotated[int, Field(ge=1, le=1024)] = 2
-    """Threads of torch; another number rounds otherwise."""
+    """Threads of torch; another number changes rounding."""
     workers: RuntimeOnly[Annotated[int, Field(ge=0, le=1024)]] = 0
     """Processes that load training photos; preprocessing uses as many as there are cores."""
     jobs: RuntimeOnly[Annotated[int, Field(ge=1, le=1024)] | None] = None
@@ -234,7 +234,7 @@ class Settings:
         if encoder.cache == "none":
             return
         if self.view.crops > 1:
-            raise ValueError(f"encoder.cache={encoder.cache} keeps features of one piece of a photo; give view.crops=1")
+            raise ValueError(f"encoder.cache={encoder.cache} keeps the features of one crop; give view.crops=1")
         if augment.flip or augment.crop or augment.photometric:
             raise ValueError(
                 f"encoder.cache={encoder.cache} keeps features of the photos as they are; give augment.flip=0 "

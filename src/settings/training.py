@@ -10,21 +10,21 @@ from src.settings.fields import STRICT, NonNegativeFloat, NonNegativeInt, Positi
 
 @dataclass(frozen=True, config=STRICT)
 class LossSettings:
-    """How the two tasks are weighed."""
+    """Losses of the two tasks, and their weights."""
 
     mos: Literal["huber", "mse", "distribution", "none"] = "mse"
-    """Loss of each photo's score, in standard deviations of the training labels. distribution: the network predicts
-    the shares of the whole scores, and the loss is the earth mover's distance (NIMA)."""
+    """Loss of each photo's MOS, in standard deviations of the training labels. distribution: the network predicts the
+    probabilities of the integer scores, and the loss is the earth mover's distance (NIMA). none: see the next three."""
     plcc: NonNegativeFloat = 0.0
     """Weight of 1 - PLCC of the whole batch, beside loss.mos, whose weight is 1."""
     rank: NonNegativeFloat = 0.0
-    """Weight of the logistic loss of every pair's order in the batch."""
+    """Weight of the logistic ranking loss over all pairs of the batch."""
     srcc: NonNegativeFloat = 0.0
     """Weight of 1 - SRCC of the whole batch, by soft ranks."""
     balance: Literal["fixed", "uncertainty"] = "fixed"
     """Fixed weights, or learned ones (Kendall, Gal and Cipolla 2018)."""
     mos_weight: NonNegativeFloat = 1.0
-    """Weight of the score's loss where balance is fixed."""
+    """Weight of the MOS's loss where balance is fixed."""
     caption_weight: NonNegativeFloat = 1.0
     """Weight of the captions' loss where balance is fixed."""
     label_smoothing: ShareBelowOne = 0.0
@@ -32,24 +32,25 @@ class LossSettings:
     length_weight: NonNegativeFloat = 0.1
     """mask_predict, ctc_mask_predict: weight of the loss of the caption's length."""
     attention_weight: NonNegativeFloat = 0.0
-    """Weight of the doubly stochastic term: attention that looks at every cell alike over a whole caption."""
+    """Weight of the doubly stochastic term (Xu et al. 2015): attention covers all cells evenly over a whole caption."""
 
     @property
     def compares(self) -> bool:
-        """Whether some loss compares the photos of a batch with each other."""
+        """Whether a loss compares the photos of a batch with each other."""
         return bool(self.plcc or self.rank or self.srcc)
 
 
 @dataclass(frozen=True, config=STRICT)
 class AugmentSettings:
-    """Changes to training photos. The first two leave the quality of a photo alone."""
+    """Random changes to training photos. flip and crop leave their quality as it is."""
 
     flip: Share = 0.5
     """Probability of a horizontal flip."""
     crop: Annotated[float, Field(ge=0, le=0.9)] = 0.03
     """Largest shift as a share of the side: borders are mirrored and the view's size cut out; nothing is resized."""
     photometric: Share = 0.0
-    """Probability of other brightness, contrast, blur. CHANGES THE LABEL: people would score that photo otherwise."""
+    """Probability of a change of brightness, contrast or blur. CHANGES THE LABEL: people would rate that photo
+    differently."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -82,21 +83,21 @@ class OptimSettings:
 
 @dataclass(frozen=True, config=STRICT)
 class ScheduledSamplingSettings:
-    """Feeding the captioner its own words in training, with a probability that grows."""
+    """Feeding the captioner its own words in training, with growing probability (Bengio et al. 2015)."""
 
     probability: Share = 0.0
     """Greatest probability of a word being replaced; 0 is plain teacher forcing."""
     increase: Share = 0.05
-    """By how much it grows at a time."""
+    """By how much the probability grows at a time."""
     every_epochs: PositiveInt = 5
     """Epochs between two increases."""
     from_epoch: NonNegativeInt = 0
-    """Epochs of plain teacher forcing before the first."""
+    """Epochs of plain teacher forcing before the first increase."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class SelfCriticalSettings:
-    """Training the captioner for the score of what it writes, after so many epochs of ordinary training."""
+    """Training the captioner for the score of its own captions (Rennie et al. 2017), after ordinary training."""
 
     from_epoch: NonNegativeInt | None = None
     """Epochs of ordinary training before it; 0 starts with it (see train.start_from), not given: never."""
@@ -117,7 +118,7 @@ class SelfCriticalSettings:
     rouge_l: NonNegativeFloat = 0.0
     """Weight of ROUGE-L."""
     meteor: NonNegativeFloat = 0.0
-    """Weight of METEOR, by a stand-in that knows words and stems, not synonyms."""
+    """Weight of METEOR, approximated by words and stems, without synonyms."""
     length_penalty: NonNegativeFloat = 0.0
     """Taken from the reward for each word by which a caption differs from its references' mean length."""
 
@@ -147,19 +148,19 @@ class TrainSettings:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of forward and backward; weights stay fp32. fp16 needs a GPU."""
     channels_last: bool = True
-    """Memory order of the pixels; faster for convolutions on most machines."""
+    """Memory format of the pixels; convolutions are faster with it on most machines."""
     compile: bool = False
-    """torch.compile: faster after a slow start, and outside the promise of equal bits."""
+    """torch.compile: faster after a slow start; results are then not promised to be bit-identical."""
     sync_batchnorm: bool = False
-    """BatchNorm over the whole batch of all processes, not each process's part of it. Needs GPUs and torchrun."""
+    """BatchNorm over the batch of all processes, not each process's part of it. Needs GPUs and torchrun."""
     ema_decay: Annotated[float, Field(ge=0, le=0.99999)] = 0.98
     """Decay per step of the averaged weights that are validated and kept; 0 uses the weights themselves."""
     patience: NonNegativeInt = 0
     """Stop after that many epochs in which neither score improved, not before self_critical.from_epoch; 0 never."""
     checkpoint_steps: RuntimeOnly[PositiveInt] = 200
-    """Write fold-K/last.pt every that many steps, besides at every epoch's end."""
+    """Write a checkpoint (last.pt) every that many steps, besides at the end of every epoch."""
     log_batches: RuntimeOnly[NonNegativeInt] = 0
-    """Print a line with the loss every that many batches; 0 prints one line an epoch."""
+    """Print a line with the loss every that many batches; 0 prints one line per epoch."""
     start_from: str | None = None
     """Start from the weights of that finished run (a name under run.root), fold by fold."""
 

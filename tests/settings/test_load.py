@@ -1,16 +1,19 @@
-"""The one door to the settings."""
+"""The settings, and the one door to them."""
 
+import dataclasses
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from src.settings.keys import changing, flatten
+from src.settings.former_names import FORMER_KEYS, FORMER_VALUES, read_saved
+from src.settings.keys import all_settings, changing, flatten
 from src.settings.load import as_arguments, load, save
-from src.settings.schema import Settings
-from src.settings.yaml_files import ConfigError
+from src.settings.reference import markdown
+from src.settings.schema import OptimSettings, Settings
+from src.settings.yaml_files import ConfigError, as_text
+from tests.test_architecture import HEAVY
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 STAGES = ("preprocess", "split", "tune", "train", "predict", "evaluate", "submit", "compare", "caption")
@@ -119,13 +122,81 @@ def test_every_config_loads_and_holds_only_what_differs(path):
         assert any(settings[key] != default[key] for key in default if key != "run.name")
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("optim.lr=1e-3", 1e-3),
+        ("optim.lr=.5", 0.5),
+        ("optim.lr=1", 1.0),
+        ("encoder.frozen=true", True),
+        ("encoder.output_stride=null", None),
+        ("run.name=1e3", "1e3"),
+        ("encoder.weights=true", "true"),
+        ("ensemble.runs=[0123, true, 1.0]", ["0123", "true", "1.0"]),
+        ('ensemble.runs=["a, b", c]', ["a, b", "c"]),
+        ("predict.tta_scales=[1, 0.5]", [1.0, 0.5]),
+        ("tune.folds=[0, 2]", [0, 2]),
+    ],
+)
+def test_text_is_read_as_its_setting_says(text, value):
+    key = text.partition("=")[0]
+    read_value = flatten(read(text))[key]
+    assert read_value == value and type(read_value) is type(value)
+    assert flatten(read(f"--{text}"))[key] == flatten(read(*f"--{text}".split("=", 1)))[key] == value
+
+
+def test_settings_cannot_be_assigned_and_changes_are_checked():
+    settings = Settings()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        settings.optim.lr = 1.0
+    assert dataclasses.replace(settings.optim, lr=1.0) == OptimSettings(lr=1.0)
+    for section, wrong in (("optim", {"lr": -1.0}), ("train", {"epochs": 1.0}), ("decoder", {"cell": "gro"})):
+        with pytest.raises(ValueError):
+            dataclasses.replace(getattr(settings, section), **wrong)
+    with pytest.raises(ValueError, match="needs view.fit=native"):
+        dataclasses.replace(settings.view, crops=2)
+    with pytest.raises(ValueError, match="there are folds 0 to 2"):
+        dataclasses.replace(settings, train=dataclasses.replace(settings.train, fold=3))
+
+
+def test_what_an_earlier_version_saved_is_read_under_its_present_names(tmp_path):
+    file = tmp_path / "saved.yaml"
+    file.write_text("train: {ema: 0.9, epochs: 3}\nloss: {quality: squared}\nquality: {dropout: 0.1}\ngone: {x: 1}\n")
+    assert read_saved(file) == {
+        "train.ema_decay": "0.9",
+        "train.epochs": "3",
+        "loss.mos": "mse",
+        "mos_head.dropout": "0.1",
+    }
+
+
+def test_former_names_lead_to_settings_and_are_none_themselves():
+    assert set(FORMER_KEYS.values()) <= all_settings().keys()
+    assert not FORMER_KEYS.keys() & all_settings().keys()
+    for key, names in FORMER_VALUES.items():
+        for value in names.values():
+            all_settings()[key].value_of(value)
+
+
+def test_the_reference_is_that_of_the_settings():
+    path = Path(__file__).parents[2] / "docs" / "settings.md"
+    assert path.read_text(encoding="utf-8") == markdown(), (
+        "python -m src.settings.reference > docs/settings.md renews it"
+    )
+
+
+def test_every_setting_says_what_it_is_for():
+    assert not [key for key, setting in all_settings().items() if not setting.description.endswith(".")]
+
+
 @pytest.mark.parametrize("stage", STAGES)
-def test_help_is_quick_and_explains_every_setting(stage):
-    began = time.perf_counter()
-    answer = subprocess.run([sys.executable, "-m", f"src.{stage}", "--help"], capture_output=True, text=True)
-    seconds = time.perf_counter() - began
+def test_help_imports_nothing_heavy_and_explains_every_setting(stage):
+    command = [sys.executable, "-X", "importtime", "-m", f"src.{stage}", "--help"]
+    answer = subprocess.run(command, capture_output=True, text=True)
     assert answer.returncode == 0
-    for key in flatten(Settings()):
-        assert f"  {key}" in answer.stdout, key
-    assert "torch" not in answer.stderr
-    assert seconds < 5, "a generous bound: a stage that imports torch for its help takes longer on a slow machine"
+    words = " ".join(answer.stdout.split())
+    for setting in all_settings().values():
+        line = f"{setting.key}={as_text(setting.default)} {setting.description} ({setting.expected})"
+        assert line in words, setting.key
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in answer.stderr.splitlines()}
+    assert "pydantic" in imported and not imported & HEAVY
