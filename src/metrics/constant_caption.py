@@ -1,4 +1,4 @@
-"""The caption baseline: the sentence that scores best when every photo gets it, by a beam search of edits."""
+"""The caption baseline: the sentence that scores best when every photo gets it, by a local beam search over edits."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -58,7 +58,7 @@ def constant_sentence(
     no words.
     """
     references = references if tokenized else tokenize(references)
-    references = [group for group in ([text for text in texts if text] for texts in references) if group]
+    references = [texts for group in references if (texts := [text for text in group if text])]
     if not references:
         raise InputError("the training captions hold no words, so there is no constant sentence; leave them out")
     order = np.random.default_rng(fold_in(seed, "constant sentence")).permutation(len(references))
@@ -66,15 +66,13 @@ def constant_sentence(
     search = ConstantCaptionSearch(references, sample, weights)
     beam = search.run([caption for group in references for caption in group])
     texts = [search.text(sentence) for sentence in beam]
-    stable = [text == again for text, again in zip(texts, tokenize([texts])[0], strict=True)]
-    finalists = [sentence for sentence, kept in zip(beam, stable, strict=True) if kept] or beam[:1]
-    scores = [search.judged(sentence, _meteor_of(search.text(sentence), sample, meteor)) for sentence in finalists]
-    best = int(np.argmax(scores))
-    return ConstantCaption(search.text(finalists[best]), scores[best])
-
-
-def _meteor_of(sentence: str, references: list[list[str]], meteor: MeteorCounter) -> float:
-    return float(meteor_score(meteor.stats(references, [sentence] * len(references)).sum(axis=0)))
+    # The sentence is tokenised again when it is scored: one that changes by that would score as another sentence.
+    stable = [i for i, again in enumerate(tokenize([texts])[0]) if texts[i] == again] or [0]
+    finalists = []
+    for i in stable:
+        stats = meteor.stats(sample, [texts[i]] * len(sample)).sum(axis=0)
+        finalists.append(ConstantCaption(texts[i], search.judged(beam[i], float(meteor_score(stats)))))
+    return max(finalists, key=lambda finalist: finalist.score)
 
 
 class ConstantCaptionSearch:
@@ -103,7 +101,8 @@ class ConstantCaptionSearch:
             if not fresh:
                 break
             edited.update(fresh)
-            self._judge({edit for sentence in fresh for edit in self._promising(sentence)})
+            for sentence in fresh:
+                self._judge(self._shortlist(edits(np.array(sentence), len(self.words), self.phrases), SHORTLIST))
             beam = self._best()
         return beam
 
@@ -124,9 +123,6 @@ class ConstantCaptionSearch:
     def _judge(self, sentences: set[Sentence]) -> None:
         for block in _by_length(sentences - self.scores.keys()):
             self.scores.update(zip(map(tuple, block.tolist()), self.full(block).tolist(), strict=True))
-
-    def _promising(self, sentence: Sentence) -> set[Sentence]:
-        return self._shortlist(edits(np.array(sentence), len(self.words), self.phrases), SHORTLIST)
 
     def _shortlist(self, blocks: list[np.ndarray], size: int) -> set[Sentence]:
         """The first `size` distinct sentences by `rough` of blocks [sentences, length]."""
