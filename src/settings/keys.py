@@ -67,9 +67,8 @@ def _words(kind: Any, bounds: list[str]) -> str:
     if origin is dict:
         return "a mapping"
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(
-            _words(part, bounds) for part in sorted(arguments, key=lambda part: typing.get_origin(part) is list)
-        )
+        lists_last = sorted(arguments, key=lambda part: typing.get_origin(part) is list)
+        return " or ".join(_words(part, bounds) for part in lists_last)
     return _WORDS[kind]
 
 
@@ -94,8 +93,10 @@ def _readings(text: str) -> Iterator[Any]:
 def _resolved(tree: Any) -> Any:
     if isinstance(tree, list):
         return [_resolved(part) for part in tree]
-    if not isinstance(tree, str) or tree in _CONSTANTS:
-        return _CONSTANTS.get(tree, tree)
+    if not isinstance(tree, str):
+        return tree
+    if tree in _CONSTANTS:
+        return _CONSTANTS[tree]
     for number in (int, float):
         try:
             return number(tree)

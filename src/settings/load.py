@@ -6,7 +6,7 @@ import difflib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -23,7 +23,7 @@ Given = tuple[str, str, str]
 AddOptions = Callable[[argparse.ArgumentParser], None]
 
 
-def option_parser(stage: str, description: str, options: AddOptions | None) -> argparse.ArgumentParser:
+def _option_parser(stage: str, description: str, options: AddOptions | None) -> argparse.ArgumentParser:
     """The parser of the stage's own options; `--help` is answered by `load`, which knows the settings too."""
     parser = argparse.ArgumentParser(
         prog=f"python -m src.{stage}",
@@ -74,25 +74,21 @@ def _parse_options(parser: argparse.ArgumentParser, options: list[str]) -> argpa
     return chosen
 
 
-def _unknown(key: str, origin: str) -> NoReturn:
-    keys = list(all_settings())
-    near = difflib.get_close_matches(key, keys, 1, 0.5)
-    near = near or [k for k in keys if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]][:1]
-    hint = f"did you mean {near[0]}?" if near else "--help lists all settings"
-    refuse(f"{origin}: unknown setting {key}; {hint}")
-
-
 def _value(key: str, text: str, origin: str) -> Any:
     """The text as a value of that setting. Refuses unknown and former names, and what is no such value."""
     if now := present_name(key, text):
         refuse(f"{origin}: {key}={text} is {now} now; write that")
+    settings = all_settings()
     if key in groups():
-        inner = [k for k in all_settings() if k.startswith(f"{key}.")]
+        inner = [k for k in settings if k.startswith(f"{key}.")]
         refuse(f"{origin}: {key} is a group of settings, got {text!r}; set one of {', '.join(inner)}")
-    if key not in all_settings():
-        _unknown(key, origin)
+    if key not in settings:
+        near = difflib.get_close_matches(key, settings, 1, 0.5)
+        near = near or [k for k in settings if k.rpartition(".")[2] == key.rpartition(".")[2]][:1]
+        hint = f"did you mean {near[0]}?" if near else "--help lists all settings"
+        refuse(f"{origin}: unknown setting {key}; {hint}")
     try:
-        return all_settings()[key].value_of(text)
+        return settings[key].value_of(text)
     except ValueError as error:
         refuse(f"{origin}: {key}={text}: {error}")
 
@@ -162,7 +158,7 @@ def read_arguments(
     Raises ConfigError (exit code 2) after one line for what is no option of the stage, and for a file of --config that
     cannot be read.
     """
-    parser = option_parser(stage, description, options)
+    parser = _option_parser(stage, description, options)
     rest, given = _split_arguments(sys.argv[1:] if argv is None else argv)
     chosen = _parse_options(parser, rest)
     if chosen.help:

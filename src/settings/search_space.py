@@ -10,6 +10,7 @@ _FIXED = {
     "split": "the photos that it is judged by",
     "metric": "the score itself",
     "predict": "nothing before predict",
+    "ensemble": "nothing before ensemble",
     "run": "where a run lives",
     "task": "what is scored",
     "parallel": "no result",

@@ -132,6 +132,8 @@ ARGUMENTS = {
         "tune.folds=[0, a]",
         "expected null or a list, each a whole number",
     ),
+    "a list of mappings": (["tune.folds=[{a: 1}]"], "tune.folds=[{a: 1}]", "a list, each a whole number"),
+    "a list that names itself": (["tune.folds=&a [*a]"], "tune.folds=&a [*a]", "a list, each a whole number"),
     "a run's name with a slash": (["run.name=a/b"], "run.name='a/b'", "expected the plain name of a folder"),
     "a run's name that climbs": (["run.name=.."], "run.name='..'", "expected the plain name of a folder"),
     "a run's name that is taken": (["run.name=cache"], "run.name=cache", "taken by the pipeline's own files"),
