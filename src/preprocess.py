@@ -5,6 +5,7 @@ rejected.csv) and runs/cache/vocabulary-KEY/ (vocabulary.json). Makes the demo c
 data.root is not given and data/train.csv is absent.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from src.base.csv_files import read_rows
@@ -14,8 +15,9 @@ from src.base.machine import usable_cores
 from src.pipeline.artefacts import Making, making, tree_signature
 from src.pipeline.outputs import demo, photos, vocabulary
 from src.pipeline.resolved import DEMO, data_root
-from src.pipeline.runs import run_folder
+from src.pipeline.runs import rejected_path, run_folder
 from src.settings.load import load
+from src.settings.schema import Settings
 
 
 def make_demo(fresh: bool) -> None:
@@ -29,7 +31,7 @@ def make_demo(fresh: bool) -> None:
     tree_signature.cache_clear()
 
 
-def make_photos(settings, work: Making) -> None:
+def make_photos(settings: Settings, work: Making) -> None:
     """The table, the pixels, what is computed from them, and the list of what cannot be used."""
     import numpy as np
 
@@ -42,18 +44,20 @@ def make_photos(settings, work: Making) -> None:
 
     root = data_root(settings)
     table, rejections = read_dataset(root, settings.data.format)
-    problems = build_pixel_cache(work.folder, root, table["path"].tolist(), settings.view, usable_cores(), progress=True)
+    problems = build_pixel_cache(
+        work.folder, root, table["path"].tolist(), settings.view, usable_cores(), progress=True
+    )
     rejections += [
         Rejection(f"{row.part} photo", row.photo_id, row.path, problem)
         for row, problem in zip(table.itertuples(), problems, strict=True)
-        if problem and row.path  # the reader has told of a test photo without a path
+        if problem and row.path  # the reader has listed a test photo without a path
     ]
     write_rejections(rejections, work.folder / "rejected.csv")
     # an unusable photo keeps its row, so that the rows of table and arrays agree, but belongs to no part
     unusable = np.array([problem is not None for problem in problems]) & for_training(table)
     table.loc[unusable, "part"] = "rejected"
     table.loc[unusable, "mos"] = np.nan
-    table["captions"] = [() if bad else several for bad, several in zip(unusable, table["captions"], strict=True)]
+    table["captions"] = [() if bad else captions for bad, captions in zip(unusable, table["captions"], strict=True)]
     save_table(table, work.folder / "photos.jsonl")
     pixels, handcrafted = np.load(work.folder / "pixels.npy", mmap_mode="r"), np.load(work.folder / "handcrafted.npy")
     statistics = dataset_statistics(table, pixels, handcrafted)
@@ -61,9 +65,9 @@ def make_photos(settings, work: Making) -> None:
     draw_statistics(statistics, work.folder / "statistics.png")
 
 
-def report(settings, source: Path) -> None:
-    """Copy rejected.csv into the run's folder; stop with one line unless its rows may be skipped."""
-    rejected = run_folder(settings) / "rejected.csv"
+def report_rejected(settings: Settings, source: Path) -> None:
+    """Copy rejected.csv into the run's folder. Raises InputError where it has rows that may not be left out."""
+    rejected = rejected_path(run_folder(settings))
     if not rejected.is_file() or rejected.read_bytes() != source.read_bytes():
         write_bytes(rejected, source.read_bytes())
     rows = read_rows(rejected, ("where", "photo_id", "path", "reason"))
@@ -71,8 +75,8 @@ def report(settings, source: Path) -> None:
         return
     first = rows[0].cells
     photo = " ".join(filter(None, (first["photo_id"], first["path"])))
-    shown = ": ".join(filter(None, (first["where"], photo, first["reason"])))
-    line = f"{len(rows)} rows or photos cannot be used (first: {shown}); all are listed in {rejected}"
+    example = ": ".join(filter(None, (first["where"], photo, first["reason"])))
+    line = f"{len(rows)} rows or photos cannot be used (first: {example}); all are listed in {rejected}"
     if settings.data.on_bad_photo == "stop":
         raise InputError(
             f"{line}; mend them, or set data.on_bad_photo=skip, which leaves out what is for training and gives test "
@@ -81,27 +85,26 @@ def report(settings, source: Path) -> None:
     print(f"preprocess: {line}", flush=True)
 
 
-def main(argv=None) -> None:
-    settings, chosen = load(argv, "preprocess", __doc__)
+def main(argv: Sequence[str] | None = None) -> None:
+    settings, options = load(argv, "preprocess", __doc__)
     if settings.data.root is None and data_root(settings) == DEMO:
-        make_demo(chosen.fresh)
-    with making(photos(settings), chosen.fresh) as work:
+        make_demo(options.fresh)
+    with making(photos(settings), options.fresh) as work:
         if work:
             make_photos(settings, work)
             work.outputs += ["photos.jsonl", "pixels.npy", "handcrafted.npy", "phash.npy", "digests.npy"]
             work.outputs += ["statistics.json", "rejected.csv"] + ["crops.npy"] * (settings.view.crops > 1)
-    report(settings, photos(settings).folder / "rejected.csv")
-    with making(vocabulary(settings), chosen.fresh) as work:
+    report_rejected(settings, photos(settings).folder / "rejected.csv")
+    with making(vocabulary(settings), options.fresh) as work:
         if work:
             from src.data.table import load_table
             from src.data.vocabulary import Vocabulary
 
             table = load_table(photos(settings).folder / "photos.jsonl")
-            # the words of a validation or test part are unknown in the field's practice too
-            captions = [caption for several in table["captions"][table["part"] == "train"] for caption in several]
-            chosen_words = settings.vocabulary
-            words = Vocabulary.build(captions, chosen_words.minimum_count, chosen_words.maximum_size)
-            words.save(work.folder / "vocabulary.json")
+            # of the training part alone: words that only validation or test photos have are <unk> to every captioner
+            captions = table["captions"][table["part"] == "train"].explode().dropna().tolist()
+            minimum_count, maximum_size = settings.vocabulary.minimum_count, settings.vocabulary.maximum_size
+            Vocabulary.build(captions, minimum_count, maximum_size).save(work.folder / "vocabulary.json")
             work.outputs += ["vocabulary.json"]
 
 

@@ -5,35 +5,40 @@ validation part is the one fold. Writes runs/cache/folds-KEY/folds.csv (photo_id
 prints each fold's size, mean MOS and captions.
 """
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from src.base.errors import guarded
 from src.pipeline.artefacts import making
 from src.pipeline.outputs import folds, photos
 from src.pipeline.stages import ensure_inputs
 from src.settings.load import load
+from src.settings.schema import SplitSettings
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
 
 
-def folds_of_photos(settings, frame, alike):
+def folds_of_photos(split: SplitSettings, table: "pd.DataFrame", alike: "np.ndarray") -> "np.ndarray":
     """The fold of each photo of the table, int64 [N]. alike: int [N], near-duplicates have one number."""
     from src.data.folds import assign_folds, check_folds, merge_groups, official_folds, straddling
 
-    chosen = settings.split
-    if chosen.official:
-        number = official_folds(frame["part"])
-        if both := straddling(number, alike):
+    if split.official:
+        fold = official_folds(table["part"])
+        if both := straddling(fold, alike):
             print(f"split: {both} validation photos have a near-duplicate in training; official parts stay as they are")
-        return number
-    group = frame["group"].to_numpy()
-    captioned = frame["captions"].map(bool).to_numpy()
-    mos = frame["mos"].to_numpy()
-    number = assign_folds(mos, merge_groups(group, alike), chosen.folds, chosen.holdout, chosen.seed, captioned)
-    check_folds(number, group, alike)
-    return number
+        return fold
+    group, mos, captioned = table["group"].to_numpy(), table["mos"].to_numpy(), table["captions"].map(bool).to_numpy()
+    fold = assign_folds(mos, merge_groups(group, alike), split.folds, split.holdout, split.seed, captioned)
+    check_folds(fold, group, alike)
+    return fold
 
 
-def main(argv=None) -> None:
-    settings, chosen = load(argv, "split", __doc__)
+def main(argv: Sequence[str] | None = None) -> None:
+    settings, options = load(argv, "split", __doc__)
     ensure_inputs(settings, "split")
-    with making(folds(settings), chosen.fresh) as work:
+    with making(folds(settings), options.fresh) as work:
         if not work:
             return
         import numpy as np
@@ -42,14 +47,13 @@ def main(argv=None) -> None:
         from src.data.table import for_training, load_table
 
         source = photos(settings).folder
-        frame = load_table(source / "photos.jsonl")
-        train = for_training(frame)
-        frame = frame[train]
-        alike = near_duplicates(np.load(source / "phash.npy")[train], settings.split.duplicate_distance)
-        number = folds_of_photos(settings, frame, alike)
-        save_folds(work.folder / "folds.csv", frame["photo_id"].tolist(), number)
+        table = load_table(source / "photos.jsonl")
+        trainable = for_training(table)
+        table, hashes = table[trainable], np.load(source / "phash.npy")[trainable]
+        fold = folds_of_photos(settings.split, table, near_duplicates(hashes, settings.split.duplicate_distance))
+        save_folds(work.folder / "folds.csv", table["photo_id"].tolist(), fold)
         work.outputs += ["folds.csv"]
-        print(fold_summary(frame, number).to_string(index=False), flush=True)
+        print(fold_summary(table, fold).to_string(index=False), flush=True)
 
 
 if __name__ == "__main__":

@@ -8,35 +8,57 @@ processes for one fold: torchrun --nproc-per-node=N -m src.train --fold K.
 
 import contextlib
 import os
+from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from src.base.errors import guarded
 from src.base.files import write_json
 from src.base.provenance import provenance
+from src.pipeline import outputs
 from src.pipeline.artefacts import making, outdated
-from src.pipeline.outputs import fold, folds, photos, vocabulary
 from src.pipeline.resolved import folds_of, tuned
 from src.pipeline.runs import settings_path
 from src.pipeline.stages import ensure_inputs
 from src.settings.load import load, save
+from src.settings.schema import Settings
+
+if TYPE_CHECKING:
+    from src.metrics.meteor import Meteor
+    from src.training.distributed import Ranks
 
 PACKAGES = ["torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn", "albumentations", "pycocoevalcap"]
 
 
-def train_fold(settings, number: int, folder, places, ranks, meteor, features) -> list[str]:
-    """Train one fold in its folder, from the data in `places`; the names of the files that count."""
+def train_fold(
+    settings: Settings,
+    fold: int,
+    folder: Path,
+    sources: list[Path],
+    ranks: "Ranks",
+    meteor: "Meteor | None",
+    features: Path | None,
+) -> list[str]:
+    """Train one fold in its folder; the names of the files that count.
+
+    sources: the folders of the photos, the vocabulary and the folds. features: that of the cached features.
+    """
     from src.inference.teacher_captions import load_teacher_captions
     from src.plots.training_curves import draw_curves
     from src.training.fit import Fit
     from src.training.fold_data import read_fold
     from src.training.metrics_log import write_parameters
 
-    teacher = load_teacher_captions(settings, number, ranks)
-    data = read_fold(*places, number, settings.vocabulary.maximum_words, features, teacher)
+    teacher = load_teacher_captions(settings, fold, ranks)
+    photos_folder, vocabulary_folder, folds_folder = sources
+    data = read_fold(
+        photos_folder, vocabulary_folder, folds_folder, fold, settings.vocabulary.maximum_words, features, teacher
+    )
     if ranks.main:
         save(settings, settings_path(folder))
         write_json(folder / "provenance.json", provenance(version, PACKAGES))
-    fit = Fit(settings, data, number, folder, ranks, meteor)
+    fit = Fit(settings, data, fold, folder, ranks, meteor)
     fit.run()
     if ranks.main:
         write_parameters(folder / "parameters.json", fit.engine.task.model)
@@ -45,32 +67,31 @@ def train_fold(settings, number: int, folder, places, ranks, meteor, features) -
     return [*kept[settings.task], "metrics.csv"]
 
 
-def start_jobs(settings, numbers: list[int], fresh: bool) -> bool:
+def train_in_jobs(settings: Settings, folds: list[int], fresh: bool) -> bool:
     """Train the folds side by side, where there is more than one and the machine or the settings give the means."""
-    if len(numbers) < 2 or settings.run.jobs == 1 or settings.parallel != "none":
+    if len(folds) < 2 or settings.run.jobs == 1 or settings.parallel != "none":
         return False
     import torch
 
     from src.pipeline.fold_jobs import train_side_by_side
 
     gpus = torch.cuda.device_count()
-    jobs = min(settings.run.jobs or gpus, len(numbers))
+    jobs = min(settings.run.jobs or gpus, len(folds))
     if jobs > 1:
-        train_side_by_side(settings, numbers, jobs, gpus, fresh)
+        train_side_by_side(settings, folds, jobs, gpus, fresh)
     return jobs > 1
 
 
-def main(argv=None) -> None:
-    settings, chosen = load(argv, "train", __doc__)
+def main(argv: Sequence[str] | None = None) -> None:
+    settings, options = load(argv, "train", __doc__)
     if os.environ.get("RANK", "0") == "0":
         ensure_inputs(settings, "train")
         settings = tuned(settings)
     if "RANK" not in os.environ:
-        missing = [number for number in folds_of(settings) if chosen.fresh or outdated(fold(settings, number))]
-        if not missing or start_jobs(settings, missing, chosen.fresh):
-            for number in folds_of(settings):
-                if number not in missing:
-                    print(f"train: {fold(settings, number).folder}: up to date", flush=True)
+        missing = [k for k in folds_of(settings) if options.fresh or outdated(outputs.fold(settings, k))]
+        if not missing or train_in_jobs(settings, missing, options.fresh):
+            for fold in (k for k in folds_of(settings) if k not in missing):
+                print(f"train: {outputs.fold(settings, fold).folder}: up to date", flush=True)
             return
     from src.base.randomness import make_deterministic
     from src.metrics.meteor import shared_meteor
@@ -84,14 +105,17 @@ def main(argv=None) -> None:
         print(f"train: {notice(settings, ranks)}", flush=True)
     meteor = shared_meteor() if ranks.main and settings.task != "mos" else None
     features = cached_features(settings, ranks)
-    places = ranks.shared_paths(lambda: [made(settings).folder for made in (photos, vocabulary, folds)])
-    for number in folds_of(settings):
+    sources = (outputs.photos, outputs.vocabulary, outputs.folds)
+    folders = ranks.shared_paths(lambda: [source(settings).folder for source in sources])
+    for fold in folds_of(settings):
         with contextlib.ExitStack() as stack:
-            work = stack.enter_context(making(fold(settings, number), chosen.fresh)) if ranks.main else None
-            for folder in ranks.shared_paths(lambda work=work: [work.folder] if work else []):
-                outputs = train_fold(settings, number, folder, places, ranks, meteor, features)
+            # the main process owns the fold's folder; the others are told of it, or of none where it is up to date
+            work = stack.enter_context(making(outputs.fold(settings, fold), options.fresh)) if ranks.main else None
+            to_train = [work.folder] if work else []
+            for folder in ranks.shared_paths(to_train.copy):
+                files = train_fold(settings, fold, folder, folders, ranks, meteor, features)
                 if work:
-                    work.outputs += outputs
+                    work.outputs += files
     shutdown(ranks)
 
 

@@ -12,20 +12,26 @@ runs/NAME/tune-decode/.
 import argparse
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from src.base.errors import InputError, guarded
 from src.base.files import digest_of
 from src.pipeline import outputs, resolved, stages
 from src.pipeline.artefacts import Artefact, making, outdated, outputs_digest
+from src.pipeline.resolved import SearchPlan
 from src.pipeline.runs import fold_name, marker_of, run_folder, tuning_folder
 from src.pipeline.source_code import code_digest
 from src.pipeline.trained_runs import load_run
 from src.settings.keys import changing, flatten
 from src.settings.load import changed, load
 from src.settings.schema import Settings
+from src.settings.tuning import TuneSettings
 
-DECODE_TRIALS = 20
+if TYPE_CHECKING:
+    from src.tuning.study import Study
+    from src.tuning.trials import Decoding, Training
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -33,21 +39,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--show", action="store_true", help="print the trials so far and do nothing else")
 
 
-def decoding_plan(settings: Settings):
-    """The search over decoding.* with nothing left open."""
-    from src.settings.tuning import DECODING_SPACE
-
-    tune = settings.tune
-    return dataclasses.replace(
-        tune,
-        trials=DECODE_TRIALS if tune.trials is None else tune.trials,
-        space=DECODING_SPACE if tune.space is None else tune.space,
-        objective="caption",
-        folds=tune.folds or resolved.folds_of(settings),
-    )
-
-
-def decoded(settings: Settings, plan) -> Artefact:
+def decoded(settings: Settings, plan: SearchPlan) -> Artefact:
     """What --stage decode makes. Raises InputError where a fold is not trained, or otherwise."""
     folder, inputs = tuning_folder(run_folder(settings), "decode"), {}
     for number in plan.folds:
@@ -55,11 +47,11 @@ def decoded(settings: Settings, plan) -> Artefact:
         if reason := outdated(fold, code=False):
             raise InputError(f"{fold.folder}: {reason}; python -m src.train run.name={settings.run.name} trains it")
         inputs[fold_name(number)] = outputs_digest(fold)
-    part = changing(settings) | {f"tune.{k}": v for k, v in dataclasses.asdict(plan).items() if k != "storage"}
+    part = changing(settings) | plan.as_settings()
     return Artefact("tune", folder, marker_of(folder), part, inputs, guard=folder / "best.yaml")
 
 
-def check(settings: Settings, plan, stage: str) -> None:
+def check(settings: Settings, plan: SearchPlan, stage: str) -> None:
     """Raise InputError for what cannot be searched at this stage, and where there is nothing to search."""
     if "RANK" in os.environ:
         raise InputError("tune is one process; start the same command several times instead of torchrun")
@@ -74,7 +66,7 @@ def check(settings: Settings, plan, stage: str) -> None:
             raise InputError(f"tune.space: {key}: --stage decode searches decoding.* alone, on networks as they are")
 
 
-def open_study(settings: Settings, plan, artefact: Artefact, fresh: bool):
+def open_study(settings: Settings, plan: SearchPlan, artefact: Artefact, fresh: bool) -> "Study":
     """The study of these settings, data and code, whoever else works on it."""
     import optuna
 
@@ -96,59 +88,61 @@ def open_study(settings: Settings, plan, artefact: Artefact, fresh: bool):
     return Study(url, f"{settings.run.name}-{artefact.folder.name}-{key}", study, fresh)
 
 
-def objective_of(settings: Settings, plan, stage: str, folder: Path):
+def objective_of(settings: Settings, plan: SearchPlan, stage: str, folder: Path) -> "Training | Decoding":
     """What a trial does with its settings."""
     from src.metrics.meteor import shared_meteor
     from src.tuning.trials import Decoding, Training
 
-    meteor = shared_meteor() if settings.task != "mos" else None
     if stage == "decode":
-        return Decoding(settings, plan.folds, meteor)
+        return Decoding(settings, plan.folds, shared_meteor())
+    meteor = shared_meteor() if settings.task != "mos" else None
     return Training(settings, plan.objective, plan.folds, folder, meteor)
 
 
-def search(settings: Settings, trial: Settings, plan, artefact: Artefact, chosen: argparse.Namespace) -> None:
+def search(
+    settings: Settings, trial: Settings, plan: SearchPlan, artefact: Artefact, options: argparse.Namespace
+) -> None:
     """Work on the study until it has its trials, and write what it found. trial: what each trial starts from."""
     from src.base.randomness import make_deterministic
     from src.tuning.results import rows_of, table, write_results
     from src.tuning.worker import run_worker
 
-    study = open_study(settings, plan, artefact, chosen.fresh and not chosen.show)
-    if chosen.show:
+    study = open_study(settings, plan, artefact, options.fresh and not options.show)
+    if options.show:
         print(table(rows_of(study, plan.objective)), flush=True)
         return
     make_deterministic(settings.run.threads)
     if plan.objective == "both":
         print("tune: two scores have no order, so no trial is pruned", flush=True)
-    own = artefact.folder / study.name.rpartition("-")[2]
-    run_worker(study, objective_of(trial, plan, chosen.stage, own), artefact.folder.name)
-    with making(artefact, chosen.fresh) as written:
+    folder = artefact.folder / study.name.rpartition("-")[2]
+    run_worker(study, objective_of(trial, plan, options.stage, folder), artefact.folder.name)
+    with making(artefact, options.fresh) as written:
         if written:
             written.outputs += write_results(study, settings, plan.objective, artefact.folder)
     best = (artefact.folder / "best.yaml").read_text(encoding="utf-8").splitlines()
     print(f"tune: {artefact.folder / 'best.yaml'}: {best[0].removeprefix('# ')}", flush=True)
 
 
-def main(argv=None) -> None:
-    settings, chosen = load(argv, "tune", __doc__, add_options)
-    if chosen.stage == "decode":
-        settings, chosen = load_run(argv, "tune", __doc__, add_options)
-        plan = decoding_plan(settings)
+def main(argv: Sequence[str] | None = None) -> None:
+    settings, options = load(argv, "tune", __doc__, add_options)
+    if options.stage == "decode":
+        settings, options = load_run(argv, "tune", __doc__, add_options)
+        plan = resolved.decoding_plan(settings)
     else:
         plan = resolved.search_plan(settings)
     if not plan.trials:
         print("tune: nothing to do (tune.trials=0, which is the default outside the demo)", flush=True)
         return
-    check(settings, plan, chosen.stage)
-    trial = dataclasses.replace(settings, tune=type(plan)(trials=0))
-    if chosen.stage == "train":
+    check(settings, plan, options.stage)
+    trial = dataclasses.replace(settings, tune=TuneSettings(trials=0))
+    if options.stage == "train":
         trial = changed(trial, {"train.epochs": plan.epochs}, "tune.epochs")
         stages.ensure_inputs(settings, "tune")
-    artefact = outputs.tuning(settings) if chosen.stage == "train" else decoded(settings, plan)
-    if not (chosen.fresh or chosen.show or outdated(artefact)):
+    artefact = outputs.tuning(settings) if options.stage == "train" else decoded(settings, plan)
+    if not (options.fresh or options.show or outdated(artefact)):
         print(f"tune: {artefact.folder}: up to date", flush=True)
         return
-    search(settings, trial, plan, artefact, chosen)
+    search(settings, trial, plan, artefact, options)
 
 
 if __name__ == "__main__":

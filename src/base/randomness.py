@@ -24,7 +24,8 @@ def make_deterministic(threads: int) -> None:
 
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)  # a few GPU operations have no exact form
-    torch.utils.deterministic.fill_uninitialized_memory = False  # slow, and nothing reads what was never written
+    # slow, and nothing reads what was never written
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a property
     torch.backends.cudnn.benchmark = False
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False

@@ -28,7 +28,7 @@ def _first_members(labels: np.ndarray) -> np.ndarray:
     return first[inverse].astype(np.int64)
 
 
-def merge_groups(*labelings: Sequence) -> np.ndarray:
+def merge_groups(*labelings: Sequence | np.ndarray) -> np.ndarray:
     """The smallest groups that keep together whatever shares a label in any labeling: int64 [N], first member's index.
 
     labelings: each [N], numbers or strings.
@@ -176,7 +176,7 @@ def straddling(folds: np.ndarray, groups: np.ndarray) -> int:
     return int(np.isin(groups[folds == 0], groups[folds != 0]).sum())
 
 
-def check_folds(folds: np.ndarray, *labelings: Sequence) -> None:
+def check_folds(folds: np.ndarray, *labelings: Sequence | np.ndarray) -> None:
     """Raise Leak where photos with the same label are in two folds. labelings: each [N], such as groups or names."""
     folds = np.asarray(folds)
     for labels in labelings:

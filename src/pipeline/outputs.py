@@ -4,7 +4,6 @@ Stages after tune work with the winner of the search: see `resolved.tuned`.
 What runs share lies in runs/cache under a name made from settings and inputs; the rest in runs/NAME.
 """
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +68,7 @@ def teacher_captions(settings: Settings, number: int) -> Artefact:
 
     Raises InputError where there is no such fold, or it has seen photos that this run validates on.
     """
-    name = settings.decoder.distill_from
+    name = settings.decoder.distill_from or ""
     teacher = runs.fold_folder(Path(settings.run.root, name), number)
     inputs = {made.__name__: outputs_digest(made(settings)) for made in (photos, folds)}
     inputs["teacher"] = _start_digest(f"decoder.distill_from={name}", teacher, inputs, other_photos=False)
@@ -119,7 +118,7 @@ def tuning(settings: Settings) -> Artefact:
     """best.yaml and the table of trials, made by tune."""
     plan, run = search_plan(settings), runs.run_folder(settings)
     folder = runs.tuning_folder(run)
-    part = _learned(settings) | {f"tune.{k}": v for k, v in dataclasses.asdict(plan).items() if k != "storage"}
+    part = _learned(settings) | plan.as_settings()
     inputs = _training_inputs(settings, plan.folds[0])
     return Artefact("tune", folder, runs.marker_of(folder), part, inputs, guard=runs.tuned_settings(run))
 
@@ -167,7 +166,7 @@ def has_ensemble(settings: Settings) -> bool:
 
 def ensemble(settings: Settings) -> Artefact:
     """The MOS and captions of one run or many made one, made by ensemble."""
-    inputs = {}
+    inputs: dict[str, str] = {}
     for run in joined(settings):
         inputs |= {f"{run.run.name}.{made.__name__}": outputs_digest(made(run)) for made in (predictions, folds)}
     folder = runs.ensemble_folder(runs.run_folder(settings))

@@ -1,7 +1,9 @@
 """Where the data lie, which folds a run has, and what tune searches: settings with nothing left open."""
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from src.base.errors import InputError
 from src.pipeline.runs import run_folder, tuned_settings
@@ -9,11 +11,12 @@ from src.settings.former_names import read_saved
 from src.settings.keys import flatten
 from src.settings.load import changed
 from src.settings.schema import Settings
-from src.settings.tuning import DEMO_EPOCHS, DEMO_SPACE, DEMO_TRIALS, TuneSettings
+from src.settings.tuning import DECODING_SPACE, DEMO_EPOCHS, DEMO_SPACE, DEMO_TRIALS, TuneSettings
 
 SUBMISSIONS = Path("submissions")
 DATA = Path("data")
 DEMO = DATA / "demo"
+DECODING_TRIALS = 20
 
 
 def data_root(settings: Settings) -> Path:
@@ -45,18 +48,51 @@ def search_space(settings: Settings) -> dict[str, dict]:
     return {key: entry for key, entry in DEMO_SPACE.items() if now[key] == default[key]}
 
 
-def search_plan(settings: Settings) -> TuneSettings:
-    """The search with nothing left open: trials is 0 where there is none."""
-    tune, own = settings.tune, settings.tune.trials is None
+@dataclass(frozen=True)
+class SearchPlan:
+    """What tune.* asks for, with nothing left open; `trials` is 0 where there is no search."""
+
+    trials: int
+    space: dict[str, dict]
+    objective: str
+    pruner: str
+    epochs: int
+    folds: list[int]
+    storage: str | None
+
+    def as_settings(self) -> dict[str, Any]:
+        """What the results depend on, by the settings' keys."""
+        return {f"tune.{key}": value for key, value in dataclasses.asdict(self).items() if key != "storage"}
+
+
+def search_plan(settings: Settings) -> SearchPlan:
+    """The search over what training depends on."""
+    tune, space = settings.tune, search_space(settings)
     on_demo = settings.data.root is None and data_root(settings) == DEMO
-    space = search_space(settings)
-    return dataclasses.replace(
-        tune,
-        trials=tune.trials if not own else DEMO_TRIALS if on_demo and space and has_networks(settings) else 0,
+    by_itself = DEMO_TRIALS if on_demo and space and has_networks(settings) else 0
+    demo_epochs = min(DEMO_EPOCHS, settings.train.epochs)
+    return SearchPlan(
+        trials=by_itself if tune.trials is None else tune.trials,
         space=space,
         objective=tune.objective or ("mean" if settings.task == "both" else settings.task),
-        epochs=tune.epochs or (min(DEMO_EPOCHS, settings.train.epochs) if own else settings.train.epochs),
+        pruner=tune.pruner,
+        epochs=tune.epochs or (demo_epochs if tune.trials is None else settings.train.epochs),
         folds=tune.folds or [0],
+        storage=tune.storage,
+    )
+
+
+def decoding_plan(settings: Settings) -> SearchPlan:
+    """The search over decoding.*, on networks as they are."""
+    tune = settings.tune
+    return SearchPlan(
+        trials=DECODING_TRIALS if tune.trials is None else tune.trials,
+        space=DECODING_SPACE if tune.space is None else tune.space,
+        objective="caption",
+        pruner=tune.pruner,
+        epochs=settings.train.epochs,
+        folds=tune.folds or folds_of(settings),
+        storage=tune.storage,
     )
 
 

@@ -15,7 +15,7 @@ DEMO_SPACE = {
 """Searched where tune.space is not given."""
 DEMO_TRIALS, DEMO_EPOCHS = 3, 2
 """How the demo is tuned where tune.trials is not given: trials, and epochs of each."""
-DECODING_SPACE = {
+DECODING_SPACE: dict[str, dict] = {
     "decoding.beam": {"low": 1, "high": 6},
     "decoding.length_penalty": {"low": 0.0, "high": 1.5},
     "decoding.minimum_words": {"low": 1, "high": 8},

@@ -51,7 +51,7 @@ def quick(meteor):
     with pytest.MonkeyPatch.context() as patch:
         hurry(patch)
         patch.setattr("src.metrics.meteor.shared_meteor", lambda: meteor)
-        patch.setattr(evaluate, "score_run", lambda settings: SCORE)
+        patch.setattr(evaluate, "score_run", lambda *_: SCORE)
         patch.setattr(evaluate, "draw_run", lambda *_: None)
         yield
 
