@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
 usage() {
     cat <<'TEXT'
 usage: ./run.sh [--config FILE] [--fold K] [--fresh] [--here] [key.sub=value ...]
-       ./run.sh test [pytest arguments]
+       ./run.sh test [--here] [pytest arguments, for example -m "not slow"]
 
 Makes .venv with the pinned packages of requirements.txt (once), then goes from data/train.csv to
 submissions/submission.csv. Without data/train.csv it makes and uses a demo competition in data/demo.

@@ -82,6 +82,7 @@ def whole(competition, tmp_path_factory):
     return results(folder), time.monotonic() - began
 
 
+@pytest.mark.slow
 def test_sigkill_at_any_moment_of_the_pipeline_changes_nothing(competition, tmp_path, whole):
     expected, seconds = whole
     folder, moments = checkout(tmp_path, competition), random.Random(0)
@@ -101,6 +102,7 @@ def test_sigkill_at_any_moment_of_the_pipeline_changes_nothing(competition, tmp_
     assert results(folder) == expected
 
 
+@pytest.mark.slow
 def test_two_starts_at_once_do_the_work_once(competition, tmp_path, whole):
     folder = checkout(tmp_path, competition)
     pair = [start(folder), start(folder)]
@@ -115,6 +117,7 @@ def test_two_starts_at_once_do_the_work_once(competition, tmp_path, whole):
     assert results(folder) == whole[0]
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(competition, tmp_path):
     folder = checkout(tmp_path, competition)
     process = start(folder)

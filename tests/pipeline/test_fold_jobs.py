@@ -40,6 +40,7 @@ def running(folder: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_folds_side_by_side_are_stopped_fail_and_end_as_one_after_another(competition, tmp_path):
     folder = tmp_path.resolve()
     arguments = [f"data.root={competition}", *TINY, "task=mos", "train.epochs=12", "train.checkpoint_steps=1"]

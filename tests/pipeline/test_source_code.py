@@ -137,6 +137,7 @@ def python(folder: Path, *arguments: str) -> str:
     return answer.stdout
 
 
+@pytest.mark.slow
 def test_harmless_edits_train_nothing_again_and_another_loss_does(competition, tmp_path):
     shutil.copytree(REPOSITORY / "src", tmp_path / "src", ignore=IGNORED)
     shutil.copy2(REPOSITORY / "requirements.txt", tmp_path)
