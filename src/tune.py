@@ -42,11 +42,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def decoded(settings: Settings, plan: SearchPlan) -> Artefact:
     """What --stage decode makes. Raises InputError where a fold is not trained, or otherwise."""
     folder, inputs = tuning_folder(run_folder(settings), "decode"), {}
-    for number in plan.folds:
-        fold = outputs.fold(settings, number)
+    for k in plan.folds:
+        fold = outputs.fold(settings, k)
         if reason := outdated(fold, code=False):
             raise InputError(f"{fold.folder}: {reason}; python -m src.train run.name={settings.run.name} trains it")
-        inputs[fold_name(number)] = outputs_digest(fold)
+        inputs[fold_name(k)] = outputs_digest(fold)
     part = changing(settings) | plan.as_settings()
     return Artefact("tune", folder, marker_of(folder), part, inputs, guard=folder / "best.yaml")
 
@@ -83,8 +83,8 @@ def open_study(settings: Settings, plan: SearchPlan, artefact: Artefact, fresh: 
     url = plan.storage or f"sqlite:///{artefact.folder.absolute() / 'study.db'}"
     now = flatten(settings)
     present = {name: now[name] for name in plan.space}
-    several = 2 if plan.objective == "both" else 1
-    study = Plan(plan.trials, plan.space, present, settings.run.seed, several, pruners[plan.pruner])
+    objectives = 2 if plan.objective == "both" else 1
+    study = Plan(plan.trials, plan.space, present, settings.run.seed, objectives, pruners[plan.pruner])
     return Study(url, f"{settings.run.name}-{artefact.folder.name}-{key}", study, fresh)
 
 

@@ -46,14 +46,14 @@ def _records(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
 
 def _header(path: Path, cells: list[str], required: tuple[str, ...]) -> list[str]:
     names = [cell.strip() for cell in cells]
-    found = ", ".join(names)
+    columns = ", ".join(names)
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
-        raise InputError(f"{path}: column {', '.join(map(repr, doubled))} is there twice; found: {found}")
+        raise InputError(f"{path}: column {', '.join(map(repr, doubled))} is there twice; found: {columns}")
     missing = [name for name in required if name not in names]
     if missing:
         hint = "; are the columns separated by commas?" if len(names) == 1 else ""
-        raise InputError(f"{path}: column {', '.join(missing)} is missing; found: {found}{hint}")
+        raise InputError(f"{path}: column {', '.join(missing)} is missing; found: {columns}{hint}")
     return names
 
 

@@ -27,13 +27,13 @@ def load_json(path: Path) -> Any:
 
 def list_of(content: Any, key: str, path: Path) -> list[dict]:
     """The list of objects under `key`. Raises InputError where the content has another shape."""
-    found = content.get(key) if isinstance(content, dict) else None
-    if not isinstance(found, list):
+    entries = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(entries, list):
         raise InputError(f'{path}: expected an object with a list "{key}"; is it another file of the data set?')
-    strange = next((number for number, entry in enumerate(found, 1) if not isinstance(entry, dict)), None)
+    strange = next((position for position, entry in enumerate(entries, 1) if not isinstance(entry, dict)), None)
     if strange is not None:
         raise InputError(f'{path}: entry {strange} of "{key}" is not an object; get the file again')
-    return found
+    return entries
 
 
 def id_text(value: Any) -> str:

@@ -46,11 +46,11 @@ def gpu_of(place: int, gpus: int) -> str | None:
 def _start(settings: Settings, fold: int, place: int, gpus: int, fresh: bool) -> Job:
     log, gpu = fold_log(run_folder(settings), fold), gpu_of(place, gpus)
     log.parent.mkdir(parents=True, exist_ok=True)
-    own = dataclasses.replace(settings, train=dataclasses.replace(settings.train, fold=fold))
+    this_fold = dataclasses.replace(settings, train=dataclasses.replace(settings.train, fold=fold))
     with open(log, "w" if fresh else "a", encoding="utf-8") as file:
         process = start_stage(
             "train",
-            own,
+            this_fold,
             *["--fresh"] * fresh,
             environment={} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu},
             stdout=file,

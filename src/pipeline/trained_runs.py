@@ -58,9 +58,9 @@ def joined(settings: Settings) -> list[Settings]:
 
     Raises InputError as `run_settings`, and where the runs would be joined in the folder of another trained run.
     """
-    names, own = settings.ensemble.runs or [settings.run.name], Path(settings.run.root, settings.run.name)
-    if own.name not in names and trained_settings(own):
-        raise InputError(f"{own} is a trained run; join {', '.join(names)} under another name with run.name=NAME")
+    names, folder = settings.ensemble.runs or [settings.run.name], Path(settings.run.root, settings.run.name)
+    if folder.name not in names and trained_settings(folder):
+        raise InputError(f"{folder} is a trained run; join {', '.join(names)} under another name with run.name=NAME")
     return [settings if name == settings.run.name else run_settings(settings, name) for name in names]
 
 
@@ -72,18 +72,18 @@ def load_joining(
     Where they are given, the settings are those of the first of them (see `run_settings`) where the command line does
     not say otherwise; the run's name is all of theirs, and so is the task. A run that is named alone is as without.
     """
-    settings, chosen = load(argv, stage, description, options)
-    if not chosen.runs:
-        return settings, chosen
-    saved = [settings_file(Path(settings.run.root), name) for name in chosen.runs]
+    settings, arguments = load(argv, stage, description, options)
+    if not arguments.runs:
+        return settings, arguments
+    saved = [settings_file(Path(settings.run.root), name) for name in arguments.runs]
     tasks = sorted({read_saved(path).get("task", "both") for path in saved})
-    all_of_them = [f"run.name={'+'.join(chosen.runs)}", f"task={tasks[0] if len(tasks) == 1 else 'both'}"]
-    first, given = as_arguments(run_settings(settings, chosen.runs[0])), sys.argv[1:] if argv is None else argv
-    named = f"ensemble.runs={json.dumps(chosen.runs)}"
-    settings, chosen = load([*first, *all_of_them, *given, named], stage, description, options)
+    all_of_them = [f"run.name={'+'.join(arguments.runs)}", f"task={tasks[0] if len(tasks) == 1 else 'both'}"]
+    first, line = as_arguments(run_settings(settings, arguments.runs[0])), sys.argv[1:] if argv is None else argv
+    named = f"ensemble.runs={json.dumps(arguments.runs)}"
+    settings, arguments = load([*first, *all_of_them, *line, named], stage, description, options)
     if settings.ensemble.runs == [settings.run.name]:
         settings = dataclasses.replace(settings, ensemble=dataclasses.replace(settings.ensemble, runs=None))
-    return settings, chosen
+    return settings, arguments
 
 
 def load_run(
@@ -96,7 +96,7 @@ def load_run(
     """
     arguments, default = read_arguments(argv, stage, description, options), Settings()
     config = [
-        given for given in arguments.name + arguments.config if given[0] in _WHICH or given[0].startswith("tune.")
+        entry for entry in arguments.name + arguments.config if entry[0] in _WHICH or entry[0].startswith("tune.")
     ]
     which = {key: text for key, text, _ in config + arguments.line}
     name, fold = which.get("run.name", default.run.name), which.get("train.fold", "*")
@@ -104,7 +104,7 @@ def load_run(
     trained = read_saved(saved[0]) if saved else {}
     defaults = {key: as_text(value) for key, value in flatten(default).items()}
     differing = [(key, text, str(saved[0])) for key, text in trained.items() if text != defaults.get(key)]
-    differing = [given for given in differing if given[0] not in _WHICH and not given[0].startswith("tune.")]
+    differing = [entry for entry in differing if entry[0] not in _WHICH and not entry[0].startswith("tune.")]
     settings = narrow_search(build([*differing, *config, *arguments.line]), DECODING_SPACE, arguments.line)
     for key, text, origin in arguments.line if saved else []:
         before = trained.get(key, defaults[key])
