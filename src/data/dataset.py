@@ -117,16 +117,16 @@ class BatchDataset(Dataset):
         self.uniforms_per_token = uniforms_per_token
         self._open: dict[str, np.ndarray] = {}  # files are opened in the process that reads, never sent to it
 
-    def __getitem__(self, part: BatchSlice) -> dict[str, Any]:
-        mos, captions = self.labels.mos[part.rows], self._captions(part)
+    def __getitem__(self, index: BatchSlice) -> dict[str, Any]:
+        mos, captions = self.labels.mos[index.rows], self._captions(index)
         batch: dict[str, Any] = {
-            "row": torch.from_numpy(np.asarray(part.rows, np.int64)),
-            "images": self._features(part) if self.labels.features else torch.from_numpy(self._photos(part)),
-            "mos": torch.from_numpy(np.full_like(mos, np.nan) if part.dummy else mos),
+            "row": torch.from_numpy(np.asarray(index.rows, np.int64)),
+            "images": self._features(index) if self.labels.features else torch.from_numpy(self._photos(index)),
+            "mos": torch.from_numpy(np.full_like(mos, np.nan) if index.dummy else mos),
             "captions": torch.from_numpy(captions),
         }
         if self.uniforms_per_token:
-            batch["uniforms"] = torch.from_numpy(self._uniforms(part, captions.shape[2]))
+            batch["uniforms"] = torch.from_numpy(self._uniforms(index, captions.shape[2]))
         return batch
 
     def _file(self, path: Path) -> np.ndarray:
@@ -134,31 +134,31 @@ class BatchDataset(Dataset):
             self._open[path.stem] = np.load(path, mmap_mode="r")
         return self._open[path.stem]
 
-    def _features(self, part: BatchSlice) -> dict[str, torch.Tensor]:
+    def _features(self, index: BatchSlice) -> dict[str, torch.Tensor]:
         assert self.labels.features is not None
         if not self._open:
             for path in sorted(self.labels.features.glob("*.npy")):
                 self._file(path)
-        return {name: torch.from_numpy(features[part.rows]) for name, features in self._open.items()}
+        return {name: torch.from_numpy(features[index.rows]) for name, features in self._open.items()}
 
-    def _photos(self, part: BatchSlice) -> np.ndarray:
+    def _photos(self, index: BatchSlice) -> np.ndarray:
         pixels = self._file(self.labels.pixels)
-        photos = np.empty((len(part.rows), *pixels.shape[1:]), np.uint8)
-        for i, row in enumerate(map(int, part.rows)):
-            photo = pixels[row] if self.labels.crops is None else self._crop(self.labels.crops, row, part)
-            if self.augmenter is not None and part.epoch >= 0:
-                photo = self.augmenter(np.asarray(photo), self.seed, part.epoch, row)
+        photos = np.empty((len(index.rows), *pixels.shape[1:]), np.uint8)
+        for i, row in enumerate(map(int, index.rows)):
+            photo = pixels[row] if self.labels.crops is None else self._crop(self.labels.crops, row, index)
+            if self.augmenter is not None and index.epoch >= 0:
+                photo = self.augmenter(np.asarray(photo), self.seed, index.epoch, row)
             photos[i] = photo
         return photos
 
-    def _crop(self, file: Path, row: int, part: BatchSlice) -> np.ndarray:
+    def _crop(self, file: Path, row: int, index: BatchSlice) -> np.ndarray:
         crops = self._file(file)
-        drawn = fold_in(self.seed, "crop", part.epoch, row) % (crops.shape[1] + 1)
-        crop = drawn if part.epoch >= 0 else part.crop
+        drawn = fold_in(self.seed, "crop", index.epoch, row) % (crops.shape[1] + 1)
+        crop = drawn if index.epoch >= 0 else index.crop
         return crops[row, crop - 1] if crop else self._file(self.labels.pixels)[row]
 
-    def _captions(self, part: BatchSlice) -> np.ndarray:
-        photos = [[] if part.dummy else self._drawn_captions(int(row), part.epoch) for row in part.rows]
+    def _captions(self, index: BatchSlice) -> np.ndarray:
+        photos = [[] if index.dummy else self._drawn_captions(int(row), index.epoch) for row in index.rows]
         longest = max((len(caption) for captions in photos for caption in captions), default=1)
         padded = np.full((len(photos), self.captions_per_photo, longest), PAD, np.int64)
         for i, captions in enumerate(photos):
@@ -166,12 +166,12 @@ class BatchDataset(Dataset):
                 padded[i, j, : len(caption)] = caption
         return padded
 
-    def _uniforms(self, part: BatchSlice, tokens: int) -> np.ndarray:
+    def _uniforms(self, index: BatchSlice, tokens: int) -> np.ndarray:
         """Numbers for each caption, of which a longer batch asks for more, but for no others."""
-        out = np.empty((len(part.rows), self.captions_per_photo, self.uniforms_per_token * (tokens + 1)), np.float32)
-        for i, row in enumerate(part.rows):
+        out = np.empty((len(index.rows), self.captions_per_photo, self.uniforms_per_token * (tokens + 1)), np.float32)
+        for i, row in enumerate(index.rows):
             for j, uniforms in enumerate(out[i]):
-                seed = fold_in(self.seed, "uniforms", part.epoch, int(row), j)
+                seed = fold_in(self.seed, "uniforms", index.epoch, int(row), j)
                 np.random.default_rng(seed).random(dtype=np.float32, out=uniforms)
         return out
 

@@ -1,3 +1,5 @@
+"""The demo competition: its layout, its bytes, and that photos, scores and comments follow the stated model."""
+
 import csv
 import importlib.util
 import re
