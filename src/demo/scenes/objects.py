@@ -69,11 +69,11 @@ def still_life(look: np.random.Generator, take: np.random.Generator, height: int
     paint(canvas, vase, hsv(look.random(), 0.6, 0.8))
     scale(canvas, vase, np.broadcast_to(1.1 - 0.55 * np.clip(0.5 + across, 0, 1), (height, width)))
     texture(canvas, vase, (np.sin(np.arange(height) * 0.35)[:, None] * 0.5 + 0.5).repeat(width, 1), 0.18)
-    for place in sorted(take.uniform(edge + 0.1 * height, 0.9 * height, int(take.integers(3, 6)))):
+    for row in sorted(take.uniform(edge + 0.1 * height, 0.9 * height, int(take.integers(3, 6)))):
         radius, left = take.uniform(0.07, 0.12) * height, take.uniform(0.12, 0.88) * width
-        shadow(canvas, (left + 0.6 * radius, place + 0.75 * radius), (1.2 * radius, 0.4 * radius), 0.6)
-        ball(canvas, (left, place), radius, hsv(fruit + take.uniform(-0.03, 0.14), 0.75, take.uniform(0.65, 0.95)))
-        strokes(canvas, [((left, place - 0.8 * radius), (left + 3, place - 1.25 * radius))], (0.3, 0.2, 0.1), 3)
+        shadow(canvas, (left + 0.6 * radius, row + 0.75 * radius), (1.2 * radius, 0.4 * radius), 0.6)
+        ball(canvas, (left, row), radius, hsv(fruit + take.uniform(-0.03, 0.14), 0.75, take.uniform(0.65, 0.95)))
+        strokes(canvas, [((left, row - 0.8 * radius), (left + 3, row - 1.25 * radius))], (0.3, 0.2, 0.1), 3)
     return canvas
 
 
