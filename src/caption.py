@@ -20,8 +20,7 @@ from src.pipeline.trained_runs import load_run
 from src.settings.schema import Settings
 
 if TYPE_CHECKING:
-    from src.inference.fold_predictions import Prediction
-    from src.inference.photo_captioner import PhotoCaptioner
+    from src.inference.photo_captioner import PhotoCaptioner, Prediction
     from src.video.reading import VideoSource
 
 CAPTIONS_PER_SECOND = 2

@@ -1,94 +1,178 @@
 """One MOS and one caption a photo from the run, or from many: python -m src.ensemble [RUN RUN …]
 
 Each RUN is the name of a predicted run on the same photos and folds; their sizes, networks and captioners may differ.
-Without names the run itself. MOS: the blend of all members that help on the other folds. Captions: of what all
-captioners, searches, random samples and the nearest training photos propose, the one with the highest expected score;
-for each fold in the way that was best on the other folds.
+Without names the run itself. All that learns from predictions is fitted here. MOS: regressors on features of the
+photos, and the non-negative blend of the members that help on the other folds (ensemble.mos). Captions: of what all
+captioners' searches and random samples wrote and people wrote of the nearest training photos, the one with the highest
+expected score, for each fold by the strategy that was best on the other folds; or as the first run's search wrote them
+(ensemble.captions).
 
-Writes runs/NAME/ensemble/: oof.csv and test.csv, which evaluate and submit take, blend.json (weights, and how captions
-are chosen), constants.json (the folds' constant sentences), ablation.csv, ablation.txt and ablation.png (what each step adds
-out of fold) and ensemble.yaml, a --config for evaluate and submit; and runs/RUN/candidates/, which is kept for the next
-ensemble unless --fresh is given. NAME is all names joined by +, or run.name.
+Writes runs/NAME/ensemble/: oof.csv and test.csv, which evaluate and submit read, blend.json (the members' weights, and
+how captions are chosen), constants.json (the folds' constant sentences), ablation.csv, ablation.txt and ablation.png
+(what each step adds out of fold) and ensemble.yaml, a --config for evaluate and submit. A test photo that cannot be
+read gets the mean MOS and the constant sentence. NAME is all names joined by +, or run.name.
 """
 
 import argparse
 import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from src.base.errors import InputError, guarded
+from src.base.machine import usable_cores
 from src.pipeline import outputs, resolved, stages
 from src.pipeline.artefacts import making
 from src.pipeline.trained_runs import joined, load_joining
+from src.settings.load import as_yaml
+from src.settings.schema import Settings
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from src.ensembling.ablation import ScoredStep
+    from src.ensembling.mos_blend import MosBlend
+    from src.ensembling.regressors import PhotoFeatures
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", metavar="RUN", nargs="*", help="names of runs to join; the same as ensemble.runs")
 
 
-def blended(settings, table, labels):
-    """The table with the ensemble's MOS in it; and the blend, None where nothing is known of MOS."""
-    from src.ensembling.mos_blend import blend_mos
-
-    mos = labels["mos"].where(labels["part"] != "test").reindex(table["photo_id"]).to_numpy(float)
-    found = blend_mos(table, mos, settings)
-    if found:
-        readable = table["fallback"] == ""
-        table.loc[readable, "blend"] = found.mos[readable]
-        table["mos"] = table[settings.predict.mos if settings.predict.mos in table else "blend"]
-    return found
-
-
-def mbr_captions(settings, runs, table, labels, number, fresh):
-    """The table's captions become the ensemble's; what was chosen, and the steps to it."""
-    from src.ensembling.captions import ensemble_captions
-    from src.metrics.meteor import shared_meteor
-
-    meteor = shared_meteor()
-    searched = table.set_index("photo_id")["caption"]
-    found, steps = ensemble_captions(settings, runs, labels.reset_index(), number, searched, meteor, fresh)
-    chosen = {labels.index[row]: text for row, text in found.chosen.items()}
-    table["caption"] = [chosen.get(name) or own for name, own in zip(table["photo_id"], table["caption"], strict=True)]
-    return found, steps
-
-
-def make(settings, runs, folder, fresh) -> list[str]:
-    """Write the ensemble of the runs; the names of the files. fresh: what they propose is made anew."""
+def ensemble_runs(settings: Settings, runs: Sequence[Settings], folder: Path) -> list[str]:
+    """Write the ensemble of the runs to the folder; the names of the files."""
+    from src.base.files import write_json, write_text
     from src.data.folds import load_folds
+    from src.data.prediction_tables import UNREADABLE
     from src.data.table import for_training, load_table
-    from src.ensembling.ablation import ablation_rows, ablation_text
-    from src.ensembling.mos_blend import check_alike, read_together, write_ensemble
-    from src.plots.ablation_plot import draw_ablation
+    from src.ensembling.mos_blend import blend_mos, mos_members, used_mos
+    from src.ensembling.regressors import TEST
+    from src.ensembling.run_predictions import check_alike, folds_of_rows, run_predictions
 
     check_alike(runs)
-    labels = load_table(outputs.photos(runs[0]).folder / "photos.jsonl").set_index("photo_id")
-    number = load_folds(outputs.folds(runs[0]).folder / "folds.csv", labels.index[for_training(labels)].tolist())
-    table = read_together(runs)
-    blend, speakers = blended(settings, table, labels), [run for run in runs if run.task != "mos"]
-    steps, captions = blend.steps if blend else [], None
-    if settings.task != "mos" and settings.ensemble.captions == "mbr" and speakers:
-        captions, caption_steps = mbr_captions(settings, speakers, table, labels, number, fresh)
-        steps = [*steps, *caption_steps]
+    first, folds = runs[0], resolved.folds_of(runs[0])
+    table = load_table(outputs.photos(first).folder / "photos.jsonl")
+    training = for_training(table)
+    training_folds = load_folds(outputs.folds(first).folder / "folds.csv", table["photo_id"][training].tolist())
+    fold = folds_of_rows(table, training_folds)
+    predicted = [run_predictions(run, table["photo_id"]) for run in runs]
+
+    mos = table["mos"].where(training).to_numpy(float)
+    networks = {run.run.name: own["mos"].to_numpy(float) for run, own in zip(runs, predicted, strict=True)}
+    members = mos_members(networks, photo_features(settings, runs, table), mos, fold, folds)
+    blended = blend_mos(members, mos, fold, first.run.name, settings) if members else None
+    unreadable = (predicted[0]["fallback"] == UNREADABLE).to_numpy()
+    columns = used_mos(members, blended, settings.ensemble.mos, table["mos"][training].mean(), unreadable)
+
+    searched = [own["caption"].tolist() for run, own in zip(runs, predicted, strict=True) if run.task != "mos"]
+    captions, strategy, constants, caption_steps = choose_captions(settings, runs, table, fold, searched)
+
+    output = columns.assign(caption=captions, fallback=predicted[0]["fallback"])
+    output.insert(0, "photo_id", table["photo_id"])
+    output.insert(1, "fold", fold)
+    parts = {"oof.csv": output[output["fold"].isin(folds)].drop(columns="fallback")}
+    parts["test.csv"] = output[output["fold"] == TEST].drop(columns="fold")
+    for name, part in parts.items():
+        write_text(folder / name, part.to_csv(index=False, lineterminator="\n"))
+    record = {"runs": [run.run.name for run in runs], "mos": mos_record(settings, first, blended), "captions": strategy}
+    write_json(folder / "blend.json", record)
+    write_json(folder / "constants.json", constants)
+    write_text(folder / "ensemble.yaml", as_yaml(settings))
+    steps = [*(blended.steps if blended else []), *caption_steps]
+    return [*parts, "blend.json", "constants.json", *write_ablation(settings, steps, folder)]
+
+
+def photo_features(settings: Settings, runs: Sequence[Settings], table: "pd.DataFrame") -> "PhotoFeatures":
+    """What the regressors learn from; codebook features are computed where they are absent, given enough labels."""
+    import numpy as np
+
+    from src.data.codebook import FEWEST, build_codebook_features
+    from src.data.table import for_training
+    from src.ensembling.regressors import PhotoFeatures
+
+    codebook = None
+    if settings.task != "caption" and table["mos"].notna().sum() >= FEWEST:
+        artefact = outputs.codebook_features(runs[0])
+        with making(artefact) as work:
+            if work:
+                root, paths = resolved.data_root(runs[0]), table["path"].tolist()
+                work.outputs += build_codebook_features(work.folder, root, paths, for_training(table), usable_cores())
+        codebook = np.load(artefact.folder / "codes.npy")
+    frozen = {
+        run.run.name: np.load(outputs.features(run).folder / "pooled.npy")
+        for run in runs
+        if run.encoder.cache != "none" and run.task != "caption"
+    }
+    return PhotoFeatures(np.load(outputs.photos(runs[0]).folder / "handcrafted.npy"), codebook, frozen)
+
+
+def choose_captions(
+    settings: Settings, runs: Sequence[Settings], table: "pd.DataFrame", fold: "np.ndarray", searched: list[list[str]]
+) -> tuple[list[str], dict, dict[int, str], list["ScoredStep"]]:
+    """The caption of each photo [N], how it was chosen, the constant sentences by fold, and the steps of the ablation.
+
+    fold: [N], TEST for test photos. searched: of each run with captions, those of its own search [N], "" where none.
+    """
+    from src.ensembling.caption_selection import ensemble_captions, fill_empty
+    from src.ensembling.caption_strategy import CaptionStrategy
+    from src.ensembling.regressors import TEST
+    from src.ensembling.run_predictions import run_candidates
+    from src.metrics.meteor import shared_meteor
+
+    constants: dict[int, str] = {}
+    captions = searched[0] if searched else [""] * len(table)
+    needed = [TEST] if settings.task == "mos" else [*resolved.folds_of(runs[0]), TEST]
+    captions = fill_empty(captions, table, fold, needed, settings.metric.weights, constants, shared_meteor)
+    writers = [run for run in runs if run.task != "mos"]
+    if settings.task == "mos" or settings.ensemble.captions == "search" or not writers:
+        return captions, CaptionStrategy().record(), constants, []
+    candidates = [run_candidates(run, table["photo_id"]) for run in writers]
+    selected, steps = ensemble_captions(settings, candidates, table, fold, captions, constants, shared_meteor())
+    captions = [selected.captions.get(row, caption) for row, caption in enumerate(captions)]
+    return captions, selected.strategy.record(), constants, steps
+
+
+def mos_record(settings: Settings, first: Settings, blended: "MosBlend | None") -> dict:
+    """Which member's MOS is used, and the weights of the blend; a regressor on handcrafted features is of no run."""
+    from src.ensembling.regressors import REGRESSORS
+
+    members = []
+    for name, weight in (blended.weights if blended else {}).items():
+        member, _, other = name.partition(" ")
+        run = None if member in REGRESSORS else other or first.run.name
+        members.append({"member": member, "run": run, "weight": weight})
+    return {"used": settings.ensemble.mos, "members": members}
+
+
+def write_ablation(settings: Settings, steps: Sequence["ScoredStep"], folder: Path) -> list[str]:
+    """Write, print and draw what each step adds; the names of the files that count."""
+    from src.base.files import write_text
+    from src.ensembling.ablation import ablation_csv, ablation_rows, ablation_text
+    from src.plots.ablation_plot import draw_ablation
+
     rows = ablation_rows(steps)
+    text = ablation_text(rows, settings.metric.bootstrap)
+    write_text(folder / "ablation.csv", ablation_csv(rows))
+    write_text(folder / "ablation.txt", text + "\n")
     if rows:
-        print(ablation_text(rows, settings.metric.bootstrap), flush=True)
+        print(text, flush=True)
         draw_ablation(rows, folder / "ablation.png")
-    return write_ensemble(folder, settings, table, blend, captions, rows)
+    return ["ablation.csv", "ablation.txt"]
 
 
-def main(argv=None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     settings, chosen = load_joining(argv, "ensemble", __doc__, add_options)
     if "RANK" in os.environ:
         raise InputError("ensemble is one process; start it without torchrun")
     stages.ensure_inputs(settings, "ensemble")
     settings = resolved.tuned(settings)
-    if not outputs.has_ensemble(settings):
-        print("ensemble: nothing to do (one run, with the captions of its own search and the usual blend)", flush=True)
-        return
     from src.base.randomness import make_deterministic
 
     make_deterministic(settings.run.threads)
     with making(outputs.ensemble(settings), chosen.fresh) as work:
         if work:
-            work.outputs += make(settings, joined(settings), work.folder, chosen.fresh)
+            work.outputs += ensemble_runs(settings, joined(settings), work.folder)
     config = outputs.ensemble(settings).folder / "ensemble.yaml"
     print(f"ensemble: next: python -m src.evaluate --config {config}, then src.submit with the same", flush=True)
 

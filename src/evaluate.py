@@ -56,20 +56,19 @@ def score_run(settings: Settings, table: "pd.DataFrame", predictions: "pd.DataFr
     table: the photos. predictions: the ensemble's, out of fold.
     """
     from src.base.files import read_json
-    from src.ensembling.tables import read_predictions
+    from src.data.prediction_tables import read_predictions
     from src.metrics.meteor import shared_meteor
     from src.metrics.report import summary
     from src.reports.run_report import RunEvaluation, test_labels
 
-    table, final = table.set_index("photo_id"), outputs.final(settings).folder
-    constants = read_json(final / "constants.json") if outputs.has_ensemble(settings) else {}
-    constants = {int(fold): sentence for fold, sentence in constants.items()}
+    table, ensemble = table.set_index("photo_id"), outputs.ensemble(settings).folder
+    constants = {int(fold): sentence for fold, sentence in read_json(ensemble / "constants.json").items()}
     evaluation = RunEvaluation(settings, table, predictions, constants, shared_meteor())
     scores: dict = {"oof": evaluation.out_of_fold(), "test": None, "network": None}
     print(summary(f"{settings.run.name}, out of fold", scores["oof"]), flush=True)
     labels = test_labels(table, resolved.data_root(settings) / "test_labels.csv")
     if labels is not None:
-        scores["test"] = evaluation.test(read_predictions(final / "test.csv"), labels)
+        scores["test"] = evaluation.test(read_predictions(ensemble / "test.csv"), labels)
         print(summary(f"{settings.run.name}, test", scores["test"]), flush=True)
     if resolved.has_networks(settings):
         networks = read_predictions(outputs.predictions(settings).folder / "oof.csv")
@@ -138,13 +137,13 @@ def draw_run(settings: Settings, table: "pd.DataFrame", predictions: "pd.DataFra
 
 def write_coco(settings: Settings, folder: Path) -> None:
     """Write the captions of the run as COCO result files; no test.json where there is no test photo."""
-    from src.ensembling.tables import read_predictions
+    from src.data.prediction_tables import read_predictions
     from src.metrics.coco_files import write_results
 
     if settings.task == "mos":
         raise InputError("--coco: task=mos has no captions; leave it out")
     for name in ("oof", "test"):
-        predictions = read_predictions(outputs.final(settings).folder / f"{name}.csv")
+        predictions = read_predictions(outputs.ensemble(settings).folder / f"{name}.csv")
         if len(predictions):
             captions = dict(zip(predictions["photo_id"], predictions["caption"], strict=True))
             write_results(folder / f"{name}.json", captions)
@@ -161,11 +160,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     with making(outputs.score(settings), options.fresh) as work:
         if work:
             from src.base.files import write_json
+            from src.data.prediction_tables import read_predictions
             from src.data.table import load_table
-            from src.ensembling.tables import read_predictions
 
             table = load_table(outputs.photos(settings).folder / "photos.jsonl")
-            predictions = read_predictions(outputs.final(settings).folder / "oof.csv")
+            predictions = read_predictions(outputs.ensemble(settings).folder / "oof.csv")
             scores = score_run(settings, table, predictions)
             write_json(runs.score_path(work.folder), scores)
             shift_files = report_covariate_shift(settings, table, predictions, work.folder)

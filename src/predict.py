@@ -1,114 +1,92 @@
-"""Predict every training photo out of fold, and every test photo with all folds.
+"""Predict with each fold's networks: its validation photos (out of fold) and every test photo. Nothing is fitted here.
 
-Writes runs/NAME/predictions/: oof.csv and test.csv (MOS of each member, the MOS chosen by predict.mos, a caption),
-test_folds.csv (each fold's own test predictions), blend.json (the members' weights) and timing.csv (photos and
-seconds of each fold). A test photo that cannot be read gets the mean MOS and the constant sentence, and is marked in
-the column `fallback`.
+Writes runs/NAME/predictions/: a folder for each fold (predictions.csv; with predict.candidates also candidates.jsonl,
+the captions of all searches, and pooled.npy, the features of all photos), then the networks' own answers: oof.csv,
+test.csv (MOS averaged over folds, the caption of the fold that scored best), test_folds.csv (each fold's own test
+predictions) and timing.csv (photos and seconds of each fold). A test photo that cannot be read gets neither MOS nor
+caption, and is marked in the column `fallback`. What was cut off goes on at the fold where it was.
 """
 
 import contextlib
 import os
-import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from src.base.errors import guarded
-from src.base.machine import usable_cores
 from src.pipeline import artefacts, outputs, resolved, stages
-from src.pipeline.runs import run_folder
 from src.settings.load import load
+from src.settings.schema import Settings
 
-
-def sources(settings) -> list:
-    """The folders of photos, vocabulary and folds, then that of each fold's checkpoints."""
-    shared = [make(settings).folder for make in (outputs.photos, outputs.vocabulary, outputs.folds)]
-    return [*shared, *(outputs.fold(settings, number).folder for number in resolved.folds_of(settings))]
-
-
-def predict_networks(settings, places, table, ranks) -> tuple:
-    """Each fold's predictions of its validation photos and of the readable test photos, by fold, then by row.
-
-    places: what `sources` returns.
-
-    Besides, the captions that test photos get, by row, and how many photos each fold's networks predicted in how many
-    seconds.
-    """
-    import numpy as np
+if TYPE_CHECKING:
     import pandas as pd
 
-    from src.inference.fold_predictions import best_fold, predict_fold, write_captions_of
+    from src.training.distributed import Ranks
+
+
+def predict_folds(settings: Settings, ranks: "Ranks", fresh: bool) -> None:
+    """Predict with one fold after the other, then write the tables of the run. Called in every process."""
+    from src.data.table import load_table
+    from src.inference.caption_candidates import best_captions
+    from src.inference.fold_predictions import predict_fold, write_fold_predictions
     from src.training.feature_cache import cached_features
     from src.training.fold_data import read_fold
 
-    source, words, assigned, *folders = places
-    rejected = pd.read_csv(source / "rejected.csv", dtype=str, keep_default_na=False)["photo_id"]
-    tested = np.flatnonzero((table["part"] == "test") & ~table["photo_id"].isin(rejected)).tolist()
+    shared = (outputs.photos, outputs.vocabulary, outputs.folds)
+    photos, vocabulary, folds = ranks.shared_paths(lambda: [make(settings).folder for make in shared])
     features = cached_features(settings, ranks)
-    found, times = {}, []
-    for number, folder in zip(resolved.folds_of(settings), folders, strict=True):
-        data = read_fold(source, words, assigned, number, settings.vocabulary.maximum_words, features)
-        rows = data.validation_rows.tolist() + tested
-        began = time.perf_counter()
-        found[number] = predict_fold(folder, settings, data.labels, rows, ranks, f"fold {number}")
-        times.append({"fold": number, "photos": len(rows), "seconds": round(time.perf_counter() - began, 3)})
-    if settings.decoding.model_averaging != "none" and settings.task != "mos":
-        captions = write_captions_of(folders, settings, data.labels, tested, ranks, "all folds")
-    else:
-        best = best_fold(run_folder(settings), list(found))
-        captions = {row: found[best][row].caption for row in tested}
-    return found, captions, pd.DataFrame(times)
+    table = load_table(photos / "photos.jsonl")
+    tested = readable_test_rows(table, photos / "rejected.csv")
+    every_fold = resolved.folds_of(settings)
+    folders = ranks.shared_paths(lambda: [outputs.fold(settings, fold).folder for fold in every_fold])
+    checkpoints = dict(zip(every_fold, folders, strict=True))
+    for fold in every_fold:
+        data = read_fold(photos, vocabulary, folds, fold, settings.vocabulary.maximum_words, features)
+        with contextlib.ExitStack() as stack:
+            making = ranks.main and artefacts.making(outputs.fold_predictions(settings, fold), fresh)
+            work = stack.enter_context(making) if making else None
+            if ranks.broadcast(bool(work)):
+                predictions = predict_fold(checkpoints[fold], settings, data, tested, ranks, f"fold {fold}")
+                if work:
+                    names, candidates = table["photo_id"].tolist(), settings.predict.candidates
+                    work.outputs += write_fold_predictions(work.folder, predictions, names, candidates)
+    with contextlib.ExitStack() as stack:
+        making = ranks.main and artefacts.making(outputs.predictions(settings), fresh)
+        work = stack.enter_context(making) if making else None
+        if ranks.broadcast(bool(work)):
+            averaged = None
+            if settings.decoding.model_averaging != "none" and settings.task != "mos":
+                every = list(checkpoints.values())
+                averaged = best_captions(every, settings, data.labels, tested, ranks, "all folds' captions")
+            if work:
+                work.outputs += write_tables(settings, table, checkpoints, averaged, work.folder)
 
 
-def photo_codes(settings, table):
-    """The photos' numbers from the codebook [N, C], computed where they are absent; None without enough labels."""
+def readable_test_rows(table: "pd.DataFrame", rejected: Path) -> list[int]:
+    """The rows of the test photos that are not in the list of rejected ones."""
     import numpy as np
+    import pandas as pd
 
-    from src.data.codebook import FEWEST, build_codebook_features
-    from src.data.table import for_training
-
-    if settings.task == "caption" or table["mos"].notna().sum() < FEWEST:
-        return None
-    artefact = outputs.codebook_features(settings)
-    with artefacts.making(artefact) as work:
-        if work:
-            threads = usable_cores()
-            root, paths = resolved.data_root(settings), table["path"].tolist()
-            work.outputs += build_codebook_features(work.folder, root, paths, for_training(table), threads)
-    return np.load(artefact.folder / "codes.npy")
+    unreadable = table["photo_id"].isin(pd.read_csv(rejected, dtype=str, keep_default_na=False)["photo_id"])
+    return np.flatnonzero((table["part"] == "test") & ~unreadable).tolist()
 
 
-def write_tables(settings, table, found: dict, test_captions: dict, folder) -> list[str]:
-    """Write what the run predicts; the names of the files."""
-    import numpy as np
+def write_tables(
+    settings: Settings,
+    table: "pd.DataFrame",
+    checkpoints: dict[int, Path],
+    averaged: dict[int, str] | None,
+    folder: Path,
+) -> list[str]:
+    """Write the tables of the run from the folds' predictions; the names of the files."""
+    from src.inference.fold_predictions import write_run_predictions
+    from src.inference.networks import best_fold
 
-    from src.base.files import write_json, write_text
-    from src.data.folds import load_folds
-    from src.data.table import for_training
-    from src.ensembling.regressors import PhotoFeatures
-    from src.ensembling.stacking import TEST
-    from src.ensembling.tables import fold_table, folds_of_rows, prediction_tables
-    from src.metrics.constant_caption import constant_sentence
-    from src.metrics.meteor import shared_meteor
-
-    source, train = outputs.photos(settings).folder, table[for_training(table)]
-    number = load_folds(outputs.folds(settings).folder / "folds.csv", train["photo_id"].tolist())
-    fold = folds_of_rows(table, number)
-    captions = [list(several) for several in train["captions"] if several]
-    unanswered = settings.task == "mos" or not set(np.flatnonzero(fold == TEST)) <= set(found[min(found)])
-    sentence = "no comment"
-    if captions and unanswered:
-        sentence = constant_sentence(captions, settings.metric.weights, shared_meteor()).sentence
-    frozen = None
-    if settings.encoder.cache != "none" and settings.task != "caption":
-        frozen = np.load(outputs.features(settings).folder / "pooled.npy")
-    described = PhotoFeatures(np.load(source / "handcrafted.npy"), photo_codes(settings, table), frozen)
-    tables = prediction_tables(settings, table, fold, described, found, test_captions, sentence)
-    write_json(folder / "blend.json", tables[2])
-    frames = {"oof.csv": tables[0], "test.csv": tables[1], "test_folds.csv": fold_table(table, fold, found)}
-    for name, frame in frames.items():
-        write_text(folder / name, frame.to_csv(index=False, lineterminator="\n"))
-    return [*frames, "blend.json"]
+    folds = {fold: outputs.fold_predictions(settings, fold).folder for fold in checkpoints}
+    return write_run_predictions(folder, table, folds, best_fold(checkpoints), averaged)
 
 
-def main(argv=None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     settings, chosen = load(argv, "predict", __doc__)
     if os.environ.get("RANK", "0") == "0":
         stages.ensure_inputs(settings, "predict")
@@ -116,27 +94,16 @@ def main(argv=None) -> None:
     if not resolved.folds_of(settings):
         print(f"predict: nothing to do: {settings.run.name} joins other runs", flush=True)
         return
-    if "RANK" not in os.environ and not chosen.fresh and not artefacts.outdated(outputs.predictions(settings)):
+    written = stages.outputs_of("predict", settings) if "RANK" not in os.environ and not chosen.fresh else []
+    if written and not any(artefacts.outdated(artefact) for artefact in written):
         print(f"predict: {outputs.predictions(settings).folder}: up to date", flush=True)
         return
-    from src.base.files import write_text
     from src.base.randomness import make_deterministic
-    from src.data.table import load_table
     from src.training.distributed import init_ranks, shutdown
 
     make_deterministic(settings.run.threads)
     ranks = init_ranks()
-    settings = ranks.broadcast(settings)
-    with contextlib.ExitStack() as stack:
-        work = None
-        if ranks.main:
-            work = stack.enter_context(artefacts.making(outputs.predictions(settings), chosen.fresh))
-        if places := ranks.shared_paths(lambda: sources(settings) if work else []):
-            table = load_table(places[0] / "photos.jsonl")
-            found, captions, times = predict_networks(settings, places, table, ranks)
-            if work:
-                work.outputs += write_tables(settings, table, found, captions, work.folder)
-                write_text(work.folder / "timing.csv", times.to_csv(index=False, lineterminator="\n"))
+    predict_folds(ranks.broadcast(settings), ranks, chosen.fresh)
     shutdown(ranks)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from src.base.errors import InputError, guarded
 from src.base.files import file_digest, write_bytes
 from src.base.locks import lock
-from src.pipeline.outputs import final
+from src.pipeline.outputs import ensemble
 from src.pipeline.resolved import SUBMISSIONS, data_root
 from src.pipeline.runs import run_folder
 from src.pipeline.stages import ensure_inputs
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = arguments.options
     if not options.manifest:
         raise InputError("no manifest is named: python -m src.rebuild submissions/NAME.manifest.json")
-    from src.ensembling.tables import read_predictions
+    from src.data.prediction_tables import read_predictions
     from src.submission import rebuilding
     from src.submission.form import read_form, write_submission
     from src.submission.manifest import read_manifest, settings_of
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             ensure_inputs(settings, "evaluate" if run == name else "ensemble")
             if run == name:
                 form = read_form(data_root(settings), settings.data.format)
-                predictions = read_predictions(final(settings).folder / "test.csv")
+                predictions = read_predictions(ensemble(settings).folder / "test.csv")
                 write_submission(root / submission["file"], form, predictions)
         publish(root / submission["file"], submission["sha256"])
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from src.base.errors import guarded
 from src.pipeline.artefacts import making
-from src.pipeline.outputs import final, submission
+from src.pipeline.outputs import ensemble, submission
 from src.pipeline.resolved import SUBMISSIONS, data_root, tuned
 from src.pipeline.stages import ensure_inputs
 from src.settings.load import load
@@ -39,13 +39,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     with making(submission(settings), options.fresh) as work:
         if not work:
             return
-        from src.ensembling.tables import read_predictions
+        from src.data.prediction_tables import read_predictions
         from src.submission.log import log_submission
         from src.submission.manifest import local_scores, write_manifest
 
         file = SUBMISSIONS / f"{settings.run.name}.csv"
         with replacing(file) as temporary:
-            write_submission(temporary, form, read_predictions(final(settings).folder / "test.csv"))
+            write_submission(temporary, form, read_predictions(ensemble(settings).folder / "test.csv"))
             check_submission(temporary, form, str(file))
         manifest = file.with_suffix(".manifest.json")
         write_manifest(manifest, file, form, settings)

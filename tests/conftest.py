@@ -26,6 +26,7 @@ TINY = [
     "decoding.beam=2",
     "metric.bootstrap=100",
     "ensemble.captions=search",
+    "predict.candidates=false",
     "run.threads=1",
 ]
 

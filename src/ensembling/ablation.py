@@ -12,11 +12,15 @@ from src.metrics.caption_scores import CaptionScores
 from src.metrics.competition_score import caption_score, resampled_caption_scores
 from src.metrics.mos_score import mos_score, resampled_mos_scores
 from src.metrics.significance import FEWEST, paired
+from src.settings.schema import CaptionWeights
 
 
 @dataclass(frozen=True)
 class AblationStep:
-    """A step, and whether the predictions of test photos take it. side_branch: the next one starts from that before this."""
+    """A step, and whether the predictions of test photos take it.
+
+    side_branch: the next step starts from the one before this.
+    """
 
     name: str
     on: bool
@@ -45,7 +49,9 @@ def score_mos_step(
     return ScoredStep("MOS", step.name, step.on, score, resampled, len(truth), step.side_branch)
 
 
-def score_caption_step(step: AblationStep, scores: CaptionScores, weights, resamples: int, seed: int) -> ScoredStep:
+def score_caption_step(
+    step: AblationStep, scores: CaptionScores, weights: CaptionWeights, resamples: int, seed: int
+) -> ScoredStep:
     """scores: of the captioned photos."""
     resampled = resampled_caption_scores(scores, weights, resamples, seed)
     score = caption_score(scores.totals(), weights)

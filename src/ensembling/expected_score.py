@@ -8,14 +8,14 @@ pseudo-reference: the evidence. Here it is the formula, and what the formula tak
 - METEOR is its proxy (`meteor_proxy`): the program itself takes a thousand times as long.
 - BLEU and METEOR are functions of counts summed over the corpus, in which a caption without any match of four words
   costs little, while its own BLEU-4 is 0. So a caption counts for what its expected counts change in the corpus's
-  score, to first order (`corpus_worth`). BLEU's brevity penalty is part of that: a word more is worth much where the
+  score, to first order (`gain_in_corpus`). BLEU's brevity penalty is part of that: a further word gains much where the
   corpus is too short, and nothing where it is not.
 - ROUGE-L and CIDEr-D are means over photos.
 
-`Expected.sentence` has the formula of each caption by itself as well.
+`ExpectedScores.caption_score` is the formula of each caption by itself.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,8 +25,9 @@ from src.metrics.comparisons import Comparisons, prepare
 from src.metrics.competition_score import caption_score
 from src.metrics.meteor_proxy import WordTable, proxy_score, word_table
 from src.metrics.ngrams import encode, inverse_document_frequencies
+from src.settings.schema import CaptionWeights
 
-_AT_ONCE = 100_000  # comparisons, which bounds memory
+_PAIRS = 100_000  # compared at a time, which bounds memory
 
 
 @dataclass(frozen=True)
@@ -38,17 +39,17 @@ class PseudoReferences:
     weights: np.ndarray
     """How much each counts, float64 [captions], or [candidates, captions]: for each candidate its own."""
 
-    def shares(self, candidates: int) -> np.ndarray:
+    def normalised(self, candidates: int) -> np.ndarray:
         """The weights candidate by candidate in a row, those of each summing to 1."""
-        shares = self.weights / self.weights.sum(axis=-1, keepdims=True)
-        return np.broadcast_to(shares, (candidates, len(self.captions))).ravel()
+        normalised = self.weights / self.weights.sum(axis=-1, keepdims=True)
+        return np.broadcast_to(normalised, (candidates, len(self.captions))).ravel()
 
 
 @dataclass(frozen=True)
 class ExpectedScores:
     """Means over the evidence, of n captions or pairs of captions."""
 
-    sentence: np.ndarray
+    caption_score: np.ndarray
     """The formula of the caption by itself [n]."""
     cider_d: np.ndarray
     rouge_l: np.ndarray
@@ -62,10 +63,10 @@ class ExpectedScores:
         return ExpectedScores(*(getattr(self, name)[rows] for name in FIELDS))
 
 
-def mixed(parts: Sequence[ExpectedScores], shares: Sequence[float]) -> ExpectedScores:
-    """What the same captions are expected to score where each part of the evidence has its share; these sum to 1."""
-    pairs = list(zip(parts, shares, strict=True))
-    return ExpectedScores(*(sum(share * getattr(part, name) for part, share in pairs) for name in FIELDS))
+def mixed(parts: Sequence[ExpectedScores], weights: Sequence[float]) -> ExpectedScores:
+    """Of the same captions under a mixture of evidence, whose parts have these weights; they sum to 1."""
+    pairs = list(zip(parts, weights, strict=True))
+    return ExpectedScores(*(sum(weight * getattr(part, name) for part, weight in pairs) for name in FIELDS))
 
 
 def concatenated(parts: Sequence[ExpectedScores]) -> ExpectedScores:
@@ -73,23 +74,18 @@ def concatenated(parts: Sequence[ExpectedScores]) -> ExpectedScores:
     return ExpectedScores(*(np.concatenate([getattr(part, name) for part in parts]) for name in FIELDS))
 
 
-FIELDS = ("sentence", "cider_d", "rouge_l", "bleu", "meteor")
+FIELDS = ("caption_score", "cider_d", "rouge_l", "bleu", "meteor")
 
 
-def corpus_worth(expected: ExpectedScores, corpus: ExpectedScores, weights) -> np.ndarray:
+def gain_in_corpus(expected: ExpectedScores, corpus: ExpectedScores, weights: CaptionWeights) -> np.ndarray:
     """What each caption adds to the score of a corpus of captions, times the corpus's size, to first order [n]."""
-    bleu, meteor = corpus.bleu.sum(axis=0), corpus.meteor.sum(axis=0)
-
-    def brevity_and_matches(sums: np.ndarray) -> np.ndarray:
-        return weights.bleu * bleu_scores(sums)[..., 2:].mean(axis=-1)
-
-    slopes = _slopes(brevity_and_matches, bleu), _slopes(lambda sums: weights.meteor * proxy_score(sums), meteor)
-    photos = len(corpus.cider_d)
-    counted = photos * (expected.bleu @ slopes[0] + expected.meteor @ slopes[1])
+    bleu = _gradient(lambda sums: weights.bleu * bleu_scores(sums)[..., 2:].mean(axis=-1), corpus.bleu.sum(axis=0))
+    meteor = _gradient(lambda sums: weights.meteor * proxy_score(sums), corpus.meteor.sum(axis=0))
+    counted = len(corpus.cider_d) * (expected.bleu @ bleu + expected.meteor @ meteor)
     return counted + weights.cider_d * expected.cider_d + weights.rouge_l * expected.rouge_l
 
 
-def _slopes(function, sums: np.ndarray) -> np.ndarray:
+def _gradient(function: Callable[[np.ndarray], np.ndarray], sums: np.ndarray) -> np.ndarray:
     """The gradient of a function of counts, by central differences."""
     steps = np.diag(np.maximum(sums * 1e-4, 1e-6))
     return (function(sums + steps) - function(np.maximum(sums - steps, 0))) / (2 * np.diag(steps))
@@ -98,7 +94,7 @@ def _slopes(function, sums: np.ndarray) -> np.ndarray:
 class ExpectedScorer:
     """Scores captions against evidence, many photos at a time; keeps nothing from call to call."""
 
-    def __init__(self, references: Sequence[Sequence[str]], weights):
+    def __init__(self, references: Sequence[Sequence[str]], weights: CaptionWeights):
         """references: tokenised captions of the training photos. weights: of the formula."""
         self.weights = weights
         counts: dict[str, int] = {}
@@ -109,27 +105,15 @@ class ExpectedScorer:
         self._ids = {word: i + 1 for i, word in enumerate(words)}
         self._idf = inverse_document_frequencies(encode(references, self._ids))
 
-    def pairs(self, candidates: Sequence[list[str]], evidence: Sequence[list[str]]) -> list[np.ndarray]:
-        """The formula of each candidate against each piece of evidence, by photo, float64 [candidates, evidence].
-
-        Both are tokenised and hold at least one caption a photo.
-        """
-        out, lexicon = [], self._lexicon(candidates, evidence)
-        for block in _blocks(candidates, evidence):
-            found = self._compare(candidates[block], evidence[block], *lexicon)[0].sentence
-            shapes = [(len(ours), len(theirs)) for ours, theirs in zip(candidates[block], evidence[block], strict=True)]
-            ends = np.cumsum([rows * columns for rows, columns in shapes])
-            out += [part.reshape(shape) for part, shape in zip(np.split(found, ends[:-1]), shapes, strict=True)]
-        return out
-
     def expected(self, candidates: Sequence[list[str]], evidence: Sequence[PseudoReferences]) -> ExpectedScores:
         """Of each candidate under its photo's evidence, candidates of all photos in a row."""
         captions, parts = [each.captions for each in evidence], []
         lexicon = self._lexicon(candidates, captions)
         for block in _blocks(candidates, captions):
-            found, first = self._compare(candidates[block], captions[block], *lexicon)
-            shares = [each.shares(len(ours)) for ours, each in zip(candidates[block], evidence[block], strict=True)]
-            parts.append(_means(found, np.concatenate(shares), first))
+            scores, first = self._compare(candidates[block], captions[block], *lexicon)
+            pairs = zip(candidates[block], evidence[block], strict=True)
+            weights = [references.normalised(len(of_photo)) for of_photo, references in pairs]
+            parts.append(_means(scores, np.concatenate(weights), first))
         return concatenated(parts)
 
     def _lexicon(self, *sides: Sequence[list[str]]) -> tuple[dict[str, int], WordTable]:
@@ -144,8 +128,8 @@ class ExpectedScorer:
         self, candidates: Sequence[list[str]], evidence: Sequence[list[str]], ids: dict[str, int], words: WordTable
     ) -> tuple[ExpectedScores, np.ndarray]:
         """Of every pair, and the first pair of each candidate."""
-        references, ours = prepare(encode(evidence, ids), self._idf, words), encode(candidates, ids)
-        comparisons = Comparisons(references, ours.photo, ours.tokens, ours.lengths)
+        references, encoded = prepare(encode(evidence, ids), self._idf, words), encode(candidates, ids)
+        comparisons = Comparisons(references, encoded.photo, encoded.tokens, encoded.lengths)
         return self._of_pairs(comparisons), comparisons.first
 
     def _of_pairs(self, pairs: Comparisons) -> ExpectedScores:
@@ -153,16 +137,16 @@ class ExpectedScorer:
         bleu, meteor = pairs.bleu_counts_of_pairs(), pairs.meteor_counts_of_pairs()
         scores = bleu_scores(bleu)
         terms = {"cider_d": cider, "rouge_l": rouge, "bleu3": scores[:, 2], "bleu4": scores[:, 3]}
-        sentence = caption_score({**terms, "meteor": proxy_score(meteor)}, self.weights)
-        return ExpectedScores(sentence, cider, rouge, bleu, meteor)
+        score = caption_score({**terms, "meteor": proxy_score(meteor)}, self.weights)
+        return ExpectedScores(score, cider, rouge, bleu, meteor)
 
 
-def _blocks(candidates, evidence) -> Iterator[slice]:
+def _blocks(candidates: Sequence[list[str]], evidence: Sequence[list[str]]) -> Iterator[slice]:
     """Photos in turn, so many that their pairs are few enough."""
     begin, pairs = 0, 0
-    for photo, (ours, theirs) in enumerate(zip(candidates, evidence, strict=True)):
-        size = len(ours) * len(theirs)
-        if pairs and pairs + size > _AT_ONCE:
+    for photo, (of_photo, references) in enumerate(zip(candidates, evidence, strict=True)):
+        size = len(of_photo) * len(references)
+        if pairs and pairs + size > _PAIRS:
             yield slice(begin, photo)
             begin, pairs = photo, 0
         pairs += size
@@ -170,8 +154,8 @@ def _blocks(candidates, evidence) -> Iterator[slice]:
         yield slice(begin, len(candidates))
 
 
-def _means(found: ExpectedScores, weights: np.ndarray, first: np.ndarray) -> ExpectedScores:
+def _means(scores: ExpectedScores, weights: np.ndarray, first: np.ndarray) -> ExpectedScores:
     """Weighted sums over the pairs of each candidate, whose first ones are given."""
-    values = (getattr(found, name) for name in FIELDS)
+    values = (getattr(scores, name) for name in FIELDS)
     weighted = (value * (weights if value.ndim == 1 else weights[:, None]) for value in values)
     return ExpectedScores(*(np.add.reduceat(value, first, axis=0) for value in weighted))

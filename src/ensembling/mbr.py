@@ -1,12 +1,12 @@
-"""Minimum Bayes risk: of all captions that anybody proposes for a photo, the one that the others agree with most.
+"""Minimum Bayes risk decoding: of all candidates for a photo's caption, the one with the highest expected score.
 
-Candidates come from searches, samples, folds, systems, the captions of the nearest training photos, and the constant
-sentence. The evidence, what the photo's references may be, is some of them again, weighed. The choice is by expected
-score (`ExpectedScorer`), so that a caption wins which shares most with what is likely, not the likeliest one (Kumar & Byrne
-2004, "Minimum Bayes-Risk Decoding for Statistical Machine Translation").
+Kumar & Byrne 2004, "Minimum Bayes-Risk Decoding for Statistical Machine Translation"; Eikema & Aziz 2020, "Is MAP
+Decoding All You Need?". Candidates come from searches, samples, folds, runs, the captions of the nearest training
+photos, and the constant sentence. Pseudo-references, the evidence of what the photo's references may be, are some of
+them again, weighted. So a caption wins that shares most with what is likely, not the most likely one.
 
-Some random training captions that may not be chosen, `Voice(captions, share, candidates=False)`, belong into the
-evidence too: they stand for all that the captioner does not know, and keep the choice from trusting it too far.
+Some random training captions that may not be chosen, `EvidenceSource(captions, weight, candidates=False)`, belong into
+the evidence too: they stand for all that the captioner does not know, and keep the choice from trusting it too far.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from src.ensembling.expected_score import ExpectedScorer, ExpectedScores, PseudoReferences, corpus_worth
+from src.ensembling.expected_score import ExpectedScores, PseudoReferences, gain_in_corpus
+from src.settings.schema import CaptionWeights
 
 _ROUNDS = 8
 
@@ -25,104 +26,94 @@ class EvidenceSource:
 
     captions: Sequence[str]
     """Tokenised. Those without a word are left out."""
-    share: float = 0.0
-    """Their part of the evidence; 0: they are candidates only."""
-    weights: Sequence[float] | None = None
-    """How much each counts within the share; not given: all alike."""
-    sources: Sequence[int] | None = None
-    """Which belong together, such as those of one training photo: none of them is evidence for another. Not given:
-    each stands alone."""
+    weight: float = 0.0
+    """Of all of them in the evidence; 0: they are candidates only."""
+    caption_weights: Sequence[float] | None = None
+    """Of each within the source; not given: all alike."""
+    groups: Sequence[int] | None = None
+    """Which belong together, such as those of one training photo: none is evidence for another of its group. Not given:
+    each is a group of its own."""
     candidates: bool = True
     """Whether they may be chosen."""
 
 
 @dataclass(frozen=True)
-class Pool:
-    """All that is proposed for one photo."""
+class MbrProblem:
+    """The candidates for one photo's caption, and the evidence."""
 
     candidates: list[str]
-    """Distinct, in the order of the voices."""
-    evidence: PseudoReferences
-    """A candidate is no evidence for itself, nor are others of its source."""
+    """Distinct, in the order of the sources."""
+    references: PseudoReferences
+    """Weighted for each candidate: without the first group that holds the candidate itself, unless nothing else is
+    left. Where other groups hold the same caption (several searches found it, a sample was drawn twice), these still
+    count for it."""
+
+    def all_references(self) -> PseudoReferences:
+        """The evidence for a caption that is no candidate: all that counts for any candidate."""
+        return PseudoReferences(self.references.captions, self.references.weights.max(axis=0))
 
 
-def pool(voices: Sequence[EvidenceSource]) -> Pool:
-    """The candidates and the evidence of all voices. Raises ValueError where there is none of either."""
+def mbr_problem(sources: Sequence[EvidenceSource]) -> MbrProblem:
+    """The candidates and the evidence of all sources. Raises ValueError where there is none of either."""
     candidates: dict[str, None] = {}
-    captions, weights, sources = [], [], []
-    for number, voice in enumerate(voices):
-        kept = [i for i, caption in enumerate(voice.captions) if caption]
-        if voice.candidates:
-            candidates.update(dict.fromkeys(voice.captions[i] for i in kept))
-        own = np.ones(len(kept)) if voice.weights is None else np.asarray(voice.weights, float)[kept]
-        if voice.share and own.sum():
-            captions += [voice.captions[i] for i in kept]
-            weights += (voice.share * own / own.sum()).tolist()
-            sources += [(number, i if voice.sources is None else voice.sources[i]) for i in kept]
+    captions: list[str] = []
+    weights: list[float] = []
+    groups: list[tuple[int, int]] = []
+    for number, source in enumerate(sources):
+        kept = [i for i, caption in enumerate(source.captions) if caption]
+        if source.candidates:
+            candidates.update(dict.fromkeys(source.captions[i] for i in kept))
+        inner = np.ones(len(kept))
+        if source.caption_weights is not None:
+            inner = np.asarray(source.caption_weights, float)[kept]
+        if source.weight and inner.sum():
+            captions += [source.captions[i] for i in kept]
+            weights += (source.weight * inner / inner.sum()).tolist()
+            groups += [(number, i if source.groups is None else source.groups[i]) for i in kept]
     if not candidates or not captions:
         raise ValueError("a photo has no candidate or no evidence")
-    return Pool(list(candidates), _without_own(list(candidates), captions, np.array(weights), sources))
+    return MbrProblem(list(candidates), _leaving_one_out(list(candidates), captions, np.array(weights), groups))
 
 
-def _without_own(
-    candidates: list[str], captions: list[str], weights: np.ndarray, sources: list[tuple]
+def _leaving_one_out(
+    candidates: list[str], captions: list[str], weights: np.ndarray, groups: list[tuple[int, int]]
 ) -> PseudoReferences:
-    """Evidence in which a candidate does not count for itself: one source that has it is left out."""
-    number = {source: i for i, source in enumerate(dict.fromkeys(sources))}
-    of_caption = np.array([number[source] for source in sources])
-    first: dict[str, int] = {}
-    for caption, source in zip(captions, of_caption.tolist(), strict=True):
-        first.setdefault(caption, source)
-    own = np.array([first.get(candidate, -1) for candidate in candidates])
-    others = np.where(of_caption == own[:, None], 0.0, weights)
-    alone = others.sum(axis=1) == 0  # nothing else speaks
-    others[alone] = weights
-    return PseudoReferences(captions, others)
+    """The evidence for each candidate without the first group that holds it; groups: of each caption."""
+    number = {group: i for i, group in enumerate(dict.fromkeys(groups))}
+    group_of_caption = np.array([number[group] for group in groups])
+    first_group: dict[str, int] = {}
+    for caption, group in zip(captions, group_of_caption.tolist(), strict=True):
+        first_group.setdefault(caption, group)
+    left_out = np.array([first_group.get(candidate, -1) for candidate in candidates])
+    by_candidate = np.where(group_of_caption == left_out[:, None], 0.0, weights)
+    by_candidate[by_candidate.sum(axis=1) == 0] = weights
+    return PseudoReferences(captions, by_candidate)
 
 
-@dataclass(frozen=True)
-class Choice:
-    """A caption for each photo."""
-
-    captions: list[str]
-    expected: ExpectedScores
-    """What the chosen ones are expected to score [photos]."""
-
-
-def consensus(pools: Sequence[Pool], utility: ExpectedScorer, corpus: bool = True) -> Choice:
-    """The candidate of each photo with the highest expected score.
-
-    corpus: by what it adds to the score of the corpus of all chosen captions; otherwise by its own score. The former
-    depends on the choice itself, which therefore is made anew until it stays (some rounds at most).
-    """
-    expected = utility.expected([each.candidates for each in pools], [each.evidence for each in pools])
-    chosen = select_captions_by_score(expected, [len(each.candidates) for each in pools], utility.weights, corpus)
-    flat = [caption for each in pools for caption in each.candidates]
-    return Choice([flat[i] for i in chosen], expected.select(chosen))
-
-
-def select_captions_by_score(
-    expected: ExpectedScores, sizes: Sequence[int], weights, corpus: bool = True, allowed: np.ndarray | None = None
+def best_candidates(
+    expected: ExpectedScores, sizes: Sequence[int], weights: CaptionWeights, allowed: np.ndarray | None = None
 ) -> np.ndarray:
-    """Where the best candidate of each photo stands among those of all photos [photos]; arguments as for `consensus`.
+    """The index of each photo's best candidate among those of all photos [photos].
 
-    sizes: how many candidates each photo has. allowed: which may be chosen, bool; the first of a photo without any.
+    expected: of all photos' candidates in a row, of which each photo has `sizes`. weights: of the formula. allowed:
+    which may be chosen, bool; the first of a photo without any. The best is the one that adds most to the score of the
+    corpus of all chosen captions; as that depends on the choice itself, it is made again until it stays, at most
+    _ROUNDS times.
     """
 
-    def values(found: np.ndarray) -> np.ndarray:
-        return found if allowed is None else np.where(allowed, found, -np.inf)
+    def chosen_by(values: np.ndarray) -> np.ndarray:
+        return first_largest(values if allowed is None else np.where(allowed, values, -np.inf), np.cumsum(sizes))
 
-    ends = np.cumsum(sizes)
-    chosen = best(values(expected.sentence), ends)
-    for _ in range(_ROUNDS if corpus else 0):
-        again = best(values(corpus_worth(expected, expected.select(chosen), weights)), ends)
+    chosen = chosen_by(expected.caption_score)
+    for _ in range(_ROUNDS):
+        again = chosen_by(gain_in_corpus(expected, expected.select(chosen), weights))
         if (again == chosen).all():
             break
         chosen = again
     return chosen
 
 
-def best(values: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Where the largest value of each photo stands; ends [photos]: where its values end. The first of equals."""
+def first_largest(values: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """The index of the largest value of each photo, the first of equals; ends [photos]: where its values end."""
     starts = np.concatenate([[0], ends[:-1]])
     return np.array([start + int(np.argmax(values[start:end])) for start, end in zip(starts, ends, strict=True)])

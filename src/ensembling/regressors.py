@@ -1,66 +1,123 @@
-"""The members of a run's MOS: the network, regressors on features of the photos, and the blend of all."""
+"""Regressors of MOS on features of the photos: ridge, boosted trees, support vectors; each predicts out of fold."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from sklearn.decomposition import PCA
+from sklearn.svm import SVR
 
-from src.ensembling.stacking import blend, final_weights, out_of_fold, within
-from src.ensembling.svr import scaled_blocks, standardised, svr
 from src.ensembling.tabular_regressors import boosting, ridge
 
-_COMPONENTS = 256
+REGRESSORS = ("ridge", "boosting", "svr")
+FROZEN_REGRESSORS = tuple(f"frozen_{name}" for name in REGRESSORS)
+MEMBERS = ("network", *REGRESSORS, *FROZEN_REGRESSORS, "blend")
+"""All columns of MOS that a run may have; another run's member is called "MEMBER RUN"."""
+TEST = -2
+"""Stands where a test photo has its fold."""
+SVR_PHOTOS = 4000
+"""Photos that one support vector machine is fitted on at most: its time grows with their square."""
+_PCA_COMPONENTS = 256
 """Of a frozen encoder's features: trees on thousands of them would take hours."""
+_GAMMA = 0.3
+"""Of the Gaussian kernel, for features whose mean squared distance from the mean photo is 1."""
+Regressor = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""(features of labelled photos, their mos, features of others) → predictions of the others."""
 
 
 @dataclass(frozen=True)
 class PhotoFeatures:
-    """What is known of N photos without any label."""
+    """What is measured of N photos without any label."""
 
     handcrafted: np.ndarray
     """[N, F]."""
-    codes: np.ndarray | None = None
-    """[N, C] of the codebook, see data.codes; None where they were not computed."""
-    frozen: np.ndarray | None = None
-    """[N, D] a frozen encoder's pooled features; None where there is none."""
+    codebook: np.ndarray | None = None
+    """[N, C] of `data.codebook_features`; None where they were not computed."""
+    frozen: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """[N, D] pooled features of frozen encoders, by the name of the run."""
 
 
-def mos_members(
-    network: np.ndarray | None, described: PhotoFeatures, mos: np.ndarray, fold: np.ndarray, folds: list[int]
-) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """Predictions of every member by name [N], `within` the labels' range, and the blend's weight of each.
+def member_name(member: str, run: str, first: str) -> str:
+    """The column of a member of one of several runs, of which `first` is the first."""
+    return member if run == first else f"{member} {run}"
 
-    network: [N] out-of-fold and test predictions, None where the task has none. mos: [N], NaN where unknown. fold: [N],
-    TEST for test photos. Without any label there is no member.
+
+def regressor_members(
+    features: PhotoFeatures, mos: np.ndarray, fold: np.ndarray, folds: list[int], first: str
+) -> dict[str, np.ndarray]:
+    """Out-of-fold and test predictions [N] of each regressor by its column; none where a fold would lack labels.
+
+    mos: [N], NaN where unknown. fold: [N], TEST for test photos. folds: those that are predicted. first: the first run.
     """
-    known = ~np.isnan(mos)
-    if not known.any():
-        return {}, {}
-    fewest = min((known & (fold != number)).sum() for number in folds)
-    members = {} if network is None else {"network": network}
-    if fewest > 1:
-        machinery = _machinery(described, known)
-        members |= {name: out_of_fold(fit, seen, mos, fold, folds) for name, (fit, seen) in machinery.items()}
-    if not members:
-        return {}, {}
-    members = {name: within(predicted, mos, fold) for name, predicted in members.items()}
-    stacked = np.column_stack(list(members.values()))
-    weights = final_weights(stacked, mos, fold)
-    members["blend"] = within(blend(stacked, mos, fold), mos, fold)
-    return members, dict(zip(members, weights.tolist(), strict=False))
-
-
-def _machinery(described: PhotoFeatures, known: np.ndarray) -> dict[str, tuple]:
-    """Each regressor by name, and the features [N, …] it learns from; known: bool [N], photos with a label."""
-    handcrafted, codes, frozen = described.handcrafted, described.codes, described.frozen
-    blocks = [standardised(handcrafted, known)] + ([] if codes is None else [codes])
-    machinery = {"ridge": (ridge, handcrafted), "boosting": (boosting, handcrafted)}
-    machinery["svr"] = svr, scaled_blocks(blocks, known)
-    if frozen is not None:
+    known = ~np.isnan(mos) & (fold != TEST)
+    if min((known & (fold != number)).sum() for number in folds) < 2:
+        return {}
+    blocks = [standardised(features.handcrafted, known)]
+    blocks += [] if features.codebook is None else [features.codebook]
+    inputs: dict[str, tuple[Regressor, np.ndarray]] = {
+        "ridge": (ridge, features.handcrafted),
+        "boosting": (boosting, features.handcrafted),
+        "svr": (svr, scaled_blocks(blocks, known)),
+    }
+    for run, frozen in features.frozen.items():
         scaled = standardised(frozen.astype(np.float64), known)
-        main = PCA(min(_COMPONENTS, known.sum(), scaled.shape[1]), random_state=0).fit(scaled[known]).transform(scaled)
-        space = scaled_blocks([main], known)
-        machinery |= {
-            f"frozen_{name}": (head, space) for name, head in {"ridge": ridge, "boosting": boosting, "svr": svr}.items()
-        }
-    return machinery
+        pca = PCA(min(_PCA_COMPONENTS, known.sum(), scaled.shape[1]), random_state=0).fit(scaled[known])
+        components = scaled_blocks([pca.transform(scaled)], known)
+        for name, regressor in zip(FROZEN_REGRESSORS, (ridge, boosting, svr), strict=True):
+            inputs[member_name(name, run, first)] = regressor, components
+    return {name: out_of_fold(regressor, table, mos, fold, folds) for name, (regressor, table) in inputs.items()}
+
+
+def out_of_fold(
+    regressor: Regressor, features: np.ndarray, mos: np.ndarray, fold: np.ndarray, folds: list[int]
+) -> np.ndarray:
+    """Predictions of every photo by a regressor on its features: float64 [N].
+
+    features: [N, F]. mos: [N], NaN where unknown. fold: [N]; a photo of one of `folds` is predicted by the regressor
+    fitted on the photos outside that fold, and the test photos by the mean over folds. Others stay NaN: they were never
+    left out.
+    """
+    predicted = np.full(len(mos), np.nan)
+    test, of_test = fold == TEST, []
+    for number in folds:
+        fitted, held_out = (fold != number) & ~test & ~np.isnan(mos), fold == number
+        wanted = held_out | test
+        answers = regressor(features[fitted], mos[fitted], features[wanted])
+        predicted[held_out] = answers[held_out[wanted]]
+        of_test.append(answers[test[wanted]])
+    predicted[test] = np.mean(of_test, axis=0)
+    return predicted
+
+
+def standardised(features: np.ndarray, fitted: np.ndarray) -> np.ndarray:
+    """Features [N, F] less the mean and over the standard deviation of the photos in `fitted`, bool [N]."""
+    return (features - features[fitted].mean(0)) / (features[fitted].std(0) + 1e-6)
+
+
+def scaled_blocks(blocks: list[np.ndarray], fitted: np.ndarray) -> np.ndarray:
+    """Blocks of features [N, F] side by side, each with the same part in distances whatever its width and scale.
+
+    fitted: bool [N], the photos whose mean and spread count.
+    """
+    scaled = []
+    for block in blocks:
+        centred = block - block[fitted].mean(0, dtype=np.float64)
+        size = np.sqrt(np.square(centred[fitted]).sum(1).mean() * len(blocks))
+        scaled.append(centred / max(size, 1e-6))
+    return np.concatenate(scaled, axis=1)
+
+
+def svr(features: np.ndarray, mos: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """MOS [wanted photos] by support vector regression with a Gaussian kernel on features of `scaled_blocks`.
+
+    Above SVR_PHOTOS photos it is the mean of several machines, each fitted on a part of them.
+    """
+    mean, deviation = mos.mean(), mos.std() or 1.0
+    parts = -(-len(mos) // SVR_PHOTOS)
+    answers = [
+        SVR(C=3.0, gamma=_GAMMA, epsilon=0.2)
+        .fit(features[part::parts], (mos[part::parts] - mean) / deviation)
+        .predict(wanted)
+        for part in range(parts)
+    ]
+    return np.mean(answers, axis=0) * deviation + mean

@@ -1,9 +1,9 @@
 """Nearest training photos in a space of features: the captions that people wrote of photos like this one.
 
 Any matrix of features does: a network's pooled ones, a frozen backbone's, or the handcrafted ones. Each feature is
-centred and scaled by the training photos before photos are compared by cosine. The consensus of the neighbours'
-captions is a captioner of its own (Devlin et al. 2015, "Exploring Nearest Neighbor Approaches for Image Captioning"):
-`consensus([pool([voice]) for voice in heard(...)], utility)`.
+centred and scaled by the training photos before photos are compared by cosine. The candidate that agrees most with the
+neighbours' captions is a captioner of its own (Devlin et al. 2015, "Exploring Nearest Neighbor Approaches for Image
+Captioning").
 """
 
 from collections.abc import Sequence
@@ -37,72 +37,66 @@ class Neighbours:
         return np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
 
 
-def standardised(features: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Features float32 [N, D] with mean 0 and spread 1 over the photos at `rows`, then of length 1.
+def unit_vectors(features: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Features float32 [N, D] with mean 0 and deviation 1 over the photos at `rows`, then each photo of length 1.
 
-    What is not a number becomes the mean. A feature without spread is 0.
+    What is not finite becomes the mean. A constant feature becomes 0.
     """
     features = np.asarray(features, np.float32)
     learned = np.where(np.isfinite(features[rows]), features[rows], np.nan)
     known = np.isfinite(learned).any(axis=0)
-    mean, spread = np.zeros((2, features.shape[1]), np.float32)
-    mean[known], spread[known] = np.nanmean(learned[:, known], axis=0), np.nanstd(learned[:, known], axis=0)
-    scaled = np.where(np.isfinite(features), features - mean, 0) * np.divide(1, spread, where=spread > 0, out=spread)
+    mean, deviation = np.zeros((2, features.shape[1]), np.float32)
+    mean[known], deviation[known] = np.nanmean(learned[:, known], axis=0), np.nanstd(learned[:, known], axis=0)
+    factor = np.divide(1, deviation, where=deviation > 0, out=deviation)
+    scaled = np.where(np.isfinite(features), features - mean, 0) * factor
     length = np.linalg.norm(scaled, axis=1, keepdims=True)
     return np.divide(scaled, length, out=np.zeros_like(scaled), where=length > 0)
 
 
-def nearest_neighbours(
-    features: np.ndarray, queries: np.ndarray, training: np.ndarray, k: int, fold: np.ndarray | None = None
-) -> Neighbours:
+def nearest_neighbours(features: np.ndarray, queries: np.ndarray, training: np.ndarray, k: int) -> Neighbours:
     """The k training photos most like each query by cosine, of equally near ones the lower row first.
 
-    features: float32 [N, D]. queries int [Q], training int [T]: rows of `features`. fold [N]: a query's neighbours come
-    from other folds than its own, so that what is found for a training photo is out of fold; a photo is never its own
-    neighbour. Memory grows with k and with a block of queries, not with their number times that of photos.
+    features: float32 [N, D]. queries int [Q], training int [T]: rows of `features`. A photo is never its own neighbour.
+    Memory grows with k and with a block of queries, not with their number times that of photos.
     """
     training = np.sort(np.asarray(training))
-    space = standardised(features, training)
-    theirs = np.ascontiguousarray(space[training].T)
+    vectors = unit_vectors(features, training)
+    training_vectors = np.ascontiguousarray(vectors[training].T)
     kept = min(k, len(training))
     rows, similarity = np.full((len(queries), k), -1), np.full((len(queries), k), -np.inf, np.float32)
     step = max(1, _CELLS // max(len(training), 1))
     for begin in range(0, len(queries), step):
-        mine = np.asarray(queries[begin : begin + step])
-        cosine = space[mine] @ theirs
-        barred = training == mine[:, None]
-        if fold is not None:
-            barred |= fold[training] == fold[mine][:, None]
-        cosine[barred] = -np.inf
-        found, values = _largest(cosine, kept)
-        there = np.isfinite(values)
-        rows[begin : begin + step, :kept] = np.where(there, training[found], -1)
+        block = np.asarray(queries[begin : begin + step])
+        cosine = vectors[block] @ training_vectors
+        cosine[training == block[:, None]] = -np.inf
+        columns, values = _largest(cosine, kept)
+        rows[begin : begin + step, :kept] = np.where(np.isfinite(values), training[columns], -1)
         similarity[begin : begin + step, :kept] = values
     return Neighbours(rows, similarity)
 
 
 def neighbour_evidence(
-    neighbours: Neighbours, captions: Sequence[Sequence[str]], temperature: float, share: float = 1.0
+    neighbours: Neighbours, captions: Sequence[Sequence[str]], temperature: float
 ) -> list[EvidenceSource]:
-    """What people wrote of each query's neighbours, for `pool`: the captions of one photo count as much as its weight.
+    """What people wrote of each query's neighbours, as evidence: a photo's captions share its weight and are a group.
 
-    captions: tokenised, of all photos, by the rows that `nearest_neighbours` was given. share: as in `EvidenceSource`.
+    captions: tokenised, of all photos, by the rows that `nearest_neighbours` was given.
     """
-    voices = []
+    sources = []
     for rows, weights in zip(neighbours.rows.tolist(), neighbours.weights(temperature).tolist(), strict=True):
         near = [(row, weight) for row, weight in zip(rows, weights, strict=True) if row >= 0]
-        said = [(text, weight / len(captions[row]), row) for row, weight in near for text in captions[row]]
-        texts, counts, sources = zip(*said, strict=True) if said else ((), (), ())
-        voices.append(EvidenceSource(texts, share, counts, sources))
-    return voices
+        written = [(text, weight / len(captions[row]), row) for row, weight in near for text in captions[row]]
+        texts, caption_weights, groups = zip(*written, strict=True) if written else ((), (), ())
+        sources.append(EvidenceSource(texts, 1.0, caption_weights, groups))
+    return sources
 
 
 def _largest(values: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The columns of the k largest values of each row, largest first, and these."""
     if k < values.shape[1]:
-        found = np.sort(np.argpartition(-values, k - 1, axis=1)[:, :k], axis=1)
+        columns = np.sort(np.argpartition(-values, k - 1, axis=1)[:, :k], axis=1)
     else:
-        found = np.broadcast_to(np.arange(values.shape[1]), values.shape)
-    best = np.take_along_axis(values, found, axis=1)
-    order = np.argsort(-best, axis=1, kind="stable")
-    return np.take_along_axis(found, order, axis=1), np.take_along_axis(best, order, axis=1)
+        columns = np.broadcast_to(np.arange(values.shape[1]), values.shape)
+    largest = np.take_along_axis(values, columns, axis=1)
+    order = np.argsort(-largest, axis=1, kind="stable")
+    return np.take_along_axis(columns, order, axis=1), np.take_along_axis(largest, order, axis=1)

@@ -1,159 +1,150 @@
-"""From a fold's checkpoints to MOS and captions of any photos."""
+"""All that the networks of one fold predict: computed in one go, kept as files, gathered into the tables of a run."""
 
-import csv
-import dataclasses
+import json
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+import numpy as np
+import pandas as pd
 
-from src.base.errors import InputError
-from src.data.dataset import Labels
-from src.data.vocabulary import Vocabulary
-from src.decoding.model_averaging import AveragedFeatures, ModelAverage
-from src.decoding.strategy import CaptionSearch
-from src.models.captioner import Captioner, build_captioner
-from src.pipeline.runs import fold_folder
+from src.base.files import read_json, replacing, write_json, write_text
+from src.data.prediction_tables import UNREADABLE, read_predictions
+from src.data.table import for_training
+from src.inference.caption_candidates import GREEDY, SEARCH, PhotoCaptions, candidate_searches, generate_captions
+from src.inference.mos_prediction import predict_mos
 from src.settings.schema import Settings
-from src.training import checkpoint
-from src.training.distributed import Ranks, replicate
-from src.training.infer import infer
+from src.training.distributed import Ranks
+from src.training.fold_data import FoldData
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """What the network says of one photo; None for a task that it did not learn."""
+class FoldPredictions:
+    """The predictions of the photos at `rows`: the fold's validation photos, then the readable test photos."""
 
-    mos: float | None
-    caption: str | None
-
-
-def open_network(path: Path, settings: Settings) -> tuple[Captioner, dict]:
-    """The network of a best-*.pt file, in eval mode, and the file's other content.
-
-    `settings` must be those it was trained with. Raises InputError where the file does not fit them.
-    """
-    portrait = checkpoint.load(path)
-    scale, channels = portrait["scale"], 3 if settings.view.color == "rgb" else 1
-    # all weights come from the file, and with them the buffers that hold the pixels' mean and spread
-    encoder = dataclasses.replace(settings.encoder, pretrained=False, weights=None)
-    network = build_captioner(
-        dataclasses.replace(settings, encoder=encoder),
-        channels,
-        len(portrait["words"]),
-        (scale["low"], scale["high"], scale["mean"]),
-        (0.5,) * channels,
-        (0.25,) * channels,
-    )
-    checkpoint.load_into(network, portrait["model"], path)
-    return network.eval(), portrait
-
-
-class MosPredictor(torch.nn.Module):
-    """Predicted MOS of a batch: the mean over all scales, the mirror image counted in where asked.
-
-    Raises InputError for scales besides 1 where the encoder sees photos of one size only.
-    """
-
-    def __init__(self, network: Captioner, flips: bool, scales: list[float]):
-        super().__init__()
-        if scales != [1.0] and network.encoder.fixed_input_size:
-            raise InputError(f"predict.tta_scales={scales}: this encoder sees photos of one size only; leave it out")
-        self.network, self.flips, self.scales = network, flips, scales
-
-    def forward(self, images: torch.Tensor | dict[str, torch.Tensor]) -> torch.Tensor:
-        seen = [self._seen(images if scale == 1 else resized(images, scale)) for scale in self.scales]
-        return seen[0] if len(seen) == 1 else torch.stack(seen).mean(0)
-
-    def _seen(self, images: torch.Tensor | dict[str, torch.Tensor]) -> torch.Tensor:
-        mos = self.network.mos(self.network.features(images)).float()
-        if self.flips:
-            mos = (mos + self.network.mos(self.network.features(images.flip(2))).float()) / 2
-        return mos
-
-
-def resized(images: torch.Tensor, scale: float) -> torch.Tensor:
-    """Photos [B, H, W, C] at another size, float on the scale 0 to 255; what is made smaller is smoothed first."""
-    size = [round(side * scale) for side in images.shape[1:3]]
-    planes = torch.nn.functional.interpolate(images.permute(0, 3, 1, 2).float(), size, mode="bilinear", antialias=True)
-    return planes.permute(0, 2, 3, 1)
-
-
-class CaptionWriter(torch.nn.Module):
-    """The best caption of a batch by the search of the settings, padded to the longest allowed.
-
-    Several networks write one caption together, by the mean of what they think of each next word.
-    """
-
-    def __init__(self, networks: list[Captioner], settings: Settings, words: list[str]):
-        super().__init__()
-        self.networks = torch.nn.ModuleList(networks)
-        self.search, self.seed, self.mean = (
-            CaptionSearch(settings.decoding, words),
-            settings.run.seed,
-            settings.decoding.model_averaging,
-        )
-
-    def forward(self, images: torch.Tensor | dict[str, torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
-        decoder, features = self.networks[0].decoder, self.networks[0].features(images)
-        if len(self.networks) > 1:
-            decoder = ModelAverage([network.decoder for network in self.networks], self.mean)
-            features = AveragedFeatures((features, *(network.features(images) for network in self.networks[1:])))
-        tokens = self.search(decoder, features, rows.tolist(), self.seed).tokens[:, 0]
-        return torch.nn.functional.pad(tokens, (0, self.search.constraints.maximum_words + 1 - tokens.shape[1]))
-
-
-def open_captioners(folders: list[Path], settings: Settings) -> tuple[list[Captioner], list[str]]:
-    """The networks of the best-caption.pt of all folders, and their words.
-
-    Raises InputError where they have not one vocabulary.
-    """
-    opened = [open_network(folder / "best-caption.pt", settings) for folder in folders]
-    words = opened[0][1]["words"]
-    if any(portrait["words"] != words for _, portrait in opened):
-        raise InputError(f"{folders[0]} and its siblings have different vocabularies and cannot write together")
-    return [network for network, _ in opened], words
-
-
-def best_fold(folder: Path, folds: list[int]) -> int:
-    """The fold of a run whose captions scored best on its own validation photos; the first where none was scored."""
-
-    def score(number: int) -> float:
-        with open(fold_folder(folder, number) / "metrics.csv", encoding="utf-8", newline="") as file:
-            return max((float(row.get("val_caption_score") or 0) for row in csv.DictReader(file)), default=0.0)
-
-    return max(folds, key=score)
-
-
-def write_captions_of(
-    folders: list[Path], settings: Settings, labels: Labels, rows: list[int], ranks: Ranks, label: str
-) -> dict[int, str]:
-    """The captions of the photos at `rows`, by row, that the best captioners of all the folders write together."""
-    networks, words = open_captioners(folders, settings)
-    writer = replicate(CaptionWriter(networks, settings, words).to(ranks.device), settings, ranks)
-    tokens = infer(lambda b: writer(b["images"], b["row"]).tolist(), labels, rows, settings, ranks, f"{label} captions")
-    vocabulary = Vocabulary(tuple(words), (0,) * len(words))
-    return {row: vocabulary.decode(ids) for row, ids in tokens.items()}
+    rows: list[int]
+    mos: dict[int, float]
+    """By row; empty for a task without MOS."""
+    captions: dict[int, PhotoCaptions]
+    """By row; empty for a task without captions. Where there are candidates, of the training photos features alone."""
+    seconds: float
+    """Time for MOS and captions of `rows`."""
 
 
 def predict_fold(
-    folder: Path, settings: Settings, labels: Labels, rows: list[int], ranks: Ranks, label: str
-) -> dict[int, Prediction]:
-    """Predictions of the photos at `rows`, by row, computed by all processes and complete on each.
+    checkpoints: Path, settings: Settings, data: FoldData, tested: list[int], ranks: Ranks, label: str
+) -> FoldPredictions:
+    """Predict with the fold in the folder `checkpoints`; computed by all processes and complete on each.
 
-    MOS comes from best-mos.pt and the caption from best-caption.pt: the two peak at different epochs.
+    MOS comes from best-mos.pt and captions from best-caption.pt: the two peak at different epochs. tested: the rows of
+    the readable test photos.
     """
+    rows = data.validation_rows.tolist() + tested
+    began = time.perf_counter()
     mos: dict[int, float] = {}
-    captions: dict[int, str] = {}
+    captions: dict[int, PhotoCaptions] = {}
     if settings.task != "caption":
-        network, _ = open_network(folder / "best-mos.pt", settings)
-        flips = settings.predict.tta_flips and labels.features is None  # cached features are of the photos as they are
-        scorer = replicate(MosPredictor(network, flips, settings.predict.tta_scales).to(ranks.device), settings, ranks)
-        read = lambda batch: scorer(batch["images"]).tolist()  # noqa: E731
-        pieces = [
-            infer(read, labels, rows, settings, ranks, f"{label} MOS", crop=crop) for crop in range(settings.view.crops)
-        ]
-        mos = {row: sum(piece[row] for piece in pieces) / len(pieces) for row in rows}
+        mos = predict_mos(checkpoints, settings, data.labels, rows, ranks, f"{label} MOS")
     if settings.task != "mos":
-        captions = write_captions_of([folder], settings, labels, rows, ranks, label)
-    return {row: Prediction(mos.get(row), captions.get(row)) for row in rows}
+        candidates = settings.predict.candidates
+        searches = candidate_searches(settings) if candidates else {SEARCH: settings.decoding}
+        captions = generate_captions([checkpoints], settings, data.labels, rows, searches, ranks, f"{label} captions")
+    seconds = time.perf_counter() - began
+    if captions and settings.predict.candidates:
+        others = np.setdiff1d(data.train_rows, rows).tolist()
+        captions |= generate_captions([checkpoints], settings, data.labels, others, {}, ranks, f"{label} features")
+    return FoldPredictions(rows, mos, captions, seconds)
+
+
+def write_fold_predictions(
+    folder: Path, predictions: FoldPredictions, photo_ids: list[str], candidates: bool
+) -> list[str]:
+    """Write predictions.csv (photo_id, mos, caption), timing.json, and where asked candidates.jsonl and pooled.npy.
+
+    photo_ids: of all N photos. pooled.npy holds the pooled features of all photos, float32 [N, D], NaN for a photo that
+    cannot be read. Returns the names of the files that count: a time is another in each run.
+    """
+    rows, captions = predictions.rows, predictions.captions
+    table = pd.DataFrame({
+        "photo_id": [photo_ids[row] for row in rows],
+        "mos": [predictions.mos.get(row) for row in rows],
+        "caption": [captions[row].caption if captions else "" for row in rows],
+    })  # fmt: skip
+    write_text(folder / "predictions.csv", table.to_csv(index=False, lineterminator="\n"))
+    write_json(folder / "timing.json", {"photos": len(rows), "seconds": round(predictions.seconds, 3)})
+    if not (captions and candidates):
+        return ["predictions.csv"]
+    lines = [
+        {"photo_id": photo_ids[row], "captions": captions[row].candidates, "sources": captions[row].sources}
+        for row in rows
+    ]
+    text = "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines)
+    write_text(folder / "candidates.jsonl", text)
+    pooled = np.full((len(photo_ids), len(next(iter(captions.values())).pooled)), np.nan, np.float32)
+    for row, photo in captions.items():
+        pooled[row] = photo.pooled
+    with replacing(folder / "pooled.npy") as temporary, open(temporary, "wb") as file:
+        np.save(file, pooled)
+    return ["predictions.csv", "candidates.jsonl", "pooled.npy"]
+
+
+@dataclass(frozen=True)
+class FoldCandidates:
+    """What `write_fold_predictions` wrote for a choice among captions."""
+
+    captions: dict[str, list[str]]
+    """By photo_id, those of validation and test photos."""
+    greedy: dict[str, str]
+    """By photo_id; absent where greedy decoding wrote no word."""
+    pooled: np.ndarray
+    """Pooled features of all photos, float32 [N, D]."""
+
+
+def read_fold_candidates(folder: Path) -> FoldCandidates:
+    """The candidates in a fold's predictions."""
+    # Not splitlines: U+2028 and its like stand unescaped inside JSON strings.
+    lines = (folder / "candidates.jsonl").read_text(encoding="utf-8").split("\n")
+    photos = [json.loads(line) for line in lines if line]
+    return FoldCandidates(
+        {photo["photo_id"]: photo["captions"] for photo in photos},
+        {
+            photo["photo_id"]: photo["captions"][photo["sources"].index(GREEDY)]
+            for photo in photos
+            if GREEDY in photo["sources"]
+        },
+        np.load(folder / "pooled.npy"),
+    )
+
+
+def write_run_predictions(
+    folder: Path,
+    table: pd.DataFrame,
+    folds: Mapping[int, Path],
+    best: int,
+    averaged: dict[int, str] | None,
+) -> list[str]:
+    """Write what the networks of a run answer: oof.csv, test.csv, test_folds.csv and timing.csv; the files that count.
+
+    table: of all photos. folds: the folders of their predictions. A test photo gets the mean MOS over folds and the
+    caption of the fold `best`, or that in `averaged`, by row; one that no network could read gets neither.
+    """
+    by_fold = {fold: read_predictions(path / "predictions.csv").set_index("photo_id") for fold, path in folds.items()}
+    training = set(table["photo_id"][for_training(table)])
+    parts = [part[part.index.isin(training)].assign(fold=fold).reset_index() for fold, part in by_fold.items()]
+    oof = pd.concat(parts, ignore_index=True).set_index("photo_id")
+    oof = oof.loc[[name for name in table["photo_id"] if name in oof.index], ["fold", "mos", "caption"]]
+    test = table.loc[table["part"] == "test", ["photo_id"]]
+    total = sum(part["mos"].reindex(test["photo_id"]).to_numpy(float) for part in by_fold.values())
+    captions = by_fold[best]["caption"].reindex(test["photo_id"], fill_value="").tolist()
+    if averaged is not None:
+        captions = [averaged.get(row, "") for row in test.index]
+    readable = test["photo_id"].isin(by_fold[best].index)
+    test = test.assign(mos=total / len(by_fold), caption=captions, fallback=np.where(readable, "", UNREADABLE))
+    each = pd.concat([part.loc[~part.index.isin(training)].assign(fold=fold) for fold, part in by_fold.items()])
+    each = each.reset_index()[["photo_id", "fold", "mos", "caption"]]
+    timing = pd.DataFrame([{"fold": fold} | read_json(path / "timing.json") for fold, path in folds.items()])
+    frames = {"oof.csv": oof.reset_index(), "test.csv": test, "test_folds.csv": each, "timing.csv": timing}
+    for name, frame in frames.items():
+        write_text(folder / name, frame.to_csv(index=False, lineterminator="\n"))
+    return ["oof.csv", "test.csv", "test_folds.csv"]

@@ -1,4 +1,4 @@
-"""What a finished run says of any photo: MOS, caption, and where its captioner looked at each word."""
+"""MOS and captions of any photo by the networks of a finished run, and where its captioner attends at each word."""
 
 import csv
 import io
@@ -14,14 +14,10 @@ from src.base.errors import InputError
 from src.base.files import write_text
 from src.data.image import FORMATS, decode, load_photo, needed_short_side, to_view
 from src.data.vocabulary import END, PAD, Vocabulary
-from src.inference.fold_predictions import (
-    CaptionWriter,
-    MosPredictor,
-    Prediction,
-    best_fold,
-    open_captioners,
-    open_network,
-)
+from src.decoding.strategy import CaptionSearch
+from src.inference.caption_candidates import CaptionGenerator
+from src.inference.mos_prediction import MosPredictor
+from src.inference.networks import best_fold, open_captioners, open_network
 from src.models.decoder import CausalDecoder, shift_right
 from src.pipeline.runs import finished_folds, fold_folder
 from src.settings.schema import Settings, ViewSettings
@@ -29,15 +25,25 @@ from src.training.infer import autocast
 
 SHOWN_SHORT_SIDE = 640
 """Pixels: a JPEG is decoded no smaller than that to be drawn."""
-Described = tuple[Path, Prediction | None, str | None]
-"""A photo file, what is said of it, and why it cannot be read; one of the two is None."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """MOS and caption of one photo; None for a task that the run did not learn."""
+
+    mos: float | None
+    caption: str | None
+
+
+FilePrediction = tuple[Path, Prediction | None, str | None]
+"""A photo file, its prediction, and why it cannot be read; one of the two is None."""
 
 
 @dataclass(frozen=True)
 class AttentionMaps:
-    """Where the captioner looked: `weights` float32 [T, N] over the photo's N parts, at each of the T `words`.
+    """Attention `weights` float32 [T, N] over the photo's N parts at each of the T `words` of its caption.
 
-    `layout`: (height, width) of the grid, row by row, or the boxes float32 [N, 4] of regions: x1, y1, x2, y2 as parts
+    `layout`: (height, width) of the grid, row by row, or the boxes float32 [N, 4] of regions: x1, y1, x2, y2 as shares
     of the view's width and height. `parts`: what they are, in words.
     """
 
@@ -49,13 +55,13 @@ class AttentionMaps:
 
 def folds_to_ask(folder: Path, fold: int | None) -> list[int]:
     """The finished folds of the run in `folder`; only `fold` where it is given. Raises InputError where none is."""
-    found = finished_folds(folder)
-    if fold is None and found:
-        return found
-    if fold in found:
+    finished = finished_folds(folder)
+    if fold is None and finished:
+        return finished
+    if fold in finished:
         return [fold]
     wanted = "no fold" if fold is None else f"fold {fold} is not"
-    there = f" (finished: {', '.join(map(str, found))})" if found else ""
+    there = f" (finished: {', '.join(map(str, finished))})" if finished else ""
     raise InputError(
         f"{folder}: {wanted} trained to its end{there}; python -m src.train run.name={folder.name} does it"
     )
@@ -64,28 +70,30 @@ def folds_to_ask(folder: Path, fold: int | None) -> list[int]:
 class PhotoCaptioner:
     """The networks of a run, which answer as `predict` does for test photos.
 
-    MOS is the mean over its finished folds; captions are those of the fold that scored best, or of all together where
-    decoding.model_averaging says so. Raises InputError where no fold is finished, or its files do not fit the settings.
+    MOS is the mean over its finished folds; captions are those of the fold that scored best, or of all folds together
+    with decoding.model_averaging. Raises InputError where no fold is finished, or its files do not fit the settings.
     """
 
     def __init__(self, folder: Path, settings: Settings):
         self.settings = settings
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        folds = folds_to_ask(folder, settings.train.fold)
-        self.scorers: list[MosPredictor] = []
+        folders = {fold: fold_folder(folder, fold) for fold in folds_to_ask(folder, settings.train.fold)}
+        self.predictors: list[MosPredictor] = []
         if settings.task != "caption":
             flips = settings.predict.tta_flips and settings.encoder.cache == "none"
-            opened = [open_network(fold_folder(folder, number) / "best-mos.pt", settings)[0] for number in folds]
-            self.scorers = [
+            opened = [open_network(path / "best-mos.pt", settings)[0] for path in folders.values()]
+            self.predictors = [
                 MosPredictor(network, flips, settings.predict.tta_scales).to(self.device) for network in opened
             ]
         if settings.task != "mos":
-            best = best_fold(folder, folds)
-            folds = [best] if settings.decoding.model_averaging == "none" else folds
-            networks, words = open_captioners([fold_folder(folder, number) for number in folds], settings)
-            self.writer = CaptionWriter(networks, settings, words).to(self.device)
-            self.looker = networks[folds.index(best)]
-            self.words = Vocabulary(tuple(words), (0,) * len(words))
+            best = best_fold(folders)
+            if settings.decoding.model_averaging == "none":
+                folders = {best: folders[best]}
+            networks, words = open_captioners(list(folders.values()), settings)
+            search, averaging = CaptionSearch(settings.decoding, words), settings.decoding.model_averaging
+            self.generator = CaptionGenerator(networks, [search], settings.run.seed, averaging).to(self.device)
+            self.attending = networks[list(folders).index(best)]
+            self.vocabulary = Vocabulary(tuple(words), (0,) * len(words))
 
     @property
     def view(self) -> ViewSettings:
@@ -100,12 +108,12 @@ class PhotoCaptioner:
         mos = captions = [None] * len(pixels)
         with torch.inference_mode(), autocast(self.settings, self.device):
             images = torch.from_numpy(pixels).to(self.device)
-            if self.scorers:
+            if self.predictors:
                 others = () if crops is None else torch.from_numpy(crops).to(self.device).unbind(1)
-                scores = [scorer(piece) for piece in (images, *others) for scorer in self.scorers]
+                scores = [predictor(piece) for piece in (images, *others) for predictor in self.predictors]
                 mos = torch.stack(scores).mean(dim=0).tolist()
             if self.settings.task != "mos":
-                captions = [self.words.decode(ids) for ids in self._write(images).tolist()]
+                captions = [self.vocabulary.decode(ids) for ids in self._write(images).tolist()]
         return [Prediction(*pair) for pair in zip(mos, captions, strict=True)]
 
     def describe_frame(self, frame: np.ndarray) -> Prediction:
@@ -113,7 +121,7 @@ class PhotoCaptioner:
         return self.describe(to_view(np.ascontiguousarray(frame[:, :, ::-1]), self.view)[None])[0]
 
     def attention_maps(self, pixels: np.ndarray) -> AttentionMaps:
-        """Where the captioner looked while it wrote the caption of one photo, uint8 [size, size, C].
+        """Where the captioner attends while it writes the caption of one photo, uint8 [size, size, C].
 
         Raises InputError for a run without captions, and for a captioner that does not attend.
         """
@@ -123,7 +131,7 @@ class PhotoCaptioner:
             )
         with torch.inference_mode(), autocast(self.settings, self.device):
             images = torch.tensor(pixels[None], device=self.device)  # a photo may be read-only
-            tokens, features, decoder = self._write(images), self.looker.features(images), self.looker.decoder
+            tokens, features, decoder = self._write(images), self.attending.features(images), self.attending.decoder
             forced = (
                 decoder.teacher_forced(features, shift_right(tokens)) if isinstance(decoder, CausalDecoder) else None
             )
@@ -134,15 +142,15 @@ class PhotoCaptioner:
                 "decoder.name=attention, updown or transformer"
             )
         written = [token for token in tokens[0].tolist() if token not in (PAD, END)]
-        words = tuple(self.words.words[token] for token in written)
+        words = tuple(self.vocabulary.words[token] for token in written)
         boxes = isinstance(features.layout, torch.Tensor)
         layout = features.layout[0].float().cpu().numpy() if boxes else features.layout
-        parts = self.looker.encoder.region_kind
+        parts = self.attending.encoder.region_kind
         return AttentionMaps(words, forced.attention[0, : len(words)].float().cpu().numpy(), layout, parts)
 
     def _write(self, images: torch.Tensor) -> torch.Tensor:
         """The best caption of each photo: int64 [B, T]."""
-        return self.writer(images, torch.arange(len(images), device=self.device))
+        return self.generator(images, torch.arange(len(images), device=self.device))[0][:, 0]
 
 
 def photos_in(folder: Path) -> list[Path]:
@@ -154,23 +162,25 @@ def photos_in(folder: Path) -> list[Path]:
     return photos
 
 
-def describe_files(captioner: PhotoCaptioner, paths: Iterable[Path]) -> Iterator[Described]:
-    """Each photo file with what is said of it, or with the reason why it cannot be read; in order."""
-    paths, at_once = list(paths), captioner.settings.train.batch_size
-    for begin in range(0, len(paths), at_once):
-        photos = [(path, load_photo(path, captioner.view)) for path in paths[begin : begin + at_once]]
+def describe_files(captioner: PhotoCaptioner, paths: Iterable[Path]) -> Iterator[FilePrediction]:
+    """Each photo file with its prediction, or with the reason why it cannot be read; in order."""
+    paths, batch_size = list(paths), captioner.settings.train.batch_size
+    for begin in range(0, len(paths), batch_size):
+        photos = [(path, load_photo(path, captioner.view)) for path in paths[begin : begin + batch_size]]
         readable = [(photo.pixels, photo.crops) for _, photo in photos if photo.problem is None]
-        said = iter(captioner.describe(*map(np.stack, zip(*readable, strict=True))) if readable else [])
+        predictions = iter(captioner.describe(*map(np.stack, zip(*readable, strict=True))) if readable else [])
         for path, photo in photos:
-            yield path, next(said) if photo.problem is None else None, photo.problem
+            yield path, next(predictions) if photo.problem is None else None, photo.problem
 
 
-def write_captions(out: Path, rows: Iterable[Described]) -> None:
+def write_captions(out: Path, rows: Iterable[FilePrediction]) -> None:
     """Write photo, mos and caption as CSV; empty cells where a photo could not be read, or the run learned no such."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["photo", "mos", "caption"])
-    writer.writerows([path.name, said and said.mos, said and said.caption] for path, said, _ in rows)
+    writer.writerows(
+        [path.name, predicted and predicted.mos, predicted and predicted.caption] for path, predicted, _ in rows
+    )
     write_text(out, text.getvalue())
 
 

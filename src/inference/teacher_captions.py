@@ -13,7 +13,7 @@ from src.base.errors import InputError
 from src.base.files import read_json, write_json
 from src.data.folds import load_folds
 from src.data.table import for_training, load_table
-from src.inference.fold_predictions import write_captions_of
+from src.inference.caption_candidates import best_captions
 from src.pipeline import artefacts, outputs, stages
 from src.pipeline.runs import fold_folder, marker_of
 from src.pipeline.trained_runs import load_run
@@ -61,7 +61,7 @@ def _write(settings: Settings, fold: int, folder: Path, alone: Ranks) -> list[st
         if not (folder / file).is_file():
             label = f"captions of {name}, {number} of {len(parts)}"
             source = fold_folder(Path(teacher.run.root, name), fold)
-            said = write_captions_of([source], teacher, labels, some, alone, label)
+            said = best_captions([source], teacher, labels, some, alone, label)
             write_json(folder / file, {photo_ids[row]: caption for row, caption in said.items()})
     return list(parts)
 

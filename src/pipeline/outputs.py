@@ -77,10 +77,10 @@ def teacher_captions(settings: Settings, number: int) -> Artefact:
 
 
 def codebook_features(settings: Settings) -> Artefact:
-    """The photos' numbers from a codebook of patches, made by predict; the same for every view of the photos."""
+    """The photos' numbers from a codebook of patches, made by ensemble; the same for every view of the photos."""
     made = photos(settings).record()
     inputs = {name: made["outputs"][name]["sha256"] for name in ("photos.jsonl", "digests.npy")} if made else {}
-    return _cached(settings, "predict", "codes", {}, inputs)
+    return _cached(settings, "data.codebook", "codes", {}, inputs)
 
 
 def _weights(settings: Settings) -> dict[str, str]:
@@ -141,52 +141,38 @@ def _start_digest(setting: str, start: Path, inputs: dict[str, str], other_photo
     return file_digest(marker)
 
 
+def fold_predictions(settings: Settings, number: int) -> Artefact:
+    """What the networks of one fold say of its validation photos and of the test photos, made by predict."""
+    folder = runs.fold_folder(runs.predictions_folder(runs.run_folder(settings)), number)
+    part = _part(settings, "predict", "decoding", "task") | {"run.seed": settings.run.seed}
+    inputs = {"fold": outputs_digest(fold(settings, number)), "photos": outputs_digest(photos(settings))}
+    return Artefact("predict", folder, runs.marker_of(folder), part, inputs)
+
+
 def predictions(settings: Settings) -> Artefact:
-    """Out-of-fold and test predictions of the run, made by predict."""
-    inputs = {runs.fold_name(k): outputs_digest(fold(settings, k)) for k in folds_of(settings)}
+    """Out-of-fold and test predictions of the run's networks, made by predict."""
+    inputs = {runs.fold_name(k): outputs_digest(fold_predictions(settings, k)) for k in folds_of(settings)}
     folder = runs.predictions_folder(runs.run_folder(settings))
     part = _part(settings, "predict", "decoding", "task")
     return Artefact("predict", folder, runs.marker_of(folder), part, inputs)
 
 
-def candidates(settings: Settings, number: int) -> Artefact:
-    """The captions that a fold's network proposes, and what it saw of all photos, made by ensemble."""
-    folder = runs.candidates_folder(runs.run_folder(settings), number)
-    part = _part(settings, "decoding") | {"ensemble.samples": settings.ensemble.samples, "run.seed": settings.run.seed}
-    inputs = {"fold": outputs_digest(fold(settings, number)), "photos": outputs_digest(photos(settings))}
-    return Artefact("inference.fold_candidates", folder, runs.marker_of(folder), part, inputs)
-
-
-def has_ensemble(settings: Settings) -> bool:
-    """Whether ensemble has anything to do: captions to choose, another blend, or several runs to join."""
-    chosen = settings.ensemble
-    alone = chosen.runs in (None, [settings.run.name])
-    return chosen.captions == "mbr" or chosen.mos != "nnls" or not alone
-
-
 def ensemble(settings: Settings) -> Artefact:
-    """The MOS and captions of one run or many made one, made by ensemble."""
+    """One MOS and one caption a photo from the predictions of one run or many, made by ensemble."""
     inputs: dict[str, str] = {}
     for run in joined(settings):
+        record = predictions(run).record() or {"inputs": {}}
         inputs |= {f"{run.run.name}.{made.__name__}": outputs_digest(made(run)) for made in (predictions, folds)}
+        inputs |= {f"{run.run.name}.{fold}": digest for fold, digest in record["inputs"].items()}
     folder = runs.ensemble_folder(runs.run_folder(settings))
-    part = _part(settings, "ensemble", "task", "metric", "predict") | {"run.seed": settings.run.seed}
+    part = _part(settings, "ensemble", "task", "metric") | {"run.seed": settings.run.seed}
     return Artefact("ensemble", folder, runs.marker_of(folder), part, inputs)
-
-
-def final(settings: Settings) -> Artefact:
-    """The predictions that are scored and submitted: the ensemble's, or the run's own where there is none."""
-    return ensemble(settings) if has_ensemble(settings) else predictions(settings)
 
 
 def score(settings: Settings) -> Artefact:
     """score.json of the run, made by evaluate."""
     labels = data_root(settings) / "test_labels.csv"
-    makers = [
-        photos,
-        *([predictions] if has_networks(settings) else []),
-        *([ensemble] if has_ensemble(settings) else []),
-    ]
+    makers = [photos, *([predictions] if has_networks(settings) else []), ensemble]
     inputs = {made.__name__: outputs_digest(made(settings)) for made in makers}
     inputs |= {"test_labels": file_digest(labels)} if labels.is_file() else {}
     folder = runs.run_folder(settings)
@@ -195,7 +181,7 @@ def score(settings: Settings) -> Artefact:
 
 def submission(settings: Settings) -> Artefact:
     """The submission and its manifest, made by submit."""
-    inputs = {"predictions": outputs_digest(final(settings)), "score": outputs_digest(score(settings))}
+    inputs = {"predictions": outputs_digest(ensemble(settings)), "score": outputs_digest(score(settings))}
     forms = [data_root(settings) / name for name in ("sample_submission.csv", "test.csv", "train.csv")]
     inputs |= {form.name: file_digest(form) for form in forms if form.is_file()}
     marker = runs.submission_marker(runs.run_folder(settings))

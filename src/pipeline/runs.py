@@ -99,11 +99,6 @@ def predictions_folder(run: Path) -> Path:
     return run / "predictions"
 
 
-def candidates_folder(run: Path, fold: int) -> Path:
-    """The captions that a fold's network proposes."""
-    return run / "candidates" / fold_name(fold)
-
-
 def ensemble_folder(run: Path) -> Path:
     """What ensemble writes."""
     return run / "ensemble"

@@ -14,13 +14,19 @@ from src.settings.load import as_arguments
 from src.settings.schema import Settings
 
 _TORCHRUN = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"}
+
+
+def _predictions(settings: Settings) -> list[Artefact]:
+    return [*(outputs.fold_predictions(settings, fold) for fold in folds_of(settings)), outputs.predictions(settings)]
+
+
 _WRITES: dict[str, Callable[[Settings], list[Artefact]]] = {
     "preprocess": lambda settings: [outputs.photos(settings), outputs.vocabulary(settings)],
     "split": lambda settings: [outputs.folds(settings)],
     "tune": lambda settings: [outputs.tuning(settings)] if search_plan(settings).trials else [],
     "train": lambda settings: [outputs.fold(settings, fold) for fold in folds_of(settings)],
-    "predict": lambda settings: [outputs.predictions(settings)] if has_networks(settings) else [],
-    "ensemble": lambda settings: [outputs.ensemble(settings)] if outputs.has_ensemble(settings) else [],
+    "predict": lambda settings: _predictions(settings) if has_networks(settings) else [],
+    "ensemble": lambda settings: [outputs.ensemble(settings)],
     "evaluate": lambda settings: [outputs.score(settings)],
     "submit": lambda settings: [outputs.submission(settings)],
 }

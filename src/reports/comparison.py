@@ -10,7 +10,7 @@ import pandas as pd
 
 from src.base.errors import InputError
 from src.base.files import read_json
-from src.ensembling.tables import read_predictions
+from src.data.prediction_tables import read_predictions
 from src.pipeline import runs
 from src.pipeline.artefacts import Artefact, outdated, outputs_digest
 from src.settings.schema import CaptionWeights
@@ -60,10 +60,14 @@ def open_run(root: Path, name: str) -> EvaluatedRun:
         raise InputError(_unknown(root, name))
     marker = runs.marker_of(runs.predictions_folder(folder))
     folds = [runs.fold_folder(folder, fold) for fold in runs.folds_named(recorded("predict", marker).inputs)]
-    hashes = {fold.name: outputs_digest(recorded("train", runs.marker_of(fold))) for fold in folds}
+    by_fold = {}
+    for fold in folds:
+        of_fold = runs.marker_of(marker.parent / fold.name)
+        by_fold[fold.name] = recorded("predict", of_fold, fold=outputs_digest(recorded("train", runs.marker_of(fold))))
+    hashes = {name: outputs_digest(artefact) for name, artefact in by_fold.items()}
     predictions = recorded("predict", marker, **hashes)
     score = recorded("evaluate", runs.score_marker(folder), predictions=outputs_digest(predictions))
-    for what, artefact in (("predictions", predictions), ("score", score)):
+    for what, artefact in [("predictions", each) for each in (*by_fold.values(), predictions)] + [("score", score)]:
         if reason := outdated(artefact, code=False):
             raise InputError(f"{folder}: its {what}: {reason}; python -m src.evaluate {_arguments(folder)}")
     scores = read_json(runs.score_path(folder))

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from src.data.table import for_training
-from src.ensembling.stacking import TEST
+from src.ensembling.regressors import TEST
 from src.metrics.caption_scores import CaptionScores, score_captions, tokenize
 from src.metrics.competition_score import caption_score
 from src.metrics.constant_caption import constant_sentence

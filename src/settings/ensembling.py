@@ -17,11 +17,9 @@ class EnsembleSettings:
     captions: Literal["mbr", "search"] = "mbr"
     """Captions with the highest expected score among those of all searches, runs and nearest training photos, or as the
     first run's own search wrote them."""
-    mos: Literal["nnls", "ridge", "isotonic", "boosted", "blend", "network", "boosting", "svr"] = "nnls"
-    """What blends the members' MOS: weights of at least 0, ridge regression, weights and a rising curve, or trees.
-    The other values are those of predict.mos, which moves here."""
-    samples: Annotated[int, Field(ge=1, le=1000)] = 10
-    """Random captions that each fold's network proposes for a photo, beside those of its searches."""
+    mos: Literal["blend", "network", "ridge", "boosting", "svr"] = "blend"
+    """Member whose MOS is submitted: non-negative blend of those that help, or one alone. Every member's score is
+    printed."""
     neighbours: Annotated[int, Field(ge=1, le=1000)] = 10
     """Nearest training photos whose captions are proposed for a photo."""
     rewriting: bool = False

@@ -10,6 +10,8 @@ from src.settings.yaml_files import read_yaml
 FORMER_KEYS = {
     "predict.flips": "predict.tta_flips",
     "predict.scales": "predict.tta_scales",
+    "predict.mos": "ensemble.mos",
+    "ensemble.samples": "predict.samples",
     "decoding.no_repeat": "decoding.no_repeat_ngram_size",
     "decoding.groups": "decoding.beam_groups",
     "decoding.ensemble": "decoding.model_averaging",
@@ -25,7 +27,7 @@ FORMER_KEYS = {
 FORMER_VALUES = {
     "loss.mos": {"squared": "mse"},
     "ensemble.captions": {"consensus": "mbr"},
-    "ensemble.mos": {"nonnegative": "nnls"},
+    "ensemble.mos": {"nonnegative": "blend", "nnls": "blend"},
     "self_critical.baseline": {"others": "leave_one_out"},
 }
 """The present value of each former one, by the present key."""

@@ -111,8 +111,6 @@ class PredictSettings:
     ensemble.captions=mbr chooses from."""
     samples: Annotated[int, Field(ge=1, le=1000)] = 10
     """Random captions among the candidates."""
-    mos: Literal["blend", "network", "ridge", "boosting", "svr"] = "blend"
-    """Member whose MOS is submitted: non-negative blend of all, or one alone. Every member's score is printed."""
 
     def __post_init__(self) -> None:
         scales = self.tta_scales

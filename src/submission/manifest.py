@@ -71,7 +71,7 @@ def _run(settings: Settings) -> dict:
         "trained_with": {name: read_json(fold.folder / "provenance.json") for name, fold in trained.items()},
         "checkpoints": {name: hashes(fold) for name, fold in trained.items()},
         "predictions": hashes(outputs.predictions(settings)),
-        "candidates": {name: hashes(outputs.candidates(settings, fold_number(name))) for name in trained},
+        "fold_predictions": {name: hashes(outputs.fold_predictions(settings, fold_number(name))) for name in trained},
     }
 
 
@@ -91,7 +91,7 @@ def write_manifest(path: Path, submitted: Path, form: Form, settings: Settings) 
             "submission": {"file": submitted.name, "sha256": file_digest(submitted), "form": form_digest(form)},
             "local_score": local_scores(settings),
             "runs": {run.run.name: _run(run) for run in (settings, *joined(settings))},
-            "ensemble": hashes(outputs.ensemble(settings)) if outputs.has_ensemble(settings) else {},
+            "ensemble": hashes(outputs.ensemble(settings)),
             "made_with": environment(),
             "code": {stage: code_digest(stage) for stage in stages.STAGES},
         },

@@ -14,7 +14,7 @@ import torch
 
 from src.base.errors import InputError
 from src.data.table import load_table
-from src.inference.fold_predictions import write_captions_of
+from src.inference.caption_candidates import best_captions
 from src.inference.teacher_captions import load_teacher_captions
 from src.metrics.caption_scores import score_captions as caption_scores
 from src.metrics.competition_score import caption_score
@@ -136,7 +136,7 @@ class Decoding:
         for fold, data in self.data.items():
             folder = fold_folder(run_folder(settings), fold)
             rows = [row for row in data.validation_rows.tolist() if row in self.references]
-            found |= write_captions_of([folder], settings, data.labels, rows, self.ranks, f"fold {fold}")
+            found |= best_captions([folder], settings, data.labels, rows, self.ranks, f"fold {fold}")
         rows = sorted(found)
         totals = caption_scores([self.references[row] for row in rows], [found[row] for row in rows], self.meteor)
         return [caption_score(totals.totals(), settings.metric.weights)]

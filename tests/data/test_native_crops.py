@@ -7,7 +7,8 @@ import torch
 from src.data.dataset import BatchDataset, BatchSlice
 from src.data.image import decode, load_photo, native_crops, to_view
 from src.data.table import load_table
-from src.inference.fold_predictions import open_network, predict_fold
+from src.inference.mos_prediction import predict_mos
+from src.inference.networks import open_network
 from src.inference.photo_captioner import view_box
 from src.settings.load import load
 from src.settings.schema import ViewSettings
@@ -66,12 +67,12 @@ def test_training_draws_a_piece_and_the_score_is_the_mean_of_all(prepared, tmp_p
     assert drawn.any(0).all() and (images[3] == batches[BatchSlice(3, rows)]["images"].numpy()).all()
 
     Fit(settings, data, 0, tmp_path, ONE, None).run()
-    predicted = predict_fold(tmp_path, settings, labels, rows.tolist(), ONE, "fold 0")
+    predicted = predict_mos(tmp_path, settings, labels, rows.tolist(), ONE, "fold 0")
     network, _ = open_network(tmp_path / "best-mos.pt", settings)
     with torch.inference_mode():
         views = [torch.from_numpy(v) for piece in pieces for v in (piece, piece[:, :, ::-1].copy())]
         slow = torch.stack([network.mos(network.features(view)) for view in views]).mean(0)
-    assert [predicted[row].mos for row in rows] == pytest.approx(slow.tolist(), abs=1e-4)
+    assert [predicted[row] for row in rows] == pytest.approx(slow.tolist(), abs=1e-4)
 
 
 def test_a_photo_is_cut_as_preprocess_cuts_it(prepared, competition):  # noqa: F811

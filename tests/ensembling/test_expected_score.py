@@ -1,4 +1,4 @@
-"""Expected scores against pycocoevalcap's classes, the choice by consensus against brute force."""
+"""Expected scores against pycocoevalcap's classes, minimum Bayes risk decoding against brute force."""
 
 from collections import Counter
 
@@ -9,8 +9,8 @@ from pycocoevalcap.cider.cider_scorer import CiderScorer
 from pycocoevalcap.rouge.rouge import Rouge
 from scipy.stats import spearmanr
 
-from src.ensembling.expected_score import ExpectedScorer, ExpectedScores, PseudoReferences, corpus_worth
-from src.ensembling.mbr import EvidenceSource, consensus, pool
+from src.ensembling.expected_score import ExpectedScorer, ExpectedScores, PseudoReferences, gain_in_corpus
+from src.ensembling.mbr import EvidenceSource, best_candidates, first_largest, mbr_problem
 from src.ensembling.rewriting import rewrite
 from src.metrics.bleu_cider import bleu_scores
 from src.metrics.caption_scores import score_captions
@@ -56,6 +56,15 @@ def theirs(training, candidate: str, reference: str) -> float:
     return 4 * cider + 2 * (bleu[3] + bleu[2]) / 2 + rouge
 
 
+def pairs(scorer: ExpectedScorer, candidates, evidence) -> list[np.ndarray]:
+    """The formula of each candidate against each piece of evidence, by photo: [candidates, evidence]."""
+    one = np.ones(1)
+    return [
+        np.stack([scorer.expected([texts], [PseudoReferences([each], one)]).caption_score for each in references], 1)
+        for texts, references in zip(candidates, evidence, strict=True)
+    ]
+
+
 def corpus_score(expected: ExpectedScores, weights) -> float:
     """The formula of a corpus of such captions, one a photo, BLEU and METEOR from their summed counts."""
     bleu = bleu_scores(expected.bleu.sum(axis=0))
@@ -65,7 +74,7 @@ def corpus_score(expected: ExpectedScores, weights) -> float:
 
 def test_pairs_are_the_exact_formula_without_meteor():
     training, candidates, evidence = made_up(0)
-    found = ExpectedScorer(training, WITHOUT_METEOR).pairs(candidates, evidence)
+    found = pairs(ExpectedScorer(training, WITHOUT_METEOR), candidates, evidence)
     for ours, said, references in zip(found, candidates, evidence, strict=True):
         expected = [[theirs(training, one, other) for other in references] for one in said]
         np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-9)
@@ -80,22 +89,21 @@ def test_a_corpus_scores_as_the_exact_scorer_says_and_blocks_change_nothing(mete
     expected = utility.expected(said, references)
     exact = score_captions(training, [group[0] for group in said], meteor, tokenized=True).totals()
     assert corpus_score(expected, WITHOUT_METEOR) == pytest.approx(caption_score(exact, WITHOUT_METEOR), abs=1e-9)
-    monkeypatch.setattr("src.ensembling.expected_score._AT_ONCE", 3)
+    monkeypatch.setattr("src.ensembling.expected_score._PAIRS", 3)
     again = utility.expected(said, references)
-    np.testing.assert_allclose(again.sentence, expected.sentence, atol=1e-12)
+    np.testing.assert_allclose(again.caption_score, expected.caption_score, atol=1e-12)
     np.testing.assert_allclose(again.bleu, expected.bleu)
 
 
 def test_the_proxy_ranks_captions_as_meteor_does(meteor):
     _, candidates, evidence = made_up(2, photos=40)
     only = CaptionWeights(cider_d=0, meteor=1, bleu=0, rouge_l=0)
-    found = ExpectedScorer(evidence, only).pairs(candidates, evidence)
-    pairs = [(c, r) for said, group in zip(candidates, evidence, strict=True) for c in said for r in group]
-    exact = meteor_score(meteor.stats([[reference] for _, reference in pairs], [one for one, _ in pairs]))
+    found = pairs(ExpectedScorer(evidence, only), candidates, evidence)
+    both = [(c, r) for said, group in zip(candidates, evidence, strict=True) for c in said for r in group]
+    exact = meteor_score(meteor.stats([[reference] for _, reference in both], [one for one, _ in both]))
     assert spearmanr(exact, np.concatenate([matrix.ravel() for matrix in found])).statistic > 0.94
-    alike = ExpectedScorer(evidence, only).pairs(
-        [["a dark sky"], ["the dark shadows"]], [["a dark sky"], ["the dark shadow"]]
-    )
+    similar = [["a dark sky"], ["the dark shadows"]], [["a dark sky"], ["the dark shadow"]]
+    alike = pairs(ExpectedScorer(evidence, only), *similar)
     counts = meteor.stats([["a dark sky"], ["the dark shadow"]], ["a dark sky", "the dark shadows"])
     np.testing.assert_allclose([alike[0][0, 0], alike[1][0, 0]], meteor_score(counts), atol=1e-9)
 
@@ -105,82 +113,114 @@ def test_expected_scores_are_weighted_means():
     utility, rng = ExpectedScorer(training, CaptionWeights()), np.random.default_rng(0)
     shared = [rng.random(len(group)) for group in evidence]
     own = [rng.random((len(said), len(group))) for said, group in zip(candidates, evidence, strict=True)]
-    matrices = utility.pairs(candidates, evidence)
+    matrices = pairs(utility, candidates, evidence)
     for weights in (shared, own):
         given = [PseudoReferences(*each) for each in zip(evidence, weights, strict=True)]
         means = [
             (matrix * w).sum(1) / (w * np.ones_like(matrix)).sum(1) for matrix, w in zip(matrices, weights, strict=True)
         ]
-        np.testing.assert_allclose(utility.expected(candidates, given).sentence, np.concatenate(means), atol=1e-12)
+        np.testing.assert_allclose(utility.expected(candidates, given).caption_score, np.concatenate(means), atol=1e-12)
 
 
-def test_worth_in_a_corpus_is_what_a_caption_changes_in_it():
-    """Exchange one caption in a large corpus: the score moves by the difference of their worths."""
+def test_the_gain_in_a_corpus_is_what_a_caption_changes_in_it():
+    """Exchange one caption in a large corpus: the score moves by the difference of their gains."""
     training, candidates, evidence = made_up(4, photos=30)
     utility = ExpectedScorer(training, CaptionWeights())
     expected = utility.expected(candidates, [PseudoReferences(group, np.ones(len(group))) for group in evidence])
     firsts = np.cumsum([0, *map(len, candidates)])[:-1]
     many = np.tile(firsts, 200)
     corpus = expected.select(many)
-    worth = corpus_worth(expected, corpus, CaptionWeights())
+    gain = gain_in_corpus(expected, corpus, CaptionWeights())
     for photo, first in enumerate(firsts.tolist()):
         other = many.copy()
         other[photo] = first + 1
         change = corpus_score(expected.select(other), CaptionWeights()) - corpus_score(corpus, CaptionWeights())
-        assert change * len(many) == pytest.approx(worth[first + 1] - worth[first], abs=0.02)
+        assert change * len(many) == pytest.approx(gain[first + 1] - gain[first], abs=0.02)
 
 
-# --- consensus ---------------------------------------------------------------------------------------------------
+# --- minimum Bayes risk ------------------------------------------------------------------------------------------
 
 
-def test_a_pool_holds_what_voices_say_and_no_candidate_speaks_for_itself():
-    said = pool([
+def test_a_problem_holds_what_its_sources_wrote_and_leaves_a_candidate_s_own_group_out():
+    problem = mbr_problem([
         EvidenceSource(["b", "a", "", "a"]),
-        EvidenceSource(["a", "c", "d"], share=0.5, weights=[1, 1, 2]),
-        EvidenceSource(["e", "f", "g"], share=1.5, sources=[7, 7, 8], candidates=False),
+        EvidenceSource(["a", "c", "d"], 0.5, caption_weights=[1, 1, 2]),
+        EvidenceSource(["e", "f", "g"], 1.5, groups=[7, 7, 8], candidates=False),
     ])  # fmt: skip
-    assert said.candidates == ["b", "a", "c", "d"] and said.evidence.captions == ["a", "c", "d", "e", "f", "g"]
+    references = problem.references
+    assert problem.candidates == ["b", "a", "c", "d"] and references.captions == ["a", "c", "d", "e", "f", "g"]
     whole = [0.125, 0.125, 0.25, 0.5, 0.5, 0.5]
-    np.testing.assert_allclose(said.evidence.weights[0], whole)
+    np.testing.assert_allclose(references.weights[0], whole)
     for candidate, own in ((1, 0), (2, 1), (3, 2)):
-        np.testing.assert_allclose(said.evidence.weights[candidate], np.where(np.arange(6) == own, 0, whole))
-    together = pool([EvidenceSource(["e", "f", "g"], share=1, sources=[7, 7, 8])]).evidence.weights
-    np.testing.assert_allclose(together, np.array([[0, 0, 1], [0, 0, 1], [1, 1, 0]]) / 3)
-    np.testing.assert_allclose(pool([EvidenceSource(["e"], share=1)]).evidence.weights, [[1]])
+        np.testing.assert_allclose(references.weights[candidate], np.where(np.arange(6) == own, 0, whole))
+    grouped = mbr_problem([EvidenceSource(["e", "f", "g"], 1, groups=[7, 7, 8])]).references.weights
+    np.testing.assert_allclose(grouped, np.array([[0, 0, 1], [0, 0, 1], [1, 1, 0]]) / 3)
+    np.testing.assert_allclose(mbr_problem([EvidenceSource(["e"], 1)]).references.weights, [[1]])
     with pytest.raises(ValueError, match="no candidate or no evidence"):
-        pool([EvidenceSource(["e"])])
+        mbr_problem([EvidenceSource(["e"])])
 
 
-def pools_of(seed: int, photos: int = 12):
+def test_a_caption_that_was_drawn_twice_is_evidence_for_itself_once():
+    drawn = mbr_problem([EvidenceSource(["a", "b", "a"], 1), EvidenceSource(["a"], 1)])
+    assert drawn.candidates == ["a", "b"] and drawn.references.captions == ["a", "b", "a", "a"]
+    np.testing.assert_allclose(drawn.references.weights, [[0, 1 / 3, 1 / 3, 1], [1 / 3, 0, 1 / 3, 1]])
+
+
+def problems_of(seed: int, photos: int = 12):
+    """Training captions, the photos' problems, the expected scores of all candidates and how many each photo has."""
     training, candidates, evidence = made_up(seed, photos)
-    voices = zip(candidates, evidence, strict=True)
-    return training, [
-        pool([EvidenceSource(said), EvidenceSource(group, 1, candidates=False)]) for said, group in voices
+    problems = [
+        mbr_problem([EvidenceSource(texts), EvidenceSource(group, 1, candidates=False)])
+        for texts, group in zip(candidates, evidence, strict=True)
     ]
+    return training, problems
 
 
-def test_consensus_is_the_caption_with_the_highest_expected_score():
-    training, pools = pools_of(5)
-    utility = ExpectedScorer(training, CaptionWeights())
-    choice = consensus(pools, utility, corpus=False)
-    for each, caption, reached in zip(pools, choice.captions, choice.expected.sentence, strict=True):
-        own = [utility.expected([[one]], [PseudoReferences(each.evidence.captions, each.evidence.weights[i])]).sentence[0]
-               for i, one in enumerate(each.candidates)]  # fmt: skip
-        assert caption == each.candidates[int(np.argmax(own))] and reached == pytest.approx(max(own))
+def expected_of(problems, scorer: ExpectedScorer):
+    return scorer.expected([p.candidates for p in problems], [p.references for p in problems])
 
 
-def test_consensus_for_the_corpus_expects_more_of_the_corpus_and_rewriting_more_still():
-    training, pools = pools_of(6, photos=60)
+def test_expected_scores_of_candidates_are_those_under_their_own_evidence():
+    training, problems = problems_of(5)
+    scorer = ExpectedScorer(training, CaptionWeights())
+    scores = expected_of(problems, scorer).caption_score
+    one_by_one = [
+        scorer.expected([[text]], [PseudoReferences(p.references.captions, p.references.weights[i])]).caption_score[0]
+        for p in problems
+        for i, text in enumerate(p.candidates)
+    ]
+    np.testing.assert_allclose(scores, one_by_one, atol=1e-12)
+
+
+def test_the_choice_for_the_corpus_expects_more_of_the_corpus_and_rewriting_more_still():
+    training, problems = problems_of(6, photos=60)
     weights = CaptionWeights(cider_d=0.0)  # which would decide alone
-    utility = ExpectedScorer(training, weights)
-    alone, together = (consensus(pools, utility, corpus) for corpus in (False, True))
-    rewritten = rewrite(together, pools, utility)
-    reached = [corpus_score(each.expected, weights) for each in (alone, together)]
+    scorer = ExpectedScorer(training, weights)
+    expected, sizes = expected_of(problems, scorer), [len(p.candidates) for p in problems]
+    by_itself = first_largest(expected.caption_score, np.cumsum(sizes))
+    for_corpus = best_candidates(expected, sizes, weights)
+    reached = [corpus_score(expected.select(places), weights) for places in (by_itself, for_corpus)]
     assert reached[1] > reached[0]
-    everything = [PseudoReferences(each.evidence.captions, each.evidence.weights.max(axis=0)) for each in pools]
-    start = corpus_score(utility.expected([[one] for one in together.captions], everything), weights)
-    assert corpus_score(rewritten.expected, weights) > start
-    assert rewritten.captions == rewrite(together, pools, utility).captions != together.captions
-    for each, caption in zip(pools, rewritten.captions, strict=True):
-        words = Counter(word for one in [*each.evidence.captions, *each.candidates] for word in one.split())
+    flat = [text for p in problems for text in p.candidates]
+    captions = [flat[place] for place in for_corpus]
+    rewritten = rewrite(captions, problems, scorer)
+    references = [p.all_references() for p in problems]
+    before, after = (
+        corpus_score(scorer.expected([[text] for text in texts], references), weights)
+        for texts in (captions, rewritten)
+    )
+    assert after > before
+    assert rewritten == rewrite(captions, problems, scorer) != captions
+    for p, caption in zip(problems, rewritten, strict=True):
+        words = Counter(word for text in [*p.references.captions, *p.candidates] for word in text.split())
         assert caption and set(caption.split()) <= set(words)
+
+
+def test_only_allowed_candidates_are_chosen():
+    training, problems = problems_of(7)
+    scorer = ExpectedScorer(training, CaptionWeights())
+    sizes = [len(p.candidates) for p in problems]
+    allowed = np.random.default_rng(0).random(sum(sizes)) < 0.5
+    allowed[np.cumsum([0, *sizes])[:-1]] |= True
+    chosen = best_candidates(expected_of(problems, scorer), sizes, scorer.weights, allowed)
+    assert allowed[chosen].all() and len(chosen) == len(problems)

@@ -1,13 +1,14 @@
-"""Members and blends, on features and labels made up to have a known answer."""
+"""Members and blends of MOS, on features and labels made up to have a known answer."""
 
-import cv2
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 
-from src.ensembling import svr
-from src.ensembling.regressors import PhotoFeatures, mos_members
-from src.ensembling.stacking import BLENDS, TEST, blend, within
+from src.ensembling import regressors
+from src.ensembling.mos_blend import blend_mos, mos_members, used_mos
+from src.ensembling.regressors import TEST, PhotoFeatures
+from src.ensembling.stacking import blend, clip_to_labels, helpful_members
+from src.settings.load import load
 
 
 @pytest.fixture(scope="module")
@@ -21,65 +22,105 @@ def made_up():
     return members, mos, fold
 
 
-@pytest.mark.parametrize("name", BLENDS)
-def test_a_photo_s_own_fold_has_no_part_in_its_blend(made_up, name):
+@pytest.fixture(scope="module")
+def settings():
+    return load(["run.name=one", "metric.bootstrap=100"], "ensemble")[0]
+
+
+@pytest.mark.parametrize("select", [False, True])
+def test_a_photo_s_own_fold_has_no_part_in_its_blend(made_up, select):
     members, mos, fold = made_up
     other = np.where(fold == 0, np.random.default_rng(1).permutation(mos), mos)
-    one, two = blend(members, mos, fold, BLENDS[name]), blend(members, other, fold, BLENDS[name])
+    one, two = blend(members, mos, fold, select), blend(members, other, fold, select)
     assert np.isfinite(one).all()
     np.testing.assert_array_equal(one[fold == 0], two[fold == 0])
     assert (one[fold == 1] != two[fold == 1]).any() and (one[fold == TEST] != two[fold == TEST]).any()
-    error = np.abs(one - mos)[:300].mean()
+    error = np.abs(one - np.where(np.isnan(mos), one, mos))[:300].mean()
     assert error < min(np.abs(members[:300, i] - mos[:300]).mean() for i in range(3))
+
+
+def test_a_fold_that_is_alone_is_cut_in_five(made_up):
+    members, mos, fold = made_up
+    alone = np.where(fold == TEST, TEST, 0)
+    found = blend(members, mos, alone, select=False)
+    usable = np.flatnonzero(~np.isnan(mos))
+    weights = np.linalg.lstsq(members[usable[60:]] - members[usable[60:]].mean(0), mos[60:300] - mos[60:300].mean())[0]
+    assert (weights > 0).all(), "so that plain least squares are the non-negative ones"
+    np.testing.assert_allclose(found[:60], members[:60] @ (weights / weights.sum()), atol=1e-9)
+
+
+def test_members_without_labels_enough_are_averaged(made_up):
+    members, mos, fold = made_up
+    few = np.where(np.arange(360) < 9, mos, np.nan)
+    np.testing.assert_allclose(blend(members, few, fold, select=True), members.mean(1))
 
 
 def test_not_even_the_range_of_a_fold_s_own_labels_is_known():
     mos, fold = np.array([1.0, 9, 3, 5, np.nan, 99]), np.array([0, 0, 1, 1, TEST, TEST])
-    assert within(np.array([0.0, 10, 0, 10, 0, 10]), mos, fold).tolist() == [3, 5, 1, 9, 1, 9]
-    assert within(np.array([7.0, np.nan]), np.array([1.0, 2]), np.zeros(2)).tolist()[0] == 7, "nothing else is known"
+    assert clip_to_labels(np.array([0.0, 10, 0, 10, 0, 10]), mos, fold).tolist() == [3, 5, 1, 9, 1, 9]
+    alone = clip_to_labels(np.array([7.0, np.nan]), np.array([1.0, 2]), np.zeros(2))
+    assert alone.tolist()[0] == 7, "nothing else is known"
 
 
-def test_memorising_is_not_rewarded(made_up):
-    """A blend that knows its own photos by heart scores like chance on noise."""
-    _, mos, fold = made_up
-    noise = np.random.default_rng(2).normal(5, 1, (len(mos), 2))
-    by_heart = lambda a, y, b: y[np.argmin(np.square(b[:, None] - a).sum(2), 1)]  # noqa: E731
-    assert abs(np.corrcoef(blend(noise, mos, fold, by_heart)[:300], mos[:300])[0, 1]) < 0.2
-
-
-def test_support_vectors_see_what_codes_show(monkeypatch):
+def test_support_vectors_see_what_the_codebook_shows(monkeypatch):
     rng = np.random.default_rng(0)
     handcrafted, patterns = rng.normal(0, 1, (400, 10)) * 100, rng.normal(0, 1, (400, 10))
     mos = handcrafted[:, 0] / 100 + 1.5 * patterns[:, 0] + 5
     fold = np.r_[np.arange(360) % 3, np.full(40, TEST)]
-    labels = np.where(fold == TEST, np.nan, mos)
+    labels, networks = np.where(fold == TEST, np.nan, mos), {"one": np.full(400, np.nan)}
 
     def score(codebook_features):
-        members, weights = mos_members(None, PhotoFeatures(handcrafted, codebook_features), labels, fold, [0, 1, 2])
-        assert list(members) == ["ridge", "boosting", "svr", "blend"] and sum(weights.values()) == pytest.approx(1)
+        members = mos_members(networks, PhotoFeatures(handcrafted, codebook_features), labels, fold, [0, 1, 2])
+        assert list(members) == ["ridge", "boosting", "svr"]
         return [np.corrcoef(members["svr"][part], mos[part])[0, 1] for part in (fold != TEST, fold == TEST)]
 
     seen, blind = score(patterns), score(None)
     assert min(seen) > 0.85 and max(blind) < 0.7
-    monkeypatch.setattr(svr, "COMMITTEE", 130)
+    monkeypatch.setattr(regressors, "SVR_PHOTOS", 130)
     assert min(score(patterns)) > 0.8
 
 
-def test_each_head_on_frozen_features_is_a_member():
+def test_each_regressor_on_each_run_s_frozen_features_is_a_member():
     rng = np.random.default_rng(0)
     handcrafted, frozen = rng.normal(0, 1, (400, 10)), rng.normal(0, 1, (400, 12)).astype(np.float16)
     mos = frozen[:, :2].sum(1) + 5.0
     fold = np.r_[np.arange(360) % 3, np.full(40, TEST)]
-    labels = np.where(fold == TEST, np.nan, mos)
-    members, _ = mos_members(None, PhotoFeatures(handcrafted, frozen=frozen), labels, fold, [0, 1, 2])
+    labels, networks = np.where(fold == TEST, np.nan, mos), {name: np.full(400, np.nan) for name in ("one", "two")}
+    features = PhotoFeatures(handcrafted, frozen={"one": frozen, "two": frozen[:, ::-1]})
+    members = mos_members(networks, features, labels, fold, [0, 1, 2])
     score = {name: np.corrcoef(found[fold == TEST], mos[fold == TEST])[0, 1] for name, found in members.items()}
-    assert all((score[name] > 0.8) == (name.startswith("frozen") or name == "blend") for name in members)
+    assert all((score[name] > 0.8) == name.startswith("frozen") for name in members)
+    assert {name for name in members if name.endswith(" two")} == {
+        f"frozen_{n} two" for n in ("ridge", "boosting", "svr")
+    }
     learn = (fold == 1) | (fold == 2)
     by_hand = Ridge(1e-3).fit(frozen[learn].astype(float), mos[learn]).predict(frozen[fold == 0].astype(float))
     assert np.abs(by_hand - members["frozen_ridge"][fold == 0]).max() < 0.02
 
 
-def textured(seed: int) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, 256, (12, 16, 3)).astype(np.uint8)
-    return (cv2.resize(coarse, (96, 64)) * 0.8 + rng.normal(20, 6, (64, 96, 3))).clip(0, 255).astype(np.uint8)
+def test_a_fold_s_blend_does_not_know_its_labels_and_useless_members_are_left_out(settings):
+    rng = np.random.default_rng(0)
+    truth, fold = rng.normal(5, 1, 120), np.arange(120) % 3
+    members = {"ridge": truth + rng.normal(0, 1, 120), "boosting": rng.normal(5, 1, 120),
+               "network": truth + rng.normal(0, 1, 120)}  # fmt: skip
+    found = blend_mos(members, truth, fold, "one", settings)
+    helpful = helpful_members(np.column_stack(list(members.values())), truth)
+    assert found.weights.keys() == {"ridge", "network"} == {list(members)[column] for column in helpful}
+    assert sum(found.weights.values()) == pytest.approx(1)
+    other = np.where(fold == 1, 3 * rng.permutation(truth), truth)
+    again = blend_mos(members, other, fold, "one", settings)
+    np.testing.assert_array_equal(found.mos[fold == 1], again.mos[fold == 1])
+    assert not np.allclose(found.mos[fold != 1], again.mos[fold != 1])
+
+
+def test_an_unreadable_photo_gets_the_mean_of_every_member(settings):
+    rng = np.random.default_rng(0)
+    truth, fold = np.r_[rng.normal(5, 1, 60), np.nan, np.nan], np.r_[np.arange(60) % 3, TEST, TEST]
+    members = {name: np.r_[truth[:60] + rng.normal(0, 1, 60), 4.0, np.nan] for name in ("ridge", "network")}
+    blended = blend_mos(members, truth, fold, "one", settings)
+    unreadable = np.arange(62) == 61
+    table = used_mos(members, blended, "network", 5.5, unreadable)
+    assert list(table) == ["mos", "ridge", "network", "blend"] and (table.iloc[61] == 5.5).all()
+    np.testing.assert_array_equal(table["mos"][:61], members["network"][:61])
+    np.testing.assert_array_equal(used_mos(members, blended, "svr", 5.5, unreadable)["mos"], table["blend"])
+    assert used_mos({}, None, "blend", np.nan, unreadable)["mos"].tolist() == [0.0] * 62

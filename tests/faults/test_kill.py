@@ -19,7 +19,7 @@ from tests.helpers.small_meteor import paraphrases
 REPOSITORY = Path(__file__).parents[2]
 KILLS = int(os.environ.get("KILLS", 2))
 SETTINGS = [*TINY, "split.holdout=0.4", "train.checkpoint_steps=1", "train.epochs=3", "decoder.name=attention"]
-SETTINGS += ["ensemble.captions=mbr", "ensemble.samples=3"]
+SETTINGS += ["ensemble.captions=mbr", "predict.samples=3"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 ENVIRONMENT.pop("PYTHONPATH", None)
 
@@ -56,8 +56,8 @@ def finish(folder: Path) -> None:
 def results(folder: Path) -> dict[str, bytes]:
     """What a run hands over, by name."""
     run = folder / "runs" / "demo"
-    files = [*run.glob("fold-0/best-*.pt"), run / "fold-0" / "metrics.csv", *run.glob("predictions/*.csv")]
-    files += [*run.glob("ensemble/*.csv"), *run.glob("candidates/*/captions.jsonl"), run / "score.json"]
+    files = [*run.glob("fold-0/best-*.pt"), run / "fold-0" / "metrics.csv", *run.glob("predictions/**/*.csv")]
+    files += [*run.glob("ensemble/*.csv"), *run.glob("predictions/*/*.jsonl"), run / "score.json"]
     files += [folder / "submissions" / "submission.csv"]
     timeless = [file for file in files if "timing" not in file.name]
     return {str(file.relative_to(folder)): file.read_bytes() for file in timeless}

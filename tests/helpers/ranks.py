@@ -21,7 +21,7 @@ KNOWN = [
     "tests.helpers.ranks",
     "src.training.fit",
     "src.plots.training_curves",
-    "src.ensembling.tables",
+    "src.inference.fold_predictions",
     "torch.utils.tensorboard",
 ]
 """What the server imports."""

@@ -11,7 +11,7 @@ from src import preprocess, split, train
 from src.base.errors import InputError
 from src.data.vocabulary import Vocabulary
 from src.inference import teacher_captions
-from src.inference.fold_predictions import predict_fold
+from src.inference.caption_candidates import best_captions
 from src.pipeline import outputs
 from src.pipeline.trained_runs import load_run
 from src.settings.load import load
@@ -80,15 +80,15 @@ def test_the_student_sees_what_the_teacher_writes_and_nothing_else(taught, commo
     teacher, _ = load([*common, *TEACHER], "train")
     its = data_of(teacher)
     rows = its.train_rows.tolist()
-    said = predict_fold(folder / "runs" / "teacher" / "fold-0", teacher, its.labels, rows, ONE, "")
-    assert len({prediction.caption for prediction in said.values()}) > 1, "the teacher does not say one thing to all"
+    said = best_captions([folder / "runs" / "teacher" / "fold-0"], teacher, its.labels, rows, ONE, "")
+    assert len(set(said.values())) > 1, "the teacher does not say one thing to all"
     own: Vocabulary = data.vocabulary
     assert len(own) < len(its.vocabulary), "the student knows fewer words than its teacher"
     captioned = np.diff(data.labels.photo_offsets) > 0
     assert sorted(row for seen, _, rewards in steps for row in seen if not rewards) == sorted(rows)
     for seen, captions, _ in steps:
         for row, (caption, second) in zip(seen, captions.tolist(), strict=True):
-            expected = own.encode(said[row].caption, 40) if captioned[row] else []
+            expected = own.encode(said[row], 40) if captioned[row] else []
             assert caption == expected + [0] * (len(caption) - len(expected)) and not any(second)
     assert any(captioned[row] and len(data.labels.captions(row)) > 1 for row in rows)
 
@@ -110,7 +110,7 @@ def test_what_the_teacher_wrote_is_kept_and_what_was_cut_off_goes_on(place, comm
     settings, _ = load([*common, *STUDENT, "run.name=other", "decoder.hidden=16"], "train")
     kept = outputs.teacher_captions(settings, 0)
     files = {path.name: path.read_bytes() for path in kept.folder.glob("0*.json")}
-    write, calls = teacher_captions.write_captions_of, []
+    write, calls = teacher_captions.best_captions, []
 
     def cut(*arguments):
         calls.append(arguments[3])
@@ -118,7 +118,7 @@ def test_what_the_teacher_wrote_is_kept_and_what_was_cut_off_goes_on(place, comm
             raise KeyboardInterrupt
         return write(*arguments)
 
-    monkeypatch.setattr(teacher_captions, "write_captions_of", cut)
+    monkeypatch.setattr(teacher_captions, "best_captions", cut)
     whole = teacher_captions.load_teacher_captions(settings, 0, ONE)
     assert not calls and "up to date" in capsys.readouterr().out and len(files) == 1
     shutil.rmtree(kept.folder)

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from src.base.errors import InputError
-from src.inference.fold_predictions import MosPredictor
+from src.inference.mos_prediction import MosPredictor
 from src.models.captioner import build_captioner
 from src.settings.load import load
 from tests.conftest import TINY

@@ -19,8 +19,8 @@ from src import caption, predict, preprocess, split, train
 from src.base.errors import InputError
 from src.data.image import load_photo, to_view
 from src.data.vocabulary import Vocabulary
-from src.inference.fold_predictions import Prediction, open_network
-from src.inference.photo_captioner import PhotoCaptioner, view_box
+from src.inference.networks import open_network
+from src.inference.photo_captioner import PhotoCaptioner, Prediction, view_box
 from src.models.decoder import END, START
 from src.pipeline.trained_runs import load_run
 from src.settings.schema import ViewSettings
@@ -98,7 +98,7 @@ def test_photos_get_the_answers_of_predict(place, competition, capsys):
     predicted = {row["photo_id"]: row for row in rows_of("runs/demo/predictions/test.csv")}
     assert [path for path, _, _ in printed] == list(map(str, files.values()))
     for name, (_, mos, text) in zip(files, printed, strict=True):
-        assert float(mos.removeprefix("MOS ")) == pytest.approx(float(predicted[name]["network"]), abs=1e-4)
+        assert float(mos.removeprefix("MOS ")) == pytest.approx(float(predicted[name]["mos"]), abs=1e-4)
         assert text == predicted[name]["caption"]
 
 
@@ -173,7 +173,7 @@ def test_a_folder_becomes_a_table(place, competition, capsys):
             assert row["mos"] == row["caption"] == ""
             continue
         wanted = predicted[row["photo"].removesuffix(".jpg")]
-        assert float(row["mos"]) == pytest.approx(float(wanted["network"]), abs=1e-4)
+        assert float(row["mos"]) == pytest.approx(float(wanted["mos"]), abs=1e-4)
         assert row["caption"] == wanted["caption"]
     caption.main([str(folder), "--output", str(place / "deep" / "out.csv"), "run.name=attending"])
     assert {row["mos"] for row in rows_of(place / "deep" / "out.csv")} == {""}

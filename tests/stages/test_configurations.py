@@ -26,6 +26,7 @@ SHORT = [
     "train.epochs=1",
     "metric.bootstrap=100",
     "ensemble.captions=search",
+    "predict.candidates=false",
     "run.workers=0",
     "encoder.pretrained=false",
     "encoder.regions=8",
@@ -108,5 +109,5 @@ def test_trains_and_submits(path, competition, folder, quick, monkeypatch, capsy
     at_once = {"length_loss", "loss", "val_wer_visible"}
     assert at_once & last.keys() == (at_once if path.stem.endswith("mask_predict") else set())
     assert ("attention_loss" in last) == (path.stem == "show_attend_tell")
-    with open(folder / "runs" / path.stem / "predictions" / "oof.csv", encoding="utf-8", newline="") as file:
+    with open(folder / "runs" / path.stem / "ensemble" / "oof.csv", encoding="utf-8", newline="") as file:
         assert ("frozen_ridge" in next(csv.reader(file))) == (path.stem in ("fc", "updown"))

@@ -61,7 +61,7 @@ def test_every_stage_leaves_its_files(finished):
         assert (run / "fold-0" / name).is_file() and (run / "fold-1" / name).is_file()
     assert len(rows_of(run / "fold-0" / "metrics.csv")) == 2
     assert list((run / "fold-0" / "tensorboard").iterdir())
-    for name in ("curves.png", "examples.png", "score.json", "predictions/oof.csv", "predictions/test.csv"):
+    for name in ("curves.png", "examples.png", "score.json", "predictions/oof.csv", "ensemble/test.csv"):
         assert (run / name).is_file()
     assert not [path for path in finished.rglob("*.tmp")], "no temporary file is left"
 
@@ -215,7 +215,7 @@ def test_unusable_photos_stop_the_run_or_are_left_out(competition, workplace):
     skip = [*arguments, "data.on_bad_photo=skip", "--fold=0"]
     for stage in STAGES:
         stage.main(skip)
-    predicted = rows_of(workplace / "runs" / "dirty" / "predictions" / "test.csv")
+    predicted = rows_of(workplace / "runs" / "dirty" / "ensemble" / "test.csv")
     assert len(predicted) == len(tests)
     marked = [row for row in predicted if row["fallback"]]
     assert [row["photo_id"] for row in marked] == [tests[0]["img_name"]]

@@ -116,7 +116,7 @@ def test_what_three_processes_trained_predicts_the_same_rows(folder):
         one, three = (pd.read_csv(path, dtype={"photo_id": str}) for path in paths)
         assert one["photo_id"].tolist() == three["photo_id"].tolist() and one["photo_id"].is_unique
         assert one["caption"].equals(three["caption"])
-        assert np.abs(one["network"] - three["network"]).max() < 1e-5
+        assert np.abs(one["mos"] - three["mos"]).max() < 1e-5
 
 
 def test_another_number_of_processes_goes_on_from_a_checkpoint(folder, arguments):

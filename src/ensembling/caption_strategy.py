@@ -1,0 +1,143 @@
+"""How captions are chosen, and which way is best for the photos of a fold, judged on the other folds.
+
+A strategy is judged by what its captions score against people's, by the competition's formula itself. The captions of a
+fold's own photos have no say in it, so that the out-of-fold score is honest (as in any stack, the candidates of the
+other folds' photos came from networks, statistics and strategies that learned from this one).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from src.ensembling.evidence import Corpus, EvidenceMixture
+from src.metrics.caption_scores import CaptionScores, score_captions
+from src.metrics.competition_score import caption_score
+from src.metrics.meteor import CachedMeteor
+
+MIXTURES = (
+    EvidenceMixture(1, 0, 0),
+    EvidenceMixture(0.5, 0, 0.5),
+    EvidenceMixture(0.5, 0.5, 0),
+    EvidenceMixture(0.375, 0.125, 0.5),
+    EvidenceMixture(0.25, 0.25, 0.5),
+    EvidenceMixture(0, 0.5, 0.5),
+)
+PARTS = 5
+"""Into which a fold that is alone is cut, so that each part's strategy is chosen on the others."""
+_FEWEST = 10
+"""Photos with captions below which strategies are not judged."""
+
+
+@dataclass(frozen=True)
+class CaptionStrategy:
+    """How captions are chosen."""
+
+    runs: int = 1
+    """So many of the runs take part; 0: every photo gets the constant sentence."""
+    mixture: EvidenceMixture | None = None
+    """Of the evidence; None: the caption is what the first run's search wrote, or the constant sentence."""
+    own_candidates_only: bool = False
+    """Whether the choice is among what captioners wrote: no neighbour's caption, nor the constant sentence."""
+    rewritten: bool = False
+
+    def __str__(self) -> str:
+        if self.mixture is None:
+            return "as the search wrote them" if self.runs else "the constant sentence"
+        weights = (self.mixture.candidates, self.mixture.neighbours, self.mixture.training)
+        names = ("own candidates", "neighbours' captions", "training captions")
+        evidence = ", ".join(f"{weight:.4g} {name}" for weight, name in zip(weights, names, strict=True) if weight)
+        among = " among its own candidates" if self.own_candidates_only else ""
+        return f"MBR{among} under {evidence}{'; rewritten' if self.rewritten else ''}"
+
+    def record(self) -> dict[str, Any]:
+        """In words, and field by field."""
+        return {"strategy": str(self), **dataclasses.asdict(self)}
+
+
+SEARCH, CONSTANT, REWRITTEN = CaptionStrategy(), CaptionStrategy(0), CaptionStrategy(rewritten=True)
+
+
+def mbr_strategies(runs: int) -> list[list[CaptionStrategy]]:
+    """All of MBR, in sets: of the first run's own candidates, of all its candidates; then the same of all runs."""
+    return [
+        [CaptionStrategy(count, mixture, own_candidates_only) for mixture in MIXTURES]
+        for count in sorted({1, runs})
+        for own_candidates_only in (True, False)
+    ]
+
+
+class StrategySelection:
+    """Captions of all photos that were left out once, by several strategies, scored against people's."""
+
+    def __init__(self, corpus: Corpus, groups: Sequence[Sequence[int]], meteor: CachedMeteor):
+        """groups: the rows of the photos of each fold."""
+        self.corpus, self.groups, self.meteor = corpus, groups, meteor
+        self.rows = [row for group in groups for row in group]
+        self.captions: dict[CaptionStrategy, list[str]] = {}
+        """By the place of the photo in `rows`, here and below."""
+        self.captioned = np.array([bool(corpus.references[row]) for row in self.rows], bool)
+        """Which photos people have written captions of."""
+        self.part = corpus.fold[self.rows]
+        """Of each photo; the people of a part do not judge which strategy its photos get."""
+        if len(groups) == 1:
+            self.part[np.flatnonzero(self.captioned)] = np.arange(self.captioned.sum()) % PARTS
+        self.references = [corpus.references[row] for row in self.rows if corpus.references[row]]
+        self._scores: dict[CaptionStrategy, CaptionScores] = {}
+
+    def add(self, strategy: CaptionStrategy, captions: Sequence[Sequence[str]]) -> None:
+        """Take in the captions by a strategy, those of each group of photos."""
+        self.captions[strategy] = [caption for group in captions for caption in group]
+        if self.references:
+            self._scores[strategy] = self._scored(self.captions[strategy])
+
+    def _scored(self, captions: Sequence[str]) -> CaptionScores:
+        judged = [caption for caption, captioned in zip(captions, self.captioned, strict=True) if captioned]
+        return score_captions(self.references, judged, self.meteor, tokenized=True)
+
+    def _score_outside(self, scores: CaptionScores, part: int | None) -> float:
+        """The formula on the photos outside a part, or on all; 0 where there are too few to judge."""
+        judging = self.part[self.captioned] != part  # with None all
+        if judging.sum() < _FEWEST:
+            return 0.0
+        return caption_score(scores.subset(judging).totals(), self.corpus.weights)
+
+    def best(self, strategies: Sequence[CaptionStrategy], part: int | None = None) -> CaptionStrategy:
+        """The best on the photos outside a part, or on all; the first where there are too few to judge."""
+        if not self.references:
+            return strategies[0]
+        return max(strategies, key=lambda strategy: self._score_outside(self._scores[strategy], part))
+
+    def best_of_photos(self, strategies: Sequence[CaptionStrategy]) -> list[CaptionStrategy]:
+        """Of each photo the strategy that is best on the photos outside its part."""
+        of_part = {part: self.best(strategies, part) for part in np.unique(self.part).tolist()}
+        return [of_part[part] for part in self.part.tolist()]
+
+    def select(self, sets: Sequence[Sequence[CaptionStrategy]]) -> tuple[CaptionStrategy, list[CaptionStrategy]]:
+        """The strategy of test photos, and that of each photo, from one of several sets, each wider than the last.
+
+        More strategies offer more, and overfit more. So a set is judged by what `best_of_photos` makes of it, again on
+        the photos outside a part, and the narrowest of equals is taken.
+        """
+        if not self.references:
+            return sets[0][0], [sets[0][0]] * len(self.rows)
+        of_photos = [self.best_of_photos(strategies) for strategies in sets]
+        scores = [self._scored(self.captions_by(chosen)) for chosen in of_photos]
+
+        def best_set(part: int | None) -> int:
+            return max(range(len(sets)), key=lambda place: self._score_outside(scores[place], part))
+
+        set_of_part = {part: best_set(part) for part in np.unique(self.part).tolist()}
+        selected = [of_photos[set_of_part[part]][photo] for photo, part in enumerate(self.part.tolist())]
+        return self.best(sets[best_set(None)]), selected
+
+    def captions_by(self, strategies: Sequence[CaptionStrategy]) -> list[str]:
+        """Each photo's caption by its strategy."""
+        return [self.captions[strategy][photo] for photo, strategy in enumerate(strategies)]
+
+    def by_group(self, values: list) -> list[list]:
+        """A value for each photo, as one list for each group."""
+        ends = np.cumsum([len(group) for group in self.groups]).tolist()
+        return [values[end - len(group) : end] for group, end in zip(self.groups, ends, strict=True)]

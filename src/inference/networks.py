@@ -1,0 +1,58 @@
+"""Networks from the checkpoints that training left."""
+
+import csv
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from src.base.errors import InputError
+from src.models.captioner import Captioner, build_captioner
+from src.settings.schema import Settings
+from src.training import checkpoint
+
+
+def open_network(path: Path, settings: Settings) -> tuple[Captioner, dict[str, Any]]:
+    """The network of a best-*.pt file in eval mode, and the rest of the file's content.
+
+    `settings` must be those it was trained with. Raises InputError where the file does not fit them.
+    """
+    content = checkpoint.load(path)
+    scale, channels = content["scale"], 3 if settings.view.color == "rgb" else 1
+    # all weights come from the file, and with them the buffers that hold the pixels' mean and standard deviation
+    encoder = dataclasses.replace(settings.encoder, pretrained=False, weights=None)
+    network = build_captioner(
+        dataclasses.replace(settings, encoder=encoder),
+        channels,
+        len(content["words"]),
+        (scale["low"], scale["high"], scale["mean"]),
+        (0.5,) * channels,
+        (0.25,) * channels,
+    )
+    checkpoint.load_into(network, content["model"], path)
+    return network.eval(), content
+
+
+def open_captioners(folders: list[Path], settings: Settings) -> tuple[list[Captioner], list[str]]:
+    """The networks of the best-caption.pt in each folder, and the words of their common vocabulary.
+
+    Raises InputError where their vocabularies differ.
+    """
+    opened = [open_network(folder / "best-caption.pt", settings) for folder in folders]
+    words = opened[0][1]["words"]
+    if any(content["words"] != words for _, content in opened):
+        raise InputError(f"{folders[0]} and its siblings have different vocabularies and cannot write together")
+    return [network for network, _ in opened], words
+
+
+def best_fold(folders: Mapping[int, Path]) -> int:
+    """The fold whose captions scored best on its own validation photos; the first of equals.
+
+    folders: of each fold, with its metrics.csv.
+    """
+
+    def score(fold: int) -> float:
+        with open(folders[fold] / "metrics.csv", encoding="utf-8", newline="") as file:
+            return max((float(row.get("val_caption_score") or 0) for row in csv.DictReader(file)), default=0.0)
+
+    return max(folders, key=score)
