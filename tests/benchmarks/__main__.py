@@ -1,4 +1,4 @@
-"""Speeds as ratios, each against a named alternative in the same run: python -m tests.benchmarks [NAME ...]."""
+"""Speed and memory, each as a ratio to a named alternative in the same run: python -m tests.benchmarks [NAME ...]."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Beam search, all photos and beams in one step, against a plain loop over photos and beams."""
+"""Beam search batched over photos and beams, against a loop over both."""
 
 import dataclasses
 import time
@@ -17,7 +17,7 @@ PHOTOS, WORDS, WIDTH, FEATURES = 64, 3000, 5, 512
 
 
 def _captioner(cell: str) -> tuple[CausalDecoder, Features]:
-    """Random weights with pronounced preferences, END among them."""
+    """Random weights, scaled so that predictions are not nearly uniform and captions end."""
     torch.manual_seed(0)
     decoder = build_decoder(DecoderSettings(embedding=256, hidden=512, cell=cell), WORDS, FEATURES).eval()
     decoder.output.weight.data *= 6
@@ -28,8 +28,8 @@ def _captioner(cell: str) -> tuple[CausalDecoder, Features]:
 
 @torch.no_grad()
 def _plain(decoder: CausalDecoder, features: Features, rules: Constraints, penalty: float) -> list[list[list[int]]]:
-    """The same search, one caption at a time."""
-    found = []
+    """The same search, one hypothesis at a time."""
+    captions = []
     for photo in range(len(features)):
         live, finished = [(0.0, [], decoder.start(features.select(torch.tensor([photo]))))], []
         while live and len(finished) < WIDTH:
@@ -44,12 +44,12 @@ def _plain(decoder: CausalDecoder, features: Features, rules: Constraints, penal
                 if tokens[-1] == END:
                     finished.append((log_prob / len(tokens) ** penalty, tokens))
             live = [each for each in continued if each[1][-1] != END][:WIDTH]
-        found.append([tokens for _, tokens in sorted(finished, key=lambda each: -each[0])[:WIDTH]])
-    return found
+        captions.append([tokens for _, tokens in sorted(finished, key=lambda each: -each[0])[:WIDTH]])
+    return captions
 
 
 def run() -> Iterator[tuple[str, float, float, str]]:
-    """Seconds for the same captions of 64 photos, on one thread: the loop gains nothing from more."""
+    """Seconds for the captions of 64 photos on one thread: the loop gains nothing from more."""
     torch.set_num_threads(1)
     settings = dataclasses.replace(DecodingSettings(), beam=WIDTH, minimum_words=8, maximum_words=14)
     words = [*"0123", *settings.bad_endings.split()]
@@ -58,12 +58,17 @@ def run() -> Iterator[tuple[str, float, float, str]]:
         decoder, features = _captioner(cell)
         search(decoder, features, range(PHOTOS), 0)
         began = time.perf_counter()
-        found = search(decoder, features, range(PHOTOS), 0)
+        candidates = search(decoder, features, range(PHOTOS), 0)
         ours = time.perf_counter() - began
         began = time.perf_counter()
         expected = _plain(decoder, features, search.constraints, settings.length_penalty)
         other = time.perf_counter() - began
-        captions = [[[token for token in tokens if token] for tokens in each] for each in found.tokens.tolist()]
+        captions = [[[token for token in tokens if token] for tokens in each] for each in candidates.tokens.tolist()]
         assert captions == expected, "the two searches found different captions"
         length = sum(len(each[0]) - 1 for each in captions) / PHOTOS
-        yield f"beam {WIDTH}, {PHOTOS} photos, {cell}, {length:.0f} words a caption", ours, other, "loop over captions"
+        yield (
+            f"beam {WIDTH}, {PHOTOS} photos, {cell}, {length:.0f} words a caption",
+            ours,
+            other,
+            "loop over hypotheses",
+        )

@@ -1,4 +1,4 @@
-"""An epoch of training from cached features against the same with the frozen encoder in the loop."""
+"""An epoch of training from cached features, against one with the frozen encoder in the loop."""
 
 import dataclasses
 import tempfile
@@ -25,10 +25,10 @@ def _cache(settings: Settings, data: FoldData, folder: Path) -> None:
     encoder = frozen_encoder(settings, data.channel_mean, data.channel_std)
     pixels = np.load(data.labels.pixels)
     with torch.inference_mode():
-        seen = [encoder(torch.from_numpy(pixels[i : i + 32])) for i in range(0, len(pixels), 32)]
+        batches = [encoder(torch.from_numpy(pixels[i : i + 32])) for i in range(0, len(pixels), 32)]
     folder.mkdir()
     for name in ("grid", "pooled", "mask"):
-        np.save(folder / f"{name}.npy", torch.cat([getattr(part, name) for part in seen]).numpy())
+        np.save(folder / f"{name}.npy", torch.cat([getattr(part, name) for part in batches]).numpy())
 
 
 def _epoch(settings: Settings, data: FoldData) -> tuple[float, float]:
@@ -55,7 +55,7 @@ def run() -> Iterator[tuple[str, float, float, str]]:
         data = made_up(Path(folder), settings.view.size)
         other, looped = _epoch(settings, data)
         _cache(settings, data, Path(folder) / "features")
-        kept = dataclasses.replace(data.labels, features=Path(folder) / "features")
-        ours, cached = _epoch(settings, dataclasses.replace(data, labels=kept))
+        cached_labels = dataclasses.replace(data.labels, features=Path(folder) / "features")
+        ours, cached = _epoch(settings, dataclasses.replace(data, labels=cached_labels))
     against = f"frozen ResNet-18 in the loop; loss differs by {abs(looped - cached):.0e}"
     yield "one epoch from cached features, 640 photos of 128 px", ours, other, against

@@ -1,4 +1,4 @@
-"""One photo at a time: all words at once in four passes, against word by word with a network of the same size."""
+"""Latency of one caption: non-autoregressive decoding in four passes, against autoregressive decoding of equal size."""
 
 import dataclasses
 import time
@@ -23,41 +23,41 @@ def _photo(seed: int, device: str) -> Features:
 
 
 def run() -> Iterator[tuple[str, float, float, str, str]]:
-    """Milliseconds for a caption of 12 words, the encoder left out: median over photos, taken in turn.
+    """Milliseconds per caption of 12 words without the encoder: medians over photos, in alternation.
 
-    On the GPU where there is one, else on one thread, so that the time it computes is the time it takes, whatever else
-    the machine does.
+    On the GPU where there is one. Otherwise on one thread in process time, which other load on the machine does not
+    change.
     """
     torch.set_num_threads(1)
     gpu = torch.cuda.is_available()
     device, clock = ("cuda", time.perf_counter) if gpu else ("cpu", time.process_time)
     words = [str(number) for number in range(VOCABULARY)]
     rules = {"minimum_words": WORDS, "maximum_words": WORDS}
-    chosen = DecodingSettings(passes=PASSES, beam=1, **rules)
+    settings = DecodingSettings(passes=PASSES, beam=1, **rules)
     searches = {
-        "greedy": ("transformer", chosen),
-        "beam 5": ("transformer", dataclasses.replace(chosen, beam=5)),
-        "mask_predict": ("mask_predict", chosen),
-        "ctc_mask_predict, greedy": ("ctc_mask_predict", chosen),
-        "ctc_mask_predict, prefix beam 5": ("ctc_mask_predict", dataclasses.replace(chosen, ctc="prefix", beam=5)),
+        "greedy": ("transformer", settings),
+        "beam 5": ("transformer", dataclasses.replace(settings, beam=5)),
+        "mask_predict": ("mask_predict", settings),
+        "ctc_mask_predict, greedy": ("ctc_mask_predict", settings),
+        "ctc_mask_predict, prefix beam 5": ("ctc_mask_predict", dataclasses.replace(settings, ctc="prefix", beam=5)),
     }
     torch.manual_seed(0)
     decoders = {
         name: build_decoder(dataclasses.replace(SIZE, name=name), VOCABULARY, FEATURES).eval().to(device)
         for name in ("transformer", "mask_predict", "ctc_mask_predict")
     }
-    taken = {label: [] for label in searches}
+    times = {label: [] for label in searches}
     with torch.inference_mode():
-        for number in range(PHOTOS + 1):
-            photo = _photo(number, device)
-            for label, (name, settings) in searches.items():
-                search = CaptionSearch(settings, words)
+        for photo in range(PHOTOS + 1):
+            features = _photo(photo, device)
+            for label, (name, each) in searches.items():
+                search = CaptionSearch(each, words)
                 began = clock()
-                found = search(decoders[name], photo, [number], 0)
-                assert found.lengths()[0, 0] == WORDS + 1  # which waits for the GPU
-                if number:  # the first is to warm up
-                    taken[label].append(1000 * (clock() - began))
-    median = {label: sorted(times)[len(times) // 2] for label, times in taken.items()}
+                candidates = search(decoders[name], features, [photo], 0)
+                assert candidates.lengths()[0, 0] == WORDS + 1  # waits for the GPU
+                if photo:  # the first is a warm-up
+                    times[label].append(1000 * (clock() - began))
+    median = {label: sorted(each)[len(each) // 2] for label, each in times.items()}
     for label in list(searches)[2:]:
         for other in ("greedy", "beam 5"):
             what = f"{label}, {PASSES} passes, 1 photo, {WORDS} words"

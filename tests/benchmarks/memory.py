@@ -1,6 +1,6 @@
 """Anonymous resident memory of preprocess and train with 50,000 photos, against the same with 1,000.
 
-Mapped file pages (the cached pixels) are not counted: the system takes them back whenever it needs the room.
+Mapped file pages (the cached pixels) are not counted: the system reclaims them whenever it needs memory.
 """
 
 import csv
@@ -21,7 +21,7 @@ ARGUMENTS = ["run.root=runs", "split.holdout=0.02", "train.epochs=1", "train.bat
 
 
 def _competition(root: Path, count: int) -> None:
-    """`count` photos of 128 pixels, of which DISTINCT differ; the others are links to them."""
+    """`count` photos of 128 pixels, DISTINCT different ones and hard links to them."""
     rng = np.random.default_rng(0)
     (root / "train").mkdir(parents=True)
     words = [f"word{i}" for i in range(400)]
@@ -47,8 +47,8 @@ def _anonymous(process: int) -> int:
         below = Path(f"/proc/{process}/task/{process}/children").read_text().split()
     except OSError:  # it has ended
         return 0
-    own = next((int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon")), 0)
-    return own + sum(_anonymous(int(child)) for child in below)
+    anonymous = next((int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon")), 0)
+    return anonymous + sum(_anonymous(int(child)) for child in below)
 
 
 def _peak(folder: Path, stage: str) -> float:
@@ -72,8 +72,8 @@ def run() -> Iterator[tuple[str, float, float, str, str]]:
     for count in SIZES:
         with tempfile.TemporaryDirectory() as folder:
             _competition(Path(folder) / "data", count)
-            for stage, found in peaks.items():
-                found.append(_peak(Path(folder), stage))
+            for stage, sizes in peaks.items():
+                sizes.append(_peak(Path(folder), stage))
     for stage, (few, many) in peaks.items():
         grown = f"{SIZES[0]:,} photos; grew by {many - few:.0f} MB"
         yield f"{stage} {SIZES[1]:,} photos of 128 px, peak memory", many, few, grown, "MB"

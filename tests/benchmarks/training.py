@@ -1,4 +1,4 @@
-"""An epoch of the engine, loader included, against bare forward, backward and step on tensors in memory."""
+"""An epoch of the engine with its loader, against bare forward, backward and step on batches in memory."""
 
 import tempfile
 import time
@@ -25,7 +25,7 @@ PHOTOS, WORDS = 640, 200
 
 
 def made_up(folder: Path, size: int) -> FoldData:
-    """640 photos of noise with captions of 12 words."""
+    """640 photos of noise with random captions of 12 words."""
     from src.data.dataset import Labels
 
     rng = np.random.default_rng(0)
@@ -50,7 +50,7 @@ def _bare(engine: Engine, batches: list[dict]) -> float:
 
 
 def run() -> Iterator[tuple[str, float, float, str]]:
-    """Seconds for one epoch of the demo's network: the median of five, taken in turn after one of each to warm up."""
+    """Seconds for one epoch of the demo's network: medians of five epochs in alternation, after a warm-up."""
     settings = Settings()
     make_deterministic(settings.run.threads)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,7 +1,8 @@
-"""Which loss of the score teaches best: python -m tests.benchmarks.quality_losses FOLDER [key.sub=value ...].
+"""Compare the MOS losses: python -m tests.benchmarks.mos_losses FOLDER [key.sub=value ...].
 
-For each loss and each of three seeds the network alone is trained on the labelled photos of one fold, equally long,
-and scored on the photos left out after its last epoch. Prints each score, then the mean and spread over the seeds.
+For each loss and each of three seeds, a network is trained on the labelled photos of one fold for the same number of
+epochs and scored on the validation photos after the last one. Prints each score, then mean and standard deviation over
+the seeds.
 """
 
 import dataclasses
@@ -44,18 +45,18 @@ def score(common: list[str], loss: list[str], seed: int, runs: Path) -> float:
 
 
 def main() -> None:
-    root, *chosen = sys.argv[1:]
+    root, *arguments = sys.argv[1:]
     with tempfile.TemporaryDirectory() as runs:
-        common = [f"data.root={root}", f"run.root={runs}", "task=mos", "train.epochs=8", *chosen]
+        common = [f"data.root={root}", f"run.root={runs}", "task=mos", "train.epochs=8", *arguments]
         for stage in (preprocess, split):
             stage.main(common)
-        found = {name: [] for name in LOSSES}
+        scores = {name: [] for name in LOSSES}
         for seed in SEEDS:
             for name, loss in LOSSES.items():
-                found[name].append(score(common, loss, seed, Path(runs)))
-                print(f"seed {seed}, {name}: {found[name][-1]:.4f}", flush=True)
-    for name, scores in found.items():
-        print(f"{name:<14} mean {np.mean(scores):.3f}, sd {np.std(scores, ddof=1):.3f}")
+                scores[name].append(score(common, loss, seed, Path(runs)))
+                print(f"seed {seed}, {name}: {scores[name][-1]:.4f}", flush=True)
+    for name, values in scores.items():
+        print(f"{name:<14} mean {np.mean(values):.3f}, sd {np.std(values, ddof=1):.3f}")
 
 
 if __name__ == "__main__":
