@@ -35,13 +35,13 @@ def as_text(rows: list[Row], tests: list[RunTests], resamples: int) -> str:
     """Tables with the runs as rows: scores beside their baselines, captions, networks and their times, the tests."""
     tables = [
         _table(
-            "Scores out of fold: of the networks, and of the whole ensemble",
+            "Scores out of fold of the networks, their baselines (ridge regression, constant sentence) and the ensemble",
             [
                 ("MOS score [95%]", lambda row: _with_interval(row, "mos", ".3f")),
-                ("ridge baseline", lambda row: _baseline(row, "mos", ".3f")),
+                ("baseline", lambda row: _baseline(row, "mos", ".3f")),
                 _figure("ensemble", "mos_ensemble", ".3f"),
                 ("caption score [95%]", lambda row: _with_interval(row, "caption", ".2f")),
-                ("constant baseline", lambda row: _baseline(row, "caption", ".2f")),
+                ("baseline", lambda row: _baseline(row, "caption", ".2f")),
                 _figure("ensemble", "caption_ensemble", ".2f"),
                 _figure("CIDEr-D", "cider_d", ".3f"),
                 _figure("METEOR", "meteor", ".3f"),
