@@ -77,11 +77,12 @@ def score_run(settings: Settings, table: "pd.DataFrame", predictions: "pd.DataFr
 
 
 def report_covariate_shift(
-    settings: Settings, table: "pd.DataFrame", predictions: "pd.DataFrame", folder: Path
+    settings: Settings, table: "pd.DataFrame", predictions: "pd.DataFrame", has_mos: bool, folder: Path
 ) -> list[str]:
     """Test whether the test photos differ from the training photos, print and write it; the names of the files.
 
-    Arguments as for `score_run`. The MOS score of the training photos most like the test photos stands beside it.
+    Arguments as for `score_run`. has_mos: the MOS were measured; then the score of the training photos that are most
+    like the test photos stands beside it.
     """
     import numpy as np
 
@@ -104,12 +105,15 @@ def report_covariate_shift(
     training = table.iloc[train].set_index("photo_id")
     predicted = predictions.set_index("photo_id")["mos"].reindex(training.index).to_numpy(float)
     probability, mos = shift.overall.test_probability[: len(train)], training["mos"].to_numpy(float)
-    report = {
+    report: dict = {
         "shifted": bool(shift.shifted),
         "overall": shift.overall.report(),
         "blocks": [block.report() for block in shift.blocks],
-        "test_like": score_test_like(probability, predicted, mos, settings.metric.bootstrap, settings.run.seed),
+        "test_like": None,
     }
+    if has_mos:
+        bootstrap, seed = settings.metric.bootstrap, settings.run.seed
+        report["test_like"] = score_test_like(probability, predicted, mos, bootstrap, seed)
     columns = {"test_probability": probability, "weight": shift.overall.weights}
     columns |= {f"weight_{index}": block.weights for index, block in enumerate(shift.blocks, 1)}
     write_json(folder / "covariate_shift.json", report)
@@ -167,9 +171,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             predictions = read_predictions(outputs.ensemble(settings).folder / "oof.csv")
             scores = score_run(settings, table, predictions)
             write_json(runs.score_path(work.folder), scores)
-            shift_files = report_covariate_shift(settings, table, predictions, work.folder)
+            has_mos = scores["oof"]["mos"] is not None
+            shift_files = report_covariate_shift(settings, table, predictions, has_mos, work.folder)
             work.outputs += [runs.score_path(work.folder).name, *shift_files]
-            draw_run(settings, table, predictions, scores["oof"]["mos"] is not None)
+            draw_run(settings, table, predictions, has_mos)
     if options.coco:
         write_coco(settings, Path(options.coco))
 

@@ -35,7 +35,7 @@ def as_text(rows: list[Row], tests: list[RunTests], resamples: int) -> str:
     """Tables with the runs as rows: scores beside their baselines, captions, networks and their times, the tests."""
     tables = [
         _table(
-            "Scores out of fold of the networks, their baselines (ridge regression, constant sentence) and the ensemble",
+            "Scores out of fold: the networks, their baselines (ridge regression, constant sentence), the ensemble",
             [
                 ("MOS score [95%]", lambda row: _with_interval(row, "mos", ".3f")),
                 ("baseline", lambda row: _baseline(row, "mos", ".3f")),
