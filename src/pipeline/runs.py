@@ -40,8 +40,8 @@ def fold_number(name: str) -> int:
 
 def folds_named(names: Iterable[str]) -> list[int]:
     """The folds among the names of files, or of the inputs in a record."""
-    numbers = [name.removeprefix(_FOLD) for name in names if name.startswith(_FOLD)]
-    return sorted(int(number) for number in numbers if number.isdecimal())
+    suffixes = [name.removeprefix(_FOLD) for name in names if name.startswith(_FOLD)]
+    return sorted(int(suffix) for suffix in suffixes if suffix.isdecimal())
 
 
 def fold_folder(run: Path, fold: int | str) -> Path:
@@ -71,7 +71,8 @@ def settings_path(fold: Path) -> Path:
 
 def trained_settings(run: Path, fold: int | str = "*") -> list[Path]:
     """The settings of every fold of a run, or of one, where there are any."""
-    return sorted(run.glob(f"{fold_name(fold)}/{_SETTINGS}"))
+    folders = fold_folders(run) if fold == "*" else [fold_folder(run, fold)]
+    return [path for path in map(settings_path, folders) if path.is_file()]
 
 
 def trained_runs(root: Path) -> list[str]:
