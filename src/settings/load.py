@@ -205,10 +205,15 @@ def changed(settings: Settings, values: Mapping[str, Any], origin: str) -> Setti
     return build([(key, as_text(value), origin) for key, value in values.items()], flatten(settings))
 
 
-def as_arguments(settings: Settings) -> list[str]:
-    """The command line that gives these settings: every one that differs from its default."""
+def _differing(settings: Settings) -> dict[str, Any]:
+    """What differs from the defaults, and run.name, which would else follow from the name of a file."""
     defaults = flatten(Settings())
-    return [f"{key}={as_text(value)}" for key, value in flatten(settings).items() if value != defaults[key]]
+    return {k: v for k, v in flatten(settings).items() if v != defaults[k] or k == "run.name"}
+
+
+def as_arguments(settings: Settings) -> list[str]:
+    """The command line that gives these settings."""
+    return [f"{key}={as_text(value)}" for key, value in _differing(settings).items()]
 
 
 def save(settings: Settings, path: Path) -> None:
@@ -218,8 +223,7 @@ def save(settings: Settings, path: Path) -> None:
 
 def as_yaml(settings: Settings, *left_out: str) -> str:
     """What differs from the defaults as YAML that --config takes, without some keys, and without a search (tune)."""
-    found, default = flatten(settings), flatten(Settings())
-    kept = {k: v for k, v in found.items() if v != default[k] and k not in left_out and not k.startswith("tune.")}
+    kept = {k: v for k, v in _differing(settings).items() if k not in left_out and not k.startswith("tune.")}
     lines = []
     for key, value in {**kept, "tune.trials": 0}.items():
         text = yaml.safe_dump(value, allow_unicode=True, default_flow_style=True, width=10**6)

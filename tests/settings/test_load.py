@@ -9,7 +9,7 @@ import pytest
 
 from src.settings.former_names import FORMER_KEYS, FORMER_VALUES, read_saved
 from src.settings.keys import all_settings, changing, flatten
-from src.settings.load import as_arguments, load, save
+from src.settings.load import as_arguments, as_yaml, load, save
 from src.settings.reference import markdown
 from src.settings.schema import OptimSettings, Settings
 from src.settings.yaml_files import ConfigError, as_text, read_yaml
@@ -102,6 +102,8 @@ def test_saved_settings_and_arguments_come_back_equal(tmp_path):
     save(settings, tmp_path / "settings.yaml")
     assert read("--config", str(tmp_path / "settings.yaml")) == settings
     assert read(*as_arguments(settings)) == settings
+    (tmp_path / "another.yaml").write_text(as_yaml(Settings()))
+    assert read("--config", str(tmp_path / "another.yaml")).run.name == "demo", "not the name of the file"
 
 
 def test_what_changes_results_is_marked():
