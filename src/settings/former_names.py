@@ -27,7 +27,7 @@ FORMER_KEYS = {
 FORMER_VALUES = {
     "loss.mos": {"squared": "mse"},
     "ensemble.captions": {"consensus": "mbr"},
-    "ensemble.mos": {"nonnegative": "blend", "nnls": "blend"},
+    "ensemble.mos": dict.fromkeys(("nonnegative", "nnls", "isotonic", "boosted"), "blend"),
     "self_critical.baseline": {"others": "leave_one_out"},
 }
 """The present value of each former one, by the present key."""

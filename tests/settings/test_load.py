@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from src.settings.former_names import FORMER_KEYS, FORMER_VALUES, read_saved
+from src.settings.former_names import FORMER_KEYS, FORMER_VALUES, read_saved, translated
 from src.settings.keys import all_settings, changing, flatten
 from src.settings.load import as_arguments, as_yaml, load, save
 from src.settings.reference import markdown
@@ -169,6 +169,15 @@ def test_what_an_earlier_version_saved_is_read_under_its_present_names(tmp_path)
         "train.epochs": "3",
         "loss.mos": "mse",
         "mos_head.dropout": "0.1",
+    }
+
+
+def test_the_member_that_was_submitted_counts_more_than_the_former_kinds_of_blend():
+    assert translated({"ensemble.mos": "ridge", "predict.mos": "blend"}) == {"ensemble.mos": "blend"}
+    assert translated({"predict.mos": "svr", "ensemble.mos": "nonnegative"}) == {"ensemble.mos": "svr"}
+    assert translated({"ensemble.mos": "boosted", "ensemble.samples": 3}) == {
+        "ensemble.mos": "blend",
+        "predict.samples": 3,
     }
 
 
