@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from src.decoding.model_averaging import AveragedFeatures, ModelAverage
 from src.decoding.strategy import CaptionSearch
 from src.inference.networks import open_captioners
 from src.models.captioner import Captioner
-from src.models.decoder import PAD
+from src.models.decoder import PAD, CausalDecoder
 from src.settings.model import NON_AUTOREGRESSIVE
 from src.settings.schema import DecodingSettings, Settings
 from src.training.distributed import Ranks, replicate
@@ -67,10 +68,14 @@ class CaptionGenerator(torch.nn.Module):
     """
 
     def __init__(
-        self, networks: list[Captioner], searches: Sequence[CaptionSearch], seed: int, averaging: str = "none"
+        self,
+        networks: list[Captioner],
+        searches: Sequence[CaptionSearch],
+        seed: int,
+        averaging: Literal["none", "probabilities", "log_probabilities"] = "none",
     ):
         super().__init__()
-        self.networks = torch.nn.ModuleList(networks)
+        self.networks: Sequence[Captioner] = torch.nn.ModuleList(networks)  # type: ignore[assignment]
         self.searches, self.seed, self.averaging = searches, seed, averaging
 
     def forward(self, images: torch.Tensor | dict[str, torch.Tensor], rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -79,10 +84,11 @@ class CaptionGenerator(torch.nn.Module):
         Tokens are padded to the longest caption allowed, so that the outputs of replicas can be concatenated.
         """
         first = self.networks[0]
-        decoder, features = first.decoder, first.features(images)
+        decoder: Any = first.decoder
+        features: Any = first.features(images)
         pooled = features.pooled.float()
-        if len(self.networks) > 1:
-            decoder = ModelAverage([network.decoder for network in self.networks], self.averaging)
+        if self.averaging != "none" and len(self.networks) > 1:
+            decoder = ModelAverage([cast(CausalDecoder, each.decoder) for each in self.networks], self.averaging)
             features = AveragedFeatures((features, *(network.features(images) for network in self.networks[1:])))
         outputs = []
         for search in self.searches:
@@ -113,11 +119,11 @@ def generate_captions(
         settings.run.seed,
         settings.decoding.model_averaging,
     )
-    generator = replicate(generator.to(ranks.device), settings, ranks)
+    replicated = replicate(generator.to(ranks.device), settings, ranks)
     vocabulary = Vocabulary(tuple(words), (0,) * len(words))
 
     def read(batch: dict[str, torch.Tensor]) -> list[PhotoCaptions]:
-        *tokens, pooled = (tensor.cpu() for tensor in generator(batch["images"], batch["row"]))
+        *tokens, pooled = (tensor.cpu() for tensor in replicated(batch["images"], batch["row"]))
         by_search = [dict(zip(searches, photo, strict=True)) for photo in zip(*tokens, strict=True)]
         return [
             _decoded(photo, features, vocabulary)

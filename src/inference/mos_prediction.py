@@ -27,14 +27,17 @@ class MosPredictor(torch.nn.Module):
 
     def forward(self, images: torch.Tensor | dict[str, torch.Tensor]) -> torch.Tensor:
         """MOS float32 [B] of pixels [B, H, W, C] or of cached features."""
-        views = [self._mos(images if scale == 1 else resized(images, scale)) for scale in self.scales]
+        if isinstance(images, dict):  # cached features are of the photos as they are
+            return self._mos(images)
+        views = [self._with_flip(images if scale == 1 else resized(images, scale)) for scale in self.scales]
         return views[0] if len(views) == 1 else torch.stack(views).mean(0)
 
+    def _with_flip(self, images: torch.Tensor) -> torch.Tensor:
+        mos = self._mos(images)
+        return (mos + self._mos(images.flip(2))) / 2 if self.flips else mos
+
     def _mos(self, images: torch.Tensor | dict[str, torch.Tensor]) -> torch.Tensor:
-        mos = self.network.mos(self.network.features(images)).float()
-        if self.flips:
-            mos = (mos + self.network.mos(self.network.features(images.flip(2))).float()) / 2
-        return mos
+        return self.network.mos(self.network.features(images)).float()
 
 
 def resized(images: torch.Tensor, scale: float) -> torch.Tensor:
@@ -52,10 +55,10 @@ def predict_mos(
     Computed by all processes and complete on each.
     """
     network, _ = open_network(folder / "best-mos.pt", settings)
-    flips = settings.predict.tta_flips and labels.features is None  # cached features are of the photos as they are
-    predictor = replicate(MosPredictor(network, flips, settings.predict.tta_scales).to(ranks.device), settings, ranks)
+    predictor = MosPredictor(network, settings.predict.tta_flips, settings.predict.tta_scales).to(ranks.device)
+    replicated = replicate(predictor, settings, ranks)
     crops = [
-        infer(lambda batch: predictor(batch["images"]).tolist(), labels, rows, settings, ranks, label, crop=crop)
+        infer(lambda batch: replicated(batch["images"]).tolist(), labels, rows, settings, ranks, label, crop=crop)
         for crop in range(settings.view.crops)
     ]
     return {row: sum(crop[row] for crop in crops) / len(crops) for row in rows}

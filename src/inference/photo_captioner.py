@@ -105,7 +105,8 @@ class PhotoCaptioner:
 
         crops: their other pieces, uint8 [B, K, size, size, C], over which the MOS is averaged too.
         """
-        mos = captions = [None] * len(pixels)
+        mos: list[float | None] = [None] * len(pixels)
+        captions: list[str | None] = [None] * len(pixels)
         with torch.inference_mode(), autocast(self.settings, self.device):
             images = torch.from_numpy(pixels).to(self.device)
             if self.predictors:
@@ -143,8 +144,8 @@ class PhotoCaptioner:
             )
         written = [token for token in tokens[0].tolist() if token not in (PAD, END)]
         words = tuple(self.vocabulary.words[token] for token in written)
-        boxes = isinstance(features.layout, torch.Tensor)
-        layout = features.layout[0].float().cpu().numpy() if boxes else features.layout
+        boxes = features.layout
+        layout = boxes[0].float().cpu().numpy() if isinstance(boxes, torch.Tensor) else boxes
         parts = self.attending.encoder.region_kind
         return AttentionMaps(words, forced.attention[0, : len(words)].float().cpu().numpy(), layout, parts)
 
@@ -193,7 +194,7 @@ def attention_of_file(
     """
     maps = captioner.attention_maps(load_photo(path, captioner.view).pixels)
     photo = decode(path.read_bytes(), needed_short_side(captioner.view, SHOWN_SHORT_SIDE))
-    return maps, photo, view_box(*photo.shape[:2], captioner.view)
+    return maps, photo, view_box(photo.shape[0], photo.shape[1], captioner.view)
 
 
 def view_box(height: int, width: int, view: ViewSettings) -> tuple[int, int, int, int]:

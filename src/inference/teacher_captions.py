@@ -1,8 +1,8 @@
 """A teacher's captions as targets of training: sequence-level knowledge distillation.
 
 Kim and Rush 2016, "Sequence-Level Knowledge Distillation": the student learns what the teacher's search writes in place
-of what people wrote. Captioners that say all words at once need it most: a photo's human captions say different things,
-the teacher's one caption says one (Gu et al. 2018, "Non-Autoregressive Neural Machine Translation").
+of what people wrote. Non-autoregressive captioners need it most: a photo's human captions say different things, the
+teacher's one caption says one (Gu et al. 2018, "Non-Autoregressive Neural Machine Translation").
 """
 
 from pathlib import Path
@@ -33,36 +33,35 @@ def load_teacher_captions(settings: Settings, fold: int, ranks: Ranks) -> dict[s
     """
     if settings.decoder.distill_from is None:
         return None
-    said: dict[str, str] = {}
+    captions: dict[str, str] = {}
     if ranks.main:
         artefact = outputs.teacher_captions(settings, fold)
         with artefacts.making(artefact) as work:
             if work:
                 work.outputs += _write(settings, fold, work.folder, Ranks(0, 1, ranks.device))
-        for name in artefact.record()["outputs"]:
-            said |= read_json(artefact.folder / name)
-    return ranks.broadcast(said)  # the others wait here
+        for name in (artefact.record() or {})["outputs"]:
+            captions |= read_json(artefact.folder / name)
+    return ranks.broadcast(captions)  # the others wait here
 
 
-def _write(settings: Settings, fold: int, folder: Path, alone: Ranks) -> list[str]:
+def _write(settings: Settings, fold: int, folder: Path, this_process: Ranks) -> list[str]:
     """Write the captions as JSON files of {photo_id: caption}, leaving those that are there; their names."""
-    name = settings.decoder.distill_from
     teacher = _teacher(settings, fold)
-    makers = (outputs.photos, outputs.vocabulary, outputs.folds)
-    features = cached_features(teacher, alone)
-    places = [make(teacher).folder for make in makers]
-    labels = read_fold(*places, fold, teacher.vocabulary.maximum_words, features).labels
-    photo_ids = load_table(places[0] / "photos.jsonl")["photo_id"].tolist()
+    name = str(teacher.run.name)
+    photos, vocabulary, folds = (make(teacher).folder for make in (outputs.photos, outputs.vocabulary, outputs.folds))
+    features = cached_features(teacher, this_process)
+    labels = read_fold(photos, vocabulary, folds, fold, teacher.vocabulary.maximum_words, features).labels
+    photo_ids = load_table(photos / "photos.jsonl")["photo_id"].tolist()
     wanted = _captioned(settings, fold)
     rows = [row for row, photo in enumerate(photo_ids) if photo in wanted]
-    at_once = _BATCHES * teacher.train.batch_size
-    parts = {f"{begin // at_once:05d}.json": rows[begin : begin + at_once] for begin in range(0, len(rows), at_once)}
-    for number, (file, some) in enumerate(parts.items(), 1):
+    size = _BATCHES * teacher.train.batch_size
+    parts = {f"{begin // size:05d}.json": rows[begin : begin + size] for begin in range(0, len(rows), size)}
+    checkpoints = fold_folder(Path(teacher.run.root, name), fold)
+    for number, (file, part) in enumerate(parts.items(), 1):
         if not (folder / file).is_file():
             label = f"captions of {name}, {number} of {len(parts)}"
-            source = fold_folder(Path(teacher.run.root, name), fold)
-            said = best_captions([source], teacher, labels, some, alone, label)
-            write_json(folder / file, {photo_ids[row]: caption for row, caption in said.items()})
+            captions = best_captions([checkpoints], teacher, labels, part, this_process, label)
+            write_json(folder / file, {photo_ids[row]: caption for row, caption in captions.items()})
     return list(parts)
 
 
@@ -73,7 +72,7 @@ def _teacher(settings: Settings, fold: int) -> Settings:
 
     Raises InputError for a teacher without captions, and where its photos are no longer what it was trained on.
     """
-    name, root = settings.decoder.distill_from, settings.run.root
+    name, root = str(settings.decoder.distill_from), settings.run.root
     given = [f"run.name={name}", f"run.root={root}", f"train.fold={fold}", "tune.trials=0"]
     given += [f"data.root={settings.data.root}"] * (settings.data.root is not None)
     teacher, _ = load_run(given, "train")
