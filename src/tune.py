@@ -31,7 +31,7 @@ from src.settings.tuning import TuneSettings
 
 if TYPE_CHECKING:
     from src.tuning.study import Study
-    from src.tuning.trials import Decoding, Training
+    from src.tuning.worker import Objective
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -39,8 +39,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--show", action="store_true", help="print the trials so far and do nothing else")
 
 
-def decoded(settings: Settings, plan: SearchPlan) -> Artefact:
-    """What --stage decode makes. Raises InputError where a fold is not trained, or otherwise."""
+def decoding_artefact(settings: Settings, plan: SearchPlan) -> Artefact:
+    """What --stage decode writes. Raises InputError where a fold is not trained, or with other settings."""
     folder, inputs = tuning_folder(run_folder(settings), "decode"), {}
     for k in plan.folds:
         fold = outputs.fold(settings, k)
@@ -67,10 +67,10 @@ def check(settings: Settings, plan: SearchPlan, stage: str) -> None:
 
 
 def open_study(settings: Settings, plan: SearchPlan, artefact: Artefact, fresh: bool) -> "Study":
-    """The study of these settings, data and code, whoever else works on it."""
+    """The study of these settings, data and code, which other workers may share."""
     import optuna
 
-    from src.tuning.study import Plan, Study
+    from src.tuning.study import Study, StudyPlan
 
     pruners = {
         "none": None,
@@ -78,38 +78,55 @@ def open_study(settings: Settings, plan: SearchPlan, artefact: Artefact, fresh: 
         "halving": lambda: optuna.pruners.SuccessiveHalvingPruner(min_resource=1),
         "hyperband": lambda: optuna.pruners.HyperbandPruner(min_resource=1, max_resource=plan.epochs),
     }
-    asked = outputs.differing({key: value for key, value in artefact.settings.items() if key != "tune.trials"})
-    key = digest_of([asked, artefact.inputs, code_digest("tune")])[:12]
+    searched = outputs.differing({key: value for key, value in artefact.settings.items() if key != "tune.trials"})
+    key = digest_of([searched, artefact.inputs, code_digest("tune")])[:12]
     url = plan.storage or f"sqlite:///{artefact.folder.absolute() / 'study.db'}"
-    now = flatten(settings)
-    present = {name: now[name] for name in plan.space}
+    initial = {name: value for name, value in flatten(settings).items() if name in plan.space}
     objectives = 2 if plan.objective == "both" else 1
-    study = Plan(plan.trials, plan.space, present, settings.run.seed, objectives, pruners[plan.pruner])
-    return Study(url, f"{settings.run.name}-{artefact.folder.name}-{key}", study, fresh)
+    study_plan = StudyPlan(plan.trials, plan.space, initial, settings.run.seed, objectives, pruners[plan.pruner])
+    return Study(url, f"{settings.run.name}-{artefact.folder.name}-{key}", study_plan, fresh)
 
 
-def objective_of(settings: Settings, plan: SearchPlan, stage: str, folder: Path) -> "Training | Decoding":
+def objective_of(settings: Settings, plan: SearchPlan, stage: str, folder: Path) -> "Objective":
     """What a trial does with its settings."""
     from src.metrics.meteor import shared_meteor
-    from src.tuning.trials import Decoding, Training
+    from src.tuning.trials import DecodingObjective, TrainingObjective
 
     if stage == "decode":
-        return Decoding(settings, plan.folds, shared_meteor())
+        return DecodingObjective(settings, plan.folds, shared_meteor())
     meteor = shared_meteor() if settings.task != "mos" else None
-    return Training(settings, plan.objective, plan.folds, folder, meteor)
+    return TrainingObjective(settings, plan.objective, plan.folds, folder, meteor)
+
+
+def draw(study: "Study", objective: str, folder: Path) -> None:
+    """Draw history.png, slices.png, importance.png and, for two scores, pareto.png."""
+    from src.plots import tuning_plots as plots
+    from src.tuning.results import SCORE_NAMES, best_trial, completed, importance, pareto_front
+
+    names = SCORE_NAMES[objective]
+    trials = [
+        plots.FinishedTrial(trial.number, trial.state.name.lower(), trial.values or [], trial.params)
+        for trial in study.finished()
+    ]
+    plots.draw_history(trials, names, folder / "history.png")
+    plots.draw_slices(trials, names, folder / "slices.png")
+    plots.draw_importance(importance(study, objective), folder / "importance.png")
+    if len(names) > 1:
+        front = [trial.number for trial in pareto_front(completed(study))]
+        plots.draw_pareto(trials, names, front, best_trial(study, objective).number, folder / "pareto.png")
 
 
 def search(
     settings: Settings, trial: Settings, plan: SearchPlan, artefact: Artefact, options: argparse.Namespace
 ) -> None:
-    """Work on the study until it has its trials, and write what it found. trial: what each trial starts from."""
+    """Work on the study until it has its trials, and write its results. trial: the settings that trials change."""
     from src.base.randomness import make_deterministic
-    from src.tuning.results import rows_of, table, write_results
+    from src.tuning.results import as_table, table_rows, write_results
     from src.tuning.worker import run_worker
 
     study = open_study(settings, plan, artefact, options.fresh and not options.show)
     if options.show:
-        print(table(rows_of(study, plan.objective)), flush=True)
+        print(as_table(table_rows(study, plan.objective)), flush=True)
         return
     make_deterministic(settings.run.threads)
     if plan.objective == "both":
@@ -119,6 +136,7 @@ def search(
     with making(artefact, options.fresh) as written:
         if written:
             written.outputs += write_results(study, settings, plan.objective, artefact.folder)
+            draw(study, plan.objective, artefact.folder)
     best = (artefact.folder / "best.yaml").read_text(encoding="utf-8").splitlines()
     print(f"tune: {artefact.folder / 'best.yaml'}: {best[0].removeprefix('# ')}", flush=True)
 
@@ -138,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.stage == "train":
         trial = changed(trial, {"train.epochs": plan.epochs}, "tune.epochs")
         stages.ensure_inputs(settings, "tune")
-    artefact = outputs.tuning(settings) if options.stage == "train" else decoded(settings, plan)
+    artefact = outputs.tuning(settings) if options.stage == "train" else decoding_artefact(settings, plan)
     if not (options.fresh or options.show or outdated(artefact)):
         print(f"tune: {artefact.folder}: up to date", flush=True)
         return

@@ -1,26 +1,19 @@
-"""What a fold's training tells: metrics.csv, TensorBoard, the progress bar and one line an epoch."""
+"""What is logged of a fold's training: metrics, times, sizes, TensorBoard, the progress bar and one line an epoch."""
 
-import csv
-import io
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 from tqdm import tqdm
 
-from src.base.files import write_json, write_text
+from src.base.csv_files import write_csv
+from src.base.files import write_json
 
 
-def write_metrics(path: Path, rows: list[dict]) -> None:
-    """Write metrics.csv, one row per epoch. It holds no times, so that equal runs give equal files.
-
-    A column that some epochs lack (a loss, a reward) is empty there.
-    """
-    text = io.StringIO()
+def write_metrics(path: Path, rows: list[dict[str, float]]) -> None:
+    """Write metrics.csv, a row per epoch; what an epoch lacks is empty. No times: equal runs give equal files."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    writer = csv.DictWriter(text, fieldnames=columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+    write_csv(path, columns, [[row.get(name, "") for name in columns] for row in rows])
 
 
 def append_timing(path: Path, epoch: int, seconds: float, pace: dict[str, float]) -> None:
@@ -36,25 +29,25 @@ def append_timing(path: Path, epoch: int, seconds: float, pace: dict[str, float]
 
 
 def write_parameters(path: Path, network: nn.Module) -> None:
-    """Write how many numbers the network is made of (`total`) and learns (`trainable`); buffers do not count."""
+    """Write how many parameters the network has (`total`) and how many of them are learned (`trainable`)."""
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in network.parameters()]
     write_json(path, {"total": sum(n for n, _ in sizes), "trainable": sum(n for n, learned in sizes if learned)})
 
 
-def tensorboard(folder: Path, epochs_done: int):
-    """A TensorBoard log; a resumed run hides what an interrupted one had logged past `epochs_done`."""
-    from torch.utils.tensorboard import SummaryWriter
+def tensorboard(folder: Path, epochs_done: int) -> Any:
+    """A TensorBoard writer; it hides what an interrupted run had logged past `epochs_done`."""
+    from torch.utils.tensorboard import SummaryWriter  # slow to import
 
     return SummaryWriter(str(folder), purge_step=epochs_done + 1)
 
 
 def epoch_line(row: dict, epochs: int, seconds: float) -> str:
-    """One line an epoch: what was lost, what was scored."""
+    """An epoch's losses and scores in one line."""
     shown = [f"{name} {value:.4f}" for name, value in row.items() if isinstance(value, float) and name != "lr"]
     return f"epoch {row['epoch']}/{epochs}  {'  '.join(shown)}  {seconds:.1f} s"
 
 
 def progress(total: int, done: int, label: str, shown: bool) -> tqdm:
-    """A bar over an epoch's photos, with photos per second and the time left, where a terminal can show it."""
-    hidden = None if shown else True
-    return tqdm(total=total, initial=done, desc=label, unit="photo", leave=False, disable=hidden, mininterval=0.5)
+    """A progress bar over photos, where a terminal can show it."""
+    disable = None if shown else True  # None: only where the output is no terminal
+    return tqdm(total=total, initial=done, desc=label, unit="photo", leave=False, disable=disable, mininterval=0.5)

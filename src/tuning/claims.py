@@ -1,4 +1,4 @@
-"""One worker at a time, over all machines; and whether the process that had begun something still lives."""
+"""A lock that all workers of a study share, and the identity of a worker, by which a dead one is recognised."""
 
 import contextlib
 import os
@@ -13,20 +13,20 @@ from src.base.randomness import fold_in
 
 
 class WorkerLock:
-    """A lock that all workers of a database share and that dies with its process.
+    """A lock shared by all workers of a study, on all machines; it is released when its process dies.
 
     PostgreSQL: an advisory lock, held by a transaction. SQLite: a file beside the database.
     """
 
-    def __init__(self, url: URL, name: str):
-        self.key = fold_in(0, "study", name)
+    def __init__(self, url: URL, study: str):
+        self.key = fold_in(0, "study", study)
         self.engine = sqlalchemy.create_engine(url, pool_pre_ping=True) if url.get_backend_name() != "sqlite" else None
-        place = Path(url.database or "")
-        self.file = place.with_name(f".{place.name}.lock")
+        database = Path(url.database or "")
+        self.file = database.with_name(f".{database.name}.lock")
 
     @contextlib.contextmanager
     def __call__(self) -> Iterator[None]:
-        """Own the lock while the block runs; wait for it first."""
+        """Wait for the lock and hold it while the block runs."""
         if self.engine:
             with self.engine.begin() as connection:
                 connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(:key)"), {"key": self.key})
@@ -36,13 +36,13 @@ class WorkerLock:
             yield
 
 
-def identity() -> dict:
-    """This process, told apart from all others: its machine (where that can be known), number and time of start."""
+def process_identity() -> dict:
+    """This process, told apart from all others: its machine (None where unknown), process id and time of start."""
     return {"machine": _machine(), "pid": os.getpid(), "began": _began(os.getpid())}
 
 
-def lives(process: dict) -> bool | None:
-    """Whether the process with that `identity` still runs; None where it belongs to another machine."""
+def is_running(process: dict) -> bool | None:
+    """Whether the process with that `process_identity` still runs; None where it belongs to another machine."""
     if process["machine"] is None or process["machine"] != _machine():
         return None
     return _began(process["pid"]) == process["began"]
@@ -51,13 +51,13 @@ def lives(process: dict) -> bool | None:
 def _machine() -> str | None:
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"  # containers of one machine number processes by themselves
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"  # containers of a machine have process ids of their own
     except OSError:
         return None
 
 
 def _began(pid: int) -> str | None:
-    """When the process began, in clock ticks; None where there is no such process, or a dead one."""
+    """When the process began, in clock ticks since boot; None where there is no such process, or a dead one."""
     try:
         after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

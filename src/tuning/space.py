@@ -1,19 +1,20 @@
-"""The search space in Optuna's terms, and how a trial's settings are drawn from it."""
+"""The search space as Optuna's distributions, and how a trial's settings are drawn from it."""
 
 from typing import Any
 
 from optuna import Trial
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import PartialFixedSampler, TPESampler
 
 from src.base.randomness import fold_in
 
+Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
 RANDOM_TRIALS = 5
 """Finished trials before the sampler learns from them."""
 
 
-def distribution(entry: dict[str, Any]) -> BaseDistribution:
-    """What an entry of the search space describes; a range ends at its last whole step."""
+def distribution(entry: dict[str, Any]) -> Distribution:
+    """The distribution of an entry of the search space; a range ends at its last whole step."""
     if "choices" in entry:
         return CategoricalDistribution(entry["choices"])
     low, high, step, log = entry["low"], entry["high"], entry.get("step"), entry.get("log", False)
@@ -24,8 +25,8 @@ def distribution(entry: dict[str, Any]) -> BaseDistribution:
     return FloatDistribution(low, high, log=log, step=step)
 
 
-def holds(entry: dict[str, Any], value: Any) -> bool:
-    """Whether the entry's range or choices have that value."""
+def contains(entry: dict[str, Any], value: Any) -> bool:
+    """Whether the entry's range or choices contain the value."""
     if "choices" in entry:
         return value in entry["choices"]
     if value is None or not entry["low"] <= value <= entry["high"]:
@@ -34,25 +35,28 @@ def holds(entry: dict[str, Any], value: Any) -> bool:
     return "step" not in entry or abs(steps - round(steps)) < 1e-9
 
 
-def draw(trial: Trial, space: dict[str, dict], seed: int, present: dict[str, Any]) -> dict[str, Any]:
-    """The trial's settings by Tree-structured Parzen Estimators (Bergstra et al. 2011); trial 0 has the present ones.
+def draw(trial: Trial, space: dict[str, dict], seed: int, initial: dict[str, Any]) -> dict[str, Any]:
+    """The trial's settings by Tree-structured Parzen Estimators (Bergstra et al. 2011); trial 0 has the initial ones.
 
     Each value comes from a sampler of its own, seeded by (seed, trial, setting): it depends on the finished trials,
-    not on what this process did before, nor on how far a killed process had come with drawing.
+    not on what this process did before, nor on how far a killed process had come. One seeded sampler for the whole
+    study would repeat trials after each restart.
     """
-    first = present if trial.number == 0 else {}
     params = {}
     for key, entry in space.items():
-        own = fold_in(seed, "tune", trial.number, key) % 2**32
-        sampler = TPESampler(seed=own, n_startup_trials=RANDOM_TRIALS, multivariate=False)
-        known = {key: first[key]} if key in first and holds(entry, first[key]) else {}
-        trial.study.sampler = PartialFixedSampler(known, sampler)
+        sampler_seed = fold_in(seed, "tune", trial.number, key) % 2**32
+        sampler = TPESampler(seed=sampler_seed, n_startup_trials=RANDOM_TRIALS, multivariate=False)
+        fixed = {}
+        if trial.number == 0 and key in initial and contains(entry, initial[key]):
+            fixed[key] = initial[key]
+        trial.study.sampler = PartialFixedSampler(fixed, sampler)
         params[key] = _suggest(trial, key, distribution(entry))
     return params
 
 
-def _suggest(trial: Trial, key: str, values: BaseDistribution) -> Any:
+def _suggest(trial: Trial, key: str, values: Distribution) -> Any:
     if isinstance(values, CategoricalDistribution):
         return trial.suggest_categorical(key, values.choices)
-    suggest = trial.suggest_int if isinstance(values, IntDistribution) else trial.suggest_float
-    return suggest(key, values.low, values.high, step=values.step, log=values.log)
+    if isinstance(values, IntDistribution):
+        return trial.suggest_int(key, values.low, values.high, step=values.step, log=values.log)
+    return trial.suggest_float(key, values.low, values.high, step=values.step, log=values.log)

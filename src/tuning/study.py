@@ -1,10 +1,10 @@
 """A study that any number of workers share, each claiming one trial at a time.
 
-The trials of a study are numbered 0, 1, … and there are never more than asked for: a trial whose worker died keeps its
-number and its settings, and another worker takes it over. So equal studies are equal whoever was killed, and Optuna's
-own retry, which adds a trial with a new number and leaves the old one's scores in place, is not used: successive
-halving would count both, Hyperband would choose another bracket. Claiming, reporting and finishing happen one worker
-at a time.
+The trials of a study are numbered 0, 1, … and there are never more than planned: a trial whose worker died keeps its
+number and its settings, and another worker takes it over. So equal studies give equal results, whichever worker was
+killed. Optuna's own retry is not used: it adds a trial with a new number and leaves the scores of the old one in place,
+so that successive halving would count both and Hyperband would choose another bracket. Its MaxTrialsCallback lets
+several workers finish more trials than asked for. Claiming, reporting and finishing are done by one worker at a time.
 """
 
 import contextlib
@@ -18,23 +18,24 @@ from typing import Any
 
 import optuna
 import sqlalchemy
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from src.base.errors import InputError
-from src.tuning.claims import WorkerLock, identity, lives
+from src.tuning.claims import WorkerLock, is_running, process_identity
 from src.tuning.space import draw
 
-BEAT, SILENCE = 10, 60
-"""Seconds between two signs of life of a worker, and after how many without one it counts as dead."""
+HEARTBEAT, GRACE_PERIOD = 10, 60
+"""Seconds between two heartbeats of a worker, and after how many without one it counts as dead."""
 
 
 class TakenOver(Exception):
-    """Another worker has the trial, because this one gave no sign of life for too long."""
+    """Another worker has the trial, because this one sent no heartbeat for too long."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A trial that this worker has: its number, the settings to try, and where to report the score of each epoch."""
+    """A trial that this worker has: its number, its settings, and `report(epoch, score)`, which may prune it."""
 
     number: int
     params: dict[str, Any]
@@ -42,51 +43,61 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is asked of a study: so many trials of a space, for one score or two, with a pruner made anew each time.
+class StudyPlan:
+    """How many trials of which search space, with which seed; a pruner is made anew for each decision.
 
-    present: the settings as they are, which trial 0 tries.
+    initial: the settings of trial 0. objectives: how many scores a trial has, one or two.
     """
 
     trials: int
     space: dict[str, dict]
-    present: dict[str, Any]
+    initial: dict[str, Any]
     seed: int
-    scores: int = 1
+    objectives: int = 1
     pruner: Callable[[], optuna.pruners.BasePruner] | None = None
 
 
 class Study:
     """The study of that name in a database. Raises InputError where the database cannot be reached or used."""
 
-    def __init__(self, url: str, name: str, plan: Plan, fresh: bool = False, beat: int = BEAT, silence: int = SILENCE):
-        self.plan, self.name, self.beat = plan, name, beat
-        self.me = identity()
+    def __init__(
+        self,
+        url: str,
+        name: str,
+        plan: StudyPlan,
+        fresh: bool = False,
+        heartbeat: int = HEARTBEAT,
+        grace_period: int = GRACE_PERIOD,
+    ):
+        self.plan, self.name, self.heartbeat = plan, name, heartbeat
+        self.worker = process_identity()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        with _reaching(url) as address:
-            self.alone = WorkerLock(address, name)
-            with self.alone(), _without_warnings():  # workers that make the tables at once would disturb each other
-                self.storage = _open(address, beat, silence)
+        with _connection_errors(url) as address:
+            self.lock = WorkerLock(address, name)
+            with self.lock(), _without_warnings():  # workers that create the tables at the same time disturb each other
+                self.storage = _open(address, heartbeat, grace_period)
                 if fresh and name in {study.study_name for study in self.storage.get_all_studies()}:
                     optuna.delete_study(study_name=name, storage=self.storage)
-                directions = ["maximize"] * plan.scores
                 self.study = optuna.create_study(
-                    storage=self.storage, study_name=name, directions=directions, load_if_exists=True
+                    storage=self.storage,
+                    study_name=name,
+                    directions=[StudyDirection.MAXIMIZE] * plan.objectives,
+                    load_if_exists=True,
                 )
         self.id = self.storage.get_study_id_from_name(name)
 
     def trials(self) -> list[FrozenTrial]:
         """The trials so far, by number."""
-        found = sorted(self.storage.get_all_trials(self.id), key=lambda trial: trial.number)
-        return found[: self.plan.trials]
+        trials = sorted(self.storage.get_all_trials(self.id), key=lambda trial: trial.number)
+        return trials[: self.plan.trials]
 
     def finished(self) -> list[FrozenTrial]:
-        """Those that ended: with a score, pruned, or failed for a reason of their own."""
+        """The trials that ended: complete, pruned, or failed for a reason of their own."""
         return [trial for trial in self.trials() if trial.state.is_finished()]
 
     def claim(self) -> Claim | None:
         """The next trial for this worker: one whose worker died, or a new one; None where all are taken."""
-        with self.alone(), _without_warnings():
+        with self.lock(), _without_warnings():
             trials = self.trials()
             orphans = [trial for trial in trials if trial.state == TrialState.RUNNING and self._abandoned(trial)]
             if orphans:
@@ -95,39 +106,43 @@ class Study:
                 trial = self.study.ask()
             else:
                 return None
-            params = draw(trial, self.plan.space, self.plan.seed, self.plan.present)
+            params = draw(trial, self.plan.space, self.plan.seed, self.plan.initial)
             self.storage.record_heartbeat(trial._trial_id)
-            self.storage.set_trial_user_attr(trial._trial_id, "worker", self.me)
+            self.storage.set_trial_user_attr(trial._trial_id, "worker", self.worker)
         return Claim(trial.number, params, lambda epoch, score: self._report(trial.number, epoch, score))
 
     def _abandoned(self, trial: FrozenTrial) -> bool:
         worker = trial.user_attrs.get("worker")
-        if worker is None:  # it died while it claimed: claiming is done by one at a time, and not by that one now
+        if worker is None:  # it died while claiming: only one worker claims at a time, and this one holds the lock
             return True
-        alive = lives(worker)
-        # the one thing that Optuna has no public name for; the clock is the database's
-        return trial._trial_id in self.storage._get_stale_trial_ids(self.id) if alive is None else not alive
+        running = is_running(worker)
+        if running is not None:
+            return not running
+        # of another machine only the heartbeats tell, by the database's clock; Optuna has no public name for this
+        return trial._trial_id in self.storage._get_stale_trial_ids(self.id)
 
-    def _mine(self, number: int) -> FrozenTrial:
+    def _claimed(self, number: int) -> FrozenTrial:
         trial = self.trials()[number]
-        if trial.state != TrialState.RUNNING or trial.user_attrs.get("worker") != self.me:
+        if trial.state != TrialState.RUNNING or trial.user_attrs.get("worker") != self.worker:
             raise TakenOver
         return trial
 
     def _report(self, number: int, epoch: int, score: float) -> None:
-        with self.alone():
-            trial = self._mine(number)
+        with self.lock():
+            trial = self._claimed(number)
             if epoch not in trial.intermediate_values:
                 self.storage.set_trial_intermediate_value(trial._trial_id, epoch, score)
-            if self.plan.pruner and self._falls_behind(number, epoch):
+            if self._should_prune(number, epoch):
                 raise optuna.TrialPruned(f"pruned after epoch {epoch}")
 
-    def _falls_behind(self, number: int, epoch: int) -> bool:
-        """The pruner's word, as a function of all trials' scores: asked in a copy of the study, epoch by epoch.
+    def _should_prune(self, number: int, epoch: int) -> bool:
+        """The pruner's decision, as a function of all trials' scores: made in a copy of the study, epoch by epoch.
 
-        Pruners note in the storage how far a trial came. Asked there, one killed between its note and the trial's end
-        would be answered otherwise the next time.
+        Pruners record in the storage how far a trial came. Were they asked there, a worker killed between that record
+        and the trial's end would get another answer the next time.
         """
+        if self.plan.pruner is None:
+            return False
         memory = optuna.storages.InMemoryStorage()
         study = optuna.create_study(storage=memory, study_name=self.name, direction="maximize")
         trials = self.trials()
@@ -136,31 +151,31 @@ class Study:
                 trial = copy.copy(trial)
                 trial.intermediate_values, trial.system_attrs = {}, {}
             study.add_trial(trial)
-        own, pruner, behind = memory.get_all_trials(study._study_id)[number]._trial_id, self.plan.pruner(), False
+        copied, pruner, prune = memory.get_all_trials(study._study_id)[number]._trial_id, self.plan.pruner(), False
         for step, score in sorted(trials[number].intermediate_values.items()):
             if step <= epoch:
-                memory.set_trial_intermediate_value(own, step, score)
-                behind = pruner.prune(study, memory.get_trial(own))
-        for key, noted in memory.get_trial(own).system_attrs.items():
-            self.storage.set_trial_system_attr(trials[number]._trial_id, key, noted)
-        return behind
+                memory.set_trial_intermediate_value(copied, step, score)
+                prune = pruner.prune(study, memory.get_trial(copied))
+        for key, value in memory.get_trial(copied).system_attrs.items():
+            self.storage.set_trial_system_attr(trials[number]._trial_id, key, value)
+        return prune
 
     def finish(self, number: int, state: TrialState, scores: list[float] | None = None, reason: str = "") -> None:
         """End a trial. Raises TakenOver where another worker has it by now."""
-        with self.alone():
-            trial = self._mine(number)
+        with self.lock():
+            trial = self._claimed(number)
             if reason:
                 self.storage.set_trial_user_attr(trial._trial_id, "reason", reason)
             self.study.tell(number, scores, state)
 
     @contextlib.contextmanager
-    def alive(self, number: int) -> Iterator[None]:
-        """Give signs of life for the trial while the block runs."""
+    def heartbeats(self, number: int) -> Iterator[None]:
+        """Send heartbeats for the trial while the block runs."""
         ended, trial_id = threading.Event(), self.trials()[number]._trial_id
 
         def beat() -> None:
-            while not ended.wait(self.beat):
-                with contextlib.suppress(Exception):  # a database away for a moment is tried again
+            while not ended.wait(self.heartbeat):
+                with contextlib.suppress(Exception):  # the database may be away for a moment
                     self.storage.record_heartbeat(trial_id)
             self.storage.remove_session()
 
@@ -174,8 +189,8 @@ class Study:
 
 
 @contextlib.contextmanager
-def _reaching(url: str) -> Iterator[sqlalchemy.engine.URL]:
-    """Errors of opening a database become one line, without the password."""
+def _connection_errors(url: str) -> Iterator[sqlalchemy.engine.URL]:
+    """Turn errors of opening a database into one line, without the password."""
     try:
         address = sqlalchemy.engine.make_url(url)
     except sqlalchemy.exc.ArgumentError:
@@ -188,24 +203,24 @@ def _reaching(url: str) -> Iterator[sqlalchemy.engine.URL]:
             Path(address.database).parent.mkdir(parents=True, exist_ok=True)
         yield address
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, ImportError, RuntimeError) as error:
-        said = " ".join(str(getattr(error, "orig", None) or error).split())
-        raise InputError(f"tune.storage={shown} cannot be used: {said[:200]}; start it, or give another") from None
+        message = " ".join(str(getattr(error, "orig", None) or error).split())
+        raise InputError(f"tune.storage={shown} cannot be used: {message[:200]}; start it, or give another") from None
 
 
-def _open(address: sqlalchemy.engine.URL, beat: int, silence: int) -> optuna.storages.RDBStorage:
+def _open(address: sqlalchemy.engine.URL, heartbeat: int, grace_period: int) -> optuna.storages.RDBStorage:
     sqlite = address.get_backend_name() == "sqlite"
-    arguments = {"connect_args": {"timeout": 60}} if sqlite else {"pool_pre_ping": True}
+    arguments: dict[str, Any] = {"connect_args": {"timeout": 60}} if sqlite else {"pool_pre_ping": True}
     return optuna.storages.RDBStorage(
         address.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}"),
         engine_kwargs=arguments,
-        heartbeat_interval=beat,
-        grace_period=silence,
+        heartbeat_interval=heartbeat,
+        grace_period=grace_period,
     )
 
 
 @contextlib.contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Optuna warns that heartbeats are experimental, and that ask() does not send them; `alive` does."""
+    """Hide Optuna's warnings that heartbeats are experimental and that ask() sends none: `heartbeats` does."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="optuna")
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

@@ -16,16 +16,16 @@ from optuna.trial import TrialState
 from src.base.errors import InputError
 from src.settings.yaml_files import ConfigError
 from src.tuning import claims
-from src.tuning.results import pareto_front, rows_of, winner_of
-from src.tuning.study import Plan, Study, TakenOver
+from src.tuning.results import best_trial, pareto_front, table_rows
+from src.tuning.study import Study, StudyPlan, TakenOver
 from src.tuning.worker import run_worker
 
 SPACE = {"x": {"low": -5.0, "high": 5.0}, "kind": {"choices": ["a", None, 3]}, "n": {"low": 2, "high": 9, "step": 3}}
-PRESENT = {"x": 0.25, "kind": None, "n": 4}
+INITIAL = {"x": 0.25, "kind": None, "n": 4}
 
 
 def plan(trials, **changes):
-    return Plan(**{"trials": trials, "space": SPACE, "present": PRESENT, "seed": 0, **changes})
+    return StudyPlan(**{"trials": trials, "space": SPACE, "initial": INITIAL, "seed": 0, **changes})
 
 
 def value(params: dict) -> float:
@@ -71,7 +71,7 @@ def worker(url: str, place: int) -> None:
             claim.report(epoch, value(claim.params))
         return [value(claim.params)]
 
-    run_worker(Study(url, "shared", plan(14), beat=1, silence=3), objective, "worker")
+    run_worker(Study(url, "shared", plan(14), heartbeat=1, grace_period=3), objective, "worker")
 
 
 def test_four_workers_on_postgresql_two_of_them_killed_finish_exactly_what_was_asked(postgres):
@@ -122,10 +122,10 @@ def test_workers_of_one_machine_share_a_file(url):
 
 def test_a_worker_that_was_taken_for_dead_cannot_finish_what_another_has(url):
     slow, quick = Study(url, "s", plan(1)), Study(url, "s", plan(1))
-    slow.me = {**slow.me, "began": "long ago"}  # as if that process were gone
+    slow.worker = {**slow.worker, "began": "long ago"}  # as if that process were gone
     first = slow.claim()
     second = quick.claim()
-    assert (first.number, first.params) == (second.number, second.params) == (0, PRESENT | {"n": 5})
+    assert (first.number, first.params) == (second.number, second.params) == (0, INITIAL | {"n": 5})
     for act in (lambda: first.report(1, 0.5), lambda: slow.finish(0, TrialState.COMPLETE, [9.0])):
         with pytest.raises(TakenOver):
             act()
@@ -150,7 +150,7 @@ def test_pruning_is_what_optuna_itself_would_do(kind, url):
     def killed(claim):
         for epoch in range(1, 9):
             claim.report(epoch, score(claim.params["x"], epoch))
-            study._falls_behind(claim.number, epoch)  # what a worker that takes over would ask
+            study._should_prune(claim.number, epoch)  # what a worker that takes over would ask
         return [score(claim.params["x"], 8)]
 
     study = Study(url, "s", plan(12, pruner=make, space={"x": SPACE["x"]}))
@@ -183,18 +183,18 @@ def test_a_trial_fails_for_its_own_reasons_and_the_study_goes_on(url):
 
     study = Study(url, "s", plan(6))
     run_worker(study, objective, "")
-    reasons = [row["reason"] for row in rows_of(study, "mos")]
+    reasons = [row["reason"] for row in table_rows(study, "mos")]
     words = ["no photos", "memory is too small", "GPU's memory is full", "odd", "not finite", ""]
     assert all(word in reason for word, reason in zip(words, reasons, strict=True))
-    assert winner_of(study, "mos").number == 5
+    assert best_trial(study, "mos").number == 5
     with pytest.raises(InputError, match="none of the 5 trials has a score; the first reason: no photos"):
-        winner_of(Study(url, "s", plan(5)), "mos")
+        best_trial(Study(url, "s", plan(5)), "mos")
     with pytest.raises(ZeroDivisionError):  # a fault of the program is no result
         run_worker(Study(url, "other", plan(2)), lambda claim: [1 / 0], "")
 
 
 def test_two_scores_give_the_front_that_nobody_beats(url):
-    study = Study(url, "s", plan(12, scores=2))
+    study = Study(url, "s", plan(12, objectives=2))
     run_worker(study, lambda claim: [claim.params["x"], -((claim.params["x"] + claim.params["n"]) ** 2)], "")
     trials = study.trials()
     front = {trial.number for trial in pareto_front(trials)}
@@ -202,4 +202,4 @@ def test_two_scores_give_the_front_that_nobody_beats(url):
         better = [o for o in trials if o.values[0] >= trial.values[0] and o.values[1] >= trial.values[1]
                   and o.values != trial.values]  # fmt: skip
         assert (trial.number in front) == (not better)
-    assert front == {trial.number for trial in study.study.best_trials} and winner_of(study, "both").number in front
+    assert front == {trial.number for trial in study.study.best_trials} and best_trial(study, "both").number in front
