@@ -184,7 +184,7 @@ def build_encoder(
         config = dict(getattr(backbone, "pretrained_cfg", None) or {})
     warning = ""
     if settings.pretrained or weights:
-        mean, std = (_statistics(config.get(key), channels, own) for key, own in (("mean", mean), ("std", std)))
+        mean, std = (_statistics(config.get(key), channels, value) for key, value in (("mean", mean), ("std", std)))
     elif settings.frozen:
         warning = f"encoder.name={settings.name} is frozen and has no weights, so its features are random"
     try:
