@@ -21,7 +21,7 @@ SMALL = ["data.root=data", "view.size=16"]
 """Settings for `small_competition` in the folder data of the present one."""
 LONGEST_LINE = 400
 """Characters that a line about bad input may have."""
-_REPORTS = {"rejected.csv", "settings.yaml", "provenance.json", "started.json"}
+_REPORTS = {"rejected.csv", "timing.json", "settings.yaml", "provenance.json", "started.json"}
 """Files that are no results: a stage that fails may have written them, whole."""
 _MARKERS = {"done.json", "evaluated.json", "submitted.json"}
 
