@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from src import evaluate, predict, preprocess, split, submit, train
+from src import ensemble, evaluate, predict, preprocess, split, submit, train
 from src.training import checkpoint
 from tests.conftest import TINY
 from tests.helpers.bad_input import Malicious, exit_code, hurry, refused
@@ -212,7 +212,7 @@ FULL = {
     "vocabulary.json": (preprocess, ["vocabulary.minimum_count=1"]),
     "folds.csv": (split, ["split.seed=1"]),
     "oof.csv": (predict, ["--fresh"]),
-    "blend.json": (predict, ["--fresh"]),
+    "blend.json": (ensemble, ["--fresh"]),
     "score.json": (evaluate, ["--fresh"]),
     "demo.csv": (submit, ["--fresh"]),
     "submission.csv": (submit, ["--fresh"]),
