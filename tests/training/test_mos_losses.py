@@ -46,8 +46,8 @@ def test_a_photo_without_a_label_takes_no_part():
     assert batch_loss(predicted[:2], torch.tensor([5, torch.nan]), 1.0, loss) == 0
 
 
-def test_equal_predictions_have_a_slope():
-    """Where training begins; the slopes must point to the labels' order."""
+def test_equal_predictions_have_a_gradient_towards_the_labels_order():
+    """As where training begins."""
     mos = torch.tensor([4.0, 5.0, 7.0])
     for loss in (plcc_loss, rank_loss, srcc_loss):
         predicted = torch.full((3,), 5.0, requires_grad=True)
@@ -139,7 +139,7 @@ def test_both_passes_drop_the_same_and_leave_statistics_alone(prepared):  # noqa
     torch.testing.assert_close(dict(task.named_buffers()), statistics)
 
 
-def test_slopes_are_those_of_the_predictions(prepared):  # noqa: F811
+def test_cached_gradients_are_those_of_one_graph(prepared):  # noqa: F811
     settings, _ = prepared("task=mos", *WEIGHTS)
     predicted, mos = scores(16)
     mos[5] = torch.nan

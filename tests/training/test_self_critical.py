@@ -161,7 +161,7 @@ def test_patience_begins_with_the_rewards_of_the_whole_formula(prepared, tmp_pat
     np.testing.assert_allclose(plain - less, 0.5 * np.abs(9 - np.array(lengths)))
 
 
-def test_scheduled_sampling_feeds_words_of_the_model_s_own(prepared):
+def test_scheduled_sampling_replaces_input_words_by_the_model_s(prepared):
     settings, data = prepared(*EXACT, "scheduled_sampling.probability=0.5", "scheduled_sampling.increase=0.2",
                               "scheduled_sampling.every_epochs=2", "scheduled_sampling.from_epoch=1")  # fmt: skip
     engine = engine_of(*prepared(*EXACT, *REWARDED))
@@ -185,7 +185,7 @@ def test_scheduled_sampling_feeds_words_of_the_model_s_own(prepared):
     assert torch.equal(mixed[mixed != 7], inputs[mixed != 7])
 
 
-def test_the_encoder_waits(prepared, tmp_path):
+def test_the_encoder_is_frozen_for_the_first_epochs(prepared, tmp_path):
     settings, data = prepared("task=mos", "encoder.frozen_epochs=1", "train.epochs=2", "train.ema_decay=0")
     fit = Fit(settings, data, 0, tmp_path, ONE, None)
     encoder = fit.engine.task.model.encoder
@@ -213,7 +213,7 @@ def test_cached_features_train_as_the_frozen_encoder_does(competition, workplace
     assert all(torch.equal(network[k], looped[k]) for k in network if k.startswith("encoder"))
 
 
-def test_features_that_were_cut_off_go_on(prepared, tmp_path, monkeypatch):
+def test_an_interrupted_feature_cache_is_resumed(prepared, tmp_path, monkeypatch):
     settings, _ = prepared("encoder.frozen=true", "encoder.cache=fp32", "augment.flip=0", "augment.crop=0")
     monkeypatch.setattr(feature_cache, "_BATCH", 8)
     monkeypatch.setattr(feature_cache, "_SAVE_EVERY", 2)

@@ -55,11 +55,11 @@ def prepared(competition, tmp_path_factory):
     return data_of
 
 
-def test_special_tokens_are_the_same_in_both_rooms():
+def test_vocabulary_and_decoders_agree_on_the_special_tokens():
     assert (words.PAD, words.START, words.END, words.UNK) == (tokens.PAD, tokens.START, tokens.END, tokens.UNK)
 
 
-def test_quality_loss_by_hand():
+def test_mos_loss_by_hand():
     predicted, mos = torch.tensor([5.0, 9.0, 1.0]), torch.tensor([4.0, 5.0, math.nan])
     assert mos_loss(predicted, mos, 2.0, "mse").tolist() == [0.125, 2.0, 0.0]
     assert mos_loss(predicted, mos, 2.0, "huber").tolist() == [0.125, 1.5, 0.0]
@@ -121,7 +121,7 @@ def test_captions_of_a_batch_are_those_of_the_table(prepared):
         assert found == expected
 
 
-def test_layers_learn_at_falling_rates(prepared):
+def test_lower_layers_of_the_encoder_learn_more_slowly(prepared):
     settings, data = prepared("optim.encoder_lr_mult=0.5", "optim.layer_decay=0.5", "encoder.name=test_convnext")
     task = build_task(settings, data, 0)
     groups = parameter_groups(task, settings.optim)
@@ -135,7 +135,7 @@ def test_layers_learn_at_falling_rates(prepared):
     assert {factor[key] for key in decoder} == {1.0}
 
 
-def test_ema_is_the_weighted_sum_of_the_past():
+def test_averaged_weights_follow_the_warm_up_of_their_decay():
     module = torch.nn.Linear(1, 1, bias=False)
     values, ema = [0.0, 1.0, 4.0, 2.0], None
     for step, value in enumerate(values):
@@ -147,6 +147,23 @@ def test_ema_is_the_weighted_sum_of_the_past():
         keep = min(0.9, (1 + step) / (10 + step))
         expected = keep * expected + (1 - keep) * value
     assert ema.module.weight.item() == pytest.approx(expected)
+
+
+def test_without_a_decay_the_averaged_weights_are_the_weights_with_their_batch_statistics():
+    module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    ema = build_ema(module, 0.0)
+    for step in range(3):
+        module(torch.randn(8, 3))
+        torch.nn.init.normal_(module[0].weight)
+        ema.update(module, step + 2)
+        for name, value in module.state_dict().items():
+            assert torch.equal(ema.module.state_dict()[name], value), name
+    slow = build_ema(module, 0.5)
+    before = module[1].running_mean.clone()
+    module(torch.randn(8, 3) + 5)
+    slow.update(module, 100)
+    torch.testing.assert_close(slow.module[1].running_mean, (before + module[1].running_mean) / 2)
+    assert slow.module[1].num_batches_tracked == module[1].num_batches_tracked
 
 
 def losses_of(settings, data, steps):
@@ -219,7 +236,7 @@ def test_random_numbers_of_a_caption_are_its_own(prepared):
 
 
 @pytest.mark.parametrize("decoder", ["mask_predict", "ctc_mask_predict"])
-def test_words_at_once_are_written_without_the_reference(prepared, decoder, tmp_path):
+def test_non_autoregressive_captions_do_not_depend_on_the_reference(prepared, decoder, tmp_path):
     """Validation writes the same whatever the references say; with visible words it does not."""
     settings, data = prepared(f"decoder.name={decoder}", "decoding.passes=3")
     fit = Fit(settings, data, 0, tmp_path, ONE, None)
@@ -305,16 +322,19 @@ def test_photos_without_a_label_of_the_task_are_not_trained_on(prepared, tmp_pat
     assert len(fewer.labelled("mos")) < len(fewer.labelled("both")) == len(data.train_rows)
 
 
-def test_training_starts_from_another_run(prepared, tmp_path):
+def test_training_starts_from_another_run_and_keeps_its_own_range_of_mos(prepared, tmp_path):
     settings, data = prepared("task=mos", "train.epochs=1")
     settings = dataclasses.replace(settings, run=dataclasses.replace(settings.run, root=str(tmp_path)))
     first = tmp_path / "first" / "fold-0"
     first.mkdir(parents=True)
     Fit(settings, data, 0, first, ONE, None).run()
     settings = dataclasses.replace(settings, train=dataclasses.replace(settings.train, start_from="first"))
-    second = Fit(settings, data, 0, tmp_path / "second", ONE, None)
-    kept = checkpoint.load(first / "best-mos.pt")["model"]
-    assert all(torch.equal(kept[k], v) for k, v in second.engine.task.model.state_dict().items())
+    wider = dataclasses.replace(data.labels, mos=data.labels.mos * 2)
+    second = Fit(settings, dataclasses.replace(data, labels=wider, targets=wider), 0, tmp_path / "second", ONE, None)
+    start = checkpoint.load(first / "best-mos.pt")["model"]
+    for name, value in second.engine.task.model.state_dict().items():
+        factor = 2 if name in ("mos_head.low", "mos_head.high") else 1
+        torch.testing.assert_close(value, factor * start[name])
 
 
 def test_checkpoints_that_were_touched_are_refused(tmp_path):
@@ -333,7 +353,7 @@ def test_checkpoints_that_were_touched_are_refused(tmp_path):
         checkpoint.load(path)
 
 
-def test_nothing_to_learn_is_said(prepared):
+def test_labels_with_nothing_to_learn_are_refused(prepared):
     settings, data = prepared()
     blank = dataclasses.replace(data.labels, mos=np.full_like(data.labels.mos, np.nan))
     with pytest.raises(InputError, match="no two different MOS"):
