@@ -219,8 +219,8 @@ def test_the_view_lies_over_the_photo_where_to_view_takes_it_from(fit, height, w
         photo[y - 6 : y + 6, x - 6 : x + 6] = 255
         view = to_view(photo, ViewSettings(size=48, fit=fit))[:, :, 0].astype(float)
         rows, columns = np.indices(view.shape)
-        found = [(axis * view).sum() / view.sum() + 0.5 for axis in (rows, columns)]
-        assert found == pytest.approx([(y - top) / high * 48, (x - left) / wide * 48], abs=0.6)
+        centre = [(axis * view).sum() / view.sum() + 0.5 for axis in (rows, columns)]
+        assert centre == pytest.approx([(y - top) / high * 48, (x - left) / wide * 48], abs=0.6)
 
 
 def test_a_video_gets_mos_and_caption_drawn_on_every_frame(place, capsys):

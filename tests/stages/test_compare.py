@@ -1,4 +1,4 @@
-"""Runs compared: every figure is the one that the run's own files and network give, and the paired test is right."""
+"""Runs compared: every figure is the one that the files and the network of the run give."""
 
 import contextlib
 import csv
@@ -57,7 +57,7 @@ def at_work(compared, meteor, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def found(compared, meteor) -> tuple[list[dict], str]:
+def comparison(compared, meteor) -> tuple[list[dict], str]:
     """All four compared: the rows of the CSV, and what was printed."""
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
@@ -80,8 +80,8 @@ def column(path, name: str) -> list[float]:
     return [float(cells[name]) for cells in rows_of(path)]
 
 
-def test_the_table_holds_what_the_runs_files_hold(found, compared):
-    rows, printed = found
+def test_the_table_holds_what_the_runs_files_hold(comparison, compared):
+    rows, printed = comparison
     assert [row["run"] for row in rows] == list(RUNS)
     for row in rows:
         report = score_of(compared, row["run"])
@@ -90,8 +90,8 @@ def test_the_table_holds_what_the_runs_files_hold(found, compared):
                 assert row["run"] == "mos" and not any(row[key] for key in row if key.startswith(name))
                 continue
             low, high = block["interval"]
-            known = [float(row[f"{name}_{key}"]) for key in ("score", "low", "high", "photos")]
-            assert known == [block["score"], low, high, block["photos"]]
+            shown = [float(row[f"{name}_{key}"]) for key in ("score", "low", "high", "photos")]
+            assert shown == [block["score"], low, high, block["photos"]]
         baselines = {"mos": report["baseline"]["mos"], "caption": report["baseline"]["caption"]}
         assert [row[f"{name}_baseline"] for name in baselines] == [
             "" if f is None else str(f) for f in baselines.values()
@@ -121,16 +121,16 @@ def test_the_table_holds_what_the_runs_files_hold(found, compared):
         assert image.width == 1600
 
 
-def test_seconds_per_photo_are_those_of_predict_and_count_for_no_hash(found, compared):
-    folder, row = compared / "runs" / "two" / "predictions", found[0][1]
+def test_seconds_per_photo_are_those_of_predict_and_count_for_no_hash(comparison, compared):
+    folder, row = compared / "runs" / "two" / "predictions", comparison[0][1]
     photos, seconds = column(folder / "timing.csv", "photos"), column(folder / "timing.csv", "seconds")
     assert sum(photos) == 60 + 2 * 20 and min(seconds) > 0, "each training photo once, each test photo by both folds"
     assert float(row["seconds_per_photo"]) == pytest.approx(sum(seconds) / sum(photos))
     assert "timing.csv" not in json.loads((folder / "done.json").read_text())["outputs"]
 
 
-def test_parameters_are_those_of_the_network_and_not_its_buffers(found, compared, tmp_path):
-    rows = [row for row in found[0] if row["run"] != "part"]  # which is two's
+def test_parameters_are_those_of_the_network_and_not_its_buffers(comparison, compared, tmp_path):
+    rows = [row for row in comparison[0] if row["run"] != "part"]  # which is two's
     for row in rows:
         path = compared / "runs" / row["run"] / "fold-0"
         portrait = checkpoint.load(path / "best-mos.pt")
@@ -154,8 +154,8 @@ def test_a_run_does_not_differ_from_itself(at_work, tmp_path):
         assert rows[0][f"{name}_p"] == ""
 
 
-def test_runs_are_tested_on_the_photos_that_both_predicted(found, compared, meteor):
-    rows = found[0]
+def test_runs_are_tested_on_the_photos_that_both_predicted(comparison, compared, meteor):
+    rows = comparison[0]
     table = load_table(next((compared / "runs" / "cache").glob("photos-*")) / "photos.jsonl").set_index("photo_id")
     tables = {run: rows_of(compared / "runs" / run / "predictions" / "oof.csv") for run in RUNS}
     oof = {run: {cells["photo_id"]: cells for cells in table} for run, table in tables.items()}
@@ -191,12 +191,12 @@ def test_what_cannot_be_compared_is_one_line(compared, at_work, tmp_path, monkey
         compare.main(["one", "run.name=comparison"])
     shutil.copytree(compared / "runs", tmp_path / "runs")
     monkeypatch.chdir(tmp_path)
-    own = "python -m src.evaluate --config runs/two/fold-0/settings.yaml"
+    command = "python -m src.evaluate --config runs/two/fold-0/settings.yaml"
     (tmp_path / "runs/two/evaluated.json").unlink()
-    with pytest.raises(InputError, match=f"^runs/two: its score: not made yet; {own}"):
+    with pytest.raises(InputError, match=f"^runs/two: its score: not made yet; {command}"):
         compare.main(["one", "two"])
     (tmp_path / "runs/two/predictions/done.json").unlink()
-    with pytest.raises(InputError, match=f"^runs/two: its predictions: not made yet; {own}"):
+    with pytest.raises(InputError, match=f"^runs/two: its predictions: not made yet; {command}"):
         compare.main(["one", "two"])
     shutil.copytree(compared / "runs/two/predictions", tmp_path / "runs/one/predictions", dirs_exist_ok=True)
     with pytest.raises(InputError, match=r"^runs/one: its predictions: its input changed \(fold\); "):
