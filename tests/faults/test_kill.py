@@ -3,10 +3,8 @@
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,11 +12,11 @@ import pytest
 
 from src.training import checkpoint
 from tests.conftest import TINY
-from tests.helpers.small_meteor import paraphrases
+from tests.helpers.checkout import checkout, environment
 
-REPOSITORY = Path(__file__).parents[2]
 KILLS = int(os.environ.get("KILLS", 2))
 SETTINGS = [*TINY, "split.holdout=0.4", "train.checkpoint_steps=1", "train.epochs=3", "decoder.name=attention"]
+<<<<<<< HEAD
 SETTINGS += ["ensemble.captions=mbr", "predict.samples=3"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 ENVIRONMENT.pop("PYTHONPATH", None)
@@ -34,6 +32,10 @@ def checkout(folder: Path, competition: Path) -> Path:
     for name in ("run.sh", "requirements.txt"):
         shutil.copy2(REPOSITORY / name, folder / name)
     return folder
+=======
+SETTINGS += ["ensemble.captions=mbr", "ensemble.samples=3"]
+ENVIRONMENT = environment()
+>>>>>>> c3b7dc9 (Divide the front page into pages of docs, and run their commands in a test)
 
 
 def start(folder: Path) -> subprocess.Popen:

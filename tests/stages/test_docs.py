@@ -1,0 +1,98 @@
+"""Every command of README and docs does what it is shown for, on a tiny competition.
+
+A block that begins with ```bash is run as written. A second word (gpu, network, cluster) says why one is not.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.checkout import REPOSITORY, checkout, environment
+
+DOCUMENTS = ["README.md", "data/README.md", *(f"docs/{path.name}" for path in sorted(REPOSITORY.glob("docs/*.md")))]
+BLOCK = re.compile(r"^```bash([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
+NOT_RUN = {"gpu", "network", "cluster"}
+SMALL = [
+    "view.size=32", "encoder.name=test_resnet", "encoder.pretrained=false", "decoder.embedding=16", "decoder.hidden=24",
+    "vocabulary.minimum_count=2", "split.folds=2", "train.epochs=1", "train.batch_size=16", "decoding.beam=2",
+    "predict.samples=2", "metric.bootstrap=100", "run.threads=1",
+]  # fmt: skip
+"""What a command is given besides, before its own settings, which win."""
+SMALLER = f"""
+import sys
+if "-m" in sys.orig_argv[:-1] and sys.orig_argv[sys.orig_argv.index("-m") + 1].startswith("src."):
+    if not sys.orig_argv[sys.orig_argv.index("-m") + 1].startswith("src.settings"):
+        sys.argv[1:1] = {SMALL!r}
+"""
+
+
+def blocks(document: str) -> list[tuple[str, str]]:
+    """The second word and the commands of every block of a document."""
+    return [(why.strip(), code) for why, code in BLOCK.findall((REPOSITORY / document).read_text(encoding="utf-8"))]
+
+
+def run(folder: Path, code: str) -> None:
+    # the tests' own command is only asked which tests it would run
+    variables = environment(PYTHONPATH=str(folder / "start"), PYTEST_ADDOPTS="--collect-only -p no:cacheprovider")
+    command = ["bash", "-euo", "pipefail", "-c", code]
+    process = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=600)
+    assert process.returncode == 0, f"{code}\n{process.stdout[-3000:]}\n{process.stderr[-3000:]}"
+
+
+def installed(folder: Path) -> None:
+    """Make this Python environment the checkout's .venv, as ./run.sh would have made it."""
+    (folder / ".venv").mkdir()
+    for path in Path(sys.prefix).iterdir():
+        (folder / ".venv" / path.name).symlink_to(path)
+    marker = folder / ".venv" / "installed"
+    marker.unlink(missing_ok=True)
+    requirements = (folder / "requirements.txt").read_bytes()
+    marker.write_bytes(subprocess.run(["cksum"], input=requirements, capture_output=True, check=True).stdout)
+
+
+@pytest.fixture(scope="module")
+def folder(competition, tmp_path_factory) -> Path:
+    """A checkout in which the runs that the documents name are finished."""
+    folder = checkout(tmp_path_factory.mktemp("docs") / "checkout", competition)
+    for name in ("configs", "docs", "tests"):
+        shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("README.md", "pyproject.toml"):
+        shutil.copy2(REPOSITORY / name, folder / name)
+    installed(folder)
+    (folder / "start").mkdir()
+    (folder / "start" / "sitecustomize.py").write_text(SMALLER)
+    for name in ("demo", "first", "second"):
+        run(folder, f"./run.sh run.name={name}")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("document", [name for name in DOCUMENTS if any(not why for why, _ in blocks(name))])
+def test_commands_run_as_written(document, folder):
+    for why, code in blocks(document):
+        if not why:
+            run(folder, code)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_what_is_not_run_says_why(document):
+    assert {why for why, _ in blocks(document)} <= {"", *NOT_RUN}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_somewhere(document):
+    text = (REPOSITORY / document).read_text(encoding="utf-8")
+    place = (REPOSITORY / document).parent
+    missing = [link for link in LINK.findall(text) if not (place / link).exists()]
+    assert not [link for link in missing if not link.startswith("http")]
+
+
+def test_readme_is_a_front_door():
+    assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+    assert os.access(REPOSITORY / "run.sh", os.X_OK)
