@@ -62,7 +62,7 @@ def folder(competition, tmp_path_factory) -> Path:
     folder = checkout(tmp_path_factory.mktemp("docs") / "checkout", competition)
     for name in ("configs", "docs", "tests"):
         shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("README.md", "pyproject.toml"):
+    for name in ("README.md", "data/README.md", "pyproject.toml"):
         shutil.copy2(REPOSITORY / name, folder / name)
     installed(folder)
     (folder / "start").mkdir()
