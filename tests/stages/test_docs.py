@@ -1,6 +1,6 @@
 """Every command of README and docs does what it is shown for, on a tiny competition.
 
-A block that begins with ```bash is run as written. A second word (gpu, network, cluster) says why one is not.
+A block that begins with ```bash is run as written. A second word (gpu, network, cluster; dev: it runs these very tests) says why one is not.
 """
 
 import os
@@ -17,7 +17,7 @@ from tests.helpers.checkout import REPOSITORY, checkout, environment
 DOCUMENTS = ["README.md", "data/README.md", *(f"docs/{path.name}" for path in sorted(REPOSITORY.glob("docs/*.md")))]
 BLOCK = re.compile(r"^```bash([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
-NOT_RUN = {"gpu", "network", "cluster"}
+NOT_RUN = {"gpu", "network", "cluster", "dev"}
 SMALL = [
     "view.size=32", "encoder.name=test_resnet", "encoder.pretrained=false", "decoder.embedding=16", "decoder.hidden=24",
     "vocabulary.minimum_count=2", "split.folds=2", "train.epochs=1", "train.batch_size=16", "decoding.beam=2",
