@@ -16,26 +16,8 @@ from tests.helpers.checkout import checkout, environment
 
 KILLS = int(os.environ.get("KILLS", 2))
 SETTINGS = [*TINY, "split.holdout=0.4", "train.checkpoint_steps=1", "train.epochs=3", "decoder.name=attention"]
-<<<<<<< HEAD
-SETTINGS += ["ensemble.captions=mbr", "predict.samples=3"]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-ENVIRONMENT.pop("PYTHONPATH", None)
-
-
-def checkout(folder: Path, competition: Path) -> Path:
-    """What ./run.sh needs, and the tiny competition as its data, in a folder. METEOR has a table that loads at once."""
-    shutil.copytree(REPOSITORY / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
-    meteor, table = folder / "src" / "metrics" / "meteor.py", 'scorer_file("meteor", "data", "paraphrase-en.gz")'
-    assert table in (code := meteor.read_text())
-    meteor.write_text(code.replace(table, f"Path({str(paraphrases(meteor.parent))!r})"))
-    shutil.copytree(competition, folder / "data")
-    for name in ("run.sh", "requirements.txt"):
-        shutil.copy2(REPOSITORY / name, folder / name)
-    return folder
-=======
-SETTINGS += ["ensemble.captions=mbr", "ensemble.samples=3"]
+SETTINGS += ["ensemble.captions=mbr", "predict.candidates=true", "predict.samples=3"]
 ENVIRONMENT = environment()
->>>>>>> c3b7dc9 (Divide the front page into pages of docs, and run their commands in a test)
 
 
 def start(folder: Path) -> subprocess.Popen:

@@ -82,9 +82,7 @@ def test_the_tables_have_the_rows_of_predict_and_the_members_of_all_runs(predict
         assert name == "test" or (ours["fold"] == alone["fold"]).all()
         labels = photos_of(predicted)["mos"].dropna().sort_values()
         for column, networks in (("network", alone), ("network two", other)):
-            inside = networks["mos"].between(
-                labels.iloc[5], labels.iloc[-6]
-            )
+            inside = networks["mos"].between(labels.iloc[5], labels.iloc[-6])
             assert inside.sum() > 10
             np.testing.assert_array_equal(ours[column][inside], networks["mos"][inside])
         assert (ours["mos"] == ours["blend"]).all() and ours["caption"].str.strip().all()
