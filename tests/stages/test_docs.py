@@ -1,6 +1,7 @@
 """Every command of README and docs does what it is shown for, on a tiny competition.
 
-A block that begins with ```bash is run as written. A second word (gpu, network, cluster; dev: it runs these very tests) says why one is not.
+A block that begins with ```bash is run as written. A second word says why one is not: gpu, network, cluster, or dev,
+which runs these very tests.
 """
 
 import os
