@@ -47,6 +47,8 @@ set_up() {
     base=$(find_python) || fail "no Python 3.11 or newer found; install one and run this again"
     command -v flock >/dev/null && exec 9>.setup.lock && flock 9 # a second start waits for the first
     is_set_up && exec 9>&- && return
+    # venv --clear empties what a link points to: somebody else's environment
+    [ -L .venv ] && fail ".venv is a link to an environment without the packages of requirements.txt: remove the link, or use --here"
     echo "setting up .venv (once; several GB are downloaded)"
     "$base" -m venv --clear .venv || fail "$base cannot make a virtual environment; install its venv package (Debian: apt install python3-venv)"
     "$PYTHON" -m pip install --quiet --disable-pip-version-check -r requirements.txt ||
