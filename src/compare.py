@@ -25,9 +25,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from src.base.files import write_text
     from src.metrics.meteor import shared_meteor
     from src.plots.comparison_plot import draw_comparison
-    from src.reports.comparison import comparison_row, open_run
+    from src.reports.comparison import comparison_row, open_run, paired_tests
     from src.reports.comparison_table import as_csv, as_text
-    from src.reports.paired_tests import paired_tests
 
     root = Path(settings.run.root)
     folder = Path(options.output) if options.output else root / "comparison"

@@ -59,80 +59,56 @@ def heat(photo: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.clip(gray * (1 - opacity) + colour * opacity, 0, 255).astype(np.uint8)
 
 
-def _shrunk(photo: np.ndarray, view: ViewBox) -> tuple[np.ndarray, ViewBox]:
-    """The photo with at most _PIXELS on its long side, more than a panel shows, and the view box on that scale."""
+def _fitted(photo: np.ndarray, view: ViewBox) -> tuple[np.ndarray, ViewBox]:
+    """The photo with at most _PIXELS on its long side, dark outside the captioner's view; the view on that scale."""
     scale = min(1.0, _PIXELS / max(photo.shape[:2]))
-    size = max(1, round(photo.shape[1] * scale)), max(1, round(photo.shape[0] * scale))
     if scale < 1:
+        size = max(1, round(photo.shape[1] * scale)), max(1, round(photo.shape[0] * scale))
         photo = cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
     top, left, high, wide = (round(length * scale) for length in view)
-    return photo, (top, left, max(high, 1), max(wide, 1))
-
-
-def _darken_outside(photo: np.ndarray, view: ViewBox) -> np.ndarray:
-    """The photo, darkened outside the captioner's view."""
-    top, left, high, wide = view
+    high, wide = max(high, 1), max(wide, 1)
     dark = (photo * _OUTSIDE).astype(np.uint8)
-    rows, columns = slice(max(top, 0), top + high), slice(max(left, 0), left + wide)
-    dark[rows, columns] = photo[rows, columns]
-    return dark
-
-
-def _draw_boxes(axes: Axes, boxes: np.ndarray, weights: np.ndarray, view: ViewBox) -> None:
-    """The boxes of the highest weights; line width and opacity follow the weight."""
-    top, left, high, wide = view
-    for index in np.argsort(-weights, kind="stable")[:BOXES][::-1]:
-        share = float(weights[index] / max(weights.max(), 1e-12))
-        x1, y1, x2, y2 = boxes[index] * (wide, high, wide, high) + (left, top, left, top)
-        style: dict[str, Any] = {
-            "fill": False,
-            "edgecolor": ORANGE,
-            "linewidth": 0.6 + 2.4 * share,
-            "alpha": max(share, 0.15),
-        }
-        axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, **style))
+    seen = slice(max(top, 0), top + high), slice(max(left, 0), left + wide)
+    dark[seen] = photo[seen]
+    return dark, (top, left, high, wide)
 
 
 def _draw_panel(axes: Axes, photo: np.ndarray, weights: np.ndarray | None, layout: Layout, view: ViewBox) -> None:
-    """The photo, with the weights [N] of one word over it where they are given."""
+    """The photo, with the weights [N] of one word over it where they are given.
+
+    Of boxes those of the highest weights; line width and opacity follow the weight.
+    """
     height, width = photo.shape[:2]
-    shown = photo
     if weights is not None and not isinstance(layout, np.ndarray):
-        shown = heat(photo, upsample(weights.reshape(layout), view, height, width))
-    axes.imshow(shown, interpolation="bilinear", aspect="auto", extent=(0, width, height, 0))
+        photo = heat(photo, upsample(weights.reshape(layout), view, height, width))
+    axes.imshow(photo, interpolation="bilinear", aspect="auto", extent=(0, width, height, 0))
     if weights is not None and isinstance(layout, np.ndarray):
-        _draw_boxes(axes, layout, weights, view)
+        top, left, high, wide = view
+        for index in np.argsort(-weights, kind="stable")[:BOXES][::-1]:
+            share = float(weights[index] / max(weights.max(), 1e-12))
+            x1, y1, x2, y2 = layout[index] * (wide, high, wide, high) + (left, top, left, top)
+            axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=ORANGE,
+                                     linewidth=0.6 + 2.4 * share, alpha=max(share, 0.15)))  # fmt: skip
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.set_axis_off()
 
 
-def _check(photo: np.ndarray, words: Sequence[str], weights: np.ndarray, layout: Layout) -> None:
-    if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
-        raise ValueError(f"photo: expected uint8 [H, W, 3], got {photo.dtype} {photo.shape}")
-    parts = len(layout) if isinstance(layout, np.ndarray) else layout[0] * layout[1]
-    if weights.shape != (len(words), parts) or not words:
-        raise ValueError(f"{len(words)} words, weights {weights.shape}, {parts} parts")
-
-
 def draw_attention(
-    photo: np.ndarray,
-    words: Sequence[str],
-    weights: np.ndarray,
-    layout: Layout,
-    view: ViewBox,
-    out: Path,
-    title: str,
+    photo: np.ndarray, words: Sequence[str], weights: np.ndarray, layout: Layout, view: ViewBox, out: Path, title: str,
     parts: str = "cells of the grid",
-) -> None:
+) -> None:  # fmt: skip
     """Draw a PNG: the photo, then one panel per word with the attention at that word.
 
     photo: uint8 [H, W, 3]. weights: float [T, N], a row per word, over the cells of a grid or over boxes, see `Layout`.
     parts: the name of the N. Each panel has a colour scale of its own; its factor is the highest weight over 1 / N.
     Raises ValueError where the arguments do not fit together.
     """
-    _check(photo, words, weights, layout)
-    photo, view = _shrunk(photo, view)
-    photo = _darken_outside(photo, view)
+    if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
+        raise ValueError(f"photo: expected uint8 [H, W, 3], got {photo.dtype} {photo.shape}")
+    count = len(layout) if isinstance(layout, np.ndarray) else layout[0] * layout[1]
+    if weights.shape != (len(words), count) or not words:
+        raise ValueError(f"{len(words)} words, weights {weights.shape}, {count} parts")
+    photo, view = _fitted(photo, view)
     wide = min((WIDTH - 2 * _EDGE + _GAP) / COLUMNS - _GAP, _TALLEST * photo.shape[1] / photo.shape[0])
     high = wide * photo.shape[0] / photo.shape[1]
     step = wide + _GAP, high + _LINE + _GAP

@@ -16,6 +16,8 @@ _TITLE = FontProperties(family="DejaVu Sans", size=9, weight="bold")
 _CAPTION = FontProperties(family="DejaVu Sans", size=9)
 _LINE = 0.165
 _MOST_LINES = 8
+Size = tuple[float, float]
+"""Width and height, or the place of a point, in inches."""
 _HINTING = 1.03
 """Hinted letters, on whole pixels, come out up to this much wider than their outlines."""
 
@@ -55,28 +57,6 @@ def wrap(text: str, width: float, font: FontProperties, most: int = _MOST_LINES)
     return [*lines[: most - 1], last + "…"]
 
 
-def _draw_row(
-    figure: Figure,
-    top: float,
-    cell: tuple[float, float],
-    photos: np.ndarray,
-    texts: list[tuple[list[str], list[str]]],
-) -> None:
-    """One row of the sheet. top: inches from the figure's lower edge. cell: width and height of a photo in inches."""
-    width, height = figure.get_size_inches()
-    for place, (photo, (title, caption)) in enumerate(zip(photos, texts, strict=True)):
-        left = _EDGE + place * (cell[0] + _GAP)
-        axes = figure.add_axes((left / width, (top - cell[1]) / height, cell[0] / width, cell[1] / height))
-        axes.set_axis_off()
-        shown = photo[..., 0] if photo.shape[2] == 1 else photo
-        axes.imshow(shown, cmap="gray", vmin=0, vmax=255, interpolation="bicubic", aspect="auto")
-        y = top - cell[1] - 0.06
-        lines = [(line, _TITLE, INK) for line in title] + [(line, _CAPTION, INK) for line in caption]
-        for line, font, colour in lines if caption else [*lines, ("(no caption)", _CAPTION, GRAY)]:
-            figure.text(left / width, y / height, line, va="top", fontproperties=font, color=colour)
-            y -= _LINE
-
-
 def draw_examples(
     photos: np.ndarray, titles: Sequence[str], captions: Sequence[str], out: Path, columns: int = 4
 ) -> None:
@@ -96,16 +76,30 @@ def draw_examples(
             (wrap(title, wide, _TITLE, most=2), wrap(caption, wide, _CAPTION))
             for title, caption in zip(titles, captions, strict=True)
         ]
-    starts = range(0, len(photos), columns)
-    heights = [
-        cell[1] + 0.06 + _LINE * max(len(title) + max(len(caption), 1) for title, caption in texts[s : s + columns])
-        for s in starts
-    ]
+    rows = [slice(start, start + columns) for start in range(0, len(photos), columns)]
+    lines = [max(len(title) + max(len(caption), 1) for title, caption in texts[row]) for row in rows]
+    heights = [cell[1] + 0.06 + _LINE * most for most in lines]
     across = min(columns, len(photos))
     size = (2 * _EDGE + across * (wide + _GAP) - _GAP, 2 * _EDGE + sum(heights) + _GAP * (len(heights) - 1))
     with picture(out, *size, constrained=False) as figure:
         top = size[1] - _EDGE
-        for start, height in zip(starts, heights, strict=True):
-            row = slice(start, start + columns)
-            _draw_row(figure, top, cell, photos[row], texts[row])
+        for row, height in zip(rows, heights, strict=True):
+            for place, (photo, text) in enumerate(zip(photos[row], texts[row], strict=True)):
+                _draw_photo(figure, (_EDGE + place * (wide + _GAP), top), cell, photo, *text)
             top -= height + _GAP
+
+
+def _draw_photo(
+    figure: Figure, corner: Size, cell: Size, photo: np.ndarray, title: list[str], caption: list[str]
+) -> None:
+    """A photo and the lines of text below it. corner: its upper left, from the figure's lower left."""
+    (width, height), (left, top) = figure.get_size_inches(), corner
+    axes = figure.add_axes((left / width, (top - cell[1]) / height, cell[0] / width, cell[1] / height))
+    axes.set_axis_off()
+    shown = photo[..., 0] if photo.shape[2] == 1 else photo
+    axes.imshow(shown, cmap="gray", vmin=0, vmax=255, interpolation="bicubic", aspect="auto")
+    y = top - cell[1] - 0.06
+    lines = [(line, _TITLE, INK) for line in title] + [(line, _CAPTION, INK) for line in caption]
+    for line, font, colour in lines if caption else [*lines, ("(no caption)", _CAPTION, GRAY)]:
+        figure.text(left / width, y / height, line, va="top", fontproperties=font, color=colour)
+        y -= _LINE

@@ -89,6 +89,12 @@ def panel_title(axes: Axes, title: str, below: str = "") -> None:
     axes.annotate(below, (0, 1), (0, 6), "axes fraction", "offset points", fontsize=8.5, color=GRAY, va="bottom")
 
 
+def legend(axes: Axes, columns: int, **style: float) -> None:
+    """The legend in the room that panel_title leaves for it."""
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=columns, borderaxespad=0.1, handlelength=1.0,
+                handletextpad=0.4, columnspacing=0.9, **style)  # fmt: skip
+
+
 def note(axes: Axes, text: str) -> None:
     """A remark in the panel's lower right corner."""
     box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": "none"}

@@ -1,17 +1,18 @@
 """Training curves: losses, validation scores and the learning rate by epoch."""
 
-import csv
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from src.base.csv_files import read_rows
 from src.base.errors import InputError
-from src.plots.style import BLUE, GREEN, INK, ORANGE, PURPLE, VERMILION, WIDTH, heading, note, panel_title, picture
+from src.plots import style
+from src.plots.style import BLUE, GREEN, INK, ORANGE, PURPLE, VERMILION, WIDTH, heading, panel_title, picture
 
 Series = dict[str, np.ndarray]
 """The columns of one metrics.csv: float [epochs] each, NaN where a cell is empty or not finite."""
@@ -44,42 +45,20 @@ PANELS = (
     Panel("Attention loss, training", {"attention_loss": ("attention loss", PURPLE)}, below="mean over captions"),
     Panel(
         "Rewards of samples, training",
-        {
-            "reward": ("reward", GREEN),
-            "baseline": ("baseline", ORANGE),
-            "advantage": ("size of the advantage", BLUE),
-        },
+        {"reward": ("reward", GREEN), "baseline": ("baseline", ORANGE), "advantage": ("size of the advantage", BLUE)},
     ),
     Panel(
         "Caption measures, validation",
-        {
-            "val_bleu4": ("BLEU-4", BLUE),
-            "val_meteor": ("METEOR", ORANGE),
-            "val_rouge_l": ("ROUGE-L", PURPLE),
-            "val_cider_d": ("CIDEr-D", GREEN),
-        },
+        {"val_bleu4": ("BLEU-4", BLUE), "val_meteor": ("METEOR", ORANGE), "val_rouge_l": ("ROUGE-L", PURPLE),
+         "val_cider_d": ("CIDEr-D", GREEN)},
     ),
-    Panel(
-        "Caption score, validation",
-        {"val_caption_score": ("score", INK)},
-        best="val_caption_score",
-        below="weighted sum of the measures",
-    ),
+    Panel("Caption score, validation", {"val_caption_score": ("score", INK)}, "val_caption_score",
+          "weighted sum of the measures"),
     Panel(
         "Word error rate, validation",
         {"val_wer": ("free-running", BLUE), "val_wer_visible": ("gold words visible", ORANGE)},
     ),
-)
-
-
-def _number(path: Path, line: int, column: str, cell: str | None) -> float:
-    try:
-        value = float(cell) if cell else math.nan
-    except ValueError:
-        raise InputError(
-            f"{path}, line {line}, column {column}: {cell!r} is not a number; train again with --fresh"
-        ) from None
-    return value if math.isfinite(value) else math.nan
+)  # fmt: skip
 
 
 def read_metrics(path: Path) -> Series:
@@ -87,22 +66,20 @@ def read_metrics(path: Path) -> Series:
 
     Raises InputError where the file is absent, has no epoch in it, or a cell is not a number.
     """
-    path = Path(path)
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; train first") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} is not a readable CSV ({error}); train again with --fresh") from None
-    if not rows or "epoch" not in rows[0]:
+    rows = read_rows(path, ("epoch",))
+    if not rows:
         raise InputError(f"{path} holds no epoch yet; train first")
-    columns = ["epoch", *(column for panel in PANELS for column in panel.lines)]
-    series = {
-        column: np.array([_number(path, line, column, row[column]) for line, row in enumerate(rows, 2)])
-        for column in columns
-        if column in rows[0]
-    }
+    series = {}
+    for column in ["epoch", *(column for panel in PANELS for column in panel.lines if column in rows[0].cells)]:
+        values = np.empty(len(rows))
+        for index, row in enumerate(rows):
+            cell = row.cells[column]
+            try:
+                values[index] = float(cell or "nan")
+            except ValueError:
+                place = f"{path}, line {row.line}, column {column}"
+                raise InputError(f"{place}: {cell!r} is not a number; train again with --fresh") from None
+        series[column] = np.where(np.isfinite(values), values, np.nan)
     if np.isnan(series["epoch"]).any():
         raise InputError(f"{path}: a row has no epoch; train again with --fresh")
     return {column: values for column, values in series.items() if not np.isnan(values).all()}
@@ -132,9 +109,9 @@ def _draw_line(axes: Axes, folds: list[Series], column: str, label: str, colour:
     drawn = [fold for fold in folds if column in fold]
     many = len(folds) > 1
     for fold in drawn:
-        style = {"linewidth": 0.8, "alpha": 0.45} if many else {"linewidth": 1.8, "label": label}
+        width = {"linewidth": 0.8, "alpha": 0.45} if many else {"linewidth": 1.8, "label": label}
         marked = len(fold["epoch"]) <= _MOST_MARKED_EPOCHS and not many or len(fold["epoch"]) == 1
-        axes.plot(fold["epoch"], fold[column], color=colour, marker="o" if marked else None, markersize=3, **style)
+        axes.plot(fold["epoch"], fold[column], color=colour, marker="o" if marked else None, markersize=3, **width)
     if many and drawn:
         epochs, mean = mean_over_folds(folds, column)
         axes.plot(epochs, mean, color=colour, linewidth=2.2, label=label, marker="o" if len(epochs) == 1 else None)
@@ -149,9 +126,9 @@ def _mark_best(axes: Axes, folds: list[Series], column: str) -> None:
         axes.axvline(epoch, color=VERMILION, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1.5)
     axes.plot(epochs, values, linestyle="none", marker="*", markersize=10, color=VERMILION, zorder=5)
     if len(folds) == 1:
-        note(axes, f"best: {values[0]:.3f} in epoch {epochs[0]}")
+        style.note(axes, f"best: {values[0]:.3f} in epoch {epochs[0]}")
     else:
-        note(axes, f"best: {np.mean(values):.3f}, mean of {len(bests)} folds")
+        style.note(axes, f"best: {np.mean(values):.3f}, mean of {len(bests)} folds")
 
 
 def _draw_panel(axes: Axes, folds: list[Series], panel: Panel) -> None:
@@ -162,8 +139,7 @@ def _draw_panel(axes: Axes, folds: list[Series], panel: Panel) -> None:
         _mark_best(axes, folds, panel.best)
     panel_title(axes, panel.title, panel.below)
     if not panel.below:
-        axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=len(lines), borderaxespad=0.1,
-                    handlelength=1.0, handletextpad=0.4, columnspacing=0.9)  # fmt: skip
+        style.legend(axes, len(lines))
     first = min(fold["epoch"].min() for fold in folds)
     last = max(fold["epoch"].max() for fold in folds)
     margin = 0.03 * (last - first) or 0.5
@@ -174,49 +150,29 @@ def _draw_panel(axes: Axes, folds: list[Series], panel: Panel) -> None:
     axes.set_xlabel("epoch")
 
 
-def _fill(figure: Figure, folds: list[Series], panels: list[Panel], title: str) -> None:
-    columns = _columns(len(panels))
-    rows = math.ceil(len(panels) / columns)
-    grid = figure.add_gridspec(rows, columns)
-    for place, panel in enumerate(panels):
-        _draw_panel(figure.add_subplot(grid[divmod(place, columns)]), folds, panel)
-    heading(figure, title)
-
-
-def _columns(panels: int) -> int:
-    return panels if panels <= 3 else 2 if panels == 4 else 3
-
-
-def _draw(folds: list[Series], title: str, out: Path) -> None:
-    present = {column for fold in folds for column in fold}
-    panels = [panel for panel in PANELS if present & panel.lines.keys()]
-    if not panels:
-        raise InputError(f"{out}: there is nothing to draw but epoch numbers; train again with --fresh")
-    rows = math.ceil(len(panels) / _columns(len(panels)))
-    with picture(out, WIDTH, 0.55 + 3.15 * rows) as figure:
-        _fill(figure, folds, panels, title)
-
-
 def draw_curves(metrics_csv: Path, out: Path) -> None:
     """Draw the training curves of one fold as a PNG, 1600 pixels wide.
 
     metrics_csv: one row per epoch; the columns drawn are those of PANELS. A panel without a column is left out.
     Raises InputError where the file is absent, empty or not made of numbers.
     """
-    series = read_metrics(metrics_csv)
-    name = Path(metrics_csv).absolute().parent.name.replace("-", " ")
-    _draw([series], f"Training of {name}", out)
+    draw_run_curves({metrics_csv.absolute().parent.name.replace("-", " "): metrics_csv}, out)
 
 
-def draw_run_curves(files: dict[str, Path], out: Path) -> None:
-    """Draw the training curves of all folds: each fold thin, their mean thick.
+def draw_run_curves(files: Mapping[str, Path], out: Path) -> None:
+    """Draw the training curves of all folds as draw_curves does: each fold thin, their mean thick.
 
-    files: the metrics.csv of each fold by the fold's name. The mean ends where the first fold stopped; a star marks
-    each fold's best epoch. Raises InputError as draw_curves does, and where there is no fold.
+    files: the metrics.csv of each fold by the fold's name, at least one. The mean ends where the first fold stopped; a
+    star marks each fold's best epoch.
     """
-    if not files:
-        raise InputError(f"{out}: there is no fold to draw; train first")
     folds = [read_metrics(path) for path in files.values()]
-    names = ", ".join(files) if len(files) <= 4 else f"{len(files)} folds"
-    title = f"Training of {names}" if len(folds) == 1 else f"Training of {names}: each thin, their mean thick"
-    _draw(folds, title, out)
+    panels = [panel for panel in PANELS if any(fold.keys() & panel.lines.keys() for fold in folds)]
+    if not panels:
+        raise InputError(f"{out}: there is nothing to draw but epoch numbers; train again with --fresh")
+    columns = 2 if len(panels) == 4 else min(len(panels), 3)
+    rows = math.ceil(len(panels) / columns)
+    with picture(out, WIDTH, 0.55 + 3.15 * rows) as figure:
+        for place, panel in enumerate(panels, 1):
+            _draw_panel(figure.add_subplot(rows, columns, place), folds, panel)
+        names = ", ".join(files) if len(files) <= 4 else f"{len(files)} folds"
+        heading(figure, f"Training of {names}" + (": each thin, their mean thick" if len(folds) > 1 else ""))

@@ -1,8 +1,9 @@
-"""Evaluated runs side by side: a row of figures per run, from the files that its stages wrote."""
+"""Evaluated runs side by side: a row of figures per run, from the files that its stages wrote, and paired tests."""
 
 import difflib
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,10 @@ import pandas as pd
 from src.base.errors import InputError
 from src.base.files import read_json
 from src.data.prediction_tables import read_predictions
+from src.data.table import load_table
+from src.metrics.caption_scores import CaptionScores, score_captions, tokenize
+from src.metrics.meteor import Meteor
+from src.metrics.significance import Paired, paired_captions, paired_mos
 from src.pipeline import runs
 from src.pipeline.artefacts import Artefact, outdated, outputs_digest
 from src.settings.schema import CaptionWeights
@@ -23,18 +28,18 @@ _PARTS = {"mos": ("plcc", "srcc"),
 
 @dataclass(frozen=True)
 class EvaluatedRun:
-    """A run with its score.json."""
+    """A run with its score.json.
+
+    network: the out-of-fold report of its networks; that of the ensemble where it has none. weights: of the caption
+    score, as it was evaluated. folds: their folders.
+    """
 
     name: str
     folder: Path
     network: dict
-    """The out-of-fold report of its networks; that of the ensemble where it has none."""
     ensemble: dict
-    """The out-of-fold report of its ensemble."""
     weights: CaptionWeights
-    """Of the caption score, as it was evaluated."""
     folds: tuple[Path, ...]
-    """The folders of its folds."""
 
     @cached_property
     def trained(self) -> dict:
@@ -155,3 +160,95 @@ def _column(path: Path, name: str) -> list[float]:
         return pd.read_csv(path, encoding="utf-8")[name].astype(float).tolist()
     except (ValueError, KeyError):  # pandas' errors are ValueErrors
         raise InputError(f"{path} holds no column of numbers {name!r}; remove the file") from None
+
+
+@dataclass(frozen=True)
+class RunTests:
+    """The tests of a run against the first one; None for a task that one of the two did not learn.
+
+    refused: why there are none, or "".
+    """
+
+    mos: Paired | None = None
+    caption: Paired | None = None
+    refused: str = ""
+
+
+def _photos_folder(root: Path, run: EvaluatedRun) -> Path | None:
+    """The photos and labels that a run worked on; None where runs/cache no longer holds them."""
+    for folder in runs.cached_folders(root, "photos"):
+        if outputs_digest(recorded("preprocess", runs.marker_of(folder))) == run.trained["inputs"].get("photos"):
+            return folder
+    return None
+
+
+def _basis(root: Path, run: EvaluatedRun) -> dict[str, str]:
+    """What two runs must have in common to be tested; the size or colour of the photos is not of it."""
+    folder = _photos_folder(root, run)
+    record = recorded("preprocess", runs.marker_of(folder)).record() if folder else None
+    unknown = f"unknown of {run.name}"
+    return {
+        "photos or labels": record["outputs"]["photos.jsonl"]["sha256"] if record else unknown,
+        "folds": run.trained["inputs"].get("folds", unknown),
+        "metric.weights": str(run.weights),
+    }
+
+
+def paired_tests(
+    root: Path, evaluated: list[EvaluatedRun], resamples: int, seed: int, meteor: Callable[[], Meteor]
+) -> list[RunTests]:
+    """Each run but the first tested against it, on the photos that both predicted out of fold.
+
+    meteor: returns the scorer, called only where captions are compared. Runs on other photos, labels or folds, or
+    scored with other weights, are not tested.
+    """
+    first, *others = evaluated
+    bases = [_basis(root, run) for run in evaluated]
+    differing = [[what for what in basis if basis[what] != bases[0][what]] for basis in bases[1:]]
+    tested = [first, *(run for run, what in zip(others, differing, strict=True) if not what)]
+    refused = [RunTests(refused=f"other {' and other '.join(what)}") for what in differing]
+    folder = _photos_folder(root, first)
+    if len(tested) == 1 or folder is None:  # without its photos the first run equals no other one
+        return refused
+    table = load_table(folder / "photos.jsonl").set_index("photo_id")
+    score = _caption_scorer(table["captions"], tested, meteor)
+
+    def tests(run: EvaluatedRun) -> RunTests:
+        photos = table.loc[first.predictions.index.intersection(run.predictions.index, sort=False)]
+        mos = caption = None
+        if first.network["mos"] and run.network["mos"]:
+            truth = photos["mos"].dropna()
+            system, reference = (one.predictions.loc[truth.index, "mos"].to_numpy(float) for one in (run, first))
+            mos = paired_mos(system, reference, truth.to_numpy(), resamples, seed)
+        if first.network["caption"] and run.network["caption"]:
+            captioned = tuple(photos.index[photos["captions"].map(len) > 0])
+            scores = score(run.name, captioned), score(first.name, captioned)
+            caption = paired_captions(*scores, first.weights, resamples, seed)
+        return RunTests(mos, caption)
+
+    return [refusal if what else tests(run) for run, what, refusal in zip(others, differing, refused, strict=True)]
+
+
+def _caption_scorer(
+    references: pd.Series, evaluated: list[EvaluatedRun], meteor: Callable[[], Meteor]
+) -> Callable[[str, tuple[str, ...]], CaptionScores]:
+    """A function that scores the captions of the run of that name; no run twice on the same photos.
+
+    The references of the photos give the document frequencies of CIDEr-D.
+    """
+    references = references[references.map(len) > 0]
+    captions = {run.name: run.predictions["caption"] for run in evaluated if run.network["caption"]}
+
+    @cache
+    def tokens() -> tuple[dict[str, list[str]], dict[str, dict[str, str]]]:
+        texts = iter(tokenize([*map(list, references), *map(list, captions.values())]))
+        truth = {photo: next(texts) for photo in references.index}
+        return truth, {name: dict(zip(own.index, next(texts), strict=True)) for name, own in captions.items()}
+
+    @cache
+    def score(name: str, photos: tuple[str, ...]) -> CaptionScores:
+        truth, by_run = tokens()
+        candidates = [by_run[name][photo] for photo in photos]
+        return score_captions([truth[photo] for photo in photos], candidates, meteor(), tokenized=True)
+
+    return score

@@ -1,6 +1,6 @@
 """The comparison as CSV, with every figure in full, and as text for people, at most 160 columns wide."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -8,12 +8,12 @@ import pandas as pd
 from src.base.text_table import text_table
 from src.metrics.significance import Paired
 from src.plots.comparison_plot import shortened
-from src.reports.paired_tests import RunTests
+from src.reports.comparison import RunTests
 
-LONGEST_NAME = 26
+_LONGEST_NAME = 26
 Row = dict[str, Any]
-Column = tuple[str, Callable[[Row], str]]
-"""A title, and the cell of a row; "" where it has none."""
+Show = str | Callable[[Any], str]
+"""How a figure is shown: a format, or a function of it."""
 
 
 def as_csv(rows: list[Row], tests: list[RunTests]) -> str:
@@ -33,68 +33,54 @@ def _flat(name: str, test: Paired | None) -> Row:
 
 def as_text(rows: list[Row], tests: list[RunTests], resamples: int) -> str:
     """Tables with the runs as rows: scores beside their baselines, captions, networks and their times, the tests."""
+    rows = [row | _with_baseline(row, "mos", ".3f") | _with_baseline(row, "caption", ".2f") for row in rows]
     tables = [
         _table(
             "Scores out of fold: the networks, their baselines (ridge regression, constant sentence), the ensemble",
-            [
-                ("MOS score [95%]", lambda row: _with_interval(row, "mos", ".3f")),
-                ("baseline", lambda row: _baseline(row, "mos", ".3f")),
-                _figure("ensemble", "mos_ensemble", ".3f"),
-                ("caption score [95%]", lambda row: _with_interval(row, "caption", ".2f")),
-                ("baseline", lambda row: _baseline(row, "caption", ".2f")),
-                _figure("ensemble", "caption_ensemble", ".2f"),
-                _figure("CIDEr-D", "cider_d", ".3f"),
-                _figure("METEOR", "meteor", ".3f"),
-                _figure("BLEU-4", "bleu4", ".3f"),
-                _figure("ROUGE-L", "rouge_l", ".3f"),
-                _figure("WER", "wer", ".3f"),
-            ],
+            [("MOS score [95%]", "mos_text", ""), ("baseline", "mos_baseline_text", ""),
+             ("ensemble", "mos_ensemble", ".3f"), ("caption score [95%]", "caption_text", ""),
+             ("baseline", "caption_baseline_text", ""), ("ensemble", "caption_ensemble", ".2f"),
+             ("CIDEr-D", "cider_d", ".3f"), ("METEOR", "meteor", ".3f"), ("BLEU-4", "bleu4", ".3f"),
+             ("ROUGE-L", "rouge_l", ".3f"), ("WER", "wer", ".3f")],
             rows,
         )
-    ]
+    ]  # fmt: skip
     if captioned := [row for row in rows if row["caption_score"] is not None]:
-        tables.append(
-            _table(
-                "Captions out of fold: words on average, how many are distinct, and shares of them",
-                [
-                    _figure("words", "mean_words", ".1f"),
-                    _figure("distinct", "distinct", "d"),
-                    _figure("most frequent", "most_frequent_share", ".1%"),
-                    _figure("a word twice running", "adjacent_repeats", ".1%"),
-                    _figure("a pair of words twice", "repeated_pairs", ".1%"),
-                    _figure("broken off", "dangling", ".1%"),
-                    _figure("with <unk>", "unk_share", ".1%"),
-                    _figure("empty", "empty", "d"),
-                ],
-                captioned,
-            )
-        )
-    tables.append(
-        _table(
-            "Networks: seconds per predicted photo and per training epoch, training of all folds",
-            [
-                ("encoder", lambda row: _short(row["encoder"] or "")),
-                ("decoder", lambda row: row["decoder"] or ""),
-                ("remarks", lambda row: _short(row["remarks"])),
-                _figure("epochs", "epochs", ".3g"),
-                ("parameters", lambda row: _with_unit(row["parameters"])),
-                ("trainable", lambda row: _with_unit(row["trainable_parameters"])),
-                _figure("s/photo", "seconds_per_photo", ".4f"),
-                _figure("s/epoch", "seconds_per_epoch", ".1f"),
-                ("in total", lambda row: _duration(row["training_seconds"])),
-            ],
-            rows,
-            words=3,
-        )
-    )
+        tables.append(_table(
+            "Captions out of fold: words on average, how many are distinct, and shares of them",
+            [("words", "mean_words", ".1f"), ("distinct", "distinct", "d"),
+             ("most frequent", "most_frequent_share", ".1%"), ("a word twice running", "adjacent_repeats", ".1%"),
+             ("a pair of words twice", "repeated_pairs", ".1%"), ("broken off", "dangling", ".1%"),
+             ("with <unk>", "unk_share", ".1%"), ("empty", "empty", "d")],
+            captioned,
+        ))  # fmt: skip
+    tables.append(_table(
+        "Networks: seconds per predicted photo and per training epoch, training of all folds",
+        [("encoder", "encoder", _short), ("decoder", "decoder", ""), ("remarks", "remarks", _short),
+         ("epochs", "epochs", ".3g"), ("parameters", "parameters", _with_unit),
+         ("trainable", "trainable_parameters", _with_unit), ("s/photo", "seconds_per_photo", ".4f"),
+         ("s/epoch", "seconds_per_epoch", ".1f"), ("in total", "training_seconds", _duration)],
+        rows,
+        words=3,
+    ))  # fmt: skip
     return "\n\n".join([*tables, *([_tests(rows, tests, resamples)] if tests else [])])
 
 
 def _tests(rows: list[Row], tests: list[RunTests], resamples: int) -> str:
     first, lines = _short(rows[0]["run"]), []
-    tested = [row | {"tests": test} for row, test in zip(rows[1:], tests, strict=True) if not test.refused]
+    tested = [
+        {"run": row["run"], "mos": test.mos, "caption": test.caption}
+        for row, test in zip(rows[1:], tests, strict=True)
+        if not test.refused
+    ]
     if tested:
-        columns = [*_test_columns("MOS", "mos"), *_test_columns("caption", "caption")]
+        columns: list[tuple[str, str, Show]] = []
+        for title, name in (("MOS", "mos"), ("caption", "caption")):
+            columns += [
+                (f"{title} difference [95%]", name, lambda t: f"{t.difference:+.3f} [{t.low:+.3f}, {t.high:+.3f}]"),
+                ("p", name, lambda t: f"{t.p:.3f}"),
+                ("photos", name, lambda t: str(t.photos)),
+            ]
         uncorrected = "; p is not corrected for the number of runs" if len(tested) > 1 else ""
         lines.append(_table(f"Paired bootstrap against {first}, {resamples} resamples{uncorrected}", columns, tested))
     for row, test in zip(rows[1:], tests, strict=True):
@@ -103,57 +89,44 @@ def _tests(rows: list[Row], tests: list[RunTests], resamples: int) -> str:
     return "\n".join(lines)
 
 
-def _test_columns(title: str, name: str) -> list[Column]:
-    def cell(show: Callable[[Paired], str]) -> Callable[[Row], str]:
-        return lambda row: show(getattr(row["tests"], name)) if getattr(row["tests"], name) else ""
+def _table(title: str, columns: list[tuple[str, str, Show]], rows: list[Row], words: int = 0) -> str:
+    """A table with the run's name in front, and columns of a title, the rows' key and how its figure is shown.
 
-    return [
-        (f"{title} difference [95%]", cell(lambda t: f"{t.difference:+.3f} [{t.low:+.3f}, {t.high:+.3f}]")),
-        ("p", cell(lambda t: f"{t.p:.3f}")),
-        ("photos", cell(lambda t: str(t.photos))),
-    ]
+    words: how many of the first columns hold words, not figures.
+    """
 
+    def cell(value: Any, show: Show) -> str:
+        if value is None:
+            return ""
+        return f"{value:{show}}" if isinstance(show, str) else show(value)
 
-def _table(title: str, columns: Sequence[Column], rows: list[Row], words: int = 0) -> str:
-    """A table with the run's name in front. words: how many of the first columns hold words, not figures."""
-    columns = [("run", lambda row: _short(row["run"])), *columns]
-    cells = [[name for name, _ in columns], *([cell(row) for _, cell in columns] for row in rows)]
+    columns = [("run", "run", _short), *columns]
+    cells = [[name for name, _, _ in columns]]
+    cells += [[cell(row.get(key), show) for _, key, show in columns] for row in rows]
     sides = "<" * (words + 1) + ">" * (len(columns) - words - 1)
     return f"{title}\n{text_table(cells, sides, indent='  ')}"
 
 
-def _figure(title: str, key: str, form: str) -> Column:
-    return title, lambda row: "" if row.get(key) is None else f"{row[key]:{form}}"
-
-
-def _with_interval(row: Row, name: str, form: str) -> str:
-    score, low, high = (row[f"{name}_{key}"] for key in ("score", "low", "high"))
+def _with_baseline(row: Row, name: str, form: str) -> Row:
+    """A score with its interval, and its baseline, as text; None where there is none."""
+    score, low, high, baseline = (row[f"{name}_{key}"] for key in ("score", "low", "high", "baseline"))
     if score is None:
-        return ""
-    return f"{score:{form}}" + ("" if low is None else f" [{low:{form}}, {high:{form}}]")
+        return {}
+    text = f"{score:{form}}" + ("" if low is None else f" [{low:{form}}, {high:{form}}]")
+    under = None if baseline is None else f"{'UNDER ' if score < baseline else ''}{baseline:{form}}"
+    return {f"{name}_text": text, f"{name}_baseline_text": under}
 
 
-def _baseline(row: Row, name: str, form: str) -> str:
-    score, baseline = row[f"{name}_score"], row[f"{name}_baseline"]
-    if score is None or baseline is None:
-        return ""
-    return f"{'UNDER ' if score < baseline else ''}{baseline:{form}}"
-
-
-def _with_unit(value: int | None) -> str:
-    if value is None:
-        return ""
+def _with_unit(value: int) -> str:
     size, unit = next(((s, u) for s, u in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if value >= s), (1, ""))
     return f"{value / size:.3g} {unit}" if unit else str(value)
 
 
-def _duration(seconds: float | None) -> str:
+def _duration(seconds: float) -> str:
     """Hours:minutes:seconds."""
-    if seconds is None:
-        return ""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 def _short(name: str) -> str:
-    return shortened(name, LONGEST_NAME)
+    return shortened(name, _LONGEST_NAME)

@@ -31,21 +31,21 @@ _LARGEST_WEIGHT = 20.0
 
 @dataclass(frozen=True)
 class ShiftTest:
-    """Training photos against one block of test rows."""
+    """Training photos against one block of test rows.
+
+    rows: the block's first test row, and the one after its last. auc_interval: 95%. p_value: share of the labellings,
+    the true one and SHUFFLES others, with an AUC at least as high. shifted: p_value is below LEVEL, corrected for the
+    number of tests. test_probability: float64 [training photos + test photos of the block], out of fold. weights:
+    importance weights of the training photos, mean 1 (Shimodaira 2000); all 1 where nothing has shifted.
+    """
 
     rows: tuple[int, int]
-    """The block's first test row, and the one after its last."""
     auc: float
     auc_interval: tuple[float, float]
-    """95% interval."""
     p_value: float
-    """Share of the labellings, the true one and SHUFFLES others, with an AUC at least as high."""
     shifted: bool
-    """Whether p_value is below LEVEL, corrected for the number of tests."""
     test_probability: np.ndarray
-    """Out-of-fold probability of being a test photo: float64 [training photos + test photos of the block]."""
     weights: np.ndarray
-    """Importance weights of the training photos, mean 1 (Shimodaira 2000); all 1 where nothing has shifted."""
 
     def report(self) -> dict:
         """The JSON-able part."""
@@ -97,12 +97,7 @@ def _standardised(features: np.ndarray) -> np.ndarray:
 
 
 def _shift_test(
-    features: np.ndarray,
-    train: int,
-    groups: np.ndarray,
-    rows: tuple[int, int],
-    level: float,
-    rng: np.random.Generator,
+    features: np.ndarray, train: int, groups: np.ndarray, rows: tuple[int, int], level: float, rng: np.random.Generator
 ) -> ShiftTest:
     """features: the first `train` rows are training photos, the others the block `rows` of the test photos."""
     is_test = np.arange(len(features)) >= train

@@ -3,8 +3,8 @@
 from typing import Any
 
 from src.metrics.significance import Paired
+from src.reports.comparison import RunTests
 from src.reports.comparison_table import as_csv, as_text
-from src.reports.paired_tests import RunTests
 
 SCORES = {"photos": 100_000, "low": 0.7, "high": 0.8, "baseline": 0.6, "ensemble": 0.8}
 PARTS = ("cider_d", "meteor", "bleu4", "rouge_l", "wer", "mean_words", "most_frequent_share", "adjacent_repeats")
