@@ -12,7 +12,7 @@ from src.reports.covariate_shift import (
     score_test_like,
     summary,
 )
-from tests.ensembling.test_stacking import textured
+from tests.data.test_codebook import textured
 
 
 def features_of(kind, count: int, seed: int) -> np.ndarray:
