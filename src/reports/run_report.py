@@ -130,11 +130,7 @@ class RunEvaluation:
         return score_captions([r for _, r in pairs], [c for c, _ in pairs], self.meteor) if pairs else None
 
     def _baseline(
-        self,
-        blocks: dict[str, dict],
-        scores: CaptionScores | None,
-        references: list[tuple[str, ...]],
-        fold: np.ndarray,
+        self, blocks: dict[str, dict], scores: CaptionScores | None, references: list[tuple[str, ...]], fold: np.ndarray
     ) -> dict:
         """mos, caption, sentence (all folds' sentences): the constant sentence of a photo's fold has not seen it."""
         by_fold = {k: self.constant_caption(k) for k in np.unique(fold).tolist()} if scores is not None else {}
