@@ -24,23 +24,23 @@ class StepDecoder(Protocol):
     def reorder(self, state: Any, index: torch.Tensor) -> Any: ...
 
 
+def check_numbers(log_probs: torch.Tensor, valid: torch.Tensor | None = None) -> None:
+    """Raise InputError where log_probs [..., V] are NaN, in rows that are `valid` (bool [...])."""
+    broken = log_probs.amax(dim=-1).isnan()
+    if (broken if valid is None else broken & valid).any():
+        raise InputError("the captioner's probabilities are not numbers (NaN): its weights are broken; train it again")
+
+
 def constrained_step(
-    decoder: StepDecoder,
-    inputs: torch.Tensor,
-    state: Any,
-    tokens: torch.Tensor,
-    constraints: Constraints,
-    valid: torch.Tensor | None = None,
+    decoder: StepDecoder, state: Any, tokens: torch.Tensor, constraints: Constraints, valid: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, Any]:
-    """Feed `inputs` [N], the last of `tokens` [N, t] or START: the next token's log-probabilities [N, V], and state.
+    """Feed the last of `tokens` [N, t], or START: the next token's log-probabilities [N, V], and state.
 
     Raises InputError where the decoder's log-probabilities are NaN in a row that is `valid` (bool [N]).
     """
+    inputs = tokens[:, -1] if tokens.shape[1] else tokens.new_full((len(tokens),), START)
     log_probs, state = decoder.step(inputs, state)
-    log_probs = log_probs.float()
-    broken = log_probs.amax(dim=1).isnan()
-    if (broken if valid is None else broken & valid).any():
-        raise InputError("the captioner's probabilities are not numbers (NaN): its weights are broken; train it again")
+    check_numbers(log_probs := log_probs.float(), valid)
     return constrain(log_probs, tokens, constraints), state
 
 
@@ -60,15 +60,14 @@ def generate(
     """
     tokens = torch.full((captions, constraints.maximum_words + 1), PAD, device=device)
     log_prob = torch.zeros(captions, device=device)
-    active, inputs = torch.arange(captions, device=device), torch.full((captions,), START, device=device)
-    for position in range(constraints.maximum_words + 1):
-        if not len(active):
-            break
-        log_probs, state = constrained_step(decoder, inputs, state, tokens[active, :position], constraints)
-        inputs = choose(log_probs, active, position)
-        tokens[active, position] = inputs
-        log_prob[active] += log_probs.gather(1, inputs.unsqueeze(1)).squeeze(1)
-        unfinished = (inputs != END).nonzero().squeeze(1)
+    active, position = torch.arange(captions, device=device), 0
+    while len(active) and position <= constraints.maximum_words:
+        log_probs, state = constrained_step(decoder, state, tokens[active, :position], constraints)
+        chosen = choose(log_probs, active, position)
+        tokens[active, position] = chosen
+        log_prob[active] += log_probs.gather(1, chosen.unsqueeze(1)).squeeze(1)
+        unfinished = (chosen != END).nonzero().squeeze(1)
         if len(unfinished) < len(active):
-            active, inputs, state = active[unfinished], inputs[unfinished], decoder.reorder(state, unfinished)
+            active, state = active[unfinished], decoder.reorder(state, unfinished)
+        position += 1
     return tokens, log_prob

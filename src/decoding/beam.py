@@ -9,7 +9,7 @@ import torch
 from src.decoding.autoregressive import StepDecoder, constrained_step, generate
 from src.decoding.candidates import Candidates, normalised, pick, trimmed
 from src.decoding.constraints import Constraints
-from src.models.decoder import END, PAD, START
+from src.models.decoder import END, PAD
 
 NEG_INF = float("-inf")
 
@@ -24,7 +24,7 @@ def greedy(decoder: StepDecoder, features: Any, constraints: Constraints) -> Can
     tokens, log_prob = generate(
         decoder, state, len(features), constraints, lambda log_probs, *_: log_probs.argmax(dim=1), features.device
     )
-    return Candidates(trimmed(tokens.unsqueeze(1)), log_prob.unsqueeze(1), "greedy")
+    return Candidates(trimmed(tokens.unsqueeze(1)), log_prob.unsqueeze(1))
 
 
 @torch.no_grad()
@@ -41,15 +41,9 @@ def beam(
 
     Raises InputError where the decoder's log-probabilities are NaN.
     """
-    if width < 1:
-        raise ValueError(f"beam width {width} is not at least 1")
-
-    def rank(live: Hypotheses, log_probs: torch.Tensor, width: int, _: torch.Tensor) -> Expansions:
-        return best_expansions(live, log_probs, width)
-
     photos = torch.arange(len(features), device=features.device)
-    finished = search_beams(decoder, decoder.start(features), photos, constraints, width, length_penalty, rank)
-    return Candidates(trimmed(finished.tokens), finished.log_prob, f"beam{width}")
+    finished = search_beams(decoder, decoder.start(features), photos, constraints, width, length_penalty)
+    return Candidates(trimmed(finished.tokens), finished.log_prob)
 
 
 @dataclass(frozen=True)
@@ -87,9 +81,8 @@ class Finished:
 
     def add(self, searches: torch.Tensor, expansions: Expansions) -> None:
         """Take those that end among the first `width` of `expansions`, whose rows are the given searches."""
-        width = self.score.shape[1]
+        width, length = self.score.shape[1], expansions.tokens.shape[2]
         tokens, log_prob = expansions.tokens[:, :width], expansions.log_prob[:, :width]
-        length = tokens.shape[2]
         ended = (tokens[:, :, -1] == END) & (log_prob > NEG_INF)
         if not ended.any():
             return
@@ -112,31 +105,26 @@ def search_beams(
     constraints: Constraints,
     width: int,
     length_penalty: float,
-    rank: Callable[[Hypotheses, torch.Tensor, int, torch.Tensor], Expansions],
+    rank: Callable[[Hypotheses, torch.Tensor, int, torch.Tensor], Expansions] | None = None,
 ) -> Finished:
     """Beam searches in parallel, each as described in `beam`.
 
     `active` [S]: the searches 0 … S - 1, before whose first token `state` is. `rank(live, log_probs, width, active)`
-    returns the best expansions of those that still run, as `best_expansions` does.
+    returns the best expansions of those that still run, as `best_expansions` does, which it replaces.
     """
-    searches, device = len(active), active.device
-    zeros = torch.zeros(searches, 1, device=device)
-    live = Hypotheses(zeros, zeros, torch.zeros(searches, 1, 0, dtype=torch.long, device=device))
-    finished = Finished(searches, width, constraints.maximum_words + 1, length_penalty, device)
-    inputs = torch.full((searches,), START, device=device)
-    for _ in range(constraints.maximum_words + 1):
-        if not len(active):
-            break
-        valid = live.score.flatten() > NEG_INF
-        log_probs, state = constrained_step(decoder, inputs, state, live.tokens.flatten(0, 1), constraints, valid)
-        beams = live.score.shape[1]
-        expansions = rank(live, log_probs.unflatten(0, (-1, beams)), width, active)
+    zeros = torch.zeros(len(active), 1, device=active.device)
+    live = Hypotheses(zeros, zeros, active.new_zeros(len(active), 1, 0))
+    finished = Finished(len(active), width, constraints.maximum_words + 1, length_penalty, active.device)
+    while len(active) and live.tokens.shape[2] <= constraints.maximum_words:
+        valid, beams = live.score.flatten() > NEG_INF, live.score.shape[1]
+        log_probs, state = constrained_step(decoder, state, live.tokens.flatten(0, 1), constraints, valid)
+        log_probs = log_probs.unflatten(0, (-1, beams))
+        expansions = rank(live, log_probs, width, active) if rank else best_expansions(live, log_probs, width)
         finished.add(active, expansions)
         live, parent = _unfinished(expansions, width)
         running = ((live.score > NEG_INF).any(dim=1) & (finished.count[active] < width)).nonzero().squeeze(1)
         active, live = active[running], live.select(running)
         state = decoder.reorder(state, (parent[running] + running.unsqueeze(1) * beams).flatten())
-        inputs = live.tokens[:, :, -1].flatten()
     return finished
 
 

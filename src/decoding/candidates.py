@@ -12,12 +12,11 @@ class Candidates:
     """Up to K captions for each of B photos.
 
     `tokens` int64 [B, K, T]: words, END, then PAD. `log_prob` float32 [B, K]: sum over the words and END. Where a
-    photo has fewer than K candidates the rest is PAD with log_prob -inf. `source`: the name of the search.
+    photo has fewer than K candidates the rest is PAD with log_prob -inf.
     """
 
     tokens: torch.Tensor
     log_prob: torch.Tensor
-    source: str
 
     def lengths(self) -> torch.Tensor:
         """Tokens of each candidate, END counted: int64 [B, K]."""
@@ -30,7 +29,7 @@ class Candidates:
     def ranked(self, length_penalty: float) -> "Candidates":
         """The same candidates by descending score; ties keep their order."""
         order = self.scores(length_penalty).sort(dim=1, descending=True, stable=True).indices
-        return Candidates(pick(self.tokens, order), self.log_prob.gather(1, order), self.source)
+        return Candidates(pick(self.tokens, order), self.log_prob.gather(1, order))
 
 
 def normalised(log_prob: torch.Tensor, length: int | torch.Tensor, length_penalty: float) -> torch.Tensor:

@@ -30,14 +30,6 @@ class Constraints:
     bad_endings: tuple[int, ...] = ()
     no_adjacent_repeat: bool = False
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.minimum_words <= self.maximum_words or self.maximum_words < 1 or self.no_repeat_ngram_size < 0:
-            raise ValueError(
-                f"not 0 <= minimum_words <= maximum_words, 1 <= maximum_words, 0 <= no_repeat_ngram_size: {self}"
-            )
-        if len(set(self.bad_endings)) < len(self.bad_endings) or any(word < _SPECIAL for word in self.bad_endings):
-            raise ValueError(f"bad_endings are not ids of distinct words: {self}")
-
 
 def constrain(log_probs: torch.Tensor, tokens: torch.Tensor, constraints: Constraints) -> torch.Tensor:
     """Log-probabilities [N, V] of the next token, -inf at what may not follow the words `tokens` [N, t].

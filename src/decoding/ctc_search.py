@@ -20,42 +20,27 @@ from src.models.decoder import END, PAD, UNK
 
 
 @dataclass(frozen=True)
-class Emissions:
-    """`clamped_emissions` [N, L, V] of N target sequences."""
-
-    log_probs: torch.Tensor
-    blank: int
-
-    def __len__(self) -> int:
-        return len(self.log_probs)
-
-    @property
-    def device(self) -> torch.device:
-        return self.log_probs.device
-
-
-@dataclass(frozen=True)
 class PrefixState:
     """`emissions`: one copy per target sequence, shared by its beams; probabilities of words and log-probabilities."""
 
     prefix: CTCPrefix
     emissions: AttentionMemory
     started: bool = False
-    attention: None = None
 
 
 class CTCPrefixDecoder:
     """CTC emissions as a causal decoder: the exact log-probability of each next word, and of the end."""
 
-    def start(self, features: Emissions) -> PrefixState:
-        """The state before the first word of len(features) captions."""
-        log_probs, blank = features.log_probs, features.blank
-        mask = log_probs.new_ones(log_probs.shape[:2])
-        emissions = AttentionMemory(log_probs[:, :, :blank].exp(), log_probs, mask)
-        return PrefixState(CTCPrefix.empty(log_probs, blank), emissions)
+    def __init__(self, blank: int):
+        self.blank = blank
+
+    def start(self, features: torch.Tensor) -> PrefixState:
+        """The state before the first word of N captions; `features`: `clamped_emissions` [N, L, V]."""
+        mask = features.new_ones(features.shape[:2])
+        emissions = AttentionMemory(features[:, :, : self.blank].exp(), features, mask)
+        return PrefixState(CTCPrefix.empty(features, self.blank), emissions)
 
     def step(self, tokens: torch.Tensor, state: PrefixState) -> tuple[torch.Tensor, PrefixState]:
-        """Feed a word to each caption (int64 [N]; START at first): float32 [N, V], and state."""
         prefix, emissions = state.prefix, state.emissions
         positions = emissions.values.shape[1]
         index = tokens.view(len(emissions), -1, 1).expand(-1, -1, positions)
@@ -74,7 +59,6 @@ class CTCPrefixDecoder:
         return log_probs.float(), PrefixState(prefix, emissions, True)
 
     def reorder(self, state: PrefixState, index: torch.Tensor) -> PrefixState:
-        """The state of the captions at `index` (int64 [M])."""
         emissions = state.emissions.reorder(index, len(state.prefix.last))
         return PrefixState(state.prefix.select(index), emissions, state.started)
 
@@ -111,7 +95,7 @@ def ctc_decode(
     """
     emissions = clamped_emissions(log_probs, targets, blank)
     if prefix_beam:
-        return beam(CTCPrefixDecoder(), Emissions(emissions, blank), constraints, prefix_beam, length_penalty)
+        return beam(CTCPrefixDecoder(blank), emissions, constraints, prefix_beam, length_penalty)
     best_path = torch.where(targets == PAD, PAD, emissions[:, :, UNK + 1 :].argmax(dim=2) + UNK + 1)
     tokens = collapse(best_path, blank, max(constraints.maximum_words, targets.shape[1]) + 1)
     violated = ~satisfied(tokens, constraints)
@@ -119,8 +103,8 @@ def ctc_decode(
     log_prob = ctc_token_log_probs(emissions, blank, tokens).sum(1)
     rows = violated.nonzero().squeeze(1)
     if len(rows):
-        replace_by_greedy(CTCPrefixDecoder(), Emissions(emissions[rows], blank), constraints, rows, tokens, log_prob)
-    return Candidates(trimmed(tokens.unsqueeze(1)), log_prob.unsqueeze(1), "ctc_best_path")
+        replace_by_greedy(CTCPrefixDecoder(blank), emissions[rows], constraints, rows, tokens, log_prob)
+    return Candidates(trimmed(tokens.unsqueeze(1)), log_prob.unsqueeze(1))
 
 
 def replace_by_greedy(

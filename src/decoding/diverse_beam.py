@@ -16,10 +16,8 @@ from src.decoding.constraints import Constraints
 
 def group_width(width: int, groups: int) -> int:
     """Beams of each group. Raises InputError where the beam cannot be divided."""
-    if groups < 1 or width % groups:
-        raise InputError(
-            f"decoding.beam={width} cannot be divided into decoding.beam_groups={groups} groups of equal size"
-        )
+    if width % groups:
+        raise InputError(f"decoding.beam={width} cannot be divided into decoding.beam_groups={groups} equal groups")
     return width // groups
 
 
@@ -43,8 +41,7 @@ def diverse_beam(
 
     Raises InputError where groups do not divide width, and where the decoder's log-probabilities are NaN.
     """
-    beams = group_width(width, groups)
-    photos = len(features)
+    beams, photos = group_width(width, groups), len(features)
     searches = torch.arange(photos * groups, device=features.device)  # group s % groups of photo s // groups
 
     def rank(live: Hypotheses, log_probs: torch.Tensor, beams: int, active: torch.Tensor) -> Expansions:
@@ -65,4 +62,4 @@ def diverse_beam(
     state = decoder.reorder(decoder.start(features), searches // groups)
     finished = search_beams(decoder, state, searches, constraints, beams, length_penalty, rank)
     tokens, log_prob = trimmed(finished.tokens.view(photos, width, -1)), finished.log_prob.view(photos, width)
-    return Candidates(tokens, log_prob, f"diverse{width}").ranked(length_penalty)
+    return Candidates(tokens, log_prob).ranked(length_penalty)

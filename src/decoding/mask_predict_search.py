@@ -5,12 +5,12 @@ to 3.3. For CTC alignments Saharia et al., "Non-Autoregressive Machine Translati
 but with predicted tokens masked again as in the former.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from src.base.errors import InputError
+from src.decoding.autoregressive import check_numbers
 from src.decoding.candidates import Candidates, trimmed
 from src.decoding.constraints import IMPOSSIBLE, Constraints, satisfied
 from src.decoding.ctc_search import ctc_decode, replace_by_greedy
@@ -48,15 +48,14 @@ def mask_predict(
     encoded = decoder.encode(features)
     words, length_log_probs = top_lengths(decoder.length_log_probs(encoded), constraints, length_beam)
     targets, log_probs = refine(decoder, encoded, words.flatten(), passes, repredict_all)
-    if log_probs.amax(dim=2).isnan().any():
-        raise InputError("the captioner's probabilities are not numbers (NaN): its weights are broken; train it again")
+    check_numbers(log_probs)
     if decoder.blank is None:
         candidates = _best_words(log_probs, words.flatten(), length_log_probs.flatten(), constraints)
     else:
         candidates = ctc_decode(log_probs, targets, decoder.blank, constraints, prefix_beam, length_penalty)
     photos, width = len(features), candidates.tokens.shape[2]
     tokens, log_prob = candidates.tokens.view(photos, -1, width), candidates.log_prob.view(photos, -1)
-    return Candidates(tokens, log_prob, f"mask_predict{passes}").ranked(length_penalty)
+    return Candidates(tokens, log_prob).ranked(length_penalty)
 
 
 def top_lengths(log_probs: torch.Tensor, constraints: Constraints, width: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -100,49 +99,36 @@ def best_tokens(log_probs: torch.Tensor, within: torch.Tensor) -> tuple[torch.Te
     return torch.where(within, tokens + UNK + 1, PAD), scores
 
 
-@dataclass(frozen=True)
-class _PositionState:
-    """N partial captions of `words` [N] words, the length's log-probability [N], and `log_probs` [N, L, V]."""
-
-    log_probs: torch.Tensor
-    words: torch.Tensor
-    length_log_prob: torch.Tensor
-    position: int = 0
-    attention: None = None
-
-    def __len__(self) -> int:
-        return len(self.words)
-
-    @property
-    def device(self) -> torch.device:
-        return self.words.device
-
-
 class _LeftToRight:
-    """Independent log-probabilities of each position as a causal decoder of captions of given lengths.
+    """Independent log_probs [N, L, V] of each position as a causal decoder of captions of `words` [N] words.
 
-    Ending elsewhere, or with one of `bad_endings`, counts as impossible.
+    Ending elsewhere, or with one of `bad_endings`, counts as impossible. The state is (rows of log_probs, position).
     """
 
-    def __init__(self, bad_endings: tuple[int, ...]):
+    def __init__(
+        self, log_probs: torch.Tensor, words: torch.Tensor, length_log_prob: torch.Tensor, bad_endings: tuple[int, ...]
+    ):
+        self.log_probs, self.words, self.length_log_prob = log_probs, words, length_log_prob
         self.bad_endings = list(bad_endings)
 
-    def start(self, features: _PositionState) -> _PositionState:
-        return features
+    def start(self, features: torch.Tensor) -> tuple[torch.Tensor, int]:
+        return features, 0
 
-    def step(self, tokens: torch.Tensor, state: _PositionState) -> tuple[torch.Tensor, _PositionState]:
-        position, last = state.position, state.log_probs.shape[1] - 1
-        log_probs = state.log_probs[:, min(position, last)].clone()
-        log_probs[position >= state.words] = IMPOSSIBLE
+    def step(
+        self, tokens: torch.Tensor, state: tuple[torch.Tensor, int]
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, int]]:
+        rows, position = state
+        words = self.words[rows]
+        log_probs = self.log_probs[rows, min(position, self.log_probs.shape[1] - 1)]
+        log_probs[position >= words] = IMPOSSIBLE
         if self.bad_endings:
-            is_last = (state.words - 1 == position).unsqueeze(1)
+            is_last = (words - 1 == position).unsqueeze(1)
             log_probs[:, self.bad_endings] = log_probs[:, self.bad_endings].masked_fill(is_last, IMPOSSIBLE)
-        log_probs[:, END] = torch.where(state.words == position, state.length_log_prob, IMPOSSIBLE)
-        return log_probs, replace(state, position=position + 1)
+        log_probs[:, END] = torch.where(words == position, self.length_log_prob[rows], IMPOSSIBLE)
+        return log_probs, (rows, position + 1)
 
-    def reorder(self, state: _PositionState, index: torch.Tensor) -> _PositionState:
-        fields = state.log_probs[index], state.words[index], state.length_log_prob[index]
-        return _PositionState(*fields, state.position)
+    def reorder(self, state: tuple[torch.Tensor, int], index: torch.Tensor) -> tuple[torch.Tensor, int]:
+        return state[0][index], state[1]
 
 
 def _best_words(
@@ -157,6 +143,6 @@ def _best_words(
     tokens.scatter_(1, words.unsqueeze(1), END)
     rows = (~satisfied(tokens, constraints)).nonzero().squeeze(1)
     if len(rows):
-        partial = _PositionState(log_probs[rows], words[rows], length_log_prob[rows])
-        replace_by_greedy(_LeftToRight(constraints.bad_endings), partial, constraints, rows, tokens, log_prob)
-    return Candidates(trimmed(tokens.unsqueeze(1)), log_prob.unsqueeze(1), "mask_predict")
+        decoder = _LeftToRight(log_probs, words, length_log_prob, constraints.bad_endings)
+        replace_by_greedy(decoder, rows, constraints, rows, tokens, log_prob)
+    return Candidates(trimmed(tokens.unsqueeze(1)), log_prob.unsqueeze(1))

@@ -27,14 +27,6 @@ class AveragedFeatures:
         return self.features[0].device
 
 
-@dataclass(frozen=True)
-class AveragedState:
-    """The members' states."""
-
-    members: tuple[Any, ...]
-    attention: None = None
-
-
 class ModelAverage:
     """Causal decoders with one vocabulary and any encoders, as one decoder for every search.
 
@@ -43,8 +35,6 @@ class ModelAverage:
     """
 
     def __init__(self, members: Sequence[StepDecoder], mean: Literal["probabilities", "log_probabilities"]):
-        if not members or mean not in ("probabilities", "log_probabilities"):
-            raise ValueError(f"an ensemble of {len(members)} members by the mean of {mean!r}")
         if not all(hasattr(member, "step") for member in members):
             raise InputError(
                 "non-autoregressive captioners (mask_predict, ctc_mask_predict) have no next-word distribution to "
@@ -52,17 +42,13 @@ class ModelAverage:
             )
         self.members, self.mean = tuple(members), mean
 
-    def start(self, features: AveragedFeatures) -> AveragedState:
-        """The state before the first token of len(features) captions; one Features per member, in their order."""
-        pairs = zip(self.members, features.features, strict=True)
-        return AveragedState(tuple(member.start(each) for member, each in pairs))
+    def start(self, features: AveragedFeatures) -> tuple[Any, ...]:
+        """The members' states before the first token."""
+        return tuple(member.start(each) for member, each in zip(self.members, features.features, strict=True))
 
-    def step(self, tokens: torch.Tensor, state: AveragedState) -> tuple[torch.Tensor, AveragedState]:
-        """Feed one token to each caption: log-probabilities of the next one, float32 [N, V], and state.
-
-        Raises InputError where the members' vocabularies differ in size.
-        """
-        steps = [member.step(tokens, each) for member, each in zip(self.members, state.members, strict=True)]
+    def step(self, tokens: torch.Tensor, state: tuple[Any, ...]) -> tuple[torch.Tensor, tuple[Any, ...]]:
+        """As that of a member. Raises InputError where the members' vocabularies differ in size."""
+        steps = [member.step(tokens, each) for member, each in zip(self.members, state, strict=True)]
         sizes = [log_probs.shape[1] for log_probs, _ in steps]
         if len(set(sizes)) > 1:
             raise InputError(
@@ -74,9 +60,7 @@ class ModelAverage:
             log_probs = stacked.logsumexp(dim=0) - math.log(len(steps))
         else:
             log_probs = stacked.clamp(min=IMPOSSIBLE).mean(dim=0).log_softmax(dim=1)
-        return log_probs, AveragedState(tuple(after for _, after in steps))
+        return log_probs, tuple(after for _, after in steps)
 
-    def reorder(self, state: AveragedState, index: torch.Tensor) -> AveragedState:
-        """The state of the captions at `index` (int64 [M])."""
-        pairs = zip(self.members, state.members, strict=True)
-        return AveragedState(tuple(member.reorder(each, index) for member, each in pairs))
+    def reorder(self, state: tuple[Any, ...], index: torch.Tensor) -> tuple[Any, ...]:
+        return tuple(member.reorder(each, index) for member, each in zip(self.members, state, strict=True))

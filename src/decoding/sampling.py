@@ -55,7 +55,7 @@ def sample(
     photo = torch.arange(photos, device=features.device).repeat_interleave(samples)
     state = decoder.reorder(decoder.start(features), photo)
     tokens, log_prob = generate(decoder, state, len(photo), constraints, choose, features.device)
-    return Candidates(trimmed(tokens.view(photos, samples, -1)), log_prob.view(photos, samples), "sample")
+    return Candidates(trimmed(tokens.view(photos, samples, -1)), log_prob.view(photos, samples))
 
 
 def sampling_weights(log_probs: torch.Tensor, temperature: float, top_k: int, top_p: float) -> torch.Tensor:

@@ -25,9 +25,8 @@ class CaptionSearch:
         self.settings = settings
         bad = set(settings.bad_endings.lower().split())
         endings = tuple(token for token, word in enumerate(words) if word in bad and token > UNK)
-        self.constraints = Constraints(
-            settings.minimum_words, settings.maximum_words, settings.no_repeat_ngram_size, endings
-        )
+        limits = settings.minimum_words, settings.maximum_words, settings.no_repeat_ngram_size
+        self.constraints = Constraints(*limits, endings)
         if settings.search == "diverse":
             group_width(settings.beam, settings.beam_groups)
 
@@ -40,16 +39,9 @@ class CaptionSearch:
         """
         settings, rules = self.settings, self.constraints
         if isinstance(decoder, NonAutoregressiveDecoder):
-            return mask_predict(
-                decoder,
-                features,
-                rules,
-                settings.passes,
-                settings.length_beam,
-                settings.repredict == "all",
-                settings.beam if settings.ctc == "prefix" else 0,
-                settings.length_penalty,
-            )
+            prefix_beam = settings.beam if settings.ctc == "prefix" else 0
+            refinement = settings.passes, settings.length_beam, settings.repredict == "all"
+            return mask_predict(decoder, features, rules, *refinement, prefix_beam, settings.length_penalty)
         if settings.search == "sample":
             uniforms = uniforms_for(seed, rows, settings.samples, rules.maximum_words + 1)
             filters = settings.temperature, settings.top_k, settings.top_p

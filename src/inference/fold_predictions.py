@@ -118,11 +118,7 @@ def read_fold_candidates(folder: Path) -> FoldCandidates:
 
 
 def write_run_predictions(
-    folder: Path,
-    table: pd.DataFrame,
-    folds: Mapping[int, Path],
-    best: int,
-    averaged: dict[int, str] | None,
+    folder: Path, table: pd.DataFrame, folds: Mapping[int, Path], best: int, averaged: dict[int, str] | None
 ) -> list[str]:
     """Write what the networks of a run answer: oof.csv, test.csv, test_folds.csv and timing.csv; the files that count.
 

@@ -66,12 +66,6 @@ def test_a_token_that_the_model_rules_out_may_still_be_chosen():
     assert result[0, END] == IMPOSSIBLE
 
 
-@pytest.mark.parametrize("wrong", [(3, 2, 0), (-1, 2, 0), (0, 0, 0), (0, 2, -1), (0, 2, 0, (5, 5)), (0, 2, 0, (UNK,))])
-def test_contradictory_rules_are_refused(wrong):
-    with pytest.raises(ValueError, match="minimum_words"):
-        Constraints(*wrong)
-
-
 def test_satisfied_captions_are_those_whose_every_token_is_allowed():
     tokens = captions([3, 5, 6, 2, 4] * 60, vocabulary=7)
     for rules in (

@@ -7,7 +7,7 @@ import torch
 
 from src.decoding.beam import beam
 from src.decoding.constraints import Constraints
-from src.decoding.ctc_search import CTCPrefixDecoder, Emissions, collapse
+from src.decoding.ctc_search import CTCPrefixDecoder, collapse
 from src.models.ctc import clamped_emissions, ctc_token_log_probs
 from src.models.decoder import END, PAD
 from tests.helpers.plain_ctc import by_alignments, random_emissions
@@ -40,7 +40,7 @@ def test_a_wide_prefix_beam_finds_the_best_of_all_captions():
     log_probs, blank = random_emissions(12, 4, 2)
     emissions = clamped_emissions(log_probs, torch.ones(12, 4, dtype=torch.long), blank)
     for rules in (Constraints(1, 4), Constraints(2, 3, no_repeat_ngram_size=1), Constraints(1, 4, bad_endings=(4,))):
-        found = beam(CTCPrefixDecoder(), Emissions(emissions, blank), rules, 60, 0.0)
+        found = beam(CTCPrefixDecoder(blank), emissions, rules, 60, 0.0)
         for row in range(12):
             exact = by_alignments(log_probs[row], blank, {})
             allowed = [words for words in exact if all(

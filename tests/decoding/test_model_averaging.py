@@ -93,9 +93,3 @@ def test_members_need_one_vocabulary():
     average = ModelAverage([Scrambled(0), Scrambled(0, VOCABULARY + 1)], "probabilities")
     with pytest.raises(InputError, match="one vocabulary, .* 12, 13 words"):
         greedy(average, AveragedFeatures((features, features)), STRICT)
-
-
-@pytest.mark.parametrize(("members", "mean"), [([], "probabilities"), ([Scrambled(0)], "median")])
-def test_no_members_or_an_unknown_mean_are_refused(members, mean):
-    with pytest.raises(ValueError, match="mean of"):
-        ModelAverage(members, mean)
