@@ -85,10 +85,9 @@ def run_predictions(run: Settings, photo_ids: pd.Series) -> pd.DataFrame:
     """What the networks of a run answer of each photo [N]: mos (NaN where nothing), caption (""), fallback ("")."""
     folder = outputs.predictions(run).folder
     parts = [read_predictions(folder / f"{name}.csv") for name in ("oof", "test")]
-    frame = pd.concat([part for part in parts if len(part)]).set_index("photo_id").reindex(photo_ids)
-    text = [name for name in ("caption", "fallback") if name in frame]
-    frame[text] = frame[text].fillna("")
-    return frame.reset_index(drop=True)
+    frame = pd.concat([part for part in parts if len(part)]).set_index("photo_id")
+    frame = frame.reindex(index=photo_ids, columns=["mos", "caption", "fallback"])
+    return frame.fillna({"caption": "", "fallback": ""}).reset_index(drop=True)
 
 
 def run_candidates(run: Settings, photo_ids: pd.Series) -> RunCandidates:

@@ -26,10 +26,12 @@ SMALL = [
 ]  # fmt: skip
 """What a command is given besides, before its own settings, which win."""
 SMALLER = f"""
+import itertools
 import sys
-if "-m" in sys.orig_argv[:-1] and sys.orig_argv[sys.orig_argv.index("-m") + 1].startswith("src."):
-    if not sys.orig_argv[sys.orig_argv.index("-m") + 1].startswith("src.settings"):
-        sys.argv[1:1] = {SMALL!r}
+options = list(itertools.takewhile(lambda word: word.startswith("-"), sys.orig_argv[1:]))
+module = sys.orig_argv[1 + len(options)] if "-m" in options else ""
+if module.startswith("src.") and not module.startswith(("src.settings", "src.pipeline")):
+    sys.argv[1:1] = {SMALL!r}
 """
 
 
@@ -68,7 +70,7 @@ def folder(competition, tmp_path_factory) -> Path:
     installed(folder)
     (folder / "start").mkdir()
     (folder / "start" / "sitecustomize.py").write_text(SMALLER)
-    for name in ("demo", "first", "second"):
+    for name in ("demo", "second"):
         run(folder, f"./run.sh run.name={name}")
     return folder
 
