@@ -86,7 +86,7 @@ def run_predictions(run: Settings, photo_ids: pd.Series) -> pd.DataFrame:
     folder = outputs.predictions(run).folder
     parts = [read_predictions(folder / f"{name}.csv") for name in ("oof", "test")]
     frame = pd.concat([part for part in parts if len(part)]).set_index("photo_id")
-    frame = frame.reindex(index=photo_ids, columns=["mos", "caption", "fallback"])
+    frame = frame.reindex(index=photo_ids, columns=["fold", "mos", "caption", "fallback"])
     return frame.fillna({"caption": "", "fallback": ""}).reset_index(drop=True)
 
 
