@@ -80,6 +80,7 @@ for stage in (preprocess, split, train):
 """
 
 
+@pytest.mark.slow
 def test_stages_run_where_linux_s_own_functions_are_absent(competition, tmp_path):
     settings = [f"data.root={competition}", *TINY, "task=mos", "train.epochs=1", "run.workers=1", "--fold=0"]
     environment = {**os.environ, "STAGES_END_WITH_PARENT": str(os.getpid()), "USER": "someone"}  # torch asks for it

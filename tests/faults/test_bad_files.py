@@ -23,6 +23,8 @@ from tests.conftest import TINY
 from tests.helpers.bad_input import Malicious, exit_code, hurry, refused
 from tests.training.test_training import equal
 
+pytestmark = pytest.mark.slow
+
 QUICK = ["data.root=data", *TINY, "split.holdout=0.3"]
 STAGES = (preprocess, split, train, predict, evaluate, submit)
 FOLD = Path("runs/demo/fold-0")

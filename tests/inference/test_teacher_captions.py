@@ -23,6 +23,8 @@ from src.training.fold_data import read_fold
 from src.training.self_critical import SelfCritical
 from tests.conftest import TINY
 
+pytestmark = pytest.mark.slow
+
 ONE = Ranks(0, 1, torch.device("cpu"))
 TEACHER = ["run.name=teacher", "view.size=40", "train.epochs=1", "optim.lr=0.02", "optim.warmup_epochs=0",
            "decoding.beam=3", "decoding.maximum_words=9"]  # fmt: skip

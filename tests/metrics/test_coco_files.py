@@ -162,6 +162,7 @@ def quick(tmp_path_factory, monkeypatch):
         yield searched
 
 
+@pytest.mark.slow
 def test_karpathy_s_flickr8k_from_its_json_to_a_submission(shared_data, workplace, quick, write):
     """Official parts; the test part is scored against its own captions, here and by COCO's tools alike."""
     root = shared_data / "flickr8k"
@@ -196,6 +197,7 @@ def test_karpathy_s_flickr8k_from_its_json_to_a_submission(shared_data, workplac
         submit.main(["--check", "submissions/demo.csv", *arguments])
 
 
+@pytest.mark.slow
 def test_data_without_test_photos_is_scored_and_has_nothing_to_submit(shared_data, workplace, quick, capsys):
     root = shared_data / "coco_mini"
     arguments = [f"data.root={root}", "data.format=coco", *TINY, "split.holdout=0.1", "task=caption", "train.epochs=1"]

@@ -95,6 +95,7 @@ def test_captions_without_words_are_refused(meteor):
         constant_sentence([["..."], [""]], CaptionWeights(), meteor)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not COMMENTS.exists(), reason="the real comments are not here")
 def test_constant_sentence_of_real_comments_holds_on_unseen_photos():
     frame = pd.read_csv(COMMENTS, dtype=str, keep_default_na=False)

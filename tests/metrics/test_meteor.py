@@ -16,6 +16,8 @@ from src.metrics.caption_scores import tokenize
 from src.metrics.meteor import STATS, Meteor, meteor_score
 from tests.helpers.small_meteor import paraphrases, small_meteor
 
+pytestmark = pytest.mark.java
+
 WORDS = ["the", "a", "colour", "of", "light", "is", "nice", "very", "photo", "sharp", "but", "i", "like", "blur"]
 
 

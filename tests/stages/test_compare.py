@@ -27,6 +27,8 @@ from src.training.metrics_log import write_parameters
 from tests.conftest import TINY
 from tests.helpers.small_meteor import quick_scores
 
+pytestmark = pytest.mark.slow
+
 STAGES = (preprocess, split, train, predict, evaluate)
 TWO = ["run.seed=1", "view.size=40", "decoder.cell=lstm"]
 RUNS = {"one": [], "two": TWO, "part": [*TWO, "--fold=0"], "mos": ["task=mos", "split.seed=1", "--fold=0"]}

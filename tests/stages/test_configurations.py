@@ -84,6 +84,7 @@ ALIKE = {"demo", "resnet_lstm_224", "mobilenet_gru_128", "mobilenet_gru_224", "g
 ALIKE |= {"googlenet_gru_128_parallel"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [p for p in CONFIGS if p.stem not in ALIKE], ids=lambda p: p.stem)
 def test_trains_and_submits(path, competition, folder, quick, monkeypatch, capsys):
     monkeypatch.chdir(folder)

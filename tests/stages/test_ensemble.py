@@ -34,6 +34,8 @@ from src.settings.schema import CaptionWeights
 from tests.conftest import TINY
 from tests.helpers.small_meteor import quick_scores
 
+pytestmark = pytest.mark.slow
+
 RUNS = {"one": [], "two": ["view.size=40", "decoder.name=mask_predict", "decoder.feedforward=32", "run.seed=1"]}
 BOTH = ["one", "two", "metric.bootstrap=100"]
 CANDIDATES = ["predict.candidates=true", "predict.samples=3"]

@@ -17,6 +17,8 @@ from src.training import checkpoint
 from tests.conftest import TINY
 from tests.training.test_training import equal
 
+pytestmark = pytest.mark.slow
+
 STAGES = (preprocess, split, train, predict, evaluate, submit)
 REPOSITORY = Path(__file__).parents[2]
 

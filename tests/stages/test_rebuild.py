@@ -19,6 +19,8 @@ from src.submission.rebuilding import describe_differences, environment_differen
 from tests.conftest import TINY
 from tests.helpers.small_meteor import quick_scores
 
+pytestmark = pytest.mark.slow
+
 MANIFEST = "submissions/demo.manifest.json"
 
 

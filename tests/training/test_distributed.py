@@ -24,6 +24,8 @@ from tests.helpers.ranks import run
 from tests.helpers.small_meteor import paraphrases
 from tests.training.test_training import EXACT, PLAIN
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
 # the last epoch trains for rewards; 6 photos a step leave uneven and empty shares at an epoch's end

@@ -111,6 +111,7 @@ def test_samples_do_not_depend_on_the_batch(prepared):
     assert ((whole["captions"] == END).sum(2) <= 1).all()
 
 
+@pytest.mark.slow
 def test_rewards_rise_and_are_logged_and_a_cut_changes_nothing(prepared, tmp_path, meteor, capsys):
     arguments = [*EXACT, "train.epochs=7", "optim.lr=0.02", "self_critical.from_epoch=2", "self_critical.samples=5",
                  "self_critical.baseline=leave_one_out", "self_critical.lr=0.01", "train.captions_per_photo=2",

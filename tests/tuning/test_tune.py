@@ -22,6 +22,8 @@ from src.settings.schema import Settings
 from src.settings.yaml_files import read_yaml
 from tests.conftest import TINY
 
+pytestmark = pytest.mark.slow
+
 SPACE = "tune.space={optim.lr: {low: 1e-4, high: 1e-1, log: true}, train.batch_size: {choices: [8, 16, 20]}}"
 QUICK = [*TINY, "task=mos", "train.ema_decay=0", "split.holdout=0.4"]
 
