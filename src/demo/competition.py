@@ -5,8 +5,9 @@ competition would keep secret.
 """
 
 import string
-from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -26,7 +27,6 @@ from src.demo.sources import Source, assign, render
 
 # close to the 128 pixels at which the demo trains, so that squashing hides neither noise nor blur
 _SIZES = ((128, 128), (128, 144), (128, 160), (136, 160), (144, 128), (160, 128), (128, 168), (136, 152))
-_NAME_LENGTH = 10
 _JPEG_QUALITY = 95
 _APPEAL, _APPEAL_SPREAD, _GROUP_SPREAD = 7.6, 0.45, 0.3
 _SHARE_OF_REPEATED_ROWS = 0.005
@@ -52,13 +52,10 @@ def _names(count: int, taken: set[str], rng: np.random.Generator) -> list[str]:
     letters, digits = list(string.ascii_lowercase + string.digits), list(string.digits)
     names: dict[str, None] = {}
     while len(names) < count:
-        name = (
-            "".join(rng.choice(letters, _NAME_LENGTH)) if names else "0" + "".join(rng.choice(digits, _NAME_LENGTH - 1))
-        )
+        name = "".join(rng.choice(letters, 10) if names else ["0", *rng.choice(digits, 9)])
         if name not in taken:
             names[name] = None
-    in_order = list(names)
-    return [in_order[index] for index in rng.permutation(count)]
+    return [list(names)[index] for index in rng.permutation(count)]
 
 
 def _photo(part: str, name: str, source: Source, seed: int, biases: np.ndarray) -> Photo:
@@ -93,28 +90,13 @@ def draw(photo: Photo) -> np.ndarray:
     return distort(clean, photo.distortions, rng)
 
 
-def _save(task: tuple[Photo, str]) -> None:
-    photo, folder = task
-    path = Path(folder) / photo.part / f"{photo.name}.jpg"
+def _save(folder: Path, photo: Photo) -> None:
+    path = folder / photo.part / f"{photo.name}.jpg"
     Image.fromarray(draw(photo)).save(path, quality=_JPEG_QUALITY, subsampling=0)
 
 
-def _start_worker() -> None:
-    cv2.setNumThreads(1)
-
-
-def _saved(photos: list[Photo], folder: Path, processes: int) -> Iterator[None]:
-    tasks = [(photo, str(folder)) for photo in photos]
-    if processes == 1:
-        yield from map(_save, tasks)
-        return
-    with worker_pool(processes, "draws the demo", _start_worker) as pool:
-        yield from pool.map(_save, tasks, chunksize=16)
-
-
 def _write_tables(folder: Path, photos: list[Photo], rng: np.random.Generator) -> None:
-    train = [photo for photo in photos if photo.part == "train"]
-    test = [photo for photo in photos if photo.part == "test"]
+    train, test = ([photo for photo in photos if photo.part == part] for part in ("train", "test"))
     path = {photo.name: f"./{photo.part}/{photo.name}.jpg" for photo in photos}
     rows = [[p.name, path[p.name], p.mos, comment, p.source.group] for p in train for comment in p.comments]
     repeated = set(rng.choice(len(rows), max(2, round(_SHARE_OF_REPEATED_ROWS * len(rows))), replace=False).tolist())
@@ -128,12 +110,7 @@ def _write_tables(folder: Path, photos: list[Photo], rng: np.random.Generator) -
 
 
 def make_competition(
-    root: Path,
-    progress: bool = True,
-    seed: int = 0,
-    train: int = 1500,
-    test: int = 300,
-    processes: int | None = None,
+    root: Path, progress: bool = True, seed: int = 0, train: int = 1500, test: int = 300, processes: int | None = None
 ) -> None:
     """Make the demo competition in the folder `root`, which appears whole or not at all.
 
@@ -147,7 +124,11 @@ def make_competition(
     with fresh_folder(root) as folder:
         for part in ("train", "test"):
             (folder / part).mkdir()
-        saved = _saved(photos, folder, processes)
-        for _ in tqdm(saved, "demo competition", len(photos), unit="photo", disable=not progress):
-            pass
+        with (
+            worker_pool(processes, "draws the demo", cv2.setNumThreads, 1) if processes > 1 else nullcontext() as pool,
+            tqdm(desc="demo competition", total=len(photos), unit="photo", disable=not progress) as bar,
+        ):
+            save = partial(_save, folder)
+            for _ in pool.map(save, photos, chunksize=16) if pool else map(save, photos):
+                bar.update()
         _write_tables(folder, photos, np.random.default_rng(fold_in(seed, "demo", "tables")))

@@ -7,6 +7,7 @@ simultaneous distortions add, and the mean score falls as p = 1 / (1 + J), which
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
@@ -31,14 +32,9 @@ def motion(image: np.ndarray, length: float, rng: np.random.Generator) -> np.nda
     return cv2.filter2D(image, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REFLECT_101)
 
 
-def dark(image: np.ndarray, stops: float, rng: np.random.Generator) -> np.ndarray:
-    """Exposure lowered by `stops` exposure values, in linear light."""
-    return image * np.float32(2.0 ** (-stops / _GAMMA))
-
-
-def bright(image: np.ndarray, stops: float, rng: np.random.Generator) -> np.ndarray:
-    """Exposure raised by `stops` exposure values, in linear light, highlights clipped."""
-    return np.minimum(image * np.float32(2.0 ** (stops / _GAMMA)), 1.0)
+def exposed(sign: int, image: np.ndarray, stops: float, rng: np.random.Generator) -> np.ndarray:
+    """Exposure raised (sign 1) or lowered (-1) by `stops` exposure values, in linear light, highlights clipped."""
+    return np.minimum(image * np.float32(2.0 ** (sign * stops / _GAMMA)), 1.0)
 
 
 def flat(image: np.ndarray, ratio: float, rng: np.random.Generator) -> np.ndarray:
@@ -47,29 +43,17 @@ def flat(image: np.ndarray, ratio: float, rng: np.random.Generator) -> np.ndarra
     return (image - mean) / np.float32(ratio) + (mean + 0.55) / 2
 
 
-def _saturated(image: np.ndarray, factor: float) -> np.ndarray:
+def saturated(sign: int, image: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """Saturation raised (sign 1; a share of 1 doubles it) or lowered (-1; a share of 1 leaves black and white)."""
     grey = (image @ _LUMA)[..., None]
-    return np.clip(grey + np.float32(factor) * (image - grey), 0.0, 1.0)
+    return np.clip(grey + np.float32(1.0 + sign * share) * (image - grey), 0.0, 1.0)
 
 
-def faded(image: np.ndarray, loss: float, rng: np.random.Generator) -> np.ndarray:
-    """Saturation lowered by the share `loss`; 1 leaves black and white."""
-    return _saturated(image, 1.0 - loss)
-
-
-def garish(image: np.ndarray, gain: float, rng: np.random.Generator) -> np.ndarray:
-    """Saturation raised by `gain`; 1 doubles it."""
-    return _saturated(image, 1.0 + gain)
-
-
-def _cast(gains: tuple[float, float, float]) -> Operation:
-    exponents = np.array(gains, np.float32)
-
-    def apply(image: np.ndarray, stops: float, rng: np.random.Generator) -> np.ndarray:
-        """White balance off by `stops` exposure values between the strongest and the weakest channel."""
-        return np.clip(image * np.float32(2.0) ** (exponents * np.float32(stops / _GAMMA)), 0.0, 1.0)
-
-    return apply
+def cast(
+    gains: tuple[float, float, float], image: np.ndarray, stops: float, rng: np.random.Generator
+) -> np.ndarray:
+    """White balance off by `stops` exposure values between the strongest and the weakest channel."""
+    return np.clip(image * np.float32(2.0) ** (np.array(gains, np.float32) * np.float32(stops / _GAMMA)), 0.0, 1.0)
 
 
 def noise(image: np.ndarray, level: float, rng: np.random.Generator) -> np.ndarray:
@@ -120,14 +104,14 @@ class Kind:
 KINDS: dict[str, Kind] = {
     "motion": Kind("focus", motion, 4.0, 18.0, severe=2.8),
     "blur": Kind("focus", blur, 0.8, 3.6, severe=2.8),
-    "dark": Kind("exposure", dark, 1.0, 3.6),
-    "bright": Kind("exposure", bright, 0.7, 2.4),
+    "dark": Kind("exposure", partial(exposed, -1), 1.0, 3.6),
+    "bright": Kind("exposure", partial(exposed, 1), 0.7, 2.4),
     "flat": Kind("exposure", flat, 1.6, 5.5, severe=1.8),
-    "faded": Kind("colour", faded, 0.5, 1.0, mild=0.2, severe=0.9),
-    "garish": Kind("colour", garish, 0.7, 3.5, mild=0.2, severe=1.4),
-    "yellow": Kind("colour", _cast((0.3, 0.0, -0.7)), 0.8, 3.0, severe=1.4),
-    "blue": Kind("colour", _cast((-0.7, -0.2, 0.3)), 0.8, 3.0, severe=1.6),
-    "green": Kind("colour", _cast((-0.5, 0.3, -0.5)), 0.7, 2.4, severe=1.6),
+    "faded": Kind("colour", partial(saturated, -1), 0.5, 1.0, mild=0.2, severe=0.9),
+    "garish": Kind("colour", partial(saturated, 1), 0.7, 3.5, mild=0.2, severe=1.4),
+    "yellow": Kind("colour", partial(cast, (0.3, 0.0, -0.7)), 0.8, 3.0, severe=1.4),
+    "blue": Kind("colour", partial(cast, (-0.7, -0.2, 0.3)), 0.8, 3.0, severe=1.6),
+    "green": Kind("colour", partial(cast, (-0.5, 0.3, -0.5)), 0.7, 2.4, severe=1.6),
     "noise": Kind("signal", noise, 9.0, 48.0, severe=2.6),
     "banding": Kind("signal", banding, 28.0, 100.0, severe=1.8),
     "jpeg": Kind("signal", jpeg, 1.8, 14.0, severe=2.6),

@@ -26,7 +26,7 @@ _OVERSAMPLING = 2
 # a crop has at least that many pixels for one of the photo, so that the undistorted photo is sharp
 _CROP_SHARPNESS = 1.3
 _LOOKS = {"train": 4, "test": 1}
-_SHARE_OF_PHOTOGRAPHS = 0.22
+_SHARE_OFPHOTOGRAPHS = 0.22
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Source:
     upper: float = 1.0
 
 
-_PHOTOGRAPHS = {
+PHOTOGRAPHS = {
     "train": (
         Source("china", "old temple", ("sklearn", "datasets/images/china.jpg")),
         Source("hopper", "portrait", ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"), upper=0.72),
@@ -76,11 +76,6 @@ _SCENES: dict[str, tuple[str, Scene]] = {
 }
 
 
-def photographs(part: str) -> tuple[Source, ...]:
-    """The real photographs of "train" or of "test"."""
-    return _PHOTOGRAPHS[part]
-
-
 def drawings(part: str) -> tuple[Source, ...]:
     """The synthetic groups of a part: several looks of every scene for "train", and another one for "test"."""
     looks = range(_LOOKS["train"]) if part == "train" else range(_LOOKS["train"], sum(_LOOKS.values()))
@@ -91,8 +86,8 @@ def drawings(part: str) -> tuple[Source, ...]:
 
 def assign(part: str, count: int, rng: np.random.Generator) -> list[Source]:
     """A source for each of `count` photos in random order, all photographs, and all scenes, about equally often."""
-    real = round(_SHARE_OF_PHOTOGRAPHS * count)
-    pools = ((photographs(part), real), (drawings(part), count - real))
+    real = round(_SHARE_OFPHOTOGRAPHS * count)
+    pools = ((PHOTOGRAPHS[part], real), (drawings(part), count - real))
     sources = [pool[index % len(pool)] for pool, size in pools for index in range(size)]
     return [sources[index] for index in rng.permutation(count)]
 

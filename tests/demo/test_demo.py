@@ -14,9 +14,9 @@ from scipy.stats import spearmanr
 from src.base.errors import InputError
 from src.demo import competition as demo_competition
 from src.demo import rating
-from src.demo.comments import FAULTS
+from src.demo.comments import fault_name
 from src.demo.distortions import KINDS, Distortion, distort
-from src.demo.sources import _photograph, drawings, photographs, render
+from src.demo.sources import PHOTOGRAPHS, _photograph, drawings, render
 
 TRAIN, TEST = 48, 12
 
@@ -44,7 +44,7 @@ def full_plan():
 
 @pytest.fixture(scope="module")
 def clean():
-    return render(photographs("train")[0], 0, np.random.default_rng(5), 128, 160)
+    return render(PHOTOGRAPHS["train"][0], 0, np.random.default_rng(5), 128, 160)
 
 
 def test_layout_is_the_competitions(competition):
@@ -111,8 +111,8 @@ def test_names_order_and_size_say_nothing_about_the_score(full_plan):
 def test_no_source_is_in_both_parts(full_plan):
     groups = {part: {photo.source.group for photo in full_plan if photo.part == part} for part in ("train", "test")}
     assert not groups["train"] & groups["test"]
-    assert groups["train"] >= {source.group for source in (*photographs("train"), *drawings("train"))}
-    assert len(drawings("train")) >= 30 and len(drawings("test")) >= 10 and len(photographs("test")) >= 2
+    assert groups["train"] >= {source.group for source in (*PHOTOGRAPHS["train"], *drawings("train"))}
+    assert len(drawings("train")) >= 30 and len(drawings("test")) >= 10 and len(PHOTOGRAPHS["test"]) >= 2
     nouns = {photo.source.noun for photo in full_plan if photo.part == "train"}
     assert {photo.source.noun for photo in full_plan if photo.part == "test"} <= nouns
 
@@ -206,13 +206,13 @@ def test_comments_read_like_real_ones(full_plan):
 
 def test_comments_name_what_was_done_to_the_photo(full_plan):
     faults = [
-        (photo, FAULTS[photo.distortions[0].kind], rating.level(photo.distortions[0]))
+        (photo, photo.distortions[0].kind, rating.level(photo.distortions[0]))
         for photo in full_plan
         if photo.distortions
     ]
     told = [
-        any(fault.name(wording, level) in comment for wording in range(2))
-        for photo, fault, level in faults
+        any(fault_name(kind, wording, level) in comment for wording in range(2))
+        for photo, kind, level in faults
         for comment in photo.comments
     ]
     assert 0.88 < np.mean(told) < 0.97, "most raters see what was done, a few speak of something else"

@@ -1,7 +1,6 @@
 """Drawing tools for the synthetic scenes of the demo competition: gradients, textures, masks, shading.
 
-A canvas is a float32 RGB array [H, W, 3] within 0..1, display-referred. Points are (x, y) in pixels. A mask is a
-float32 array [H, W] within 0..1 with smooth edges. Functions that paint change the canvas in place.
+Points are (x, y) in pixels. A mask is a float32 array [H, W] within 0..1 with smooth edges.
 """
 
 import colorsys
@@ -27,13 +26,6 @@ def mix(first: Colour, second: Colour, share: float) -> np.ndarray:
     return np.asarray(first, np.float32) * np.float32(1 - share) + np.asarray(second, np.float32) * np.float32(share)
 
 
-def backdrop(height: int, width: int, colours: Sequence[Colour], stops: Sequence[float]) -> np.ndarray:
-    """A canvas with a vertical gradient: `colours` at `stops`, fractions of the height."""
-    rows = (np.arange(height) + 0.5) / height
-    columns = np.stack([np.interp(rows, stops, [colour[c] for colour in colours]) for c in range(3)], axis=1)
-    return np.repeat(columns[:, None].astype(np.float32), width, axis=1)
-
-
 def fractal(
     rng: np.random.Generator, height: int, width: int, cells: float = 4, octaves: int = 4, stretch: float = 1.0
 ) -> np.ndarray:
@@ -56,41 +48,13 @@ def around(centre: Point, size: float, *offsets: Point) -> list[Point]:
     return [(centre[0] + size * x, centre[1] + size * y) for x, y in offsets]
 
 
-def polygon(height: int, width: int, points: Points) -> np.ndarray:
-    """Mask of a filled polygon."""
-    mask = np.zeros((height, width), np.uint8)
-    fixed = np.round(np.asarray(points, np.float64) * 2**_SUBPIXEL).astype(np.int32)
-    cv2.fillPoly(mask, [fixed], 255, cv2.LINE_AA, _SUBPIXEL)
-    return mask.astype(np.float32) / 255
-
-
-def ellipse(height: int, width: int, centre: Point, axes: Point, angle: float = 0.0) -> np.ndarray:
-    """Mask of a filled ellipse with half-axes `axes`, turned by `angle` degrees."""
-    turn = np.linspace(0, 2 * np.pi, 48, endpoint=False)
-    x, y = axes[0] * np.cos(turn), axes[1] * np.sin(turn)
-    c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
-    return polygon(height, width, np.stack([centre[0] + c * x - s * y, centre[1] + s * x + c * y], axis=1))
-
-
-def box(height: int, width: int, left: float, top: float, right: float, bottom: float) -> np.ndarray:
-    """Mask of a rectangle along the axes."""
-    return polygon(height, width, [(left, top), (right, top), (right, bottom), (left, bottom)])
-
-
-def below(heights: np.ndarray, height: int) -> np.ndarray:
-    """Mask of everything under a skyline: `heights` [W] is the row of its edge in each column."""
-    rows = np.arange(height, dtype=np.float32)[:, None]
-    return np.clip(rows - heights[None].astype(np.float32) + 0.5, 0, 1)
-
-
-def ridge(rng: np.random.Generator, width: int, base: float, swing: float, cells: float, octaves: int) -> np.ndarray:
-    """A skyline [W] around row `base`, `swing` rows up and down, with `cells` hills across."""
-    return base + swing * (2 * fractal(rng, 2, width, cells, octaves)[0] - 1)
-
-
 def soften(mask: np.ndarray, sigma: float) -> np.ndarray:
     """The mask with edges blurred by `sigma` pixels."""
     return cv2.GaussianBlur(mask, (0, 0), sigma)
+
+
+def _fixed(points: Points) -> np.ndarray:
+    return np.round(np.asarray(points, np.float64) * 2**_SUBPIXEL).astype(np.int32)
 
 
 def _window(mask: np.ndarray) -> tuple[slice, slice]:
@@ -99,57 +63,96 @@ def _window(mask: np.ndarray) -> tuple[slice, slice]:
     return slice(top, top + height), slice(left, left + width)
 
 
-def paint(canvas: np.ndarray, mask: np.ndarray, colour: Colour | np.ndarray) -> None:
-    """Blend a colour, or a picture of the canvas' size, over the canvas by the mask."""
-    window, colour = _window(mask), np.asarray(colour, np.float32)
-    patch = canvas[window]
-    patch += mask[window][..., None] * ((colour[window] if colour.ndim == 3 else colour) - patch)
+class Canvas:
+    """A picture, `pixels` float32 RGB [H, W, 3] within 0..1, display-referred. take: what its noise is drawn from."""
+
+    def __init__(self, take: np.random.Generator, pixels: np.ndarray):
+        self.take, self.pixels, self.shape = take, pixels, pixels.shape[:2]
+
+    def noise(self, cells: float = 4, octaves: int = 4, stretch: float = 1.0) -> np.ndarray:
+        """`fractal` of the canvas' size."""
+        return fractal(self.take, *self.shape, cells, octaves, stretch)
+
+    def ridge(self, base: float, swing: float, cells: float, octaves: int) -> np.ndarray:
+        """A skyline [W] around row `base`, `swing` rows up and down, with `cells` hills across."""
+        return base + swing * (2 * fractal(self.take, 2, self.shape[1], cells, octaves)[0] - 1)
+
+    def polygon(self, points: Points) -> np.ndarray:
+        """Mask of a filled polygon."""
+        mask = np.zeros(self.shape, np.uint8)
+        cv2.fillPoly(mask, [_fixed(points)], 255, cv2.LINE_AA, _SUBPIXEL)
+        return mask.astype(np.float32) / 255
+
+    def ellipse(self, centre: Point, axes: Point, angle: float = 0.0) -> np.ndarray:
+        """Mask of a filled ellipse with half-axes `axes`, turned by `angle` degrees."""
+        turn = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+        x, y = axes[0] * np.cos(turn), axes[1] * np.sin(turn)
+        c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+        return self.polygon(np.stack([centre[0] + c * x - s * y, centre[1] + s * x + c * y], axis=1))
+
+    def box(self, left: float, top: float, right: float, bottom: float) -> np.ndarray:
+        """Mask of a rectangle along the axes."""
+        return self.polygon([(left, top), (right, top), (right, bottom), (left, bottom)])
+
+    def below(self, edge: np.ndarray | float) -> np.ndarray:
+        """Mask of everything under row `edge`, a number or one for each column [W]."""
+        height, width = self.shape
+        rows = np.arange(height, dtype=np.float32)[:, None]
+        return np.clip(rows - np.broadcast_to(edge, width)[None].astype(np.float32) + 0.5, 0, 1)
+
+    def paint(self, mask: np.ndarray, colour: Colour, noise: np.ndarray | None = None, amount: float = 0.0) -> None:
+        """Blend a colour, or a picture of the canvas' size, over the canvas by the mask; then give it texture."""
+        window, colour = _window(mask), np.asarray(colour, np.float32)
+        patch = self.pixels[window]
+        patch += mask[window][..., None] * ((colour[window] if colour.ndim == 3 else colour) - patch)
+        if noise is not None:
+            self.texture(mask, noise, amount)
+
+    def scale(self, mask: np.ndarray, factor: float | np.ndarray) -> None:
+        """Multiply brightness by `factor`, a number or an array [H, W], by the mask."""
+        window, factor = _window(mask), np.asarray(factor, np.float32)
+        patch = self.pixels[window]
+        patch *= (1 + mask[window] * ((factor[window] if factor.ndim == 2 else factor) - 1))[..., None]
+
+    def texture(self, mask: np.ndarray | None, noise: np.ndarray, amount: float) -> None:
+        """Give the masked part, or the whole, texture: brightness varies by ±`amount` with noise in 0..1."""
+        self.scale(np.ones(self.shape, np.float32) if mask is None else mask, 1 + amount * (2 * noise - 1))
+
+    def glow(self, centre: Point, radius: float, colour: Colour, amount: float) -> None:
+        """Add light that falls off around `centre` as a Gaussian of `radius` pixels."""
+        rows, columns = np.ogrid[: self.shape[0], : self.shape[1]]
+        squared = (columns - centre[0]) ** 2 + (rows - centre[1]) ** 2
+        light = np.exp(-squared / np.float32(2 * radius**2)).astype(np.float32)
+        self.pixels += np.float32(amount) * light[..., None] * np.asarray(colour, np.float32)
+
+    def shadow(self, centre: Point, axes: Point, amount: float) -> None:
+        """Darken a soft ellipse by the share `amount`."""
+        self.scale(soften(self.ellipse(centre, axes), max(1.0, 0.3 * min(axes))), 1 - amount)
+
+    def ball(self, centre: Point, radius: float, colour: Colour) -> None:
+        """A glossy sphere lit from the upper left: Lambert shading and a highlight."""
+        top, left = (max(0, int(middle - radius) - 2) for middle in (centre[1], centre[0]))
+        patch = self.pixels[top : int(centre[1] + radius) + 3, left : int(centre[0] + radius) + 3]
+        rows, columns = np.ogrid[top : top + patch.shape[0], left : left + patch.shape[1]]
+        x, y = (columns - centre[0]) / np.float32(radius), (rows - centre[1]) / np.float32(radius)
+        distance = np.sqrt(x**2 + y**2)
+        z = np.sqrt(np.clip(1 - distance**2, 0, 1))
+        facing = np.clip(-0.5 * x - 0.6 * y + z * np.sqrt(1 - 0.5**2 - 0.6**2), 0, 1)
+        shaded = (0.25 + 0.8 * facing)[..., None] * np.asarray(colour, np.float32) + 0.5 * (facing**24)[..., None]
+        cover = np.clip((1 - distance) * np.float32(radius) + 0.5, 0, 1).astype(np.float32)
+        patch += cover[..., None] * (shaded - patch)
+
+    def strokes(self, lines: Sequence[Points], colour: Colour, thickness: float) -> None:
+        """Polylines of one colour, anti-aliased. thickness: pixels."""
+        mask = np.zeros(self.shape, np.uint8)
+        cv2.polylines(mask, list(map(_fixed, lines)), False, 255, max(1, round(thickness)), cv2.LINE_AA, _SUBPIXEL)
+        self.paint(mask.astype(np.float32) / 255, colour)
 
 
-def scale(canvas: np.ndarray, mask: np.ndarray, factor: float | np.ndarray) -> None:
-    """Multiply brightness by `factor`, a number or an array [H, W], by the mask."""
-    window, factor = _window(mask), np.asarray(factor, np.float32)
-    patch = canvas[window]
-    patch *= (1 + mask[window] * ((factor[window] if factor.ndim == 2 else factor) - 1))[..., None]
-
-
-def texture(canvas: np.ndarray, mask: np.ndarray | None, noise: np.ndarray, amount: float) -> None:
-    """Give the masked part, or the whole canvas, texture: brightness varies by ±`amount` with noise in 0..1."""
-    scale(canvas, np.ones_like(canvas[..., 0]) if mask is None else mask, 1 + amount * (2 * noise - 1))
-
-
-def glow(canvas: np.ndarray, centre: Point, radius: float, colour: Colour, amount: float) -> None:
-    """Add light that falls off around `centre` as a Gaussian of `radius` pixels."""
-    rows, columns = np.ogrid[: canvas.shape[0], : canvas.shape[1]]
-    squared = (columns - centre[0]) ** 2 + (rows - centre[1]) ** 2
-    light = np.exp(-squared / np.float32(2 * radius**2)).astype(np.float32)
-    canvas += np.float32(amount) * light[..., None] * np.asarray(colour, np.float32)
-
-
-def shadow(canvas: np.ndarray, centre: Point, axes: Point, amount: float) -> None:
-    """Darken a soft ellipse by the share `amount`."""
-    height, width = canvas.shape[:2]
-    mask = soften(ellipse(height, width, centre, axes), max(1.0, 0.3 * min(axes)))
-    scale(canvas, mask, 1 - amount)
-
-
-def ball(canvas: np.ndarray, centre: Point, radius: float, colour: Colour, light: Point = (-0.5, -0.6)) -> None:
-    """A glossy sphere: Lambert shading and a highlight. light: x and y of the direction the light comes from."""
-    top, left = (max(0, int(middle - radius) - 2) for middle in (centre[1], centre[0]))
-    patch = canvas[top : int(centre[1] + radius) + 3, left : int(centre[0] + radius) + 3]
-    rows, columns = np.ogrid[top : top + patch.shape[0], left : left + patch.shape[1]]
-    x, y = (columns - centre[0]) / np.float32(radius), (rows - centre[1]) / np.float32(radius)
-    distance = np.sqrt(x**2 + y**2)
-    z = np.sqrt(np.clip(1 - distance**2, 0, 1))
-    facing = np.clip(x * light[0] + y * light[1] + z * np.sqrt(max(0.0, 1 - light[0] ** 2 - light[1] ** 2)), 0, 1)
-    shaded = (0.25 + 0.8 * facing)[..., None] * np.asarray(colour, np.float32) + 0.5 * (facing**24)[..., None]
-    cover = np.clip((1 - distance) * np.float32(radius) + 0.5, 0, 1).astype(np.float32)
-    patch += cover[..., None] * (shaded - patch)
-
-
-def strokes(canvas: np.ndarray, lines: Sequence[Points], colour: Colour, thickness: float) -> None:
-    """Polylines of one colour, anti-aliased. thickness: pixels."""
-    mask = np.zeros(canvas.shape[:2], np.uint8)
-    fixed = [np.round(np.asarray(line, np.float64) * 2**_SUBPIXEL).astype(np.int32) for line in lines]
-    cv2.polylines(mask, fixed, False, 255, max(1, round(thickness)), cv2.LINE_AA, _SUBPIXEL)
-    paint(canvas, mask.astype(np.float32) / 255, colour)
+def backdrop(
+    take: np.random.Generator, height: int, width: int, colours: Sequence[Colour], stops: Sequence[float]
+) -> Canvas:
+    """A canvas with a vertical gradient: `colours` at `stops`, fractions of the height."""
+    rows = (np.arange(height) + 0.5) / height
+    columns = np.stack([np.interp(rows, stops, [colour[c] for colour in colours]) for c in range(3)], axis=1)
+    return Canvas(take, np.repeat(columns[:, None].astype(np.float32), width, axis=1))
