@@ -1,11 +1,10 @@
 """From the cached pixels and the table to batches of tensors, in an order that is a function of (seed, epoch)."""
 
-import functools
 import multiprocessing
 import signal
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +94,6 @@ def rank_slice(rows: np.ndarray, rank: int, ranks: int, epoch: int) -> BatchSlic
     return BatchSlice(epoch, own_rows) if len(own_rows) else BatchSlice(epoch, rows[:1], dummy=True)
 
 
-@dataclass(eq=False)
 class BatchDataset(Dataset):
     """Loads whole batches: the item of a `BatchSlice` is a dict of tensors.
 
@@ -104,13 +102,20 @@ class BatchDataset(Dataset):
     given, also uniforms float32 [B, S, uniforms_per_token * (T + 1)] in [0, 1), a function of (seed, epoch, photo).
     """
 
-    labels: Labels
-    augmenter: Augmenter | None
-    seed: int
-    captions_per_photo: int
-    uniforms_per_token: int = 0
-    # files are opened in the process that reads, never sent to it
-    _open: dict[str, np.ndarray] = field(default_factory=dict, init=False)
+    def __init__(
+        self,
+        labels: Labels,
+        augmenter: Augmenter | None,
+        seed: int,
+        captions_per_photo: int,
+        uniforms_per_token: int = 0,
+    ):
+        self.labels = labels
+        self.augmenter = augmenter
+        self.seed = seed
+        self.captions_per_photo = captions_per_photo
+        self.uniforms_per_token = uniforms_per_token
+        self._open: dict[str, np.ndarray] = {}  # files are opened in the process that reads, never sent to it
 
     def __getitem__(self, index: BatchSlice) -> dict[str, Any]:
         mos, captions = self.labels.mos[index.rows], self._captions(index)
@@ -182,19 +187,29 @@ def _leave_signals_to_the_main_process(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def load_batches(dataset: BatchDataset, slices: Iterable[BatchSlice], workers: int, pin: bool) -> Iterator[dict]:
+def load_batches(
+    dataset: BatchDataset, slices: Iterable[BatchSlice], workers: int, pin: bool
+) -> Iterator[dict[str, Any]]:
     """The batches of the slices, in order, prefetched by `workers` processes where there are any.
 
     Where the system has no way to start such processes, one line says so and this process loads.
     """
-    load = functools.partial(DataLoader, dataset, batch_size=None, sampler=slices)
     if workers:
         # not fork: the threads of torch and of CUDA do not survive it
         method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
         try:
-            start = _leave_signals_to_the_main_process
-            options = {"multiprocessing_context": method, "prefetch_factor": 4, "worker_init_fn": start}
-            return iter(load(num_workers=workers, pin_memory=pin, **options))
+            return iter(
+                DataLoader(
+                    dataset,
+                    batch_size=None,
+                    sampler=slices,
+                    num_workers=workers,
+                    pin_memory=pin,
+                    multiprocessing_context=method,
+                    prefetch_factor=4,
+                    worker_init_fn=_leave_signals_to_the_main_process,
+                )
+            )
         except (ImportError, OSError, ValueError) as error:  # no semaphores, no start method
             print(f"run.workers={workers}: no worker process can be started ({error}); batches load in this process")
-    return iter(load(pin_memory=pin))
+    return iter(DataLoader(dataset, batch_size=None, sampler=slices, pin_memory=pin))

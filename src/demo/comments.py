@@ -27,7 +27,11 @@ FAULTS = {
 """Two paraphrases of each kind of distortion."""
 _EFFECTS = {
     "blur": ("the edges could be sharper", "many fine details are missing", "nothing at all is sharp"),
-    "motion": ("a tripod would have helped", "the lines are smeared in one direction", "everything runs together in streaks"),
+    "motion": (
+        "a tripod would have helped",
+        "the lines are smeared in one direction",
+        "everything runs together in streaks",
+    ),
     "dark": ("the shadows need more light", "the shadows swallow the subject", "i can hardly see anything"),
     "bright": ("watch the highlights", "the highlights are blown out", "the white areas are completely burned"),
     "flat": ("more contrast would give it pop", "it really lacks contrast", "a thick gray fog covers it all"),
@@ -38,7 +42,11 @@ _EFFECTS = {
     "green": ("a bit more red would suit it", "a green cast covers the scene", "everything has turned green"),
     "noise": ("mostly seen in the smooth areas", "the grain covers the texture", "the grain hides everything else"),
     "banding": ("smooth areas break into steps", "i can count the steps of color", "it looks like a cheap poster"),
-    "jpeg": ("small blocks show around the edges", "the blocks and jaggies distract me", "it has become big ugly squares"),
+    "jpeg": (
+        "small blocks show around the edges",
+        "the blocks and jaggies distract me",
+        "it has become big ugly squares",
+    ),
 }
 """What each does at a level of 0 (slight), 1 (clear) and 2 (strong)."""
 _OPENINGS = (

@@ -49,9 +49,7 @@ def saturated(sign: int, image: np.ndarray, share: float, rng: np.random.Generat
     return np.clip(grey + np.float32(1.0 + sign * share) * (image - grey), 0.0, 1.0)
 
 
-def cast(
-    gains: tuple[float, float, float], image: np.ndarray, stops: float, rng: np.random.Generator
-) -> np.ndarray:
+def cast(gains: tuple[float, float, float], image: np.ndarray, stops: float, rng: np.random.Generator) -> np.ndarray:
     """White balance off by `stops` exposure values between the strongest and the weakest channel."""
     return np.clip(image * np.float32(2.0) ** (np.array(gains, np.float32) * np.float32(stops / _GAMMA)), 0.0, 1.0)
 

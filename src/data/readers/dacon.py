@@ -1,6 +1,5 @@
 """The layout of competition DACON 236134: train.csv and test.csv beside folders of photos."""
 
-import contextlib
 import math
 from pathlib import Path, PurePosixPath
 
@@ -13,16 +12,16 @@ from src.data.table import Rejection
 
 LARGEST_MOS = 1e6
 """A score beyond it is a mistake, and would not survive single precision."""
-_OWN_NAME = "each photo needs a name of its own"
 
 
 def _parse_mos(text: str) -> float:
     """The score in a cell, NaN for a blank one. Raises ValueError with a plain reason."""
     if not text:
         return math.nan
-    mos = math.nan
-    with contextlib.suppress(ValueError):
+    try:
         mos = float(text) if "_" not in text else math.nan
+    except ValueError:
+        mos = math.nan
     if not math.isfinite(mos):
         raise ValueError(f"mos {text[:40]!r} is not a finite number")
     if abs(mos) > LARGEST_MOS:
@@ -30,23 +29,27 @@ def _parse_mos(text: str) -> float:
     return mos
 
 
-def _check(said: dict, file: str, row: Row, what: str, value: str | float, hint: str = "correct one of them") -> None:
-    """Raise InputError where `value`, which is not missing, contradicts what an earlier row said of the same photo.
+class _Agreement:
+    """What the rows of one file say of each photo, with the line that said it first."""
 
-    said: what the rows of the file have said first, and on which line; `value` is added.
-    """
-    photo_id = row.cells["img_name"].strip()
-    first, line = said.setdefault((photo_id, what), (value, row.line))
-    if first != value:
-        raise InputError(
-            f"{file}: photo {photo_id} has two {what}: {first} (line {line}) and {value} (line {row.line}); {hint}"
-        )
+    def __init__(self, file: str):
+        self.file = file
+        self._first: dict[tuple[str, str], tuple[str | float, int]] = {}
+
+    def check(self, photo_id: str, line: int, what: str, value: str | float, hint: str) -> None:
+        """Raise InputError where `value`, which is not missing, contradicts that of an earlier row."""
+        first, first_line = self._first.setdefault((photo_id, what), (value, line))
+        if first != value:
+            raise InputError(
+                f"{self.file}: photo {photo_id} has two {what}: {first} (line {first_line}) and {value} (line {line})"
+                f"; {hint}"
+            )
 
 
 def _train_photos(rows: list[Row], rejections: list[Rejection]) -> dict[str, Listed]:
     """Photos in order of first appearance, a photo's rows joined; rows that cannot be used go to `rejections`."""
     photos: dict[str, Listed] = {}
-    said: dict = {}
+    agreement = _Agreement("train.csv")
     for row in rows:
         cells, where = {name: text.strip() for name, text in row.cells.items()}, f"train.csv, line {row.line}"
         photo_id, path, group, mos = cells["img_name"], cells["img_path"], cells.get("group", ""), math.nan
@@ -60,12 +63,12 @@ def _train_photos(rows: list[Row], rejections: list[Rejection]) -> dict[str, Lis
             continue
         path = str(PurePosixPath(path))
         photo = photos.setdefault(photo_id, Listed(path, "train", where))
-        _check(said, "train.csv", row, "paths", path, _OWN_NAME)
+        agreement.check(photo_id, row.line, "paths", path, "each photo needs a name of its own")
         if not math.isnan(mos):
-            _check(said, "train.csv", row, "different MOS", mos)
+            agreement.check(photo_id, row.line, "different MOS", mos, "correct one of them")
             photo.mos = mos
         if group:
-            _check(said, "train.csv", row, "groups", group)
+            agreement.check(photo_id, row.line, "groups", group, "correct one of them")
             photo.group = group
         photo.captions.append(cells["comments"])
     return photos
@@ -74,10 +77,10 @@ def _train_photos(rows: list[Row], rejections: list[Rejection]) -> dict[str, Lis
 def _test_photos(rows: list[Row]) -> dict[str, Listed]:
     """Photos in order of first appearance. None is dropped: a bad path only means a fallback prediction."""
     photos: dict[str, Listed] = {}
-    said: dict = {}
+    agreement = _Agreement("test.csv")
     for row in rows:
         photo_id, path = row.cells["img_name"].strip(), row.cells["img_path"].strip()
-        _check(said, "test.csv", row, "paths", path, _OWN_NAME)
+        agreement.check(photo_id, row.line, "paths", path, "each photo needs a name of its own")
         photo = photos.setdefault(photo_id, Listed(path, "test", f"test.csv, line {row.line}"))
         photo.group = photo.group or row.cells.get("group", "").strip()
     return photos

@@ -5,6 +5,7 @@ Denotations, TACL 2014.
 """
 
 import re
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
@@ -26,15 +27,28 @@ FLICKR8K = ("captions.txt", "Flickr8k.token.txt")
 FLICKR30K = ("results_20130124.token", "results.csv")
 
 
-_TOKEN = (r"(?P<name>[^\t]*)#\s*\d+\s*\t(?P<caption>.*)", "image#number, a tab, and the caption")
+@dataclass(frozen=True)
+class _Format:
+    """How a file of captions is written. line: has the groups name and caption, or quoted. shown: the same in words."""
+
+    line: re.Pattern[str]
+    shown: str
+    has_header: bool
+
+
+_TOKEN = _Format(
+    re.compile(r"(?P<name>[^\t]*)#\s*\d+\s*\t(?P<caption>.*)"), "image#number, a tab, and the caption", False
+)
+# a caption that begins with a quotation mark is quoted as in CSV, another may hold commas
+_KAGGLE_8K = re.compile(r'(?P<name>[^,]*),\s*+(?:"(?P<quoted>(?:[^"]|"")*)"\s*|(?!")(?P<caption>.*))')
 FORMATS = {
-    # a caption that begins with a quotation mark is quoted as in CSV, another may hold commas
-    "captions.txt": (r'(?P<name>[^,]*),\s*+(?:"(?P<quoted>(?:[^"]|"")*)"\s*|(?!")(?P<caption>.*))', "image,caption"),
+    "captions.txt": _Format(_KAGGLE_8K, "image,caption", True),
     "Flickr8k.token.txt": _TOKEN,
     "results_20130124.token": _TOKEN,
-    "results.csv": (r"(?P<name>[^|]*)\|[^|]*\|(?P<caption>.*)", "image_name| comment_number| comment"),
+    "results.csv": _Format(
+        re.compile(r"(?P<name>[^|]*)\|[^|]*\|(?P<caption>.*)"), "image_name| comment_number| comment", True
+    ),
 }
-"""A line of each file of captions, as a pattern and in words; Kaggle's files have these words as their header."""
 
 
 def photo_folder(root: Path) -> str:
@@ -53,17 +67,17 @@ def _lines(file: Path) -> list[tuple[int, str]]:
 
 def _captioned_photos(file: Path, folder: str, rejections: list[Rejection]) -> dict[str, Listed]:
     """All photos, for training, with their captions, in file order. A photo's id is its file name without suffix."""
-    lines, (pattern, shown) = _lines(file), FORMATS[file.name]
-    if FORMATS[file.name] is not _TOKEN:
-        if not lines or lines[0][1].replace(" ", "").lower() != shown.replace(" ", ""):
-            raise InputError(f"{file}: its first line must be the header {shown}")
+    lines, form = _lines(file), FORMATS[file.name]
+    if form.has_header:
+        if not lines or lines[0][1].replace(" ", "").lower() != form.shown.replace(" ", ""):
+            raise InputError(f"{file}: its first line must be the header {form.shown}")
         del lines[0]
     photos: dict[str, Listed] = {}
     for line_number, line in lines:
-        match, where = re.fullmatch(pattern, line), f"{file.name}, line {line_number}"
+        match, where = form.line.fullmatch(line), f"{file.name}, line {line_number}"
         name = match["name"].strip() if match else ""
         if not match or not name:
-            rejections.append(Rejection(where, "", "", f"{line[:40]!r} is not {shown}"))
+            rejections.append(Rejection(where, "", "", f"{line[:40]!r} is not {form.shown}"))
             continue
         path = f"{folder}/{name}"
         photo = photos.setdefault(PurePosixPath(name).stem, Listed(path, "train", where))

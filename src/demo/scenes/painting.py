@@ -71,7 +71,8 @@ class Canvas:
 
     def noise(self, cells: float = 4, octaves: int = 4, stretch: float = 1.0) -> np.ndarray:
         """`fractal` of the canvas' size."""
-        return fractal(self.take, *self.shape, cells, octaves, stretch)
+        height, width = self.shape
+        return fractal(self.take, height, width, cells, octaves, stretch)
 
     def ridge(self, base: float, swing: float, cells: float, octaves: int) -> np.ndarray:
         """A skyline [W] around row `base`, `swing` rows up and down, with `cells` hills across."""

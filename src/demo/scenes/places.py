@@ -72,7 +72,7 @@ def _window(canvas: Canvas, take: np.random.Generator, left: float, edge: float)
     height, width = canvas.shape
     top, right, foot, white = 0.12 * height, left + 0.28 * width, 0.5 * height, (0.95, 0.94, 0.9)
     canvas.paint(canvas.box(left - 6, top - 6, right + 6, foot + 6), white)
-    colours = [hsv(0.56, 0.4, 1.0), (0.97, 0.98, 1.0), hsv(0.3, 0.5, 0.6)]
+    colours: list = [hsv(0.56, 0.4, 1.0), (0.97, 0.98, 1.0), hsv(0.3, 0.5, 0.6)]
     view = backdrop(take, height, width, colours, [0.1, 0.36, 0.42])
     view.texture(None, view.noise(9, 4), 0.15)
     canvas.paint(canvas.box(left, top, right, foot), view.pixels)
