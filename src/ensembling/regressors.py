@@ -63,7 +63,8 @@ def regressor_members(
         scaled = standardised(frozen.astype(np.float64), known)
         pca = PCA(min(_PCA_COMPONENTS, known.sum(), scaled.shape[1]), random_state=0).fit(scaled[known])
         components = scaled_blocks([pca.transform(scaled)], known)
-        for name, regressor in zip(FROZEN_REGRESSORS, (ridge, boosting, svr), strict=True):
+        regressors: tuple[Regressor, ...] = (ridge, boosting, svr)
+        for name, regressor in zip(FROZEN_REGRESSORS, regressors, strict=True):
             inputs[member_name(name, run, first)] = regressor, components
     return {name: out_of_fold(regressor, table, mos, fold, folds) for name, (regressor, table) in inputs.items()}
 
