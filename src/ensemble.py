@@ -90,6 +90,7 @@ def photo_features(settings: Settings, runs: Sequence[Settings], table: "pd.Data
     from src.data.codebook import FEWEST, build_codebook_features
     from src.data.table import for_training
     from src.ensembling.regressors import PhotoFeatures
+    from src.training.feature_cache import mos_features
 
     codebook = None
     if settings.task != "caption" and table["mos"].notna().sum() >= FEWEST:
@@ -100,9 +101,9 @@ def photo_features(settings: Settings, runs: Sequence[Settings], table: "pd.Data
                 work.outputs += build_codebook_features(work.folder, root, paths, for_training(table), usable_cores())
         codebook = np.load(artefact.folder / "codes.npy")
     frozen = {
-        run.run.name: np.load(outputs.features(run).folder / "pooled.npy")
+        run.run.name: mos_features(outputs.features(run).folder)[:].mean(1, dtype=np.float64)
         for run in runs
-        if run.encoder.cache != "none" and run.task != "caption"
+        if run.encoder.cached and run.task != "caption"
     }
     return PhotoFeatures(np.load(outputs.photos(runs[0]).folder / "handcrafted.npy"), codebook, frozen)
 

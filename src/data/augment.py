@@ -18,6 +18,7 @@ class Augmenter:
     """Flips and shifts, which do not change the quality, and photometric changes where they are switched on."""
 
     def __init__(self, settings: AugmentSettings, size: int):
+        self.flip = settings.flip
         border = round(settings.crop * size)
         steps = [A.HorizontalFlip(p=settings.flip)] if settings.flip else []
         if border:
@@ -27,6 +28,10 @@ class Augmenter:
             steps.append(A.RandomBrightnessContrast(0.2, 0.2, p=settings.photometric))
             steps.append(A.GaussianBlur(sigma_limit=(0.3, 1.5), p=settings.photometric))
         self.steps = A.Compose(steps) if steps else None
+
+    def flips(self, seed: int, epoch: int, row: int) -> bool:
+        """Whether training sees the cached features of the mirrored photo; a function of (seed, epoch, photo)."""
+        return fold_in(seed, "flip", epoch, row) / 2**64 < self.flip
 
     def __call__(self, photo: np.ndarray, seed: int, epoch: int, row: int) -> np.ndarray:
         """uint8 [H, W, C] → uint8 [H, W, C]; the same for equal (seed, epoch, row), whatever was augmented before."""

@@ -23,7 +23,7 @@ class Labels:
     """The labels of N photos and where their inputs lie: arrays and paths only, which loader processes get cheaply.
 
     pixels: the file of all photos' views; crops: that of their other native crops, where there are some. features: the
-    folder of their cached features, where these are read instead.
+    folder of their cached features, where these are read instead: arrays [N, V, ...] of V views of each photo.
     mos: float32 [N], NaN where unknown. tokens: int32, all captions one after another, each ending with <end>.
     Caption c is tokens[caption_offsets[c]:caption_offsets[c + 1]], and photo n has the captions photo_offsets[n] to
     photo_offsets[n + 1] - 1.
@@ -68,7 +68,8 @@ def encode_labels(table: pd.DataFrame, pixels: Path, vocabulary: Vocabulary, max
 class BatchSlice:
     """The rows of a batch that one process loads. dummy: they replace an empty slice, and their labels are hidden.
 
-    epoch < 0: photos as they are, without augmentation, and native crop number `crop`; a training epoch draws its crop.
+    epoch < 0: photos as they are, without augmentation, and native crop or cached view number `crop`; a training epoch
+    draws its crop, or whether it sees the mirrored photo.
     """
 
     epoch: int
@@ -139,7 +140,10 @@ class BatchDataset(Dataset):
         if not self._open:
             for path in sorted(self.labels.features.glob("*.npy")):
                 self._file(path)
-        return {name: torch.from_numpy(features[index.rows]) for name, features in self._open.items()}
+        views = np.full(len(index.rows), index.crop)
+        if self.augmenter is not None and index.epoch >= 0:
+            views = np.array([self.augmenter.flips(self.seed, index.epoch, row) for row in index.rows.tolist()], int)
+        return {name: torch.from_numpy(features[index.rows, views]) for name, features in self._open.items()}
 
     def _photos(self, index: BatchSlice) -> np.ndarray:
         pixels = self._file(self.labels.pixels)

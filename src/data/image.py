@@ -23,6 +23,7 @@ MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
 MAX_FILE_BYTES = 1 << 29
 """A larger file is no photo, and would fill the memory before it could be refused."""
 DIGEST_BYTES = 16
+LEAST_SIDE = 32
 _MARGIN = 1.5
 """A JPEG may be decoded at 1/2, 1/4 or 1/8 scale while it stays that many times larger than what is needed. The decoder
 averages in the frequency domain; the rest is averaged by area, and the two differ by about a grey level."""
@@ -146,6 +147,16 @@ def to_view(rgb: np.ndarray, view: ViewSettings) -> np.ndarray:
     else:
         square = _resize(rgb, size, size)
     return _coloured(square, view)
+
+
+def at_own_aspect(rgb: np.ndarray, long_side: int, view: ViewSettings) -> np.ndarray:
+    """A photo at its own aspect ratio, its long side at most that long: uint8 [H, W, 3] → uint8 [h, w, C].
+
+    Neither side becomes shorter than LEAST_SIDE: encoders halve a photo five times.
+    """
+    scale = min(1.0, long_side / max(rgb.shape[:2]))
+    height, width = (max(LEAST_SIDE, round(side * scale)) for side in rgb.shape[:2])
+    return _coloured(_resize(rgb, height, width), view)
 
 
 def native_crops(rgb: np.ndarray, view: ViewSettings) -> np.ndarray:

@@ -1,26 +1,27 @@
-"""Regressors of MOS on features of the photos: ridge, boosted trees, support vectors; each predicts out of fold."""
+"""Regressors of MOS on features of the photos: ridge, boosted trees, kernel methods; each predicts out of fold."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from sklearn.decomposition import PCA
+from sklearn.kernel_ridge import KernelRidge
 from sklearn.svm import SVR
 
 from src.ensembling.tabular_regressors import boosting, ridge
 
 REGRESSORS = ("ridge", "boosting", "svr")
-FROZEN_REGRESSORS = tuple(f"frozen_{name}" for name in REGRESSORS)
-MEMBERS = ("network", *REGRESSORS, *FROZEN_REGRESSORS, "blend")
+KERNEL_RIDGE = "kernel_ridge"
+"""The regressor on a frozen encoder's features."""
+MEMBERS = ("network", *REGRESSORS, KERNEL_RIDGE, "blend")
 """All columns of MOS that a run may have; another run's member is called "MEMBER RUN"."""
 TEST = -2
 """Stands where a test photo has its fold."""
-SVR_PHOTOS = 4000
-"""Photos that one support vector machine is fitted on at most: its time grows with their square."""
-_PCA_COMPONENTS = 256
-"""Of a frozen encoder's features: trees on thousands of them would take hours."""
+KERNEL_PHOTOS = 4000
+"""Photos that one kernel machine is fitted on at most: its time grows with their square or cube."""
 _GAMMA = 0.3
 """Of the Gaussian kernel, for features whose mean squared distance from the mean photo is 1."""
+_FARTHEST = 8.0
+"""Standard deviations from the mean photo at which a feature is cut: of an unseen photo it may be anything."""
 Regressor = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 """(features of labelled photos, their mos, features of others) → predictions of the others."""
 
@@ -34,7 +35,7 @@ class PhotoFeatures:
     codebook: np.ndarray | None = None
     """[N, C] of `data.codebook_features`; None where they were not computed."""
     frozen: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """[N, D] pooled features of frozen encoders, by the name of the run."""
+    """[N, D] cached features of frozen encoders that MOS is predicted from, by the name of the run."""
 
 
 def member_name(member: str, run: str, first: str) -> str:
@@ -60,12 +61,8 @@ def regressor_members(
         "svr": (svr, scaled_blocks(blocks, known)),
     }
     for run, frozen in features.frozen.items():
-        scaled = standardised(frozen.astype(np.float64), known)
-        pca = PCA(min(_PCA_COMPONENTS, known.sum(), scaled.shape[1]), random_state=0).fit(scaled[known])
-        components = scaled_blocks([pca.transform(scaled)], known)
-        regressors: tuple[Regressor, ...] = (ridge, boosting, svr)
-        for name, regressor in zip(FROZEN_REGRESSORS, regressors, strict=True):
-            inputs[member_name(name, run, first)] = regressor, components
+        scaled = standardised(frozen.astype(np.float64), known).clip(-_FARTHEST, _FARTHEST)
+        inputs[member_name(KERNEL_RIDGE, run, first)] = kernel_ridge, scaled_blocks([scaled], known)
     return {name: out_of_fold(regressor, table, mos, fold, folds) for name, (regressor, table) in inputs.items()}
 
 
@@ -111,14 +108,23 @@ def scaled_blocks(blocks: list[np.ndarray], fitted: np.ndarray) -> np.ndarray:
 def svr(features: np.ndarray, mos: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """MOS [wanted photos] by support vector regression with a Gaussian kernel on features of `scaled_blocks`.
 
-    Above SVR_PHOTOS photos it is the mean of several machines, each fitted on a part of them.
+    Above KERNEL_PHOTOS photos it is the mean of several machines, each fitted on a part of them.
     """
+    return _mean_of_parts(lambda: SVR(C=3.0, gamma=_GAMMA, epsilon=0.2), features, mos, wanted)
+
+
+def kernel_ridge(features: np.ndarray, mos: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """MOS [wanted photos] by kernel ridge regression, the mean of a Gaussian process; otherwise as `svr`."""
+    return _mean_of_parts(lambda: KernelRidge(alpha=0.3, kernel="rbf", gamma=_GAMMA), features, mos, wanted)
+
+
+def _mean_of_parts(
+    machine: Callable[[], SVR | KernelRidge], features: np.ndarray, mos: np.ndarray, wanted: np.ndarray
+) -> np.ndarray:
     mean, deviation = mos.mean(), mos.std() or 1.0
-    parts = -(-len(mos) // SVR_PHOTOS)
+    parts = -(-len(mos) // KERNEL_PHOTOS)
     answers = [
-        SVR(C=3.0, gamma=_GAMMA, epsilon=0.2)
-        .fit(features[part::parts], (mos[part::parts] - mean) / deviation)
-        .predict(wanted)
+        machine().fit(features[part::parts], (mos[part::parts] - mean) / deviation).predict(wanted)
         for part in range(parts)
     ]
     return np.mean(answers, axis=0) * deviation + mean

@@ -10,11 +10,12 @@ from sklearn.model_selection import KFold
 
 from src.ensembling.regressors import TEST
 from src.metrics.mos_score import mos_score
+from src.metrics.significance import paired_mos
 
 FEWEST = 10
 """Labelled photos below which the blend is the plain mean."""
-_LEAST_GAIN = 1e-4
-"""Of the score, that a member must add."""
+_RESAMPLES = 200
+"""Of the paired bootstrap that says whether a member helps."""
 
 
 def blend_weights(members: np.ndarray, mos: np.ndarray) -> np.ndarray:
@@ -27,20 +28,25 @@ def blend_weights(members: np.ndarray, mos: np.ndarray) -> np.ndarray:
 
 
 def helpful_members(members: np.ndarray, mos: np.ndarray) -> list[int]:
-    """The columns of members [N, M] that, taken in turn, raise the score of the blend out of fold.
+    """The columns of members [N, M] that belong into the blend: the best one, and those that raise its score.
 
-    mos: [N] labels, all known. The first column is always among them; the photos are cut in five.
+    Taken in turn, the better ones first; one is kept where a paired bootstrap over the photos, cut in five, tells the
+    gain from nothing. mos: [N] labels, all known.
     """
     one_fold = np.zeros(len(mos), int)
 
-    def score(columns: list[int]) -> float:
-        return mos_score(blend(members[:, columns], mos, one_fold, select=False), mos)["score"]
+    def blended(columns: list[int]) -> np.ndarray:
+        return blend(members[:, columns], mos, one_fold, select=False)
 
-    kept, best = [0], score([0])
-    for column in range(1, members.shape[1]):
-        if (reached := score([*kept, column])) > best + _LEAST_GAIN:
-            kept, best = [*kept, column], reached
-    return kept
+    alone = [mos_score(column, mos)["score"] for column in members.T]
+    best, *others = np.argsort(alone)[::-1].tolist()
+    kept, predicted = [best], blended([best])
+    for column in others:
+        wider = blended([*kept, column])
+        test = paired_mos(wider, predicted, mos, _RESAMPLES, seed=0)
+        if test and test.low > 0:
+            kept, predicted = [*kept, column], wider
+    return sorted(kept)
 
 
 def blend(members: np.ndarray, mos: np.ndarray, fold: np.ndarray, select: bool) -> np.ndarray:

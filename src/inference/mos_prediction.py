@@ -57,8 +57,11 @@ def predict_mos(
     network, _ = open_network(folder / "best-mos.pt", settings)
     predictor = MosPredictor(network, settings.predict.tta_flips, settings.predict.tta_scales).to(ranks.device)
     replicated = replicate(predictor, settings, ranks)
+    # a photo has other native crops, or cached features of its mirror image
+    mirrored = settings.predict.tta_flips and settings.encoder.cached and settings.encoder.mirrored
+    views = 2 if mirrored else settings.view.crops
     crops = [
         infer(lambda batch: replicated(batch["images"]).tolist(), labels, rows, settings, ranks, label, crop=crop)
-        for crop in range(settings.view.crops)
+        for crop in range(views)
     ]
     return {row: sum(crop[row] for crop in crops) / len(crops) for row in rows}

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +12,16 @@ from PIL import Image
 
 from src.base.errors import InputError
 from src.base.files import write_text
-from src.data.image import FORMATS, decode, load_photo, needed_short_side, to_view
+from src.data.handcrafted import DECODED_SHORT_SIDE
+from src.data.image import FORMATS, at_own_aspect, decode, load_photo, needed_short_side, to_view
 from src.data.vocabulary import END, PAD, Vocabulary
 from src.decoding.strategy import CaptionSearch
 from src.inference.caption_candidates import CaptionGenerator
 from src.inference.mos_prediction import MosPredictor
 from src.inference.networks import best_fold, open_captioners, open_network
+from src.models.captioner import Captioner
 from src.models.decoder import CausalDecoder, shift_right
+from src.models.encoder import views_of
 from src.pipeline.runs import finished_folds, fold_folder
 from src.settings.schema import Settings, ViewSettings
 from src.training.infer import autocast
@@ -79,9 +82,11 @@ class PhotoCaptioner:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         folders = {fold: fold_folder(folder, fold) for fold in folds_to_ask(folder, settings.train.fold)}
         self.predictors: list[MosPredictor] = []
+        self.networks: list[Captioner] = []
         if settings.task != "caption":
-            flips = settings.predict.tta_flips and settings.encoder.cache == "none"
+            flips = settings.predict.tta_flips and not settings.encoder.cached
             opened = [open_network(path / "best-mos.pt", settings)[0] for path in folders.values()]
+            self.networks += opened
             self.predictors = [
                 MosPredictor(network, flips, settings.predict.tta_scales).to(self.device) for network in opened
             ]
@@ -90,6 +95,7 @@ class PhotoCaptioner:
             if settings.decoding.model_averaging == "none":
                 folders = {best: folders[best]}
             networks, words = open_captioners(list(folders.values()), settings)
+            self.networks += networks
             search, averaging = CaptionSearch(settings.decoding, words), settings.decoding.model_averaging
             self.generator = CaptionGenerator(networks, [search], settings.run.seed, averaging).to(self.device)
             self.attending = networks[list(folders).index(best)]
@@ -100,29 +106,51 @@ class PhotoCaptioner:
         """The form in which photos are seen."""
         return self.settings.view
 
-    def describe(self, pixels: np.ndarray, crops: np.ndarray | None = None) -> list[Prediction]:
-        """MOS and caption of photos, each in this run's view: uint8 [B, size, size, C].
+    def seen(self, rgb: np.ndarray) -> np.ndarray:
+        """What the networks see of a photo, uint8 [H, W, 3] → uint8 [h, w, C]: this run's view; where it caches
+        features of whole photos, the photo at its own aspect ratio."""
+        encoder = self.settings.encoder
+        if encoder.cached and encoder.long_side:
+            return at_own_aspect(rgb, encoder.long_side, self.view)
+        return to_view(rgb, self.view)
+
+    def _inputs(self, photos: Sequence[np.ndarray]) -> list[torch.Tensor | dict[str, torch.Tensor]]:
+        """The networks' input for each view of the photos: the pixels, or where a run caches features, these."""
+        images = [torch.tensor(photo[None], device=self.device) for photo in photos]  # a photo may be read-only
+        encoder = self.settings.encoder
+        if not encoder.cached:
+            return [torch.cat(images)]
+        # all folds share the frozen encoder
+        features = [views_of(self.networks[0].encoder, image, encoder.mirrored) for image in images]
+        return [
+            {name: torch.cat([photo[name][:, view] for photo in features]) for name in features[0]}
+            for view in range(encoder.cached_views)
+        ]
+
+    def describe(self, photos: Sequence[np.ndarray], crops: np.ndarray | None = None) -> list[Prediction]:
+        """MOS and caption of photos, each uint8 as `seen` gives it.
 
         crops: their other pieces, uint8 [B, K, size, size, C], over which the MOS is averaged too.
         """
-        mos: list[float | None] = [None] * len(pixels)
-        captions: list[str | None] = [None] * len(pixels)
+        mos: list[float | None] = [None] * len(photos)
+        captions: list[str | None] = [None] * len(photos)
         with torch.inference_mode(), autocast(self.settings, self.device):
-            images = torch.from_numpy(pixels).to(self.device)
+            inputs = self._inputs(photos)
             if self.predictors:
+                pieces = inputs if self.settings.predict.tta_flips else inputs[:1]
                 others = () if crops is None else torch.from_numpy(crops).to(self.device).unbind(1)
-                scores = [predictor(piece) for piece in (images, *others) for predictor in self.predictors]
+                scores = [predictor(piece) for piece in (*pieces, *others) for predictor in self.predictors]
                 mos = torch.stack(scores).mean(dim=0).tolist()
             if self.settings.task != "mos":
-                captions = [self.vocabulary.decode(ids) for ids in self._write(images).tolist()]
+                captions = [self.vocabulary.decode(ids) for ids in self._write(inputs[0], len(photos)).tolist()]
         return [Prediction(*pair) for pair in zip(mos, captions, strict=True)]
 
     def describe_frame(self, frame: np.ndarray) -> Prediction:
         """MOS and caption of a video's frame, BGR uint8 [H, W, 3]."""
-        return self.describe(to_view(np.ascontiguousarray(frame[:, :, ::-1]), self.view)[None])[0]
+        return self.describe([self.seen(np.ascontiguousarray(frame[:, :, ::-1]))])[0]
 
-    def attention_maps(self, pixels: np.ndarray) -> AttentionMaps:
-        """Where the captioner attends while it writes the caption of one photo, uint8 [size, size, C].
+    def attention_maps(self, photo: np.ndarray) -> AttentionMaps:
+        """Where the captioner attends while it writes the caption of one photo, uint8 as `seen` gives it.
 
         Raises InputError for a run without captions, and for a captioner that does not attend.
         """
@@ -131,8 +159,8 @@ class PhotoCaptioner:
                 f"run.name={self.settings.run.name} wrote no captions (task=mos), so there is no attention"
             )
         with torch.inference_mode(), autocast(self.settings, self.device):
-            images = torch.tensor(pixels[None], device=self.device)  # a photo may be read-only
-            tokens, features, decoder = self._write(images), self.attending.features(images), self.attending.decoder
+            images, decoder = self._inputs([photo])[0], self.attending.decoder
+            tokens, features = self._write(images, 1), self.attending.features(images)
             forced = (
                 decoder.teacher_forced(features, shift_right(tokens)) if isinstance(decoder, CausalDecoder) else None
             )
@@ -149,9 +177,9 @@ class PhotoCaptioner:
         parts = self.attending.encoder.region_kind
         return AttentionMaps(words, forced.attention[0, : len(words)].float().cpu().numpy(), layout, parts)
 
-    def _write(self, images: torch.Tensor) -> torch.Tensor:
+    def _write(self, images: torch.Tensor | dict[str, torch.Tensor], photos: int) -> torch.Tensor:
         """The best caption of each photo: int64 [B, T]."""
-        return self.generator(images, torch.arange(len(images), device=self.device))[0][:, 0]
+        return self.generator(images, torch.arange(photos, device=self.device))[0][:, 0]
 
 
 def photos_in(folder: Path) -> list[Path]:
@@ -168,8 +196,10 @@ def describe_files(captioner: PhotoCaptioner, paths: Iterable[Path]) -> Iterator
     paths, batch_size = list(paths), captioner.settings.train.batch_size
     for begin in range(0, len(paths), batch_size):
         photos = [(path, load_photo(path, captioner.view)) for path in paths[begin : begin + batch_size]]
-        readable = [(photo.pixels, photo.crops) for _, photo in photos if photo.problem is None]
-        predictions = iter(captioner.describe(*map(np.stack, zip(*readable, strict=True))) if readable else [])
+        readable = [(path, photo) for path, photo in photos if photo.problem is None]
+        seen = [captioner.seen(_decoded(captioner, path)) for path, _ in readable]
+        crops = np.stack([photo.crops for _, photo in readable]) if readable else None
+        predictions = iter(captioner.describe(seen, crops) if readable else [])
         for path, photo in photos:
             yield path, next(predictions) if photo.problem is None else None, photo.problem
 
@@ -192,9 +222,18 @@ def attention_of_file(
 
     Raises InputError as `PhotoCaptioner.attention_maps` does.
     """
-    maps = captioner.attention_maps(load_photo(path, captioner.view).pixels)
+    maps = captioner.attention_maps(captioner.seen(_decoded(captioner, path)))
     photo = decode(path.read_bytes(), needed_short_side(captioner.view, SHOWN_SHORT_SIDE))
-    return maps, photo, view_box(photo.shape[0], photo.shape[1], captioner.view)
+    encoder, (height, width) = captioner.settings.encoder, photo.shape[:2]
+    whole = encoder.cached and encoder.long_side
+    return maps, photo, (0, 0, height, width) if whole else view_box(height, width, captioner.view)
+
+
+def _decoded(captioner: PhotoCaptioner, path: Path) -> np.ndarray:
+    """The pixels of a photo as preprocess and the feature cache decode them, uint8 [H, W, 3]."""
+    encoder = captioner.settings.encoder
+    whole = encoder.cached and encoder.long_side
+    return decode(path.read_bytes(), whole or needed_short_side(captioner.view, DECODED_SHORT_SIDE))
 
 
 def view_box(height: int, width: int, view: ViewSettings) -> tuple[int, int, int, int]:

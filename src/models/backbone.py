@@ -3,6 +3,7 @@
 import difflib
 import math
 from collections import OrderedDict
+from dataclasses import replace
 from typing import Any
 
 import timm
@@ -11,10 +12,11 @@ from timm.models import group_parameters
 from torch import nn
 
 from src.base.errors import InputError
-from src.models.encoder import Encoder, trainable
+from src.models.encoder import Encoder, EncoderWithMoreLevels, trainable
 from src.models.faster_rcnn import DETECTORS, build_faster_rcnn
 from src.models.features import Features
-from src.models.weights import fetch_timm, fetch_torchvision, fit_weights, one_line, read_weights
+from src.models.levels import BlockStatistics, channel_statistics
+from src.models.weights import fetch_torchvision, fit_weights, one_line, published_weights, read_weights
 from src.settings.schema import EncoderSettings
 
 # Not ImageNet's usual mean and std: these weights were converted from TensorFlow.
@@ -46,6 +48,7 @@ class BackboneEncoder(Encoder):
         frozen: bool = False,
         channels_last: bool = False,
         warning: str = "",
+        levels: bool = False,
     ):
         super().__init__(channels, mean, std, channels_last and not _breaks_channels_last(backbone))
         self.backbone: Any = backbone  # timm's methods are no part of nn.Module
@@ -54,6 +57,7 @@ class BackboneEncoder(Encoder):
         self._pools_itself = False
         self._warning = warning
         self.fixed_input_size = bool((getattr(backbone, "pretrained_cfg", None) or {}).get("fixed_input_size"))
+        self._blocks = BlockStatistics(backbone, self._output_is_nhwc, self._prefix_tokens) if levels else None
         self._probe(channels, size)
         self.backbone.to(memory_format=self.memory_format)
         self.set_trainable(self.backbone, frozen)
@@ -68,8 +72,9 @@ class BackboneEncoder(Encoder):
             output = self._run(images).float()
             grid, layout = self._grid(output)
             pooled = self.backbone.forward_head(output, pre_logits=True) if self._pools_itself else grid.mean(dim=1)
+            levels = self._levels(grid)
         mask = torch.ones(grid.shape[:2], dtype=torch.bool, device=grid.device)
-        return Features(grid, mask, layout, pooled.float())
+        return Features(grid, mask, layout, pooled.float(), levels)
 
     def train(self, mode: bool = True) -> "BackboneEncoder":
         """A frozen backbone stays in evaluation mode, so that its batch norms keep their statistics."""
@@ -89,6 +94,10 @@ class BackboneEncoder(Encoder):
 
     def _run(self, images: torch.Tensor) -> torch.Tensor:
         return getattr(self.backbone, "forward_features", self.backbone)(images)
+
+    def _levels(self, grid: torch.Tensor) -> torch.Tensor | None:
+        """Of every block and of the output, [B, L]; None where they are not asked for."""
+        return torch.cat([*self._blocks.take(), channel_statistics(grid)], dim=1) if self._blocks else None
 
     def _grid(self, output: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
         """The backbone's output as [B, N, D] in row-major order, and (height, width)."""
@@ -113,6 +122,8 @@ class BackboneEncoder(Encoder):
             if math.prod(self.layout) != grid.shape[1]:
                 raise ValueError("its features are not a grid")
             self.width = grid.shape[2]
+            levels = self._levels(grid)
+            self.levels_width = 0 if levels is None else levels.shape[1]
             pooled = self._own_pooling(output)
             self._pools_itself = pooled is not None
             self._remove_unused(grid.sum() + (0 if pooled is None else pooled.sum()))
@@ -167,28 +178,47 @@ def build_encoder(
 ) -> Encoder:
     """The encoder that `settings` name, for square photos of `size` pixels and 1 or 3 `channels`.
 
-    Its input is normalised by the backbone's published statistics where it starts from weights, else by `mean` and
-    `std` (per channel, on the scale 0 to 1). Raises InputError, in one line, for an unknown name, a size, number of
-    channels or stride that the backbone cannot take, and weights that cannot be fetched, read or loaded.
+    Where features are cached with levels, those of encoder.more_levels are among them. Its input is normalised by the
+    backbone's published statistics where it starts from weights, else by `mean` and `std` (per channel, on the scale 0
+    to 1). Raises InputError, in one line, for an unknown name, a size, number of channels or stride that the backbone
+    cannot take, and weights that cannot be fetched, read or loaded.
     """
+    encoder = _build(settings, channels, size, mean, std, channels_last)
+    if not (settings.cached and settings.levels and settings.more_levels):
+        return encoder
+    others = [replace(settings, name=name, weights=None, output_stride=None) for name in settings.more_levels]
+    return EncoderWithMoreLevels(encoder, [_build(other, channels, size, mean, std, channels_last) for other in others])
+
+
+def _build(
+    settings: EncoderSettings,
+    channels: int,
+    size: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    channels_last: bool,
+) -> Encoder:
     weights = read_weights(settings.weights) if settings.weights else None
+    published = settings.pretrained and weights is None
     if settings.name in DETECTORS:
-        weights = fetch_torchvision(settings.name) if settings.pretrained else weights
+        weights = fetch_torchvision(settings.name) if published else weights
         return build_faster_rcnn(settings, channels, size, weights, channels_last)
     config: dict[str, Any]
     if settings.name == "googlenet":
         backbone, config = _googlenet(settings, channels), _GOOGLENET
-        weights = fetch_torchvision("googlenet") if settings.pretrained else weights
+        weights = fetch_torchvision("googlenet") if published else weights
     else:
         backbone = _timm(settings, channels, size)
         config = dict(getattr(backbone, "pretrained_cfg", None) or {})
+        weights = published_weights(settings.name) if published else weights
     warning = ""
-    if settings.pretrained or weights:
+    if weights:
         mean, std = (_statistics(config.get(key), channels, value) for key, value in (("mean", mean), ("std", std)))
     elif settings.frozen:
         warning = f"encoder.name={settings.name} is frozen and has no weights, so its features are random"
     try:
-        encoder = BackboneEncoder(backbone, channels, size, mean, std, settings.frozen, channels_last, warning)
+        levels = settings.levels and settings.cached
+        encoder = BackboneEncoder(backbone, channels, size, mean, std, settings.frozen, channels_last, warning, levels)
     except (RuntimeError, ValueError, AssertionError, AttributeError, TypeError) as error:
         raise InputError(
             f"encoder.name={settings.name} cannot be used at view.size={size}: {one_line(error)}; "
@@ -212,13 +242,13 @@ def _timm(settings: EncoderSettings, channels: int, size: int) -> nn.Module:
         config = timm.get_pretrained_cfg(settings.name)
         if config and config.fixed_input_size and tuple(config.input_size[1:]) != (size, size):
             options["img_size"] = size
-        backbone = timm.create_model(settings.name, pretrained=False, **options)
+        backbone = timm.create_model(settings.name, **options)
     except (TypeError, AssertionError, ValueError, RuntimeError, NotImplementedError) as error:
         what = f"channels={channels}, view.size={size}, encoder.output_stride={settings.output_stride}"
         raise InputError(
             f"encoder.name={settings.name} cannot be built with {what}: {one_line(error)}; change one of them"
         ) from None
-    return fetch_timm(settings.name, options) if settings.pretrained else backbone
+    return backbone
 
 
 def _googlenet(settings: EncoderSettings, channels: int) -> nn.Module:

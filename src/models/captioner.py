@@ -43,17 +43,19 @@ class Captioner(nn.Module):
     def features(self, images: torch.Tensor | dict[str, torch.Tensor]) -> Features:
         """Features of uint8 pixels [B, H, W, C], or cached ones.
 
-        Cached features are a dict of `grid`, `mask`, `pooled` and for regions `boxes`, of the shapes in Features.
+        Cached features are a dict of `grid`, `mask` and `pooled`, of `levels` where there are such, and for regions of
+        `boxes`, of the shapes in Features.
         """
         if isinstance(images, torch.Tensor):
             return self.encoder(images)
         layout = images.get("boxes", self.encoder.layout)
-        return Features(images["grid"].float(), images["mask"], layout, images["pooled"].float())
+        levels = images["levels"].float() if "levels" in images else None
+        return Features(images["grid"].float(), images["mask"], layout, images["pooled"].float(), levels)
 
     def mos(self, features: Features) -> torch.Tensor:
         """Predicted MOS, float32 [B], on the scale of the labels."""
         assert self.mos_head is not None, "a network for captions only"
-        return self.mos_head(features.pooled)
+        return self.mos_head(features.for_mos)
 
 
 def with_heads(
@@ -67,7 +69,7 @@ def with_heads(
     mos_head = decoder = None
     if settings.task != "caption":
         head = DistributionHead if settings.loss.mos == "distribution" else MosHead
-        mos_head = head(encoder.width, settings.mos_head.dropout, *mos_range)
+        mos_head = head(encoder.levels_width or encoder.width, settings.mos_head, *mos_range)
     if settings.task != "mos":
         decoder = build_decoder(settings.decoder, vocabulary_size, encoder.width)
     return Captioner(encoder, mos_head, decoder)

@@ -1,6 +1,7 @@
 """The base of all encoders: networks that turn photos into features, and that can be frozen."""
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -11,14 +12,15 @@ from src.models.features import Features
 class Encoder(nn.Module, ABC):
     """An encoder of photos.
 
-    `width` is D of the features, `layout` the (height, width) of their grid. `frozen`: it is not trained. `removed`:
-    the modules of the published network that features do not depend on, which were removed. `fixed_input_size`: it
-    takes photos of the size that it was built for only.
+    `width` is D of the features, `levels_width` L (0: it gives no levels), `layout` the (height, width) of their grid.
+    `frozen`: it is not trained. `removed`: the modules of the published network that features do not depend on, which
+    were removed. `fixed_input_size`: it takes photos of the size that it was built for only.
     """
 
     mean: torch.Tensor
     std: torch.Tensor
     width: int
+    levels_width: int = 0
     layout: tuple[int, int]
     frozen: bool
     removed: set[str]
@@ -65,6 +67,45 @@ class Encoder(nn.Module, ABC):
         for parameter in self._trainable:
             parameter.requires_grad_(not frozen)
         self.train(self.training)
+
+
+class EncoderWithMoreLevels(Encoder):
+    """An encoder whose levels are joined by those of others, all of them frozen."""
+
+    def __init__(self, encoder: Encoder, others: list[Encoder]):
+        channels = encoder.mean.shape[1]
+        super().__init__(channels, (0.0,) * channels, (1.0,) * channels, False)
+        self.encoder, self.others = encoder, nn.ModuleList(others)
+        self.width, self.layout, self.frozen = encoder.width, encoder.layout, encoder.frozen
+        self.levels_width = encoder.levels_width + sum(other.levels_width for other in others)
+        self.fixed_input_size = any(each.fixed_input_size for each in (encoder, *others))
+
+    @property
+    def warning(self) -> str:
+        return self.encoder.warning
+
+    def forward(self, pixels: torch.Tensor) -> Features:
+        features = self.encoder(pixels)
+        levels = [features.levels, *(other(pixels).levels for other in self.others)]
+        return replace(features, levels=torch.cat([level for level in levels if level is not None], dim=1))
+
+    def layers(self) -> list[list[nn.Parameter]]:
+        return self.encoder.layers()
+
+
+@torch.inference_mode()
+def views_of(encoder: Encoder, pixels: torch.Tensor, mirrored: bool) -> dict[str, torch.Tensor]:
+    """Features of photos of one size as tensors by name, each [B, V, ...]: of the photos as they are and `mirrored`.
+
+    pixels: uint8 [B, H, W, C]. The names are those of Features' fields, and `boxes` for a layout of regions. The grid
+    is averaged to the encoder's layout.
+    """
+    views = torch.stack([pixels, pixels.flip(2)], dim=1) if mirrored else pixels[:, None]
+    features = encoder(views.flatten(0, 1)).averaged_to(encoder.layout)
+    named = {"grid": features.grid, "mask": features.mask, "pooled": features.pooled, "levels": features.levels}
+    if isinstance(features.layout, torch.Tensor):
+        named["boxes"] = features.layout.float()
+    return {name: tensor.unflatten(0, views.shape[:2]) for name, tensor in named.items() if tensor is not None}
 
 
 def trainable(groups: list[list[nn.Parameter]]) -> list[list[nn.Parameter]]:

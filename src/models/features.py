@@ -14,6 +14,7 @@ class Features:
     `mask` [B, N] bool: False at padding, which attention must ignore.
     `layout`: (height, width) of the grid, or the boxes [B, N, 4] of regions.
     `pooled` [B, D]: one vector per photo.
+    `levels` [B, L]: mean and standard deviation of every block's output, or None (see models.levels).
 
     Features never leave the replica that computed them, so DataParallel need not gather them.
     """
@@ -22,6 +23,7 @@ class Features:
     mask: torch.Tensor
     layout: tuple[int, int] | torch.Tensor
     pooled: torch.Tensor
+    levels: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return self.pooled.shape[0]
@@ -29,6 +31,11 @@ class Features:
     @property
     def device(self) -> torch.device:
         return self.pooled.device
+
+    @property
+    def for_mos(self) -> torch.Tensor:
+        """What the MOS is predicted from: `levels` where there are such, else `pooled`."""
+        return self.pooled if self.levels is None else self.levels
 
     def repeat(self, times: int) -> "Features":
         """Each photo `times` times in a row: photo b is at rows b * times … b * times + times - 1."""
@@ -38,8 +45,17 @@ class Features:
         """The photos at `index` (int64 [M], with omissions and repetitions)."""
         return self._map(lambda tensor: tensor.index_select(0, index))
 
+    def averaged_to(self, layout: tuple[int, int]) -> "Features":
+        """The same with its grid averaged to another layout: photos of any size and aspect ratio become alike."""
+        if layout == self.layout or isinstance(self.layout, torch.Tensor):
+            return self
+        planes = self.grid.unflatten(1, self.layout).permute(0, 3, 1, 2)
+        grid = torch.nn.functional.adaptive_avg_pool2d(planes, layout).flatten(2).transpose(1, 2)
+        mask = torch.ones(grid.shape[:2], dtype=torch.bool, device=grid.device)
+        return replace(self, grid=grid, mask=mask, layout=layout)
+
     def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "Features":
         layout = function(self.layout) if isinstance(self.layout, torch.Tensor) else self.layout
-        return replace(
-            self, grid=function(self.grid), mask=function(self.mask), layout=layout, pooled=function(self.pooled)
-        )
+        levels = None if self.levels is None else function(self.levels)
+        grid, mask, pooled = function(self.grid), function(self.mask), function(self.pooled)
+        return replace(self, grid=grid, mask=mask, layout=layout, pooled=pooled, levels=levels)

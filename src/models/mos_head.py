@@ -6,14 +6,54 @@ import torch
 from scipy.optimize import brentq
 from torch import nn
 
+from src.settings.schema import MosHeadSettings
+
+_FARTHEST = 8.0
+"""Standard deviations: a feature that is farther off in an unseen photo is no more evidence than that."""
+
 
 def _check(low: float, high: float, mean: float) -> None:
     if not (math.isfinite(low) and math.isfinite(high) and low <= mean <= high):
         raise ValueError(f"the labels' mean {mean} is not within their range [{low}, {high}]")
 
 
+class Standardiser(nn.Module):
+    """Features less their mean and over their standard deviation, at most _FARTHEST of them from the mean.
+
+    Until `fit` has set these it changes nothing: an encoder that is trained moves its features.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("std", torch.zeros(width))
+
+    def fit(self, mean: torch.Tensor, std: torch.Tensor) -> None:
+        """Take the statistics [D] of the training photos."""
+        self.mean.copy_(mean)
+        self.std.copy_(std.clamp(min=1e-6))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """[B, D] → [B, D]."""
+        standardised = ((features - self.mean) / self.std.clamp(min=1e-6)).clamp(-_FARTHEST, _FARTHEST)
+        return torch.where(self.std > 0, standardised, features)
+
+
+def _layers(width: int, settings: MosHeadSettings, outputs: int) -> tuple[nn.Sequential, nn.Linear]:
+    """What lies between the standardised features and the last layer, and that with zero weights."""
+    steps: list[nn.Module] = [nn.Dropout(settings.dropout)]
+    if settings.hidden:
+        steps += [nn.Linear(width, settings.hidden), nn.GELU(), nn.Dropout(settings.dropout)]
+    last = nn.Linear(settings.hidden or width, outputs)
+    nn.init.zeros_(last.weight)
+    return nn.Sequential(*steps), last
+
+
 class MosHead(nn.Module):
-    """Dropout, a linear layer, and a sigmoid scaled to the range of the labels.
+    """Dropout, a hidden layer where one is asked for, a linear layer, and a sigmoid scaled to the range of the labels.
 
     `low`, `high` and `mean` are those of the training labels. With zero weights and a suitable bias, the prediction
     before training is `mean` for every photo; no prediction ever leaves [low, high].
@@ -22,14 +62,13 @@ class MosHead(nn.Module):
     low: torch.Tensor
     high: torch.Tensor
 
-    def __init__(self, width: int, dropout: float, low: float, high: float, mean: float):
+    def __init__(self, width: int, settings: MosHeadSettings, low: float, high: float, mean: float):
         super().__init__()
         _check(low, high, mean)
-        self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(width, 1)
+        self.standardiser = Standardiser(width)
+        self.layers, self.linear = _layers(width, settings, 1)
         self.register_buffer("low", torch.tensor(float(low)))
         self.register_buffer("high", torch.tensor(float(high)))
-        nn.init.zeros_(self.linear.weight)
         fraction = (mean - low) / (high - low) if high > low else 0.5
         fraction = min(max(fraction, 1e-3), 1 - 1e-3)
         nn.init.constant_(self.linear.bias, math.log(fraction / (1 - fraction)))
@@ -37,12 +76,12 @@ class MosHead(nn.Module):
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
         """MOS [B] from pooled features [B, D], in float32 also under autocast: bf16 cannot tell 5.50 from 5.51."""
         with torch.autocast(pooled.device.type, enabled=False):
-            fraction = torch.sigmoid(self.linear(self.dropout(pooled.float())).squeeze(-1))
+            fraction = torch.sigmoid(self.linear(self.layers(self.standardiser(pooled.float()))).squeeze(-1))
             return self.low + (self.high - self.low) * fraction
 
 
 class DistributionHead(nn.Module):
-    """Dropout, a linear layer, and a softmax over the integer scores `bins`; the MOS is its expectation.
+    """As MosHead, but with a softmax over the integer scores `bins` at its end; the MOS is its expectation.
 
     The bins cover the range of the labels. With zero weights, the prediction before training is the distribution of
     mean `mean` with the greatest entropy, for every photo.
@@ -50,14 +89,13 @@ class DistributionHead(nn.Module):
 
     bins: torch.Tensor
 
-    def __init__(self, width: int, dropout: float, low: float, high: float, mean: float):
+    def __init__(self, width: int, settings: MosHeadSettings, low: float, high: float, mean: float):
         super().__init__()
         _check(low, high, mean)
         first, last = math.floor(low), max(math.ceil(high), math.floor(low) + 1)
-        self.dropout = nn.Dropout(dropout)
         self.register_buffer("bins", torch.arange(first, last + 1, dtype=torch.float32), persistent=False)
-        self.linear = nn.Linear(width, len(self.bins))
-        nn.init.zeros_(self.linear.weight)
+        self.standardiser = Standardiser(width)
+        self.layers, self.linear = _layers(width, settings, len(self.bins))
         fraction = min(max((mean - first) / (last - first), 0.01), 0.99)
         # of all distributions with that mean, an exponential in the score has the greatest entropy
         scores = torch.linspace(0, 1, len(self.bins), dtype=torch.float64)
@@ -68,7 +106,7 @@ class DistributionHead(nn.Module):
     def probabilities(self, pooled: torch.Tensor) -> torch.Tensor:
         """Probabilities of the scores [B, K] from pooled features [B, D], in float32 also under autocast."""
         with torch.autocast(pooled.device.type, enabled=False):
-            return self.linear(self.dropout(pooled.float())).softmax(1)
+            return self.linear(self.layers(self.standardiser(pooled.float()))).softmax(1)
 
     def expected_mos(self, probabilities: torch.Tensor) -> torch.Tensor:
         """The MOS [B] of probabilities [B, K]."""

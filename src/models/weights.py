@@ -1,4 +1,4 @@
-"""Pretrained encoder weights: fetched, or read from a local file without executing anything in it."""
+"""Pretrained encoder weights: from a package, the hub or a local file, without executing anything in them."""
 
 import logging
 import sys
@@ -7,11 +7,14 @@ from typing import Any
 
 import timm
 import torch
+from huggingface_hub import try_to_load_from_cache
 from timm.models import load_pretrained, load_state_dict
 from torch import nn
 
 from src.base.errors import InputError
+from src.models.packaged_weights import read_packaged, weights_package
 
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 _ENDINGS = (".safetensors", ".pt", ".pth")
 _FILTERS = ("checkpoint_filter_fn", "_filter_fn")
 
@@ -36,14 +39,31 @@ def read_weights(path: str) -> dict[str, torch.Tensor]:
     return weights
 
 
-def fetch_timm(name: str, options: dict[str, Any]) -> nn.Module:
-    """A timm model with its published weights, kept by the hub for the next time. Raises InputError."""
+def published_weights(name: str) -> dict[str, torch.Tensor]:
+    """The published weights of a timm model, by the names of its layers.
+
+    From an installed package where there is one for it, else from the hub's cache, else from the hub, which keeps them
+    for the next time; a line on standard error says which. Raises InputError.
+    """
+    package = weights_package(name)
+    if package and package.path():
+        print(f"weights of {name}: package {package.package}", file=sys.stderr)
+        with torch.device("meta"):
+            model = timm.create_model(name)
+        return read_packaged(package, model)
+    repository = getattr(timm.get_pretrained_cfg(name), "hf_hub_id", None)
+    files = [try_to_load_from_cache(repository, file) for file in _HUB_FILES] if repository else []
+    cached = next((file for file in files if isinstance(file, str)), None)
+    if cached:
+        print(f"weights of {name}: {cached}", file=sys.stderr)
+        return read_weights(cached)
     print(f"fetching the weights of {name}; they are kept for the next time", file=sys.stderr)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries say nothing that the line below does not
     try:
-        return timm.create_model(name, pretrained=True, **options)
+        return timm.create_model(name, pretrained=True).state_dict()
     except Exception as error:
-        raise InputError(_not_fetched(name, error)) from None
+        hint = f"pip install {package.package}, " if package else ""
+        raise InputError(_not_fetched(name, error, hint)) from None
 
 
 def fetch_torchvision(name: str) -> dict[str, torch.Tensor]:
@@ -56,10 +76,10 @@ def fetch_torchvision(name: str) -> dict[str, torch.Tensor]:
         raise InputError(_not_fetched(name, error)) from None
 
 
-def _not_fetched(name: str, error: Exception) -> str:
+def _not_fetched(name: str, error: Exception, hint: str = "") -> str:
     return (
         f"encoder.pretrained=true: the weights of {name} could not be fetched ({one_line(error)}); this needs a "
-        "network the first time: give encoder.weights=FILE or encoder.pretrained=false"
+        f"network the first time: {hint}give encoder.weights=FILE or encoder.pretrained=false"
     )
 
 

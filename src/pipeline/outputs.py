@@ -60,7 +60,7 @@ def features(settings: Settings) -> Artefact:
     """A frozen encoder's features of all photos, made by train where encoder.cache asks for them."""
     part = _part(settings, "encoder") | {"run.seed": settings.run.seed, "run.threads": settings.run.threads}
     inputs = {"photos": outputs_digest(photos(settings)), **_weights(settings)}
-    return _cached(settings, "train", "features", part, inputs)
+    return _cached(settings, "training.feature_cache", "features", part, inputs)
 
 
 def teacher_captions(settings: Settings, number: int) -> Artefact:

@@ -20,7 +20,7 @@ class EnsembleSettings:
     mos: Literal["blend", "network", "ridge", "boosting", "svr"] = "blend"
     """Member whose MOS is submitted: non-negative blend of those that help, or one alone. Every member's score is
     printed."""
-    neighbours: Annotated[int, Field(ge=1, le=1000)] = 10
+    neighbours: Annotated[int, Field(ge=1, le=1000)] = 40
     """Nearest training photos whose captions are proposed for a photo."""
     rewriting: bool = False
     """Captions may be changed word by word where that raises their expected score: it helps where people write by a

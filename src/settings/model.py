@@ -17,58 +17,80 @@ NON_AUTOREGRESSIVE_WORDS = 100
 class EncoderSettings:
     """The network that sees the photo."""
 
-    name: str = "test_resnet"
+    name: str = "tf_efficientnet_lite2"
     """Name of a timm model, or of torchvision's googlenet, or of its detectors fasterrcnn_resnet50_fpn and
     fasterrcnn_mobilenet_v3_large_320_fpn."""
-    pretrained: bool = False
-    """Start from pretrained weights of the model hub, which are downloaded the first time."""
+    pretrained: bool = True
+    """Start from published weights: of an installed package (tf_efficientnet_lite0, 1, 2), else of the model hub, which
+    are downloaded the first time. false: from scratch."""
     weights: str | None = None
     """Start from a local weights file (.safetensors, .pt, .pth) instead."""
-    frozen: bool = False
+    frozen: bool = True
     """Keep the encoder's initial weights; only the heads are trained."""
     output_stride: Annotated[int, Field(ge=2)] | None = None
     """Pixels per cell of the feature grid, for encoders that support dilation (8, 16, 32)."""
     frozen_epochs: NonNegativeInt = 0
     """Train only the heads for that many epochs, then the encoder as well."""
-    cache: Literal["none", "fp16", "fp32"] = "none"
-    """A frozen encoder's features are computed in every step, or once and kept in runs/cache at that precision."""
+    cache: Literal["none", "fp16", "fp32"] = "fp16"
+    """Precision of a frozen encoder's features, which are computed once and kept in runs/cache; none: they are computed
+    in every step, as those of an encoder that is trained."""
+    long_side: Annotated[int, Field(ge=16, le=8192)] | None = 512
+    """Cached features come from the photo at its own size and aspect ratio, reduced where its long side has more pixels
+    than that; the grid is averaged to that of view.size. Not given: they come from the view, as without a cache."""
+    mirrored: bool = True
+    """Cached features of the mirrored photo as well: for augment.flip and predict.tta_flips."""
+    levels: bool = True
+    """Cached features hold the mean and standard deviation of every block's output, which MOS is predicted from (MLSP:
+    Hosu et al. 2019). false: MOS is predicted from the pooled output alone, as without a cache."""
+    more_levels: list[str] = Field(default_factory=lambda: ["tf_efficientnet_lite0"])
+    """With levels: further timm models, started like the encoder, whose levels MOS is predicted from as well."""
     regions: Annotated[int, Field(ge=1, le=1000)] = 36
     """Regions per photo at most, for the encoders that detect regions (fasterrcnn_*)."""
 
     def __post_init__(self) -> None:
-        if self.pretrained and self.weights:
-            raise ValueError("encoder.pretrained and encoder.weights exclude each other; keep one")
         if self.frozen and self.frozen_epochs:
             raise ValueError("encoder.frozen keeps the encoder frozen in all epochs; leave out encoder.frozen_epochs")
-        if self.cache != "none" and not self.frozen:
-            raise ValueError(f"encoder.cache={self.cache} needs encoder.frozen=true: features change otherwise")
+        if self.cached and self.long_side and self.name.startswith("fasterrcnn_"):
+            raise ValueError(f"encoder.name={self.name} detects in the square view; give encoder.long_side=null")
+
+    @property
+    def cached(self) -> bool:
+        """Whether features are computed once: those of an encoder that is trained would change."""
+        return self.frozen and self.cache != "none"
+
+    @property
+    def cached_views(self) -> int:
+        """How many sets of cached features a photo has: as it is, and mirrored."""
+        return 1 + self.mirrored
 
 
 @dataclass(frozen=True, config=STRICT)
 class MosHeadSettings:
     """The head that predicts the mean opinion score."""
 
-    dropout: ShareBelowOne = 0.2
-    """Dropout before the last layer."""
+    dropout: ShareBelowOne = 0.5
+    """Dropout before each layer."""
+    hidden: Annotated[int, Field(ge=0, le=65536)] = 512
+    """Width of a hidden layer; 0: none."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class DecoderSettings:
     """The captioner."""
 
-    name: Literal["recurrent", "attention", "updown", "transformer", "mask_predict", "ctc_mask_predict"] = "recurrent"
+    name: Literal["recurrent", "attention", "updown", "transformer", "mask_predict", "ctc_mask_predict"] = "attention"
     """recurrent: an RNN on pooled features. attention, updown: one or two RNNs with attention over the grid.
     transformer: a causal Transformer over the grid. mask_predict, ctc_mask_predict: Transformers that predict all words
     in parallel and refine them in passes, the second trained by CTC."""
     cell: Literal["lstm", "gru"] = "gru"
     """Recurrent cell (recurrent, attention; updown is two LSTMs)."""
-    embedding: Width = 128
+    embedding: Width = 256
     """Width of the word embedding (the Transformers use hidden)."""
-    hidden: Width = 256
+    hidden: Width = 384
     """Width of the recurrent state, or of the Transformers."""
     layers: Annotated[int, Field(ge=1, le=100)] = 1
     """Layers (recurrent and the Transformers)."""
-    dropout: ShareBelowOne = 0.3
+    dropout: ShareBelowOne = 0.4
     """Dropout on word embeddings, between layers and before the last layer."""
     image: Literal["first", "every"] = "every"
     """recurrent: show the image as the first input only, or with every word."""
@@ -97,7 +119,7 @@ class DecodingSettings:
 
     search: Literal["beam", "diverse", "sample"] = "beam"
     """Beam search, diverse beam search, or the most probable of several random captions."""
-    beam: PositiveInt = 3
+    beam: PositiveInt = 5
     """Beam width; 1 is greedy."""
     length_penalty: NonNegativeFloat = 0.7
     """Candidates are ranked by log probability / length ** length_penalty."""

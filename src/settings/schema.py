@@ -45,8 +45,8 @@ class DataSettings:
 class ViewSettings:
     """The form in which photos are cached and seen by the network."""
 
-    size: Annotated[int, Field(ge=16, le=4096)] = 128
-    """Side of the square photo in pixels."""
+    size: Annotated[int, Field(ge=16, le=4096)] = 224
+    """Side of the square photo in pixels; with encoder.long_side only the layout of the cached grid follows from it."""
     color: Literal["rgb", "gray"] = "rgb"
     """Three channels or one."""
     fit: Literal["squash", "pad", "crop", "native"] = "squash"
@@ -109,7 +109,7 @@ class PredictSettings:
     candidates: bool = True
     """Also write each fold's caption candidates (greedy, beam, diverse beam, random samples) and pooled features, which
     ensemble.captions=mbr chooses from."""
-    samples: Annotated[int, Field(ge=1, le=1000)] = 10
+    samples: Annotated[int, Field(ge=1, le=1000)] = 20
     """Random captions among the candidates."""
 
     def __post_init__(self) -> None:
@@ -229,15 +229,17 @@ class Settings:
         encoder, augment, scales = self.encoder, self.augment, self.predict.tta_scales
         if scales != [1.0] and encoder.name.startswith("fasterrcnn_"):
             raise ValueError(f"predict.tta_scales={scales}: encoder.name={encoder.name} detects at one size")
-        if encoder.cache == "none":
+        if not encoder.cached:
             return
         if self.view.crops > 1:
             raise ValueError(f"encoder.cache={encoder.cache} keeps the features of one crop; give view.crops=1")
-        if augment.flip or augment.crop or augment.photometric:
+        if augment.crop or augment.photometric:
             raise ValueError(
-                f"encoder.cache={encoder.cache} keeps features of the photos as they are; give augment.flip=0 "
-                "augment.crop=0 augment.photometric=0"
+                f"encoder.cache={encoder.cache} keeps features of whole photos; give augment.crop=0 "
+                "augment.photometric=0"
             )
+        if augment.flip and not encoder.mirrored:
+            raise ValueError("augment.flip needs cached features of mirrored photos: encoder.mirrored=true, or flip=0")
         if scales != [1.0]:
             raise ValueError(f"predict.tta_scales={scales}: encoder.cache={encoder.cache} keeps features of one size")
 

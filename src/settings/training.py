@@ -27,7 +27,7 @@ class LossSettings:
     """Weight of the MOS's loss where balance is fixed."""
     caption_weight: NonNegativeFloat = 1.0
     """Weight of the captions' loss where balance is fixed."""
-    label_smoothing: ShareBelowOne = 0.0
+    label_smoothing: ShareBelowOne = 0.1
     """Share of a word's target probability spread over the vocabulary."""
     length_weight: NonNegativeFloat = 0.1
     """mask_predict, ctc_mask_predict: weight of the loss of the caption's length."""
@@ -46,7 +46,7 @@ class AugmentSettings:
 
     flip: Share = 0.5
     """Probability of a horizontal flip."""
-    crop: Annotated[float, Field(ge=0, le=0.9)] = 0.03
+    crop: Annotated[float, Field(ge=0, le=0.9)] = 0.0
     """Largest shift as a share of the side: borders are mirrored and the view's size cut out; nothing is resized."""
     photometric: Share = 0.0
     """Probability of a change of brightness, contrast or blur. CHANGES THE LABEL: people would rate that photo
@@ -59,7 +59,7 @@ class OptimSettings:
 
     name: Literal["adamw", "adam", "sgd"] = "adamw"
     """Optimiser."""
-    lr: NonNegativeFloat = 3e-3
+    lr: NonNegativeFloat = 1e-3
     """Peak learning rate, reached after the warm-up."""
     encoder_lr_mult: NonNegativeFloat = 1.0
     """The encoder's learning rate as a multiple of lr."""
@@ -137,13 +137,13 @@ class TrainSettings:
 
     fold: RuntimeOnly[NonNegativeInt | None] = None
     """Train this fold only, as --fold K does; not given: all, one after another."""
-    epochs: PositiveInt = 13
+    epochs: PositiveInt = 15
     """Passes over the training photos."""
     batch_size: PositiveInt = 32
     """Photos per optimiser step, over all GPUs and processes."""
     accumulation_steps: PositiveInt = 1
     """Micro-batches that a step is divided into, to save memory."""
-    captions_per_photo: PositiveInt = 1
+    captions_per_photo: PositiveInt = 2
     """Captions of a photo in one step, drawn anew each epoch from those it has."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of forward and backward; weights stay fp32. fp16 needs a GPU."""

@@ -14,7 +14,7 @@ import torch
 from src.base.errors import InputError
 from src.base.files import digest, write_bytes
 
-_FORMAT, LAYOUT = "photo-quality checkpoint", 2
+_FORMAT, LAYOUT = "photo-quality checkpoint", 3
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

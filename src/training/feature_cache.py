@@ -9,33 +9,42 @@ import torch
 from src.base.errors import InputError
 from src.base.files import read_json, write_json
 from src.base.randomness import fold_in, seed_torch
-from src.data.dataset import BatchDataset, BatchSlice, Labels, load_batches
+from src.data.image import Unreadable, at_own_aspect, decode
+from src.data.table import load_table
 from src.models.backbone import build_encoder
-from src.models.encoder import Encoder
-from src.models.features import Features
-from src.pipeline import artefacts, outputs
+from src.models.encoder import Encoder, views_of
+from src.pipeline import artefacts, outputs, resolved
 from src.settings.schema import Settings
 from src.training.distributed import Ranks
 from src.training.metrics_log import progress
 
-_BATCH = 32  # photos; fixed, so that a resumed computation gives the same bits
-_SAVE_EVERY = 16  # batches between two flushes to the disk, from which a resumed computation goes on
+_BLOCK = 32  # photos that are read, and of which those of one size are computed together; fixed: a resumed computation
+# gives the same bits
+_SAVE_EVERY = 16  # blocks between two flushes to the disk, from which a resumed computation goes on
+_TOGETHER = {"cpu": 2, "cuda": 16}  # photos of one size in a batch: on a CPU larger ones do not fit into its caches
 
 
 def frozen_encoder(settings: Settings, mean: tuple[float, ...], std: tuple[float, ...]) -> Encoder:
     """The encoder that all folds share: where it has no weights, they are drawn from run.seed alone."""
     seed_torch(fold_in(settings.run.seed, "encoder"))
     channels_last = settings.train.channels_last
-    return build_encoder(settings.encoder, len(mean), settings.view.size, mean, std, channels_last).eval()
+    encoder = build_encoder(settings.encoder, len(mean), settings.view.size, mean, std, channels_last).eval()
+    if settings.encoder.cached and settings.encoder.long_side and encoder.fixed_input_size:
+        raise InputError(
+            f"encoder.name={settings.encoder.name} sees photos of one size only; give encoder.long_side=null"
+        )
+    return encoder
 
 
 def cached_features(settings: Settings, ranks: Ranks) -> Path | None:
     """The folder of the features that encoder.cache asks for, computed by rank 0 where it is absent.
 
-    It holds grid.npy [N, R, D], pooled.npy [N, D] (float16 or float32), mask.npy (bool [N, R]) and for regions
-    boxes.npy (float32 [N, R, 4]), in the order of the table of photos. Call it in every process.
+    For V views of each photo, as it is and, with encoder.mirrored, its mirror image, it holds grid.npy [N, V, R, D],
+    pooled.npy [N, V, D] and, with encoder.levels, levels.npy [N, V, L] (float16 or float32), mask.npy (bool
+    [N, V, R]) and for regions boxes.npy (float32 [N, V, R, 4]), in the order of the table of photos. Call it in every
+    process.
     """
-    if settings.encoder.cache == "none":
+    if not settings.encoder.cached:
         return None
 
     def make() -> list[Path]:
@@ -52,50 +61,66 @@ def _compute(settings: Settings, folder: Path, device: torch.device) -> list[str
     source = outputs.photos(settings).folder
     channels = read_json(source / "statistics.json")["channels"]
     encoder = frozen_encoder(settings, tuple(channels["mean"]), tuple(max(v, 1e-3) for v in channels["sd"])).to(device)
-    count = len(np.load(source / "pixels.npy", mmap_mode="r"))
+    views = np.load(source / "pixels.npy", mmap_mode="r")
+    paths = [resolved.data_root(settings) / path for path in load_table(source / "photos.jsonl")["path"]]
     saved = folder / "saved.json"
     done = read_json(saved)["photos"] if saved.is_file() else 0
     files: dict[str, np.memmap] = {}
     if done:
         files = {path.stem: np.load(path, mmap_mode="r+") for path in sorted(folder.glob("*.npy"))}
-    with progress(count, done, "features", True) as bar:
-        for index, (first, features) in enumerate(_batches(encoder, source / "pixels.npy", count, done, device)):
-            arrays = _arrays(features, settings.encoder.cache)
-            files = files or _create(folder, arrays, count)
-            for name, values in arrays.items():
-                files[name][first : first + len(values)] = values
-            bar.update(len(features))
-            if index % _SAVE_EVERY == _SAVE_EVERY - 1:
+    with progress(len(views), done, "features", True) as bar:
+        for number, first in enumerate(range(done, len(views), _BLOCK)):
+            rows = list(range(first, min(first + _BLOCK, len(views))))
+            photos = [_pixels(settings, paths[row], views[row]) for row in rows]
+            for places, tensors in _of_block(encoder, photos, settings.encoder.mirrored, device):
+                arrays = _arrays(tensors, settings.encoder.cache)
+                files = files or _create(folder, arrays, len(views))
+                for name, values in arrays.items():
+                    files[name][[rows[place] for place in places]] = values
+            bar.update(len(rows))
+            if number % _SAVE_EVERY == _SAVE_EVERY - 1:
                 _flush(files)
-                write_json(saved, {"photos": first + len(features)})
+                write_json(saved, {"photos": rows[-1] + 1})
     _flush(files)
     saved.unlink(missing_ok=True)
     return [f"{name}.npy" for name in sorted(files)]
 
 
-@torch.inference_mode()
-def _batches(
-    encoder: Encoder, pixels: Path, count: int, done: int, device: torch.device
-) -> Iterator[tuple[int, Features]]:
-    """The features of all photos from row `done` on, a batch at a time, each with its first row."""
-    empty = np.zeros(count + 1, np.int64)
-    labels = Labels(pixels, np.full(count, np.nan, np.float32), empty[:0], empty[:1], empty)
-    slices = [BatchSlice(-1, np.arange(row, min(row + _BATCH, count))) for row in range(done, count, _BATCH)]
-    for batch in load_batches(BatchDataset(labels, None, 0, 1), slices, 0, False):
-        yield int(batch["row"][0]), encoder(batch["images"].to(device))
+def _pixels(settings: Settings, path: Path, view: np.ndarray) -> np.ndarray:
+    """What the encoder sees of a photo, uint8 [H, W, C]: its view, or with encoder.long_side the photo itself."""
+    if settings.encoder.long_side is None:
+        return np.asarray(view)
+    long_side = settings.encoder.long_side
+    try:
+        return at_own_aspect(decode(path.read_bytes(), long_side), long_side, settings.view)
+    except (OSError, Unreadable):
+        return np.asarray(view)  # black, as everywhere
 
 
-def _arrays(features: Features, precision: str) -> dict[str, np.ndarray]:
+def _of_block(
+    encoder: Encoder, photos: list[np.ndarray], mirrored: bool, device: torch.device
+) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
+    """The features of photos, those of one size together: their places, and what `views_of` gives."""
+    places: dict[tuple[int, ...], list[int]] = {}
+    for place, photo in enumerate(photos):
+        places.setdefault(photo.shape, []).append(place)
+    together = _TOGETHER[device.type]
+    for alike in places.values():
+        for begin in range(0, len(alike), together):
+            part = alike[begin : begin + together]
+            pixels = torch.from_numpy(np.stack([photos[place] for place in part]))
+            yield part, views_of(encoder, pixels.to(device), mirrored)
+
+
+def _arrays(tensors: dict[str, torch.Tensor], precision: str) -> dict[str, np.ndarray]:
     """Features as arrays. Raises InputError where a value is too large for the precision."""
     dtype = torch.float16 if precision == "fp16" else torch.float32
-    arrays = {"grid": features.grid.to(dtype), "pooled": features.pooled.to(dtype), "mask": features.mask}
-    if not (arrays["grid"].isfinite().all() and arrays["pooled"].isfinite().all()):
+    kept = {name: tensors[name].to(dtype) for name in ("grid", "pooled", "levels") if name in tensors}
+    if not all(tensor.isfinite().all() for tensor in kept.values()):
         raise InputError(
             f"encoder.cache={precision}: a feature is not finite in that precision; use encoder.cache=fp32"
         )
-    if isinstance(features.layout, torch.Tensor):
-        arrays["boxes"] = features.layout.float()
-    return {name: tensor.cpu().numpy() for name, tensor in arrays.items()}
+    return {name: tensor.cpu().numpy() for name, tensor in (tensors | kept).items()}
 
 
 def _create(folder: Path, arrays: dict[str, np.ndarray], count: int) -> dict[str, np.memmap]:
@@ -108,3 +133,22 @@ def _create(folder: Path, arrays: dict[str, np.ndarray], count: int) -> dict[str
 def _flush(files: dict[str, np.memmap]) -> None:
     for file in files.values():
         file.flush()
+
+
+def mos_features(folder: Path) -> np.ndarray:
+    """The cached features that MOS is predicted from, memory-mapped [N, V, D]: levels where there are such."""
+    file = folder / "levels.npy"
+    return np.load(file if file.is_file() else folder / "pooled.npy", mmap_mode="r")
+
+
+def feature_statistics(folder: Path, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation, float32 [D], of the `mos_features` of the photos at `rows` in all their views."""
+    features = mos_features(folder)
+    total, squares = np.zeros((2, features.shape[2]))
+    for part in np.array_split(np.sort(rows), -(-len(rows) // 1000)):
+        values = features[part].reshape(-1, features.shape[2]).astype(np.float64)
+        total += values.sum(0)
+        squares += np.square(values).sum(0)
+    mean = total / (len(rows) * features.shape[1])
+    variance = squares / (len(rows) * features.shape[1]) - np.square(mean)
+    return torch.from_numpy(mean).float(), torch.from_numpy(np.sqrt(variance.clip(0))).float()

@@ -21,7 +21,7 @@ from src.settings.schema import Settings
 from src.training import checkpoint
 from src.training.distributed import Ranks
 from src.training.engine import Engine
-from src.training.feature_cache import frozen_encoder
+from src.training.feature_cache import feature_statistics, frozen_encoder
 from src.training.fold_data import FoldData
 from src.training.interrupt import Interrupt
 from src.training.metrics_log import append_timing, epoch_line, tensorboard, write_metrics
@@ -55,6 +55,9 @@ def build_task(settings: Settings, data: FoldData, fold: int) -> Task:
         encoder = frozen_encoder(settings, mean, std)
         seed_torch(seed)
         network = with_heads(encoder, settings, words, mos_range)
+        if encoder.levels_width and data.labels.features and network.mos_head is not None:
+            statistics = feature_statistics(data.labels.features, data.labelled("mos"))
+            network.mos_head.standardiser.fit(*statistics)
     else:
         seed_torch(seed)
         network = build_captioner(settings, len(mean), words, mos_range, mean, std)
@@ -207,7 +210,8 @@ class Fit:
         self.train_state.started_at = start["scores"].get("val_caption_score")
         for module in (self.engine.task.model, self.engine.ema.module.model):
             state = module.state_dict()
-            own_range = {name: state[name] for name in ("mos_head.low", "mos_head.high") if name in state}
+            own = ("mos_head.low", "mos_head.high", "mos_head.standardiser.mean", "mos_head.standardiser.std")
+            own_range = {name: state[name] for name in own if name in state}
             checkpoint.load_into(module, {**start["model"], **own_range}, path)
 
     def _warn_if_worse(self) -> None:

@@ -182,7 +182,7 @@ class Task(nn.Module):
         """The predicted MOS [B] and its loss [B]."""
         head = self.model.mos_head
         if isinstance(head, DistributionHead):
-            probabilities = head.probabilities(features.pooled)
+            probabilities = head.probabilities(features.for_mos)
             return head.expected_mos(probabilities), distribution_loss(probabilities, mos, head.bins[0])
         predicted = self._predicted_mos(features)
         return predicted, mos_loss(predicted, mos, self.scale.std, "none" if head is None else self.loss.mos)
@@ -202,21 +202,29 @@ class Task(nn.Module):
     ) -> list[torch.Tensor]:
         """Caption and, where it has a weight, attention loss of a causal captioner, each [B]."""
         features, flat = features.repeat(captions.shape[1]), captions.flatten(0, 1)
+        rows = _rows_to_learn(flat)
+        features, flat = features.select(rows), flat[rows]
         inputs = shift_right(flat)
         if self.sampling_probability and advantages is None:
             inputs = self._scheduled_sampling(features, inputs)
         output = self._causal.teacher_forced(features, inputs)
+
+        def by_photo(loss: torch.Tensor) -> torch.Tensor:
+            return (
+                loss.new_zeros(captions.shape[0] * captions.shape[1]).index_copy(0, rows, loss).view(captions.shape[:2])
+            )
+
         if self.loss.label_smoothing and advantages is None:
             log_probs = torch.log_softmax(output.logits.float(), -1)
             loss = caption_loss(log_probs, flat, self.loss.label_smoothing)
         else:
             loss = -token_log_probs(output.logits, flat).sum(1)
-        losses = [loss.unflatten(0, captions.shape[:2])]
+        losses = [by_photo(loss)]
         if advantages is not None:
             losses[0] = losses[0] * advantages
         if "attention" in self.terms:
             assert output.attention is not None
-            losses.append(attention_loss(output.attention, flat, features.mask).unflatten(0, captions.shape[:2]))
+            losses.append(by_photo(attention_loss(output.attention, flat, features.mask)))
         return [loss.sum(1) for loss in losses]
 
     def _scheduled_sampling(self, features: Features, inputs: torch.Tensor) -> torch.Tensor:
@@ -235,3 +243,15 @@ class Task(nn.Module):
     def _padded(self, candidates: Candidates) -> torch.Tensor:
         width = self.constraints.maximum_words + 1
         return nn.functional.pad(candidates.tokens, (0, width - candidates.tokens.shape[2]), value=PAD)
+
+
+def _rows_to_learn(captions: torch.Tensor) -> torch.Tensor:
+    """The rows of captions [N, T] that are not all padding, one at least: photos without captions cost nothing.
+
+    On a GPU all rows: to count them would wait for it in every step.
+    """
+    rows = torch.arange(len(captions), device=captions.device)
+    if captions.device.type != "cpu":
+        return rows
+    learned = rows[(captions != PAD).any(1)]
+    return learned if len(learned) else rows[:1]

@@ -23,14 +23,24 @@ class Validator:
         self.task, self.settings, self.data, self.ranks, self.meteor = task, settings, data, ranks, meteor
         self.network = replicate(task, settings, ranks)
         self.rows = data.validation_rows.tolist()
+        captioned = [bool(captions) and settings.task != "mos" for captions in data.references]
+        self.captioned = [row for row, known in zip(self.rows, captioned, strict=True) if known]
+        """Photos without a caption are not decoded: nothing would be scored."""
 
     def __call__(self) -> dict[str, float]:
         """The scores by name, captions decoded without the references; the same on all processes."""
         # batch statistics differ between processes; those of rank 0 are scored and kept
         self.ranks.broadcast_tensors(self.task.buffers())
-        uniforms = self.task.uniforms_per_token
-        outputs = infer(self.read, self.data.labels, self.rows, self.settings, self.ranks, "validation", uniforms)
+        uniforms, captioned = self.task.uniforms_per_token, set(self.captioned)
+        others = [row for row in self.rows if row not in captioned]
+        labels, settings, ranks = self.data.labels, self.settings, self.ranks
+        outputs = infer(self.read, labels, self.captioned, settings, ranks, "validation", uniforms)
+        outputs |= infer(self.read_mos, labels, others, settings, ranks, "validation of MOS")
         return self.ranks.broadcast(self._scores(outputs) if self.ranks.main else None)
+
+    def read_mos(self, batch: dict[str, Any]) -> list[tuple]:
+        """MOS of each photo."""
+        return [(mos,) for mos in self.network(batch["images"], mode="score").float().tolist()]
 
     def read(self, batch: dict[str, Any]) -> list[tuple]:
         """MOS and caption of each photo; if non-autoregressive, also a reference, masked tokens filled, and it."""

@@ -110,7 +110,6 @@ ARGUMENTS = {
     "fold out of range": (["--fold", "3"], "--fold 3", "there are folds 0 to 2"),
     "negative fold": (["--fold=-1"], "train.fold=-1", "expected a whole number or null, at least 0"),
     "fold that is no number": (["--fold", "all"], "train.fold=all", "expected a whole number"),
-    "two sources of weights": (["encoder.pretrained=true", "encoder.weights=x.pt"], "exclude each other", "keep one"),
     "uneven parts": (["train.batch_size=10", "train.accumulation_steps=3"], "train.batch_size=10", "cannot be divided"),
     "mbr without candidates": (["predict.candidates=false"], "needs predict.candidates=true", "captions=search"),
     "shortest above longest": (["decoding.minimum_words=31"], "decoding.minimum_words", "decoding.maximum_words"),

@@ -7,7 +7,7 @@ from torch import nn
 from src.models.captioner import build_captioner
 from src.models.features import Features
 from src.models.mos_head import DistributionHead, MosHead
-from src.settings.schema import DecoderSettings, EncoderSettings, Settings, ViewSettings
+from src.settings.schema import DecoderSettings, EncoderSettings, MosHeadSettings, Settings, ViewSettings
 
 pytestmark = pytest.mark.usefixtures("seeded")
 
@@ -19,19 +19,19 @@ def pixels(count: int = 2, size: int = 64, channels: int = 3) -> torch.Tensor:
 
 
 def test_mos_head_starts_at_the_mean_and_stays_in_range():
-    head = MosHead(6, 0.2, low=1.81, high=8.6, mean=5.575)
+    head = MosHead(6, MosHeadSettings(hidden=4), low=1.81, high=8.6, mean=5.575)
     torch.testing.assert_close(head(torch.randn(5, 6)), torch.full((5,), 5.575))
     nn.init.normal_(head.linear.weight, std=100)
     extreme = head(torch.randn(200, 6))
     assert extreme.min() >= 1.81 and extreme.max() <= 8.6 and extreme.max() - extreme.min() > 6
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert head(torch.randn(5, 6).bfloat16()).dtype == torch.float32
-    assert MosHead(6, 0.0, 4.0, 4.0, 4.0)(torch.randn(1, 6)).item() == 4.0
+    assert MosHead(6, MosHeadSettings(), 4.0, 4.0, 4.0)(torch.randn(1, 6)).item() == 4.0
 
 
 @pytest.mark.parametrize("mean", [1.81, 5.575, 8.6])
 def test_distribution_head_starts_at_the_mean(mean):
-    head = DistributionHead(6, 0.2, low=1.81, high=8.6, mean=mean)
+    head = DistributionHead(6, MosHeadSettings(hidden=0), low=1.81, high=8.6, mean=mean)
     assert head.bins.tolist() == list(range(1, 10))
     torch.testing.assert_close(head(torch.randn(5, 6)), torch.full((5,), mean), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(head.probabilities(torch.randn(5, 6)).sum(1), torch.ones(5))
@@ -50,7 +50,8 @@ def test_features_repeat_and_select():
 
 def settings_of(task: str) -> Settings:
     small = DecoderSettings(hidden=16, embedding=8)
-    return Settings(task=task, view=ViewSettings(size=32), encoder=EncoderSettings(name="resnet10t"), decoder=small)
+    encoder = EncoderSettings(name="resnet10t", pretrained=False, frozen=False)
+    return Settings(task=task, view=ViewSettings(size=32), encoder=encoder, decoder=small)
 
 
 def test_cached_features_are_those_of_the_encoder():

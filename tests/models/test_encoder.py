@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("seeded")
 
 def encoder(name: str, channels: int = 3, size: int = 64, **settings):
     channels_last = settings.pop("channels_last", False)
-    encoder_settings = EncoderSettings(name=name, **settings)
+    encoder_settings = EncoderSettings(name=name, **{"pretrained": False, "frozen": False, **settings})
     return build_encoder(
         encoder_settings, channels, size, (0.4,) * channels, (0.2,) * channels, channels_last=channels_last
     )
@@ -131,10 +131,10 @@ def test_size_that_a_backbone_cannot_take_is_refused():
 def test_pretrained_without_network_is_one_line(monkeypatch):
     create = timm.create_model
 
-    def offline(name, pretrained, **options):
+    def offline(name, pretrained=False, **options):
         if pretrained:
             raise OSError("Cannot reach\nthe hub")
-        return create(name, pretrained=False, **options)
+        return create(name, **options)
 
     monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(InputError, match="encoder.weights=FILE") as caught:

@@ -34,7 +34,8 @@ def offline(monkeypatch):
 
 
 def encoder(name: str = SMALL, size: int = 96, channels: int = 3, channels_last: bool = False, **settings):
-    encoder_settings = EncoderSettings(name=name, **settings)
+    plain = {"pretrained": False, "frozen": False, "long_side": None}
+    encoder_settings = EncoderSettings(name=name, **{**plain, **settings})
     return build_encoder(
         encoder_settings, channels, size, (0.4,) * channels, (0.2,) * channels, channels_last=channels_last
     )

@@ -8,7 +8,7 @@ import torch
 from scipy.stats import pearsonr, rankdata, spearmanr, wasserstein_distance
 
 from src.models.mos_head import DistributionHead
-from src.settings.schema import LossSettings
+from src.settings.schema import LossSettings, MosHeadSettings
 from src.training.batch_loss_exchange import BatchLossExchange
 from src.training.batch_losses import batch_loss, plcc_loss, rank_loss, soft_ranks, srcc_loss
 from src.training.distributed import Ranks
@@ -56,7 +56,7 @@ def test_equal_predictions_have_a_gradient_towards_the_labels_order():
 
 
 def test_distribution_head_and_its_loss():
-    head = DistributionHead(6, 0.0, low=1.81, high=8.6, mean=5.575)
+    head = DistributionHead(6, MosHeadSettings(), low=1.81, high=8.6, mean=5.575)
     assert head.bins.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9]
     pooled = torch.randn(3, 6)
     np.testing.assert_allclose(head(pooled).detach(), 5.575, rtol=1e-5)
@@ -76,7 +76,7 @@ def test_distribution_head_and_its_loss():
     off = own[1].roll(1)
     assert wasserstein_distance(head.bins, head.bins, own[1], off) == pytest.approx(1)
     assert distribution_loss(off[None], mos[1:2], head.bins[0]).item() == pytest.approx(1 / 3, rel=1e-5)
-    assert DistributionHead(6, 0.0, 4.0, 4.0, 4.0)(pooled).shape == (3,)
+    assert DistributionHead(6, MosHeadSettings(), 4.0, 4.0, 4.0)(pooled).shape == (3,)
 
 
 def step(settings, data) -> tuple[dict, dict[str, torch.Tensor]]:

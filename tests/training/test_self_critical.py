@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from src import preprocess, split, train
+from src import preprocess, split
 from src.base.errors import Stopped
 from src.base.randomness import fold_in, make_deterministic
 from src.data.dataset import BatchDataset, rank_slice
@@ -16,7 +16,6 @@ from src.decoding.sampling import uniforms_for
 from src.models.decoder import END, PAD, START
 from src.pipeline import outputs
 from src.settings.load import load
-from src.training import checkpoint, feature_cache
 from src.training.distributed import Ranks
 from src.training.engine import Engine
 from src.training.fit import Fit, build_task
@@ -194,45 +193,3 @@ def test_the_encoder_is_frozen_for_the_first_epochs(prepared, tmp_path):
     fit.run(lambda row: after.append([p.detach().clone() for p in encoder.parameters()]))
     assert all(map(torch.equal, before, after[0]))
     assert not all(map(torch.equal, before, after[1]))
-
-
-def test_cached_features_train_as_the_frozen_encoder_does(competition, workplace):
-    common = [f"data.root={competition}", *TINY, "task=mos", "--fold=0", "encoder.frozen=true", "augment.flip=0"]
-    common += ["augment.crop=0", "optim.lr=0.01"]
-    for cache in ("none", "fp32", "fp16"):
-        train.main([*common, f"encoder.cache={cache}", f"run.name={cache}"])
-    rows = {}
-    for cache in ("none", "fp32", "fp16"):
-        with open(workplace / "runs" / cache / "fold-0" / "metrics.csv", newline="") as file:
-            rows[cache] = [float(row["mos_loss"]) for row in csv.DictReader(file)]
-    assert np.abs(np.array(rows["none"]) - rows["fp32"]).max() < 1e-5
-    assert np.abs(np.array(rows["none"]) - rows["fp16"]).max() < 1e-2
-    kept = {str(np.load(file).dtype): len(np.load(file)) for file in workplace.glob("runs/cache/features-*/pooled.npy")}
-    assert kept == {"float16": 80, "float32": 80}
-    network = checkpoint.load(workplace / "runs" / "fp32" / "fold-0" / "best-mos.pt")["model"]
-    looped = checkpoint.load(workplace / "runs" / "none" / "fold-0" / "best-mos.pt")["model"]
-    assert all(torch.equal(network[k], looped[k]) for k in network if k.startswith("encoder"))
-
-
-def test_an_interrupted_feature_cache_is_resumed(prepared, tmp_path, monkeypatch):
-    settings, _ = prepared("encoder.frozen=true", "encoder.cache=fp32", "augment.flip=0", "augment.crop=0")
-    monkeypatch.setattr(feature_cache, "_BATCH", 8)
-    monkeypatch.setattr(feature_cache, "_SAVE_EVERY", 2)
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    whole.mkdir(), cut.mkdir()
-    names = feature_cache._compute(settings, whole, ONE.device)
-    computed, original = [], feature_cache._arrays
-
-    def fail_late(seen, precision):
-        computed.append(len(seen))
-        if len(computed) == 6:
-            raise KeyboardInterrupt
-        return original(seen, precision)
-
-    monkeypatch.setattr(feature_cache, "_arrays", fail_late)
-    with pytest.raises(KeyboardInterrupt):
-        feature_cache._compute(settings, cut, ONE.device)
-    assert feature_cache._compute(settings, cut, ONE.device) == names
-    assert sum(computed) < 80 + 3 * 8, "what was done is not done again"
-    for name in names:
-        assert (cut / name).read_bytes() == (whole / name).read_bytes()

@@ -1,0 +1,131 @@
+"""Cached features: what the encoder gives in training, computed once, whole or not at all."""
+
+import csv
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from src import preprocess, split, train
+from src.base.files import read_json
+from src.base.randomness import make_deterministic
+from src.data.image import at_own_aspect, decode
+from src.data.table import load_table
+from src.models.encoder import views_of
+from src.pipeline import outputs
+from src.settings.load import load
+from src.training import checkpoint, feature_cache
+from src.training.distributed import Ranks
+from tests.conftest import TINY
+
+ONE = Ranks(0, 1, torch.device("cpu"))
+FROZEN = ["encoder.frozen=true", "encoder.cache=fp32", "encoder.more_levels=[]"]
+
+
+@pytest.fixture
+def prepared(competition, tmp_path):
+    """A function from settings to settings whose photos are preprocessed."""
+
+    def settings_of(*arguments):
+        arguments = [f"data.root={competition}", *TINY, f"run.root={tmp_path}/runs", *arguments]
+        settings, _ = load(arguments, "train")
+        preprocess.main(arguments)
+        split.main(arguments)
+        return settings
+
+    make_deterministic(1)
+    return settings_of
+
+
+def test_they_are_those_of_the_encoder_in_training(prepared):
+    settings = prepared(*FROZEN, "encoder.long_side=null")
+    folder = feature_cache.cached_features(settings, ONE)
+    pixels = torch.from_numpy(np.load(outputs.photos(settings).folder / "pixels.npy"))
+    channels = read_json(outputs.photos(settings).folder / "statistics.json")["channels"]
+    encoder = feature_cache.frozen_encoder(settings, tuple(channels["mean"]), tuple(channels["sd"]))
+    for view, photos in enumerate((pixels, pixels.flip(2))):
+        with torch.inference_mode():
+            features = encoder(photos)
+        for name in ("grid", "pooled", "levels"):
+            cached, looped = np.load(folder / f"{name}.npy")[:, view], getattr(features, name).numpy()
+            assert cached.shape == looped.shape and np.abs(cached - looped).max() <= 1e-5 * max(1, np.abs(looped).max())
+
+
+def test_at_their_own_aspect_ratio_each_photo_is_as_if_alone(prepared, competition):
+    settings = prepared(*FROZEN, "encoder.long_side=120")
+    folder = feature_cache.cached_features(settings, ONE)
+    photos = outputs.photos(settings).folder
+    channels = read_json(photos / "statistics.json")["channels"]
+    encoder = feature_cache.frozen_encoder(settings, tuple(channels["mean"]), tuple(channels["sd"]))
+    shapes = set()
+    for row, path in enumerate(load_table(photos / "photos.jsonl")["path"].tolist()[:12]):
+        photo = at_own_aspect(decode((competition / path).read_bytes(), 120), 120, settings.view)
+        shapes.add(photo.shape)
+        alone = views_of(encoder, torch.from_numpy(photo)[None], mirrored=True)
+        for name in ("grid", "levels"):
+            assert np.abs(np.load(folder / f"{name}.npy")[row] - alone[name][0].numpy()).max() < 1e-4
+    assert len(shapes) > 2 and all(max(shape) == 120 for shape in shapes)
+
+
+def test_cached_features_train_as_the_frozen_encoder_does(competition, workplace):
+    common = [f"data.root={competition}", *TINY, "task=mos", "--fold=0", "encoder.frozen=true", "augment.flip=0"]
+    common += ["encoder.levels=false", "encoder.long_side=null", "optim.lr=0.01"]
+    for cache in ("none", "fp32", "fp16"):
+        train.main([*common, f"encoder.cache={cache}", f"run.name={cache}"])
+    rows = {}
+    for cache in ("none", "fp32", "fp16"):
+        with open(workplace / "runs" / cache / "fold-0" / "metrics.csv", newline="") as file:
+            rows[cache] = [float(row["mos_loss"]) for row in csv.DictReader(file)]
+    assert np.abs(np.array(rows["none"]) - rows["fp32"]).max() < 1e-5
+    assert np.abs(np.array(rows["none"]) - rows["fp16"]).max() < 1e-2
+    kept = {str(np.load(file).dtype): len(np.load(file)) for file in workplace.glob("runs/cache/features-*/pooled.npy")}
+    assert kept == {"float16": 80, "float32": 80}
+    network = checkpoint.load(workplace / "runs" / "fp32" / "fold-0" / "best-mos.pt")["model"]
+    looped = checkpoint.load(workplace / "runs" / "none" / "fold-0" / "best-mos.pt")["model"]
+    assert all(torch.equal(network[k], looped[k]) for k in network if k.startswith("encoder"))
+
+
+def test_an_interrupted_feature_cache_is_resumed(prepared, tmp_path, monkeypatch):
+    settings = prepared(*FROZEN)
+    monkeypatch.setattr(feature_cache, "_BLOCK", 8)
+    monkeypatch.setattr(feature_cache, "_SAVE_EVERY", 2)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir(), cut.mkdir()
+    names = feature_cache._compute(settings, whole, ONE.device)
+    computed, original = [], feature_cache._of_block
+
+    def fail_late(encoder, photos, mirrored, device):
+        computed.append(len(photos))
+        if len(computed) == 6:
+            raise KeyboardInterrupt
+        return original(encoder, photos, mirrored, device)
+
+    monkeypatch.setattr(feature_cache, "_of_block", fail_late)
+    with pytest.raises(KeyboardInterrupt):
+        feature_cache._compute(settings, cut, ONE.device)
+    assert feature_cache._compute(settings, cut, ONE.device) == names
+    assert sum(computed) < 80 + 3 * 8, "what was done is not done again"
+    for name in names:
+        assert (cut / name).read_bytes() == (whole / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_two_runs_at_once_share_one_pass(prepared, tmp_path):
+    settings = prepared(*FROZEN)
+    code = (
+        "import sys; from src.settings.load import load; from src.training import feature_cache; import torch\n"
+        "from src.training.distributed import Ranks\n"
+        "print(feature_cache.cached_features(load(sys.argv[1:], 'train')[0], Ranks(0, 1, torch.device('cpu'))))"
+    )
+    arguments = [f"data.root={settings.data.root}", *TINY, *FROZEN, f"run.root={tmp_path}/runs"]
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, *arguments, f"run.name={name}"], stdout=subprocess.PIPE, text=True
+        )
+        for name in ("first", "second")
+    ]
+    said = [process.communicate()[0].splitlines() for process in started]
+    assert said[0][-1] == said[1][-1] and sum("not made yet" in line for lines in said for line in lines) == 1
+    assert len(list(tmp_path.glob("runs/cache/features-*"))) == 1
