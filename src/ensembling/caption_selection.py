@@ -11,17 +11,9 @@ from tqdm import tqdm
 
 from src.data.table import for_training
 from src.ensembling.ablation import AblationStep, ScoredStep, score_caption_step
-from src.ensembling.caption_strategy import (
-    CONSTANT,
-    REWRITTEN,
-    SEARCH,
-    CaptionStrategy,
-    StrategySelection,
-    mbr_strategies,
-)
+from src.ensembling.caption_strategy import CONSTANT, SEARCH, CaptionStrategy, StrategySelection, mbr_strategies
 from src.ensembling.evidence import Corpus, FoldEvidence, gather_evidence
 from src.ensembling.regressors import TEST
-from src.ensembling.rewriting import rewrite
 from src.ensembling.run_predictions import RunCandidates
 from src.metrics.caption_scores import score_captions, tokenize
 from src.metrics.constant_caption import constant_sentence
@@ -30,7 +22,6 @@ from src.settings.schema import CaptionWeights, MetricSettings, Settings
 
 NO_CAPTION = "no comment"
 """Where there is neither a caption nor any training caption."""
-_PHOTOS = 1000  # that are rewritten at a time, which bounds memory
 
 
 @dataclass(frozen=True)
@@ -104,8 +95,7 @@ def ensemble_captions(
     once = CachedMeteor(meteor)
     searched_tokens = [tokens[text] for text in searched]
     greedy = {row: tokens[text] for row, text in greedy.items()}
-    rewriting = settings.ensemble.rewriting
-    selected = select_captions(corpus, tokenised, searched_tokens, greedy, constants, once, rewriting)
+    selected = select_captions(corpus, tokenised, searched_tokens, greedy, constants, once)
     steps = _scored_steps(selected, references, settings.metric, settings.run.seed, once)
     # what the search wrote stays as it wrote it, with its case and punctuation
     kept = {row: searched[row] if text == searched_tokens[row] else text for row, text in selected.captions.items()}
@@ -142,12 +132,11 @@ def select_captions(
     greedy: dict[int, str],
     constants: dict[int, str],
     meteor: CachedMeteor,
-    rewriting: bool = False,
 ) -> SelectedCaptions:
     """The captions of all training photos that were left out once, and of the readable test photos, tokenised.
 
     runs: their captions tokenised; the first one's search is where the steps begin. searched [N], greedy: its captions
-    by row, tokenised. constants: as for `fill_empty`. rewriting: whether rewritten captions are a strategy, too.
+    by row, tokenised. constants: as for `fill_empty`.
     """
 
     def evidence_of(fold: int) -> FoldEvidence:
@@ -162,27 +151,18 @@ def select_captions(
     by_fold = zip(folds, evidence, strict=True)
     selection.add(CONSTANT, [[constants[fold]] * len(group.rows) for fold, group in by_fold])
     selection.add(SEARCH, [[searched[row] for row in group.rows] for group in evidence])
-    sets = mbr_strategies(len(runs))
-    strategies = [strategy for strategies in sets for strategy in strategies]
-    for strategy in strategies:
-        selection.add(strategy, [_by_mbr(group, strategy) for group in evidence])
-    base = selection.best_of_photos(strategies)
-    if rewriting:
-        parts = selection.by_group(base), selection.by_group(selection.captions_by(base))
-        selection.add(REWRITTEN, [_rewritten(*group) for group in zip(evidence, *parts, strict=True)])
-        sets = [*sets, [REWRITTEN]]
     nested = [[SEARCH, CONSTANT]]  # the very first where there are too few photos to judge
-    for more in sets:
+    for more in mbr_strategies(len(runs)):
+        for strategy in more:
+            selection.add(strategy, [_by_mbr(group, strategy) for group in evidence])
         nested.append([*nested[-1], *more])
     strategy, of_photos = selection.select(nested)
     captions = dict(zip(selection.rows, selection.captions_by(of_photos), strict=True))
-    of_test = selection.best(strategies) if strategy == REWRITTEN else strategy
-    of_test = dataclasses.replace(of_test, rewritten=strategy == REWRITTEN)
     if any(run.saw(TEST, row) for run in runs for row in np.flatnonzero(corpus.fold == TEST).tolist()):
-        captions |= _of_test(evidence_of(TEST), of_test, searched, constants)
-    steps = _steps(selection, runs, of_test, [greedy.get(row, searched[row]) for row in selection.rows])
+        captions |= _of_test(evidence_of(TEST), strategy, searched, constants)
+    steps = _steps(selection, runs, strategy, [greedy.get(row, searched[row]) for row in selection.rows])
     steps.append((AblationStep("chosen on the other folds", True), selection.captions_by(of_photos)))
-    return SelectedCaptions(captions, selection.rows, steps, of_test)
+    return SelectedCaptions(captions, selection.rows, steps, strategy)
 
 
 def _steps(
@@ -206,8 +186,6 @@ def _steps(
     if len(runs) > 1:
         strategies = [strategy for strategies in mbr_strategies(len(runs)) for strategy in strategies]
         steps.append((AblationStep("+ the other runs", used.runs > 1), best(strategies)))
-    if REWRITTEN in selection.captions:
-        steps.append((AblationStep("+ rewriting", used.rewritten, side_branch=True), selection.captions[REWRITTEN]))
     return steps
 
 
@@ -224,20 +202,4 @@ def _of_test(
         return dict.fromkeys(evidence.rows, constants[TEST])
     if strategy == SEARCH:
         return {row: searched[row] for row in evidence.rows}
-    captions = _by_mbr(evidence, strategy)
-    if strategy.rewritten:
-        captions = _rewritten(evidence, [strategy] * len(captions), captions)
-    return dict(zip(evidence.rows, captions, strict=True))
-
-
-def _rewritten(evidence: FoldEvidence, strategies: Sequence[CaptionStrategy], captions: Sequence[str]) -> list[str]:
-    """The captions of a fold improved word by word, under the evidence that they were chosen under."""
-    rewritten = []
-    for begin in range(0, len(captions), _PHOTOS):
-        problems = []
-        for photo in range(begin, min(begin + _PHOTOS, len(captions))):
-            mixture = strategies[photo].mixture
-            assert mixture
-            problems.append(evidence.problem(photo, mixture, strategies[photo].runs))
-        rewritten += rewrite(captions[begin : begin + _PHOTOS], problems, evidence.scorer)
-    return rewritten
+    return dict(zip(evidence.rows, _by_mbr(evidence, strategy), strict=True))

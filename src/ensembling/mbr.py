@@ -48,10 +48,6 @@ class MbrProblem:
     left. Where other groups hold the same caption (several searches found it, a sample was drawn twice), these still
     count for it."""
 
-    def all_references(self) -> PseudoReferences:
-        """The evidence for a caption that is no candidate: all that counts for any candidate."""
-        return PseudoReferences(self.references.captions, self.references.weights.max(axis=0))
-
 
 def mbr_problem(sources: Sequence[EvidenceSource]) -> MbrProblem:
     """The candidates and the evidence of all sources. Raises ValueError where there is none of either."""
