@@ -226,8 +226,4 @@ def save(settings: Settings, path: Path) -> None:
 def as_yaml(settings: Settings, *left_out: str) -> str:
     """What differs from the defaults as YAML that --config takes, without some keys, and without a search (tune)."""
     kept = {k: v for k, v in _differing(settings).items() if k not in left_out and not k.startswith("tune.")}
-    lines = []
-    for key, value in {**kept, "tune.trials": 0}.items():
-        text = yaml.safe_dump(value, allow_unicode=True, default_flow_style=True, width=10**6)
-        lines.append(f"{key}: {text.strip().removesuffix('...').strip()}\n")
-    return "".join(lines)
+    return yaml.safe_dump({**kept, "tune.trials": 0}, sort_keys=False, allow_unicode=True, width=10**6)
