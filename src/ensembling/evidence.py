@@ -16,7 +16,7 @@ import numpy as np
 
 from src.base.randomness import fold_in
 from src.ensembling.expected_score import ExpectedScorer, ExpectedScores, PseudoReferences, concatenated, mixed
-from src.ensembling.mbr import EvidenceSource, best_candidates, mbr_problem
+from src.ensembling.mbr import EvidenceSource, best_candidates
 from src.ensembling.regressors import TEST
 from src.ensembling.retrieval import nearest_neighbours, neighbour_evidence
 from src.ensembling.run_predictions import RunCandidates
@@ -114,7 +114,7 @@ def gather_evidence(corpus: Corpus, runs: Sequence[RunCandidates], fold: int, se
     written, near = [], []
     for run in runs:
         texts = [[text for text in run.of(fold, row) if _writable(text)] or [sentence] for row in rows]
-        written.append([EvidenceSource(of_photo, 1.0) for of_photo in texts])
+        written.append([EvidenceSource(of_photo) for of_photo in texts])
         features = run.features(fold)
         neighbours = nearest_neighbours(features, np.array(rows, int), np.array(training_rows), corpus.neighbours)
         near.append(neighbour_evidence(neighbours, corpus.references, _TEMPERATURE))
@@ -134,19 +134,12 @@ def _writable(text: str) -> bool:
 
 
 def _expected(candidates: list[list[str]], evidence: list[EvidenceSource], scorer: ExpectedScorer) -> ExpectedScores:
-    """Of the candidates, each photo's under its own evidence as `mbr_problem` weights it."""
+    """Of the candidates, each photo's under its own evidence."""
     parts = []
     for begin in range(0, len(candidates), _PHOTOS):
-        pairs = zip(candidates[begin : begin + _PHOTOS], evidence[begin : begin + _PHOTOS], strict=True)
-        problems = [
-            mbr_problem([
-                EvidenceSource(texts),
-                EvidenceSource(source.captions, 1.0, source.caption_weights, source.groups, candidates=False),
-            ])
-            for texts, source in pairs
-        ]  # fmt: skip
-        references = [problem.references for problem in problems]
-        parts.append(scorer.expected([problem.candidates for problem in problems], references))
+        block = slice(begin, begin + _PHOTOS)
+        pairs = zip(candidates[block], evidence[block], strict=True)
+        parts.append(scorer.expected(candidates[block], [source.leaving_one_out(texts) for texts, source in pairs]))
     return concatenated(parts)
 
 
