@@ -15,10 +15,10 @@ from src.ensembling.caption_strategy import CONSTANT, SEARCH, CaptionStrategy, S
 from src.ensembling.evidence import Corpus, FoldEvidence, gather_evidence
 from src.ensembling.regressors import TEST
 from src.ensembling.run_predictions import RunCandidates
-from src.metrics.caption_scores import score_captions, tokenize
+from src.metrics.caption_scores import CaptionScores, tokenize
 from src.metrics.constant_caption import constant_sentence
 from src.metrics.meteor import CachedMeteor, Meteor
-from src.settings.schema import CaptionWeights, MetricSettings, Settings
+from src.settings.schema import CaptionWeights, Settings
 
 NO_CAPTION = "no comment"
 """Where there is neither a caption nor any training caption."""
@@ -30,8 +30,8 @@ class SelectedCaptions:
 
     captions: dict[int, str]
     rows: list[int]
-    steps: list[tuple[AblationStep, list[str]]]
-    """And the captions of `rows` after each."""
+    steps: list[tuple[AblationStep, CaptionScores]]
+    """And the scores of the captioned photos at `rows` after each; none without such photos."""
     strategy: CaptionStrategy
     """Of the test photos."""
 
@@ -96,7 +96,11 @@ def ensemble_captions(
     searched_tokens = [tokens[text] for text in searched]
     greedy = {row: tokens[text] for row, text in greedy.items()}
     selected = select_captions(corpus, tokenised, searched_tokens, greedy, constants, once)
-    steps = _scored_steps(selected, references, settings.metric, settings.run.seed, once)
+    metric = settings.metric
+    steps = [
+        score_caption_step(step, scores, metric.weights, metric.bootstrap, settings.run.seed)
+        for step, scores in selected.steps
+    ]
     # what the search wrote stays as it wrote it, with its case and punctuation
     kept = {row: searched[row] if text == searched_tokens[row] else text for row, text in selected.captions.items()}
     return dataclasses.replace(selected, captions=kept), steps
@@ -110,19 +114,6 @@ def _tokens(groups: Iterable[Iterable[str]]) -> dict[str, str]:
     """The tokens of every text; each is tokenised once."""
     distinct = list(dict.fromkeys(text for group in groups for text in group if text))
     return {"": "", **dict(zip(distinct, tokenize([distinct])[0], strict=True))}
-
-
-def _scored_steps(
-    selected: SelectedCaptions, references: list[list[str]], metric: MetricSettings, seed: int, meteor: CachedMeteor
-) -> list[ScoredStep]:
-    """Each step scored by the competition's formula on the photos that people wrote captions of."""
-    captioned = [place for place, row in enumerate(selected.rows) if references[row]]
-    people = [references[selected.rows[place]] for place in captioned]
-    steps = []
-    for step, captions in selected.steps if captioned else []:
-        scores = score_captions(people, [captions[place] for place in captioned], meteor, tokenized=True)
-        steps.append(score_caption_step(step, scores, metric.weights, metric.bootstrap, seed))
-    return steps
 
 
 def select_captions(
@@ -162,7 +153,8 @@ def select_captions(
         captions |= _of_test(evidence_of(TEST), strategy, searched, constants)
     steps = _steps(selection, runs, strategy, [greedy.get(row, searched[row]) for row in selection.rows])
     steps.append((AblationStep("chosen on the other folds", True), selection.captions_by(of_photos)))
-    return SelectedCaptions(captions, selection.rows, steps, strategy)
+    scored = [(step, selection.scored(texts)) for step, texts in steps if selection.references]
+    return SelectedCaptions(captions, selection.rows, scored, strategy)
 
 
 def _steps(

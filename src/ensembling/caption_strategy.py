@@ -90,9 +90,10 @@ class StrategySelection:
         """Take in the captions by a strategy, those of each group of photos."""
         self.captions[strategy] = [caption for group in captions for caption in group]
         if self.references:
-            self._scores[strategy] = self._scored(self.captions[strategy])
+            self._scores[strategy] = self.scored(self.captions[strategy])
 
-    def _scored(self, captions: Sequence[str]) -> CaptionScores:
+    def scored(self, captions: Sequence[str]) -> CaptionScores:
+        """The scores of the captioned photos where all photos have these captions."""
         judged = [caption for caption, captioned in zip(captions, self.captioned, strict=True) if captioned]
         return score_captions(self.references, judged, self.meteor, tokenized=True)
 
@@ -123,7 +124,7 @@ class StrategySelection:
         if not self.references:
             return sets[0][0], [sets[0][0]] * len(self.rows)
         of_photos = [self.best_of_photos(strategies) for strategies in sets]
-        scores = [self._scored(self.captions_by(chosen)) for chosen in of_photos]
+        scores = [self.scored(self.captions_by(chosen)) for chosen in of_photos]
 
         def best_set(part: int | None) -> int:
             return max(range(len(sets)), key=lambda place: self._score_outside(scores[place], part))
