@@ -25,6 +25,7 @@ def draw_search(study: optuna.Study, folder: Path) -> None:
 
     study: the finished trials, at least one of which has a score; the scores have names.
     """
+    pyplot.switch_backend("agg")  # whatever MPLBACKEND says: there may be no screen
     names = study.metric_names or []
     completed = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
     for place, name in enumerate(names):
