@@ -135,7 +135,6 @@ def caption_video(settings: Settings, options: argparse.Namespace, source: "Vide
     from src.video.live import (
         BackgroundCaptioner,
         ConstantRateWriter,
-        FrameCaptioner,
         PeriodicCaptioner,
         at_frame_rate,
         open_window,
@@ -154,10 +153,11 @@ def caption_video(settings: Settings, options: argparse.Namespace, source: "Vide
         return draw_text(frame, title, (prediction and prediction.caption) or "")
 
     with contextlib.ExitStack() as stack:
-        captioner: FrameCaptioner = BackgroundCaptioner(describe)
-        if not live:
+        captioner: BackgroundCaptioner | PeriodicCaptioner
+        if live:
+            captioner = stack.enter_context(BackgroundCaptioner(describe))
+        else:
             captioner = PeriodicCaptioner(describe, max(1, round(source.rate / CAPTIONS_PER_SECOND)))
-        stack.enter_context(captioner)
         sinks: list = [window] if window else []
         if options.output:
             write = stack.enter_context(video_writer(Path(options.output), source.rate))

@@ -149,12 +149,12 @@ def mos_record(settings: Settings, first: Settings, blended: "MosBlend | None") 
 def write_ablation(settings: Settings, steps: Sequence["ScoredStep"], folder: Path) -> list[str]:
     """Write, print and draw what each step adds; the names of the files that count."""
     from src.base.files import write_text
-    from src.ensembling.ablation import ablation_csv, ablation_rows, ablation_text
+    from src.ensembling.ablation import ablation_rows, ablation_text, write_ablation_csv
     from src.plots.ablation_plot import draw_ablation
 
     rows = ablation_rows(steps)
     text = ablation_text(rows, settings.metric.bootstrap)
-    write_text(folder / "ablation.csv", ablation_csv(rows))
+    write_ablation_csv(folder / "ablation.csv", rows)
     write_text(folder / "ablation.txt", text + "\n")
     if rows:
         print(text, flush=True)

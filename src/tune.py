@@ -1,9 +1,9 @@
 """Search for good settings: tune.space says where, tune.trials how often; train and later stages use the winner.
 
 A trial trains as always, on fold 0 or tune.folds, and is scored on the validation photos. Writes runs/NAME/tune/:
-best.yaml (which train --config takes too), trials.csv, history.png, importance.png, slices.png, pareto.png for two
-scores. The same command again goes on where it was cut off; started several times, here or on other machines with one
-tune.storage, it shares the trials out. --show prints the table of trials.
+best.yaml (which train --config takes too), trials.csv, history.png, importance.png, slices.png; for two scores a
+history and slices of each, and pareto.png. The same command again goes on where it was cut off; started several times,
+here or on other machines with one tune.storage, it shares the trials out. --show prints the table of trials.
 
 --stage decode searches decoding.* on the checkpoints of a finished run, out of fold, without training, and writes
 runs/NAME/tune-decode/.
@@ -98,30 +98,13 @@ def objective_of(settings: Settings, plan: SearchPlan, stage: str, folder: Path)
     return TrainingObjective(settings, plan.objective, plan.folds, folder, meteor)
 
 
-def draw(study: "Study", objective: str, folder: Path) -> None:
-    """Draw history.png, slices.png, importance.png and, for two scores, pareto.png."""
-    from src.plots import tuning_plots as plots
-    from src.tuning.results import SCORE_NAMES, best_trial, completed, importance, pareto_front
-
-    names = SCORE_NAMES[objective]
-    trials = [
-        plots.FinishedTrial(trial.number, trial.state.name.lower(), trial.values or [], trial.params)
-        for trial in study.finished()
-    ]
-    plots.draw_history(trials, names, folder / "history.png")
-    plots.draw_slices(trials, names, folder / "slices.png")
-    plots.draw_importance(importance(study, objective), folder / "importance.png")
-    if len(names) > 1:
-        front = [trial.number for trial in pareto_front(completed(study))]
-        plots.draw_pareto(trials, names, front, best_trial(study, objective).number, folder / "pareto.png")
-
-
 def search(
     settings: Settings, trial: Settings, plan: SearchPlan, artefact: Artefact, options: argparse.Namespace
 ) -> None:
     """Work on the study until it has its trials, and write its results. trial: the settings that trials change."""
     from src.base.randomness import make_deterministic
-    from src.tuning.results import as_table, table_rows, write_results
+    from src.plots.tuning_plots import draw_search
+    from src.tuning.results import as_table, finished_study, table_rows, write_results
     from src.tuning.worker import run_worker
 
     study = open_study(settings, plan, artefact, options.fresh and not options.show)
@@ -136,7 +119,7 @@ def search(
     with making(artefact, options.fresh) as written:
         if written:
             written.outputs += write_results(study, settings, plan.objective, artefact.folder)
-            draw(study, plan.objective, artefact.folder)
+            draw_search(finished_study(study, plan.objective), artefact.folder)
     best = (artefact.folder / "best.yaml").read_text(encoding="utf-8").splitlines()
     print(f"tune: {artefact.folder / 'best.yaml'}: {best[0].removeprefix('# ')}", flush=True)
 

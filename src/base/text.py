@@ -1,4 +1,6 @@
-"""Text that a terminal can show."""
+"""Text that a terminal can show, and text that is a number."""
+
+import math
 
 LONGEST_WORD, LONGEST_LINE = 120, 1000
 """Characters of a reported line and of its words; a damaged file may have put a megabyte into a message."""
@@ -12,3 +14,12 @@ def one_line(text: str) -> str:
     """The text on one line that a terminal can show: no control characters, nothing endless."""
     shown = "".join(c if c.isprintable() or c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text)
     return _shortened(" ".join(_shortened(word, LONGEST_WORD) for word in shown.split()), LONGEST_LINE)
+
+
+def finite_number(text: str) -> float | None:
+    """The finite number that the text is; None for any other text, and for 1_0, which Python alone would take."""
+    try:
+        number = math.nan if "_" in text else float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None

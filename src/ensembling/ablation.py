@@ -1,12 +1,13 @@
 """What each step of an ensemble adds: its score out of fold, and the gain over the step it starts from."""
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from src.base.csv_files import write_csv
+from src.base.text_table import text_table
 from src.metrics.bootstrap import interval
 from src.metrics.caption_scores import CaptionScores
 from src.metrics.competition_score import caption_score, resampled_caption_scores
@@ -74,14 +75,11 @@ def ablation_rows(steps: Sequence[ScoredStep]) -> list[dict]:
     return rows
 
 
-def ablation_csv(rows: Sequence[dict]) -> str:
+def write_ablation_csv(path: Path, rows: Sequence[dict]) -> None:
     """Every figure in full."""
-    text = io.StringIO()
     columns = ("kind", "step", "on", "photos", "score", "low", "high", "gain", "gain_low", "gain_high", "p")
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(row | {"on": "on" if row["on"] else "off"} for row in rows)
-    return text.getvalue()
+    shown = [row | {"on": "on" if row["on"] else "off"} for row in rows]
+    write_csv(path, columns, [[row[name] for name in columns] for row in shown])
 
 
 def ablation_text(rows: Sequence[dict], resamples: int) -> str:
@@ -95,13 +93,7 @@ def ablation_text(rows: Sequence[dict], resamples: int) -> str:
         shown = [_number(row["score"], form), _interval(row, "", form), _number(row["gain"], f"+{form}")]
         off = "" if row["on"] else "off"
         cells.append([row["kind"], row["step"], *shown, _interval(row, "gain_", f"+{form}"), off])
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    sides = "<<>>>><"
-    lines = [
-        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(line, sides, widths, strict=True)).rstrip()
-        for line in cells
-    ]
-    return "\n".join([title, *(f"  {line}" for line in lines)])
+    return f"{title}\n{text_table(cells, '<<>>>><', '  ')}"
 
 
 def _number(value: float | None, form: str) -> str:

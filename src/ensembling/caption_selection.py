@@ -11,26 +11,17 @@ from tqdm import tqdm
 
 from src.data.table import for_training
 from src.ensembling.ablation import AblationStep, ScoredStep, score_caption_step
-from src.ensembling.caption_strategy import (
-    CONSTANT,
-    REWRITTEN,
-    SEARCH,
-    CaptionStrategy,
-    StrategySelection,
-    mbr_strategies,
-)
+from src.ensembling.caption_strategy import CONSTANT, SEARCH, CaptionStrategy, StrategySelection, mbr_strategies
 from src.ensembling.evidence import Corpus, FoldEvidence, gather_evidence
 from src.ensembling.regressors import TEST
-from src.ensembling.rewriting import rewrite
 from src.ensembling.run_predictions import RunCandidates
-from src.metrics.caption_scores import score_captions, tokenize
+from src.metrics.caption_scores import CaptionScores, tokenize
 from src.metrics.constant_caption import constant_sentence
 from src.metrics.meteor import CachedMeteor, Meteor
-from src.settings.schema import CaptionWeights, MetricSettings, Settings
+from src.settings.schema import CaptionWeights, Settings
 
 NO_CAPTION = "no comment"
 """Where there is neither a caption nor any training caption."""
-_PHOTOS = 1000  # that are rewritten at a time, which bounds memory
 
 
 @dataclass(frozen=True)
@@ -39,8 +30,8 @@ class SelectedCaptions:
 
     captions: dict[int, str]
     rows: list[int]
-    steps: list[tuple[AblationStep, list[str]]]
-    """And the captions of `rows` after each."""
+    steps: list[tuple[AblationStep, CaptionScores]]
+    """And the scores of the captioned photos at `rows` after each; none without such photos."""
     strategy: CaptionStrategy
     """Of the test photos."""
 
@@ -104,9 +95,12 @@ def ensemble_captions(
     once = CachedMeteor(meteor)
     searched_tokens = [tokens[text] for text in searched]
     greedy = {row: tokens[text] for row, text in greedy.items()}
-    rewriting = settings.ensemble.rewriting
-    selected = select_captions(corpus, tokenised, searched_tokens, greedy, constants, once, rewriting)
-    steps = _scored_steps(selected, references, settings.metric, settings.run.seed, once)
+    selected = select_captions(corpus, tokenised, searched_tokens, greedy, constants, once)
+    metric = settings.metric
+    steps = [
+        score_caption_step(step, scores, metric.weights, metric.bootstrap, settings.run.seed)
+        for step, scores in selected.steps
+    ]
     # what the search wrote stays as it wrote it, with its case and punctuation
     kept = {row: searched[row] if text == searched_tokens[row] else text for row, text in selected.captions.items()}
     return dataclasses.replace(selected, captions=kept), steps
@@ -122,19 +116,6 @@ def _tokens(groups: Iterable[Iterable[str]]) -> dict[str, str]:
     return {"": "", **dict(zip(distinct, tokenize([distinct])[0], strict=True))}
 
 
-def _scored_steps(
-    selected: SelectedCaptions, references: list[list[str]], metric: MetricSettings, seed: int, meteor: CachedMeteor
-) -> list[ScoredStep]:
-    """Each step scored by the competition's formula on the photos that people wrote captions of."""
-    captioned = [place for place, row in enumerate(selected.rows) if references[row]]
-    people = [references[selected.rows[place]] for place in captioned]
-    steps = []
-    for step, captions in selected.steps if captioned else []:
-        scores = score_captions(people, [captions[place] for place in captioned], meteor, tokenized=True)
-        steps.append(score_caption_step(step, scores, metric.weights, metric.bootstrap, seed))
-    return steps
-
-
 def select_captions(
     corpus: Corpus,
     runs: Sequence[RunCandidates],
@@ -142,12 +123,11 @@ def select_captions(
     greedy: dict[int, str],
     constants: dict[int, str],
     meteor: CachedMeteor,
-    rewriting: bool = False,
 ) -> SelectedCaptions:
     """The captions of all training photos that were left out once, and of the readable test photos, tokenised.
 
     runs: their captions tokenised; the first one's search is where the steps begin. searched [N], greedy: its captions
-    by row, tokenised. constants: as for `fill_empty`. rewriting: whether rewritten captions are a strategy, too.
+    by row, tokenised. constants: as for `fill_empty`.
     """
 
     def evidence_of(fold: int) -> FoldEvidence:
@@ -162,27 +142,19 @@ def select_captions(
     by_fold = zip(folds, evidence, strict=True)
     selection.add(CONSTANT, [[constants[fold]] * len(group.rows) for fold, group in by_fold])
     selection.add(SEARCH, [[searched[row] for row in group.rows] for group in evidence])
-    sets = mbr_strategies(len(runs))
-    strategies = [strategy for strategies in sets for strategy in strategies]
-    for strategy in strategies:
-        selection.add(strategy, [_by_mbr(group, strategy) for group in evidence])
-    base = selection.best_of_photos(strategies)
-    if rewriting:
-        parts = selection.by_group(base), selection.by_group(selection.captions_by(base))
-        selection.add(REWRITTEN, [_rewritten(*group) for group in zip(evidence, *parts, strict=True)])
-        sets = [*sets, [REWRITTEN]]
     nested = [[SEARCH, CONSTANT]]  # the very first where there are too few photos to judge
-    for more in sets:
+    for more in mbr_strategies(len(runs)):
+        for strategy in more:
+            selection.add(strategy, [_by_mbr(group, strategy) for group in evidence])
         nested.append([*nested[-1], *more])
     strategy, of_photos = selection.select(nested)
     captions = dict(zip(selection.rows, selection.captions_by(of_photos), strict=True))
-    of_test = selection.best(strategies) if strategy == REWRITTEN else strategy
-    of_test = dataclasses.replace(of_test, rewritten=strategy == REWRITTEN)
     if any(run.saw(TEST, row) for run in runs for row in np.flatnonzero(corpus.fold == TEST).tolist()):
-        captions |= _of_test(evidence_of(TEST), of_test, searched, constants)
-    steps = _steps(selection, runs, of_test, [greedy.get(row, searched[row]) for row in selection.rows])
+        captions |= _of_test(evidence_of(TEST), strategy, searched, constants)
+    steps = _steps(selection, runs, strategy, [greedy.get(row, searched[row]) for row in selection.rows])
     steps.append((AblationStep("chosen on the other folds", True), selection.captions_by(of_photos)))
-    return SelectedCaptions(captions, selection.rows, steps, of_test)
+    scored = [(step, selection.scored(texts)) for step, texts in steps if selection.references]
+    return SelectedCaptions(captions, selection.rows, scored, strategy)
 
 
 def _steps(
@@ -206,8 +178,6 @@ def _steps(
     if len(runs) > 1:
         strategies = [strategy for strategies in mbr_strategies(len(runs)) for strategy in strategies]
         steps.append((AblationStep("+ the other runs", used.runs > 1), best(strategies)))
-    if REWRITTEN in selection.captions:
-        steps.append((AblationStep("+ rewriting", used.rewritten, side_branch=True), selection.captions[REWRITTEN]))
     return steps
 
 
@@ -224,20 +194,4 @@ def _of_test(
         return dict.fromkeys(evidence.rows, constants[TEST])
     if strategy == SEARCH:
         return {row: searched[row] for row in evidence.rows}
-    captions = _by_mbr(evidence, strategy)
-    if strategy.rewritten:
-        captions = _rewritten(evidence, [strategy] * len(captions), captions)
-    return dict(zip(evidence.rows, captions, strict=True))
-
-
-def _rewritten(evidence: FoldEvidence, strategies: Sequence[CaptionStrategy], captions: Sequence[str]) -> list[str]:
-    """The captions of a fold improved word by word, under the evidence that they were chosen under."""
-    rewritten = []
-    for begin in range(0, len(captions), _PHOTOS):
-        problems = []
-        for photo in range(begin, min(begin + _PHOTOS, len(captions))):
-            mixture = strategies[photo].mixture
-            assert mixture
-            problems.append(evidence.problem(photo, mixture, strategies[photo].runs))
-        rewritten += rewrite(captions[begin : begin + _PHOTOS], problems, evidence.scorer)
-    return rewritten
+    return dict(zip(evidence.rows, _by_mbr(evidence, strategy), strict=True))

@@ -41,7 +41,6 @@ class CaptionStrategy:
     """Of the evidence; None: the caption is what the first run's search wrote, or the constant sentence."""
     own_candidates_only: bool = False
     """Whether the choice is among what captioners wrote: no neighbour's caption, nor the constant sentence."""
-    rewritten: bool = False
 
     def __str__(self) -> str:
         if self.mixture is None:
@@ -50,14 +49,14 @@ class CaptionStrategy:
         names = ("own candidates", "neighbours' captions", "training captions")
         evidence = ", ".join(f"{weight:.4g} {name}" for weight, name in zip(weights, names, strict=True) if weight)
         among = " among its own candidates" if self.own_candidates_only else ""
-        return f"MBR{among} under {evidence}{'; rewritten' if self.rewritten else ''}"
+        return f"MBR{among} under {evidence}"
 
     def record(self) -> dict[str, Any]:
         """In words, and field by field."""
         return {"strategy": str(self), **dataclasses.asdict(self)}
 
 
-SEARCH, CONSTANT, REWRITTEN = CaptionStrategy(), CaptionStrategy(0), CaptionStrategy(rewritten=True)
+SEARCH, CONSTANT = CaptionStrategy(), CaptionStrategy(0)
 
 
 def mbr_strategies(runs: int) -> list[list[CaptionStrategy]]:
@@ -74,7 +73,7 @@ class StrategySelection:
 
     def __init__(self, corpus: Corpus, groups: Sequence[Sequence[int]], meteor: CachedMeteor):
         """groups: the rows of the photos of each fold."""
-        self.corpus, self.groups, self.meteor = corpus, groups, meteor
+        self.corpus, self.meteor = corpus, meteor
         self.rows = [row for group in groups for row in group]
         self.captions: dict[CaptionStrategy, list[str]] = {}
         """By the place of the photo in `rows`, here and below."""
@@ -91,9 +90,10 @@ class StrategySelection:
         """Take in the captions by a strategy, those of each group of photos."""
         self.captions[strategy] = [caption for group in captions for caption in group]
         if self.references:
-            self._scores[strategy] = self._scored(self.captions[strategy])
+            self._scores[strategy] = self.scored(self.captions[strategy])
 
-    def _scored(self, captions: Sequence[str]) -> CaptionScores:
+    def scored(self, captions: Sequence[str]) -> CaptionScores:
+        """The scores of the captioned photos where all photos have these captions."""
         judged = [caption for caption, captioned in zip(captions, self.captioned, strict=True) if captioned]
         return score_captions(self.references, judged, self.meteor, tokenized=True)
 
@@ -124,7 +124,7 @@ class StrategySelection:
         if not self.references:
             return sets[0][0], [sets[0][0]] * len(self.rows)
         of_photos = [self.best_of_photos(strategies) for strategies in sets]
-        scores = [self._scored(self.captions_by(chosen)) for chosen in of_photos]
+        scores = [self.scored(self.captions_by(chosen)) for chosen in of_photos]
 
         def best_set(part: int | None) -> int:
             return max(range(len(sets)), key=lambda place: self._score_outside(scores[place], part))
@@ -136,8 +136,3 @@ class StrategySelection:
     def captions_by(self, strategies: Sequence[CaptionStrategy]) -> list[str]:
         """Each photo's caption by its strategy."""
         return [self.captions[strategy][photo] for photo, strategy in enumerate(strategies)]
-
-    def by_group(self, values: list) -> list[list]:
-        """A value for each photo, as one list for each group."""
-        ends = np.cumsum([len(group) for group in self.groups]).tolist()
-        return [values[end - len(group) : end] for group, end in zip(self.groups, ends, strict=True)]

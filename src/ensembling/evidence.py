@@ -16,7 +16,7 @@ import numpy as np
 
 from src.base.randomness import fold_in
 from src.ensembling.expected_score import ExpectedScorer, ExpectedScores, PseudoReferences, concatenated, mixed
-from src.ensembling.mbr import EvidenceSource, MbrProblem, best_candidates, mbr_problem
+from src.ensembling.mbr import EvidenceSource, best_candidates
 from src.ensembling.regressors import TEST
 from src.ensembling.retrieval import nearest_neighbours, neighbour_evidence
 from src.ensembling.run_predictions import RunCandidates
@@ -67,7 +67,6 @@ class FoldEvidence:
     """By photo; the constant sentence is the last."""
     scorer: ExpectedScorer
     """With the statistics of the other folds' captions."""
-    training_captions: list[str]
     run_candidates: list[list[EvidenceSource]]
     """Of each run, by photo."""
     neighbour_captions: list[list[EvidenceSource]]
@@ -100,16 +99,6 @@ class FoldEvidence:
             flags.append(not own_candidates_only or of_photo[-1] in brought_in)  # the constant sentence
         return np.array(flags, bool)
 
-    def problem(self, photo: int, mixture: EvidenceMixture, runs: int) -> MbrProblem:
-        """All candidates and evidence of one photo under a mixture of the first so many runs."""
-        sources = [EvidenceSource(self.training_captions, mixture.training, candidates=False)]
-        for run in range(runs):
-            written, near = self.run_candidates[run][photo], self.neighbour_captions[run][photo]
-            sources.append(EvidenceSource(written.captions, mixture.candidates / runs))
-            weight = mixture.neighbours / runs
-            sources.append(EvidenceSource(near.captions, weight, near.caption_weights, near.groups))
-        return mbr_problem(sources)
-
 
 def gather_evidence(corpus: Corpus, runs: Sequence[RunCandidates], fold: int, sentence: str) -> FoldEvidence:
     """Candidates and evidence for the photos of a fold, or for the readable test photos where it is TEST.
@@ -125,7 +114,7 @@ def gather_evidence(corpus: Corpus, runs: Sequence[RunCandidates], fold: int, se
     written, near = [], []
     for run in runs:
         texts = [[text for text in run.of(fold, row) if _writable(text)] or [sentence] for row in rows]
-        written.append([EvidenceSource(of_photo, 1.0) for of_photo in texts])
+        written.append([EvidenceSource(of_photo) for of_photo in texts])
         features = run.features(fold)
         neighbours = nearest_neighbours(features, np.array(rows, int), np.array(training_rows), corpus.neighbours)
         near.append(neighbour_evidence(neighbours, corpus.references, _TEMPERATURE))
@@ -137,7 +126,7 @@ def gather_evidence(corpus: Corpus, runs: Sequence[RunCandidates], fold: int, se
     expected = {("training", 0): _expected_under_all(candidates, training_captions, scorer)}
     for kind, by_run in (("candidates", written), ("neighbours", near)):
         expected |= {(kind, run): _expected(candidates, sources, scorer) for run, sources in enumerate(by_run)}
-    return FoldEvidence(rows, candidates, scorer, training_captions, written, near, expected)
+    return FoldEvidence(rows, candidates, scorer, written, near, expected)
 
 
 def _writable(text: str) -> bool:
@@ -145,19 +134,12 @@ def _writable(text: str) -> bool:
 
 
 def _expected(candidates: list[list[str]], evidence: list[EvidenceSource], scorer: ExpectedScorer) -> ExpectedScores:
-    """Of the candidates, each photo's under its own evidence as `mbr_problem` weights it."""
+    """Of the candidates, each photo's under its own evidence."""
     parts = []
     for begin in range(0, len(candidates), _PHOTOS):
-        pairs = zip(candidates[begin : begin + _PHOTOS], evidence[begin : begin + _PHOTOS], strict=True)
-        problems = [
-            mbr_problem([
-                EvidenceSource(texts),
-                EvidenceSource(source.captions, 1.0, source.caption_weights, source.groups, candidates=False),
-            ])
-            for texts, source in pairs
-        ]  # fmt: skip
-        references = [problem.references for problem in problems]
-        parts.append(scorer.expected([problem.candidates for problem in problems], references))
+        block = slice(begin, begin + _PHOTOS)
+        pairs = zip(candidates[block], evidence[block], strict=True)
+        parts.append(scorer.expected(candidates[block], [source.leaving_one_out(texts) for texts, source in pairs]))
     return concatenated(parts)
 
 

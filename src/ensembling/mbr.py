@@ -5,8 +5,8 @@ Decoding All You Need?". Candidates come from searches, samples, folds, runs, th
 photos, and the constant sentence. Pseudo-references, the evidence of what the photo's references may be, are some of
 them again, weighted. So a caption wins that shares most with what is likely, not the most likely one.
 
-Some random training captions that may not be chosen, `EvidenceSource(captions, weight, candidates=False)`, belong into
-the evidence too: they stand for all that the captioner does not know, and keep the choice from trusting it too far.
+Some random training captions that may not be chosen belong into the evidence too: they stand for all that the
+captioner does not know, and keep the choice from trusting it too far.
 """
 
 from collections.abc import Sequence
@@ -22,72 +22,33 @@ _ROUNDS = 8
 
 @dataclass(frozen=True)
 class EvidenceSource:
-    """Captions of one photo that come from one place."""
+    """What may be the references of one photo: captions that come from one place, at least one."""
 
     captions: Sequence[str]
-    """Tokenised. Those without a word are left out."""
-    weight: float = 0.0
-    """Of all of them in the evidence; 0: they are candidates only."""
-    caption_weights: Sequence[float] | None = None
-    """Of each within the source; not given: all alike."""
+    """Tokenised."""
+    weights: Sequence[float] | None = None
+    """Of each; not given: all alike."""
     groups: Sequence[int] | None = None
-    """Which belong together, such as those of one training photo: none is evidence for another of its group. Not given:
-    each is a group of its own."""
-    candidates: bool = True
-    """Whether they may be chosen."""
+    """From 0 on. Which belong together, such as those of one training photo: none is evidence for another of its group.
+    Not given: each is a group of its own."""
 
+    def leaving_one_out(self, candidates: Sequence[str]) -> PseudoReferences:
+        """The evidence for each candidate without the first group that holds it, unless nothing else is left.
 
-@dataclass(frozen=True)
-class MbrProblem:
-    """The candidates for one photo's caption, and the evidence."""
-
-    candidates: list[str]
-    """Distinct, in the order of the sources."""
-    references: PseudoReferences
-    """Weighted for each candidate: without the first group that holds the candidate itself, unless nothing else is
-    left. Where other groups hold the same caption (several searches found it, a sample was drawn twice), these still
-    count for it."""
-
-    def all_references(self) -> PseudoReferences:
-        """The evidence for a caption that is no candidate: all that counts for any candidate."""
-        return PseudoReferences(self.references.captions, self.references.weights.max(axis=0))
-
-
-def mbr_problem(sources: Sequence[EvidenceSource]) -> MbrProblem:
-    """The candidates and the evidence of all sources. Raises ValueError where there is none of either."""
-    candidates: dict[str, None] = {}
-    captions: list[str] = []
-    weights: list[float] = []
-    groups: list[tuple[int, int]] = []
-    for number, source in enumerate(sources):
-        kept = [i for i, caption in enumerate(source.captions) if caption]
-        if source.candidates:
-            candidates.update(dict.fromkeys(source.captions[i] for i in kept))
-        inner = np.ones(len(kept))
-        if source.caption_weights is not None:
-            inner = np.asarray(source.caption_weights, float)[kept]
-        if source.weight and inner.sum():
-            captions += [source.captions[i] for i in kept]
-            weights += (source.weight * inner / inner.sum()).tolist()
-            groups += [(number, i if source.groups is None else source.groups[i]) for i in kept]
-    if not candidates or not captions:
-        raise ValueError("a photo has no candidate or no evidence")
-    return MbrProblem(list(candidates), _leaving_one_out(list(candidates), captions, np.array(weights), groups))
-
-
-def _leaving_one_out(
-    candidates: list[str], captions: list[str], weights: np.ndarray, groups: list[tuple[int, int]]
-) -> PseudoReferences:
-    """The evidence for each candidate without the first group that holds it; groups: of each caption."""
-    number = {group: i for i, group in enumerate(dict.fromkeys(groups))}
-    group_of_caption = np.array([number[group] for group in groups])
-    first_group: dict[str, int] = {}
-    for caption, group in zip(captions, group_of_caption.tolist(), strict=True):
-        first_group.setdefault(caption, group)
-    left_out = np.array([first_group.get(candidate, -1) for candidate in candidates])
-    by_candidate = np.where(group_of_caption == left_out[:, None], 0.0, weights)
-    by_candidate[by_candidate.sum(axis=1) == 0] = weights
-    return PseudoReferences(captions, by_candidate)
+        Where other groups hold the same caption (several searches found it, a sample was drawn twice), these still
+        count for it.
+        """
+        count = len(self.captions)
+        weights = np.ones(count) if self.weights is None else np.asarray(self.weights, float)
+        groups = np.arange(count) if self.groups is None else np.asarray(self.groups)
+        first_group: dict[str, int] = {}
+        for caption, group in zip(self.captions, groups.tolist(), strict=True):
+            first_group.setdefault(caption, group)
+        left_out = np.array([first_group.get(candidate, -1) for candidate in candidates])
+        weights = weights / weights.sum()
+        by_candidate = np.where(groups == left_out[:, None], 0.0, weights)
+        by_candidate[by_candidate.sum(axis=1) == 0] = weights
+        return PseudoReferences(list(self.captions), by_candidate)
 
 
 def best_candidates(

@@ -86,8 +86,8 @@ def neighbour_evidence(
     for rows, weights in zip(neighbours.rows.tolist(), neighbours.weights(temperature).tolist(), strict=True):
         near = [(row, weight) for row, weight in zip(rows, weights, strict=True) if row >= 0]
         written = [(text, weight / len(captions[row]), row) for row, weight in near for text in captions[row]]
-        texts, caption_weights, groups = zip(*written, strict=True) if written else ((), (), ())
-        sources.append(EvidenceSource(texts, 1.0, caption_weights, groups))
+        texts, shares, groups = zip(*written, strict=True) if written else ((), (), ())
+        sources.append(EvidenceSource(texts, shares, groups))
     return sources
 
 

@@ -1,7 +1,5 @@
 """MOS and captions of any photo by the networks of a finished run, and where its captioner attends at each word."""
 
-import csv
-import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from src.base.csv_files import write_csv
 from src.base.errors import InputError
-from src.base.files import write_text
 from src.data.handcrafted import DECODED_SHORT_SIDE
 from src.data.image import FORMATS, at_own_aspect, decode, load_photo, needed_short_side, to_view
 from src.data.vocabulary import END, PAD, Vocabulary
@@ -206,13 +204,8 @@ def describe_files(captioner: PhotoCaptioner, paths: Iterable[Path]) -> Iterator
 
 def write_captions(out: Path, rows: Iterable[FilePrediction]) -> None:
     """Write photo, mos and caption as CSV; empty cells where a photo could not be read, or the run learned no such."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["photo", "mos", "caption"])
-    writer.writerows(
-        [path.name, predicted and predicted.mos, predicted and predicted.caption] for path, predicted, _ in rows
-    )
-    write_text(out, text.getvalue())
+    cells = [[path.name, predicted and predicted.mos, predicted and predicted.caption] for path, predicted, _ in rows]
+    write_csv(out, ["photo", "mos", "caption"], cells)
 
 
 def attention_of_file(

@@ -1,12 +1,11 @@
-"""The caption score of the competition (DACON 236134) with its bootstrap 95% interval."""
+"""The caption score of the competition (DACON 236134), of all photos and in bootstrap samples."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from src.metrics.bootstrap import interval, resample_counts
+from src.metrics.bootstrap import resample_counts
 from src.metrics.caption_scores import CaptionScores
 from src.settings.schema import CaptionWeights
 
@@ -28,12 +27,3 @@ def resampled_caption_scores(scores: CaptionScores, weights: CaptionWeights, res
     """
     blocks = resample_counts(scores.photos, resamples, seed)
     return np.concatenate([caption_score(scores.resampled(counts), weights) for counts in blocks])
-
-
-def bootstrap_captions(
-    scores: CaptionScores, weights: CaptionWeights, resamples: int, seed: int
-) -> tuple[float, float]:
-    """95% percentile interval of the caption score over resampled photos; (nan, nan) below 3 photos."""
-    if scores.photos < 3:
-        return math.nan, math.nan
-    return interval(resampled_caption_scores(scores, weights, resamples, seed))

@@ -1,7 +1,6 @@
 """Scores a file of predictions against a file of references, both CSV or COCO's JSON, without a run."""
 
 import contextlib
-import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import numpy as np
 
 from src.base.csv_files import read_rows
 from src.base.errors import InputError
+from src.base.text import finite_number
 from src.metrics.caption_scores import collapse, score_captions, tokenize
 from src.metrics.coco_files import read_annotations, read_results
 from src.metrics.competition_score import caption_score
@@ -121,11 +121,8 @@ def _read(path: str | Path) -> tuple[Labels, list[tuple[str, str]]]:
 def _mos(where: str, cell: str) -> float | None:
     if not cell:
         return None
-    try:
-        value = float(cell.replace("_", "?"))  # Python would read 1_0 as 10
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
+    value = finite_number(cell)
+    if value is None:
         raise InputError(f"{where}: mos is {cell[:40]!r}, not a number; correct it or leave it blank")
     return value
 

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import rankdata
 
-from src.metrics.bootstrap import interval, resample_counts
+from src.metrics.bootstrap import resample_counts
 
 
 def plcc(x: ArrayLike, y: ArrayLike) -> float:
@@ -51,13 +51,6 @@ def resampled_mos_scores(pred: ArrayLike, truth: ArrayLike, resamples: int, seed
         for counts in resample_counts(len(pred), resamples, seed)
     ]
     return np.concatenate(values)
-
-
-def bootstrap_mos(pred: ArrayLike, truth: ArrayLike, resamples: int, seed: int) -> tuple[float, float]:
-    """95% percentile interval of the MOS score over resampled photos; (nan, nan) below 3 photos."""
-    if np.size(pred) < 3:
-        return float("nan"), float("nan")
-    return interval(resampled_mos_scores(pred, truth, resamples, seed))
 
 
 class _Ranks:

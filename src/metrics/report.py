@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from src.metrics.bootstrap import interval
 from src.metrics.caption_scores import CaptionScores
-from src.metrics.competition_score import bootstrap_captions, caption_score
+from src.metrics.competition_score import caption_score, resampled_caption_scores
 from src.metrics.diagnostics import diagnostic_warnings
-from src.metrics.mos_score import bootstrap_mos, mos_score
+from src.metrics.mos_score import mos_score, resampled_mos_scores
 from src.settings.schema import CaptionWeights
 
 FEWEST = 3
@@ -24,8 +25,8 @@ def mos_block(predicted: np.ndarray, truth: np.ndarray, resamples: int, seed: in
     """
     if len(truth) < FEWEST or np.ptp(truth) == 0:
         return None
-    interval = bootstrap_mos(predicted, truth, resamples, seed) if resamples else (math.nan, math.nan)
-    return _plain({**mos_score(predicted, truth), "interval": list(interval), "photos": len(truth)})
+    bounds = list(interval(resampled_mos_scores(predicted, truth, resamples, seed))) if resamples else None
+    return _plain({**mos_score(predicted, truth), "interval": bounds, "photos": len(truth)})
 
 
 def caption_block(scores: CaptionScores | None, weights: CaptionWeights, resamples: int, seed: int) -> dict | None:
@@ -33,22 +34,16 @@ def caption_block(scores: CaptionScores | None, weights: CaptionWeights, resampl
     if scores is None:
         return None
     totals = scores.totals()
-    interval = bootstrap_captions(scores, weights, resamples, seed) if resamples else (math.nan, math.nan)
+    enough = resamples and scores.photos >= FEWEST
+    bounds = list(interval(resampled_caption_scores(scores, weights, resamples, seed))) if enough else None
     score = caption_score(totals, weights)
-    return _plain({**totals, "score": score, "interval": list(interval), "photos": scores.photos})
+    return _plain({**totals, "score": score, "interval": bounds, "photos": scores.photos})
 
 
 def _plain(block: dict[str, Any]) -> dict[str, Any]:
-    """The same with Python's numbers; NaN becomes None, and so does an interval that holds one."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, list):
-            return None if any(math.isnan(bound) for bound in value) else [float(bound) for bound in value]
-        if isinstance(value, (float, np.floating)):
-            return None if math.isnan(value) else float(value)
-        return value
-
-    return {name: plain(value) for name, value in block.items()}
+    """The same with Python's numbers, and None for NaN."""
+    numbers = {name: float(value) for name, value in block.items() if isinstance(value, (float, np.floating))}
+    return block | {name: None if math.isnan(value) else value for name, value in numbers.items()}
 
 
 def evaluation_report(

@@ -4,12 +4,10 @@ Levenshtein distance over words, as jiwer counts it. Of a photo's references the
 recognition with several transcripts; the rate of a corpus is the sum of edits over the sum of words, not a mean.
 """
 
-import jiwer
 import numpy as np
 from rapidfuzz import process
 from rapidfuzz.distance import Levenshtein
 
-_NO_CHANGES = jiwer.Compose([jiwer.ReduceToListOfListOfWords()])
 _FIRST_CODE = 0x10000  # beyond the surrogates, which are not characters
 
 
@@ -19,9 +17,16 @@ def word_errors(references: list[list[str]], candidates: list[str]) -> np.ndarra
     Words are separated by blanks. Nearest is the reference with the fewest edits per word, of equals the shortest. One
     without words counts only if no other has any; then every word of the caption is an edit.
     """
-    closest = nearest(references, candidates)
-    aligned = jiwer.process_words(closest, candidates, _NO_CHANGES, _NO_CHANGES).alignments
-    return np.array([(_edits(chunks), len(text.split())) for chunks, text in zip(aligned, closest, strict=True)])
+    codes: dict[str, str] = {}
+    flat = [_coded(text, codes) for group in references for text in group]
+    sizes = [len(group) for group in references]
+    ours = [code for text, size in zip(candidates, sizes, strict=True) for code in [_coded(text, codes)] * size]
+    edits = process.cpdist(flat, ours, scorer=Levenshtein.distance, dtype=np.int64)
+    words = np.array([len(code) for code in flat])
+    rate = np.divide(edits, words, out=np.full(len(flat), np.inf), where=words > 0)
+    photo = np.repeat(np.arange(len(sizes)), sizes)
+    nearest = np.lexsort((words, rate, photo))[np.cumsum(sizes) - sizes]
+    return np.column_stack([edits, words])[nearest]
 
 
 def error_rate(errors: np.ndarray) -> np.ndarray:
@@ -29,29 +34,6 @@ def error_rate(errors: np.ndarray) -> np.ndarray:
     return errors[..., 0] / np.maximum(errors[..., 1], 1)
 
 
-def nearest(references: list[list[str]], candidates: list[str]) -> list[str]:
-    """Of each photo's references (one or more) the one with the lowest word error rate."""
-    codes: dict[str, str] = {}
-    flat = [_coded(text, codes) for group in references for text in group]
-    sizes = [len(group) for group in references]
-    ours = [code for text, size in zip(candidates, sizes, strict=True) for code in [_coded(text, codes)] * size]
-    edits = process.cpdist(flat, ours, scorer=Levenshtein.distance).astype(float)
-    words = np.array([len(code) for code in flat])
-    rate = np.divide(edits, words, out=np.full(len(flat), np.inf), where=words > 0)
-    photo = np.repeat(np.arange(len(sizes)), sizes)
-    best = np.lexsort((words, rate, photo))[np.cumsum(sizes) - sizes]
-    texts = [text for group in references for text in group]
-    return [texts[i] for i in best]
-
-
 def _coded(text: str, codes: dict[str, str]) -> str:
     """The caption with one character per word."""
     return "".join(codes.setdefault(word, chr(_FIRST_CODE + len(codes))) for word in text.split())
-
-
-def _edits(chunks: list[jiwer.AlignmentChunk]) -> int:
-    return sum(
-        max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
-        for chunk in chunks
-        if chunk.type != "equal"
-    )

@@ -1,4 +1,4 @@
-"""The common style of all figures, and how they are saved: whole or not at all, equal bytes for equal content.
+"""The style of all figures but Optuna's, and how they are saved: whole or not at all, equal bytes for equal content.
 
 No pyplot and no choice of a backend, so that the figures of a notebook or server are not disturbed. A user's
 matplotlibrc has no influence: every figure starts from matplotlib's defaults.

@@ -22,9 +22,6 @@ class EnsembleSettings:
     printed."""
     neighbours: Annotated[int, Field(ge=1, le=1000)] = 40
     """Nearest training photos whose captions are proposed for a photo."""
-    rewriting: bool = False
-    """Captions may be changed word by word where that raises their expected score: it helps where people write by a
-    pattern, and harms where little is known of a photo."""
 
     def __post_init__(self) -> None:
         if self.runs is not None and (not self.runs or len(set(self.runs)) < len(self.runs)):

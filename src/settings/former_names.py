@@ -1,4 +1,5 @@
-"""Settings and values that have another name now: told at the door, translated silently in what was saved."""
+"""Settings and values that have another name now, or are gone: told at the door, translated or left out silently in
+what was saved."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +32,8 @@ FORMER_VALUES = {
     "self_critical.baseline": {"others": "leave_one_out"},
 }
 """The present value of each former one, by the present key."""
+REMOVED = {"ensemble.rewriting": "false"}
+"""Settings that are gone, and the value that stands for what is done now, which a saved file may give."""
 
 
 def present_name(key: str, text: str) -> str | None:
@@ -50,7 +53,7 @@ def translated(saved: Mapping[str, Any]) -> dict[str, Any]:
     for key, names in FORMER_VALUES.items():
         if isinstance(values.get(key), str):
             values[key] = names.get(values[key], values[key])
-    return values
+    return {key: value for key, value in values.items() if key not in REMOVED}
 
 
 def read_saved(path: Path) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import operator
 import types
 import typing
 from collections.abc import Iterator
@@ -132,14 +133,9 @@ def all_settings() -> dict[str, Setting]:
     }
 
 
-def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(settings: Settings) -> dict[str, Any]:
     """The value of every setting by its dotted key, in order of definition."""
-    flat = {}
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        nested = dataclasses.is_dataclass(value)
-        flat.update(flatten(value, f"{prefix}{field.name}.") if nested else {prefix + field.name: value})
-    return flat
+    return {key: operator.attrgetter(key)(settings) for key in all_settings()}
 
 
 def assemble(values: dict[str, Any], kind: type = Settings, prefix: str = "") -> Any:

@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from src.base.files import write_text
-from src.settings.former_names import FORMER_KEYS, present_name
+from src.settings.former_names import FORMER_KEYS, REMOVED, present_name
 from src.settings.keys import all_settings, assemble, contradiction, flatten, groups
 from src.settings.schema import Settings
 from src.settings.search_space import read_space
@@ -45,7 +45,7 @@ def _option_parser(stage: str, description: str, options: AddOptions | None) -> 
 
 def _split_arguments(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
     """Options of the stage, and the settings among the arguments, written key=value, --key=value or --key value."""
-    options, pairs, rest, keys = [], [], list(argv), {*all_settings(), *FORMER_KEYS}
+    options, pairs, rest, keys = [], [], list(argv), {*all_settings(), *FORMER_KEYS, *REMOVED}
     for token in rest:
         if any("\ud800" <= letter <= "\udfff" for letter in token):  # what Python makes of other bytes
             refuse(f"command line: {token} is not UTF-8; rename that file or folder, or give the text in UTF-8")
@@ -78,6 +78,8 @@ def _value(key: str, text: str, origin: str) -> Any:
     """The text as a value of that setting. Refuses unknown and former names, and what is no such value."""
     if now := present_name(key, text):
         refuse(f"{origin}: {key}={text} is {now} now; write that")
+    if key in REMOVED:
+        refuse(f"{origin}: {key}={text}: that setting is gone; leave it out")
     settings = all_settings()
     if key in groups():
         inner = [k for k in settings if k.startswith(f"{key}.")]
@@ -168,7 +170,7 @@ def read_arguments(
         raise SystemExit(0)
     config: list[Given] = []
     if chosen.config is not None:
-        config = [(key, text, chosen.config) for key, text in read_yaml(chosen.config)]
+        config = [(key, text, chosen.config) for key, text in read_yaml(chosen.config) if REMOVED.get(key) != text]
     fold = [("train.fold", chosen.fold, "--fold")] if chosen.fold is not None else []
     return Arguments(chosen, config, [*fold, *((key, text, "command line") for key, text in given)])
 
@@ -224,8 +226,4 @@ def save(settings: Settings, path: Path) -> None:
 def as_yaml(settings: Settings, *left_out: str) -> str:
     """What differs from the defaults as YAML that --config takes, without some keys, and without a search (tune)."""
     kept = {k: v for k, v in _differing(settings).items() if k not in left_out and not k.startswith("tune.")}
-    lines = []
-    for key, value in {**kept, "tune.trials": 0}.items():
-        text = yaml.safe_dump(value, allow_unicode=True, default_flow_style=True, width=10**6)
-        lines.append(f"{key}: {text.strip().removesuffix('...').strip()}\n")
-    return "".join(lines)
+    return yaml.safe_dump({**kept, "tune.trials": 0}, sort_keys=False, allow_unicode=True, width=10**6)

@@ -2,7 +2,7 @@
 
 import textwrap
 
-from src.settings.former_names import FORMER_KEYS
+from src.settings.former_names import FORMER_KEYS, REMOVED
 from src.settings.keys import Setting, all_settings, groups
 from src.settings.yaml_files import as_text
 
@@ -56,6 +56,7 @@ def markdown() -> str:
         lines += [""]
     lines += ["## Former names\n", "| former | now |", "|---|---|"]
     lines += [f"| `{key}` | `{now}` |" for key, now in FORMER_KEYS.items()]
+    lines += [f"| `{key}` | gone |" for key in REMOVED]
     return "\n".join(lines) + "\n"
 
 

@@ -1,10 +1,13 @@
 """What tune.space may hold: for each setting a range or a list of choices, as text that becomes typed values."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 from src.settings.yaml_files import InvalidYaml, as_text, read_tree, refuse
 
+Typed = Callable[[str, str, str], Any]
+"""The value of a setting, given its key, the text, and where that stands."""
 _FIXED = {
     "data": "the data",
     "split": "the photos that it is judged by",
@@ -21,7 +24,7 @@ _FIXED = {
 """Settings that cannot be searched, and what they determine."""
 
 
-def read_space(text: str, origin: str, typed: Callable[[str, str, str], Any]) -> dict[str, dict] | None:
+def read_space(text: str, origin: str, typed: Typed) -> dict[str, dict] | None:
     """The search space written in `text`; each bound and choice is typed by `typed(key, text, origin)`.
 
     Refuses, in one line, anything that is not a range or choices, unknown settings, and values that the setting itself
@@ -39,7 +42,7 @@ def read_space(text: str, origin: str, typed: Callable[[str, str, str], Any]) ->
     return {str(key): _entry(str(key), entry, where, typed) for key, entry in tree.items()}
 
 
-def _entry(key: str, entry: Any, where: str, typed: Callable[[str, str, str], Any]) -> dict[str, Any]:
+def _entry(key: str, entry: Any, where: str, typed: Typed) -> dict[str, Any]:
     for fixed, what in _FIXED.items():
         if key == fixed or key.startswith(f"{fixed}."):
             refuse(f"{where}: {key} cannot be searched: it determines {what}")
@@ -51,7 +54,7 @@ def _entry(key: str, entry: Any, where: str, typed: Callable[[str, str, str], An
     return _range(key, entry, where, typed)
 
 
-def _choices(key: str, given: Any, where: str, typed: Callable[[str, str, str], Any]) -> list:
+def _choices(key: str, given: Any, where: str, typed: Typed) -> list:
     if not isinstance(given, list):
         refuse(f"{where}: {key}: choices={as_text(given)}: expected a list such as [lstm, gru]")
     values = [typed(key, as_text(value), f"{where}, choices") for value in given]
@@ -60,7 +63,7 @@ def _choices(key: str, given: Any, where: str, typed: Callable[[str, str, str], 
     return values
 
 
-def _range(key: str, entry: dict, where: str, typed: Callable[[str, str, str], Any]) -> dict[str, Any]:
+def _range(key: str, entry: dict, where: str, typed: Typed) -> dict[str, Any]:
     bounds = {name: typed(key, as_text(entry[name]), f"{where}, {name}") for name in ("low", "high")}
     if any(isinstance(value, bool) or not isinstance(value, (int, float)) for value in bounds.values()):
         refuse(f"{where}: {key} is no number; write {{choices: […]}}")
@@ -72,15 +75,9 @@ def _range(key: str, entry: dict, where: str, typed: Callable[[str, str, str], A
         refuse(f"{where}: {key}: log={log}: expected true or false, and true only where low is above 0")
     bounds |= {"log": True} if log == "true" else {}
     if "step" in entry:
-        bounds["step"] = _step(key, entry["step"], type(low), "log" in bounds, where)
+        step = as_text(entry["step"])
+        with contextlib.suppress(ValueError):
+            bounds["step"] = type(low)(step)
+        if log == "true" or not 0 < bounds.get("step", 0) < float("inf"):
+            refuse(f"{where}: {key}: step={step}: expected a number above 0, and none where log is true")
     return bounds
-
-
-def _step(key: str, given: Any, kind: type, log: bool, where: str) -> int | float:
-    try:
-        step = kind(as_text(given))
-    except ValueError:
-        step = 0
-    if log or not 0 < step < float("inf"):
-        refuse(f"{where}: {key}: step={as_text(given)}: expected a number above 0, and none where log is true")
-    return step

@@ -1,6 +1,5 @@
 """The form of submission.csv: reading what it must hold, writing it, and checking a file for all faults at once."""
 
-import contextlib
 import math
 from collections import Counter
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import pandas as pd
 from src.base.csv_files import read_rows
 from src.base.errors import InputError
 from src.base.files import write_text
+from src.base.text import finite_number
 from src.data.readers.registry import read_dataset
 
 COLUMNS = ("img_name", "mos", "comments")
@@ -32,11 +32,8 @@ class Form:
 
 def label_range(root: Path) -> tuple[float, float]:
     """The least and greatest MOS of root/train.csv; (-inf, inf) without any."""
-    values = []
-    for row in read_rows(root / "train.csv", ("mos",)):
-        with contextlib.suppress(ValueError):
-            values.append(float(row.cells["mos"]))
-    values = [value for value in values if math.isfinite(value)]
+    cells = [row.cells["mos"] for row in read_rows(root / "train.csv", ("mos",))]
+    values = [value for value in map(finite_number, cells) if value is not None]
     return (min(values), max(values)) if values else (-math.inf, math.inf)
 
 
@@ -115,11 +112,8 @@ def _listed(what: str, names: list[str]) -> list[str]:
 
 
 def _mos_fault(text: str, form: Form) -> str:
-    try:
-        value = float(text.replace("_", "?"))  # Python alone would take 1_0 for a number
-    except ValueError:
-        return "no number"
-    if not math.isfinite(value):
-        return "not finite"
+    value = finite_number(text)
+    if value is None:
+        return "no finite number"
     inside = form.low - _HALF_DECIMAL <= value <= form.high + _HALF_DECIMAL
     return "" if inside else f"outside the labels' range {form.low:g} to {form.high:g}"

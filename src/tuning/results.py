@@ -1,11 +1,10 @@
-"""What a study found: the table of its trials, the best one as a config, and the importance of settings."""
+"""What a study found: the table of its trials, and the best one as a config."""
 
 import warnings
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState
 
 from src.base.csv_files import write_csv
@@ -52,31 +51,26 @@ def best_trial(study: Study, objective: str) -> FrozenTrial:
 
     The first of equals. Raises InputError where no trial has a score.
     """
-    complete = completed(study)
+    complete = [trial for trial in study.finished() if trial.state == TrialState.COMPLETE]
     if not complete:
         reasons = [trial.user_attrs.get("reason", "") for trial in study.finished()]
         reason = next(filter(None, reasons), "pruned")
         raise InputError(f"none of the {len(reasons)} trials has a score; the first reason: {reason}")
     if objective != "both":
         return max(complete, key=lambda trial: trial.values[0])
-    front = pareto_front(complete)
+    front = sorted(finished_study(study, objective).best_trials, key=lambda trial: trial.number)
     ranked = [sorted((trial.values[i] for trial in front), reverse=True) for i in (0, 1)]
     return min(front, key=lambda trial: sum(ranked[i].index(trial.values[i]) for i in (0, 1)))
 
 
-def pareto_front(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    """The trials that no other one equals or beats in both scores while beating it in one."""
-
-    def dominated(trial: FrozenTrial) -> bool:
-        others = (other.values for other in trials)
-        return any(a >= trial.values[0] and b >= trial.values[1] and [a, b] != trial.values for a, b in others)
-
-    return [trial for trial in trials if not dominated(trial)]
-
-
-def completed(study: Study) -> list[FrozenTrial]:
-    """The trials that have a score."""
-    return [trial for trial in study.finished() if trial.state == TrialState.COMPLETE]
+def finished_study(study: Study, objective: str) -> optuna.Study:
+    """A copy in memory of the trials that ended, for Optuna's own analyses."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        copy = optuna.create_study(directions=["maximize"] * len(SCORE_NAMES[objective]))
+        copy.set_metric_names(SCORE_NAMES[objective])
+    copy.add_trials(study.finished())
+    return copy
 
 
 def write_results(study: Study, settings: Settings, objective: str, folder: Path) -> list[str]:
@@ -92,25 +86,6 @@ def write_results(study: Study, settings: Settings, objective: str, folder: Path
     config = as_yaml(changed(settings, best.params, "the winner"), "train.fold")
     write_text(folder / "best.yaml", f"{title}\n{config}")
     return ["best.yaml", "trials.csv"]
-
-
-def importance(study: Study, objective: str) -> dict[str, dict[str, float]]:
-    """For each score the share of its variance that each setting explains (fANOVA, Hutter et al. 2014).
-
-    Empty where there are fewer than four scores, or all are the same.
-    """
-    complete, shares = completed(study), {}
-    for index, name in enumerate(SCORE_NAMES[objective]):
-
-        def score(trial: FrozenTrial, index: int = index) -> float:
-            return trial.values[index]
-
-        if len(complete) > 3 and len({score(trial) for trial in complete}) > 1:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                evaluator = FanovaImportanceEvaluator(seed=0)
-                shares[name] = optuna.importance.get_param_importances(study.study, evaluator=evaluator, target=score)
-    return shares
 
 
 def as_table(rows: list[dict[str, Any]]) -> str:

@@ -75,7 +75,13 @@ class Study:
         with _connection_errors(url) as address:
             self.lock = WorkerLock(address, name)
             with self.lock(), _without_warnings():  # workers that create the tables at the same time disturb each other
-                self.storage = _open(address, heartbeat, grace_period)
+                sqlite = address.get_backend_name() == "sqlite"
+                self.storage = optuna.storages.RDBStorage(
+                    address.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}"),
+                    engine_kwargs={"connect_args": {"timeout": 60}} if sqlite else {"pool_pre_ping": True},
+                    heartbeat_interval=heartbeat,
+                    grace_period=grace_period,
+                )
                 if fresh and name in {study.study_name for study in self.storage.get_all_studies()}:
                     optuna.delete_study(study_name=name, storage=self.storage)
                 self.study = optuna.create_study(
@@ -205,17 +211,6 @@ def _connection_errors(url: str) -> Iterator[sqlalchemy.engine.URL]:
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, ImportError, RuntimeError) as error:
         message = " ".join(str(getattr(error, "orig", None) or error).split())
         raise InputError(f"tune.storage={shown} cannot be used: {message[:200]}; start it, or give another") from None
-
-
-def _open(address: sqlalchemy.engine.URL, heartbeat: int, grace_period: int) -> optuna.storages.RDBStorage:
-    sqlite = address.get_backend_name() == "sqlite"
-    arguments: dict[str, Any] = {"connect_args": {"timeout": 60}} if sqlite else {"pool_pre_ping": True}
-    return optuna.storages.RDBStorage(
-        address.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}"),
-        engine_kwargs=arguments,
-        heartbeat_interval=heartbeat,
-        grace_period=grace_period,
-    )
 
 
 @contextlib.contextmanager

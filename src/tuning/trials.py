@@ -1,6 +1,7 @@
 """What a trial does: train folds with its settings, or decode the captions of a finished run with its settings."""
 
 import contextlib
+import dataclasses
 import gc
 import io
 import shutil
@@ -21,7 +22,7 @@ from src.metrics.meteor import Meteor
 from src.pipeline import outputs, stages
 from src.pipeline.runs import fold_folder, fold_folders, run_folder, settings_path
 from src.settings.load import changed, save
-from src.settings.schema import CaptionWeights, Settings
+from src.settings.schema import Settings
 from src.settings.yaml_files import ConfigError
 from src.training.distributed import Ranks, init_ranks
 from src.training.feature_cache import cached_features
@@ -36,20 +37,6 @@ class _EpochFinished(Exception):
 
 def _pause(row: dict) -> NoReturn:
     raise _EpochFinished
-
-
-def objective_scores(objective: str, mos: float | None, caption: float | None, weights: CaptionWeights) -> list[float]:
-    """The scores to maximise. mean: of the MOS score and of the caption score divided by the sum of its weights.
-
-    Raises InputError where the validation photos lack the labels.
-    """
-    required = {"mos": [mos], "caption": [caption]}.get(objective, [mos, caption])
-    scores = [score for score in required if score is not None]
-    if len(scores) < len(required):
-        raise InputError(f"tune.objective={objective}: the validation photos have no labels for it")
-    if objective == "mean":
-        return [(scores[0] + scores[1] / (weights.cider_d + weights.meteor + weights.bleu + weights.rouge_l)) / 2]
-    return scores
 
 
 def _mean_columns(rows: list[list[float]]) -> list[float]:
@@ -107,7 +94,17 @@ class TrainingObjective:
         return Fit(settings, _read_fold(settings, fold, self.ranks), fold, folder, self.ranks, self.meteor)
 
     def _scores(self, mos: float | None, caption: float | None) -> list[float]:
-        return objective_scores(self.objective, mos, caption, self.settings.metric.weights)
+        """The scores to maximise. mean: of the MOS score and of the caption score divided by the sum of its weights.
+
+        Raises InputError where the validation photos lack the labels.
+        """
+        required = {"mos": [mos], "caption": [caption]}.get(self.objective, [mos, caption])
+        scores = [score for score in required if score is not None]
+        if len(scores) < len(required):
+            raise InputError(f"tune.objective={self.objective}: the validation photos have no labels for it")
+        if self.objective == "mean":
+            return [(scores[0] + scores[1] / sum(dataclasses.astuple(self.settings.metric.weights))) / 2]
+        return scores
 
     def _epoch_scores(self, fits: list[Fit], epoch: int) -> list[float]:
         """The mean over folds of that epoch's scores; of a fold that stopped early, those of its last epoch."""

@@ -40,7 +40,9 @@ def _attempt(study: Study, objective: Objective, claim: Claim) -> None:
         with study.heartbeats(claim.number):
             state, scores, reason = _outcome(objective, claim)
         study.finish(claim.number, state, scores, reason)
-        tqdm.write(_line(claim, state, scores, reason))
+        shown = " ".join(f"{score:.4f}" for score in scores) if scores else reason or state.name.lower()
+        texts = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in claim.params.items()}
+        tqdm.write(f"trial {claim.number}: {shown}: {' '.join(f'{key}={text}' for key, text in texts.items())}")
     except TakenOver:
         tqdm.write(f"trial {claim.number} was taken over by another worker: this one sent no heartbeat for too long")
 
@@ -62,12 +64,6 @@ def _outcome(objective: Objective, claim: Claim) -> tuple[TrialState, list[float
     if not all(map(math.isfinite, scores)):
         return TrialState.FAIL, None, "its score is not finite"
     return TrialState.COMPLETE, scores, ""
-
-
-def _line(claim: Claim, state: TrialState, scores: list[float] | None, reason: str) -> str:
-    shown = " ".join(f"{score:.4f}" for score in scores) if scores else reason or state.name.lower()
-    texts = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in claim.params.items()}
-    return f"trial {claim.number}: {shown}: {' '.join(f'{key}={text}' for key, text in texts.items())}"
 
 
 def _show(bar: tqdm, finished: list[FrozenTrial]) -> None:

@@ -3,7 +3,8 @@
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,23 +13,11 @@ Describe = Callable[[np.ndarray], Any]
 """Takes a frame, BGR uint8 [H, W, 3], and returns what is to be drawn on it. Slow."""
 
 
-class FrameCaptioner(Protocol):
-    """Called with a frame it returns the caption to draw on it, None while there is none; a context manager."""
-
-    captioned: int
-    """Frames that were captioned."""
-
-    def __enter__(self) -> "FrameCaptioner": ...
-
-    def __call__(self, frame: np.ndarray) -> Any: ...
-
-    def __exit__(self, kind: type | None, *_) -> None: ...
-
-
 class BackgroundCaptioner:
     """Captions the newest frame in a thread of its own; frames that arrive while it is busy are skipped, not queued.
 
-    Never blocks: a call returns the newest caption. An error of `describe` is raised by the next call, or on exit.
+    Never blocks: a call returns the newest caption, None while there is none. An error of `describe` is raised by the
+    next call, or on exit. `captioned`: frames that were captioned.
     """
 
     def __init__(self, describe: Describe):
@@ -36,42 +25,34 @@ class BackgroundCaptioner:
         self.captioned = 0
         self._frame: np.ndarray | None = None
         self._caption: Any = None
-        self._error: BaseException | None = None
         self._closed = False
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._work, name="captioner", daemon=True)
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="captioner")
 
     def __enter__(self) -> "BackgroundCaptioner":
-        self._thread.start()
+        self._work_done = self._executor.submit(self._work)
         return self
 
     def __call__(self, frame: np.ndarray) -> Any:
+        if self._work_done.done():
+            self._work_done.result()
         with self._changed:
-            if self._error:
-                raise self._error
             self._frame = frame
             self._changed.notify()
-            return self._caption
+        return self._caption
 
     def __exit__(self, kind: type | None, *_) -> None:
         with self._changed:
             self._closed = True
             self._changed.notify()
-        self._thread.join()
-        if self._error and kind is None:
-            raise self._error
+        self._executor.shutdown()
+        if kind is None:
+            self._work_done.result()
 
     def _work(self) -> None:
         while (frame := self._next_frame()) is not None:
-            try:
-                caption = self.describe(frame)
-            except BaseException as error:  # raised again in the caller's thread
-                with self._changed:
-                    self._error = error
-                return
-            with self._changed:
-                self._caption = caption
-                self.captioned += 1
+            self._caption = self.describe(frame)
+            self.captioned += 1
 
     def _next_frame(self) -> np.ndarray | None:
         """Wait for a frame that was not captioned yet; None once closed."""
@@ -90,18 +71,12 @@ class PeriodicCaptioner:
         self._frames = 0
         self._caption: Any = None
 
-    def __enter__(self) -> "PeriodicCaptioner":
-        return self
-
     def __call__(self, frame: np.ndarray) -> Any:
         if self._frames % self.period == 0:
             self._caption = self.describe(frame)
             self.captioned += 1
         self._frames += 1
         return self._caption
-
-    def __exit__(self, kind: type | None, *_) -> None:
-        pass
 
 
 class ConstantRateWriter:

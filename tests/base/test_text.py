@@ -2,7 +2,7 @@
 
 import pytest
 
-from src.base.text import LONGEST_LINE, LONGEST_WORD, one_line
+from src.base.text import LONGEST_LINE, LONGEST_WORD, finite_number, one_line
 from src.base.text_table import text_table
 
 
@@ -23,3 +23,11 @@ def test_a_table_must_be_rectangular():
         text_table([["a", "b"], ["c"]])
     with pytest.raises(ValueError):
         text_table([["a", "b"]], "<")
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("5", 5), (" -1e3 ", -1000), ("", None), ("nan", None), ("-inf", None), ("1_0", None), ("x", None)],
+)
+def test_a_number_is_finite_and_written_as_people_do(text, number):
+    assert finite_number(text) == number

@@ -1,7 +1,5 @@
 """Expected scores against pycocoevalcap's classes, minimum Bayes risk decoding against brute force."""
 
-from collections import Counter
-
 import numpy as np
 import pytest
 from pycocoevalcap.bleu.bleu import Bleu
@@ -10,8 +8,7 @@ from pycocoevalcap.rouge.rouge import Rouge
 from scipy.stats import spearmanr
 
 from src.ensembling.expected_score import ExpectedScorer, ExpectedScores, PseudoReferences, gain_in_corpus
-from src.ensembling.mbr import EvidenceSource, best_candidates, first_largest, mbr_problem
-from src.ensembling.rewriting import rewrite
+from src.ensembling.mbr import EvidenceSource, best_candidates, first_largest
 from src.metrics.bleu_cider import bleu_scores
 from src.metrics.caption_scores import score_captions
 from src.metrics.competition_score import caption_score
@@ -141,86 +138,56 @@ def test_the_gain_in_a_corpus_is_what_a_caption_changes_in_it():
 # --- minimum Bayes risk ------------------------------------------------------------------------------------------
 
 
-def test_a_problem_holds_what_its_sources_wrote_and_leaves_a_candidate_s_own_group_out():
-    problem = mbr_problem([
-        EvidenceSource(["b", "a", "", "a"]),
-        EvidenceSource(["a", "c", "d"], 0.5, caption_weights=[1, 1, 2]),
-        EvidenceSource(["e", "f", "g"], 1.5, groups=[7, 7, 8], candidates=False),
-    ])  # fmt: skip
-    references = problem.references
-    assert problem.candidates == ["b", "a", "c", "d"] and references.captions == ["a", "c", "d", "e", "f", "g"]
-    whole = [0.125, 0.125, 0.25, 0.5, 0.5, 0.5]
-    np.testing.assert_allclose(references.weights[0], whole)
-    for candidate, own in ((1, 0), (2, 1), (3, 2)):
-        np.testing.assert_allclose(references.weights[candidate], np.where(np.arange(6) == own, 0, whole))
-    grouped = mbr_problem([EvidenceSource(["e", "f", "g"], 1, groups=[7, 7, 8])]).references.weights
+def test_the_evidence_leaves_a_candidate_s_own_group_out():
+    own = EvidenceSource(["a", "c", "d"], weights=[1, 1, 2]).leaving_one_out(["b", "a", "c", "d"])
+    assert own.captions == ["a", "c", "d"]
+    whole = [0.25, 0.25, 0.5]
+    np.testing.assert_allclose(own.weights, [whole, [0, 0.25, 0.5], [0.25, 0, 0.5], [0.25, 0.25, 0]])
+    grouped = EvidenceSource(["e", "f", "g"], groups=[7, 7, 8]).leaving_one_out(["e", "f", "g"]).weights
     np.testing.assert_allclose(grouped, np.array([[0, 0, 1], [0, 0, 1], [1, 1, 0]]) / 3)
-    np.testing.assert_allclose(mbr_problem([EvidenceSource(["e"], 1)]).references.weights, [[1]])
-    with pytest.raises(ValueError, match="no candidate or no evidence"):
-        mbr_problem([EvidenceSource(["e"])])
+    np.testing.assert_allclose(EvidenceSource(["e"]).leaving_one_out(["e"]).weights, [[1]])
 
 
 def test_a_caption_that_was_drawn_twice_is_evidence_for_itself_once():
-    drawn = mbr_problem([EvidenceSource(["a", "b", "a"], 1), EvidenceSource(["a"], 1)])
-    assert drawn.candidates == ["a", "b"] and drawn.references.captions == ["a", "b", "a", "a"]
-    np.testing.assert_allclose(drawn.references.weights, [[0, 1 / 3, 1 / 3, 1], [1 / 3, 0, 1 / 3, 1]])
+    drawn = EvidenceSource(["a", "b", "a", "a"]).leaving_one_out(["a", "b"])
+    np.testing.assert_allclose(drawn.weights, np.array([[0, 1, 1, 1], [1, 0, 1, 1]]) / 4)
 
 
 def problems_of(seed: int, photos: int = 12):
-    """Training captions, the photos' problems, the expected scores of all candidates and how many each photo has."""
+    """Training captions, and by photo the candidates and the evidence for them."""
     training, candidates, evidence = made_up(seed, photos)
-    problems = [
-        mbr_problem([EvidenceSource(texts), EvidenceSource(group, 1, candidates=False)])
-        for texts, group in zip(candidates, evidence, strict=True)
-    ]
-    return training, problems
-
-
-def expected_of(problems, scorer: ExpectedScorer):
-    return scorer.expected([p.candidates for p in problems], [p.references for p in problems])
+    candidates = [list(dict.fromkeys(texts)) for texts in candidates]
+    pairs = zip(candidates, evidence, strict=True)
+    return training, candidates, [EvidenceSource(group).leaving_one_out(texts) for texts, group in pairs]
 
 
 def test_expected_scores_of_candidates_are_those_under_their_own_evidence():
-    training, problems = problems_of(5)
+    training, candidates, evidence = problems_of(5)
     scorer = ExpectedScorer(training, CaptionWeights())
-    scores = expected_of(problems, scorer).caption_score
+    scores = scorer.expected(candidates, evidence).caption_score
     one_by_one = [
-        scorer.expected([[text]], [PseudoReferences(p.references.captions, p.references.weights[i])]).caption_score[0]
-        for p in problems
-        for i, text in enumerate(p.candidates)
+        scorer.expected([[text]], [PseudoReferences(references.captions, references.weights[i])]).caption_score[0]
+        for texts, references in zip(candidates, evidence, strict=True)
+        for i, text in enumerate(texts)
     ]
     np.testing.assert_allclose(scores, one_by_one, atol=1e-12)
 
 
-def test_the_choice_for_the_corpus_expects_more_of_the_corpus_and_rewriting_more_still():
-    training, problems = problems_of(6, photos=60)
+def test_the_choice_for_the_corpus_expects_more_of_the_corpus():
+    training, candidates, evidence = problems_of(6, photos=60)
     weights = CaptionWeights(cider_d=0.0)  # which would decide alone
-    scorer = ExpectedScorer(training, weights)
-    expected, sizes = expected_of(problems, scorer), [len(p.candidates) for p in problems]
+    expected, sizes = ExpectedScorer(training, weights).expected(candidates, evidence), list(map(len, candidates))
     by_itself = first_largest(expected.caption_score, np.cumsum(sizes))
     for_corpus = best_candidates(expected, sizes, weights)
     reached = [corpus_score(expected.select(places), weights) for places in (by_itself, for_corpus)]
     assert reached[1] > reached[0]
-    flat = [text for p in problems for text in p.candidates]
-    captions = [flat[place] for place in for_corpus]
-    rewritten = rewrite(captions, problems, scorer)
-    references = [p.all_references() for p in problems]
-    before, after = (
-        corpus_score(scorer.expected([[text] for text in texts], references), weights)
-        for texts in (captions, rewritten)
-    )
-    assert after > before
-    assert rewritten == rewrite(captions, problems, scorer) != captions
-    for p, caption in zip(problems, rewritten, strict=True):
-        words = Counter(word for text in [*p.references.captions, *p.candidates] for word in text.split())
-        assert caption and set(caption.split()) <= set(words)
 
 
 def test_only_allowed_candidates_are_chosen():
-    training, problems = problems_of(7)
+    training, candidates, evidence = problems_of(7)
     scorer = ExpectedScorer(training, CaptionWeights())
-    sizes = [len(p.candidates) for p in problems]
+    sizes = list(map(len, candidates))
     allowed = np.random.default_rng(0).random(sum(sizes)) < 0.5
     allowed[np.cumsum([0, *sizes])[:-1]] |= True
-    chosen = best_candidates(expected_of(problems, scorer), sizes, scorer.weights, allowed)
-    assert allowed[chosen].all() and len(chosen) == len(problems)
+    chosen = best_candidates(scorer.expected(candidates, evidence), sizes, scorer.weights, allowed)
+    assert allowed[chosen].all() and len(chosen) == len(candidates)

@@ -5,7 +5,7 @@ import pytest
 
 from src.ensembling import retrieval
 from src.ensembling.expected_score import ExpectedScorer
-from src.ensembling.mbr import EvidenceSource, best_candidates, mbr_problem
+from src.ensembling.mbr import best_candidates
 from src.ensembling.retrieval import nearest_neighbours, neighbour_evidence, unit_vectors
 from src.settings.schema import CaptionWeights
 
@@ -52,12 +52,12 @@ def test_mbr_among_the_neighbours_captions_is_a_captioner():
     said = [[words[k], words[rng.integers(3)]] for k in kind[:45]] + [[]] * 15
     found = nearest_neighbours(features, np.arange(45, 60), np.arange(45), 6)
     sources = neighbour_evidence(found, said, temperature=0.1)
-    assert all(sum(source.caption_weights) == pytest.approx(1) and len(source.captions) == 12 for source in sources)
-    problems, scorer = [mbr_problem([source]) for source in sources], ExpectedScorer(said[:45], CaptionWeights())
-    candidates = [problem.candidates for problem in problems]
-    expected = scorer.expected(candidates, [problem.references for problem in problems])
+    assert all(sum(source.weights) == pytest.approx(1) and len(source.captions) == 12 for source in sources)
+    scorer, candidates = ExpectedScorer(said[:45], CaptionWeights()), [list(dict.fromkeys(s.captions)) for s in sources]
+    evidence = [source.leaving_one_out(texts) for source, texts in zip(sources, candidates, strict=True)]
+    expected = scorer.expected(candidates, evidence)
     best = best_candidates(expected, [len(texts) for texts in candidates], scorer.weights)
     flat = [text for texts in candidates for text in texts]
     assert [flat[place] for place in best] == [words[k] for k in kind[45:]]
     nobody = neighbour_evidence(nearest_neighbours(features, np.array([0]), np.array([0]), 2), said, 1.0)[0]
-    assert mbr_problem([EvidenceSource(["a constant"], 0.1), nobody]).candidates == ["a constant"]
+    assert not nobody.captions

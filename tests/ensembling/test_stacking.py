@@ -96,9 +96,10 @@ def test_kernel_ridge_regression_on_each_run_s_frozen_features_is_a_member():
     scaled = (scaled - scaled[known].mean(0)) / (scaled[known].std(0) + 1e-6)
     scaled /= np.sqrt(np.square(scaled[known]).sum(1).mean())
     kernel = np.exp(-0.3 * np.square(scaled[:, None] - scaled[None]).sum(2))
-    weights = np.linalg.solve(kernel[np.ix_(learn, learn)] + 0.3 * np.eye(learn.sum()), mos[learn] - mos[learn].mean())
+    centred = mos[learn].astype(float) - mos[learn].mean(dtype=float)
+    weights = np.linalg.solve(kernel[np.ix_(learn, learn)] + 0.3 * np.eye(learn.sum()), centred)
     # an alpha of 0.3 is that of labels of standard deviation 1, which scales both sides
-    by_hand = kernel[np.ix_(wanted, learn)] @ weights + mos[learn].mean()
+    by_hand = kernel[np.ix_(wanted, learn)] @ weights + mos[learn].mean(dtype=float)
     assert np.abs(by_hand - members["kernel_ridge"][wanted]).max() < 0.01
 
 

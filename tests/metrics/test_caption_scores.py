@@ -8,8 +8,9 @@ import pytest
 from src.base.errors import InputError
 from src.metrics import java
 from src.metrics.bleu_cider import bleu_scores, compare
+from src.metrics.bootstrap import interval
 from src.metrics.caption_scores import collapse, score_captions, tokenize
-from src.metrics.competition_score import bootstrap_captions, caption_score
+from src.metrics.competition_score import caption_score, resampled_caption_scores
 from src.metrics.meteor import STATS, meteor_score, shared_meteor
 from src.metrics.rouge import rouge_l
 from src.settings.schema import CaptionWeights
@@ -158,9 +159,9 @@ def test_scores_resample_and_subset_exactly(meteor):
         assert ours[name][0] == pytest.approx(anew[name], abs=1e-12)
     assert ours["cider_d"][0] == pytest.approx(scores.cider[drawn].mean())
     assert scores.subset(drawn).totals()["cider_d"] == pytest.approx(scores.cider[drawn].mean())
-    low, high = bootstrap_captions(scores, CaptionWeights(), 300, seed=0)
+    low, high = interval(resampled_caption_scores(scores, CaptionWeights(), 300, seed=0))
     assert low < caption_score(scores.totals(), CaptionWeights()) < high
-    assert bootstrap_captions(scores, CaptionWeights(), 300, seed=0) == (low, high)
+    assert interval(resampled_caption_scores(scores, CaptionWeights(), 300, seed=0)) == (low, high)
 
 
 def test_spice_without_its_models_is_one_clear_line(monkeypatch):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from src.settings.former_names import FORMER_KEYS, FORMER_VALUES, read_saved, translated
+from src.settings.former_names import FORMER_KEYS, FORMER_VALUES, REMOVED, read_saved, translated
 from src.settings.keys import all_settings, changing, flatten
 from src.settings.load import as_arguments, as_yaml, load, save
 from src.settings.reference import markdown
@@ -172,6 +172,19 @@ def test_what_an_earlier_version_saved_is_read_under_its_present_names(tmp_path)
     }
 
 
+def test_a_setting_that_is_gone_is_left_out_of_what_was_saved_and_refused_where_it_is_asked_for(tmp_path, capsys):
+    file = tmp_path / "saved.yaml"
+    file.write_text("ensemble: {captions: search, rewriting: true}\n")
+    assert read_saved(file) == {"ensemble.captions": "search"}
+    assert translated({"ensemble.rewriting": True, "run.seed": 3}) == {"run.seed": 3}
+    for argv in (["ensemble.rewriting=false"], ["--ensemble.rewriting", "true"], ["--config", str(file)]):
+        with pytest.raises(ConfigError, match="ensemble.rewriting=(true|false): that setting is gone; leave it out"):
+            read(*argv)
+        assert capsys.readouterr().err.count("\n") == 1
+    file.write_text("ensemble: {captions: search, rewriting: false}\n")
+    assert read("--config", str(file)).ensemble.captions == "search"
+
+
 def test_the_member_that_was_submitted_counts_more_than_the_former_kinds_of_blend():
     assert translated({"ensemble.mos": "ridge", "predict.mos": "blend"}) == {"ensemble.mos": "blend"}
     assert translated({"predict.mos": "svr", "ensemble.mos": "nonnegative"}) == {"ensemble.mos": "svr"}
@@ -183,7 +196,7 @@ def test_the_member_that_was_submitted_counts_more_than_the_former_kinds_of_blen
 
 def test_former_names_lead_to_settings_and_are_none_themselves():
     assert set(FORMER_KEYS.values()) <= all_settings().keys()
-    assert not FORMER_KEYS.keys() & all_settings().keys()
+    assert not (FORMER_KEYS.keys() | REMOVED) & all_settings().keys()
     for key, names in FORMER_VALUES.items():
         for value in names.values():
             all_settings()[key].value_of(value)

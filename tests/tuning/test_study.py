@@ -11,12 +11,14 @@ from pathlib import Path
 
 import optuna
 import pytest
+from matplotlib import pyplot
 from optuna.trial import TrialState
 
 from src.base.errors import InputError
+from src.plots.tuning_plots import draw_search
 from src.settings.yaml_files import ConfigError
 from src.tuning import claims
-from src.tuning.results import best_trial, pareto_front, table_rows
+from src.tuning.results import SCORE_NAMES, best_trial, finished_study, table_rows
 from src.tuning.study import Study, StudyPlan, TakenOver
 from src.tuning.worker import run_worker
 
@@ -198,9 +200,30 @@ def test_two_scores_give_the_front_that_nobody_beats(url):
     study = Study(url, "s", plan(12, objectives=2))
     run_worker(study, lambda claim: [claim.params["x"], -((claim.params["x"] + claim.params["n"]) ** 2)], "")
     trials = study.trials()
-    front = {trial.number for trial in pareto_front(trials)}
+    front = {trial.number for trial in finished_study(study, "both").best_trials}
     for trial in trials:
         better = [o for o in trials if o.values[0] >= trial.values[0] and o.values[1] >= trial.values[1]
                   and o.values != trial.values]  # fmt: skip
         assert (trial.number in front) == (not better)
-    assert front == {trial.number for trial in study.study.best_trials} and best_trial(study, "both").number in front
+    assert best_trial(study, "both").number in front
+
+
+@pytest.mark.parametrize("trials", [2, 8])
+@pytest.mark.parametrize("objective", ["mean", "both"])
+def test_the_figures_of_a_search_say_what_they_show(trials, objective, url, tmp_path, monkeypatch):
+    scores = SCORE_NAMES[objective]
+    study = Study(url, "s", plan(trials, objectives=len(scores)))
+    run_worker(study, lambda claim: [claim.params["x"], value(claim.params)][: len(scores)], "")
+    drawn, close = [], pyplot.close
+    monkeypatch.setattr(pyplot, "close", lambda: drawn.append(pyplot.gcf()))
+    draw_search(finished_study(study, objective), tmp_path)
+    close("all")
+    names = ["history", "slices", "importance"]
+    if objective == "both":
+        names = ["history-mos", "slices-mos", "history-caption", "slices-caption", "importance", "pareto"]
+    for name, figure in zip(names, drawn, strict=True):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        labels = {text for axes in figure.axes for text in (axes.get_xlabel(), axes.get_ylabel())}
+        if name.startswith(("history", "slices")):
+            assert labels & set(scores) and labels & ({"Trial"} if name.startswith("history") else set(SPACE))
+    assert bool(drawn[names.index("importance")].axes) == (trials > 3), "too few trials say nothing"

@@ -79,8 +79,8 @@ def test_a_fault_in_the_captioner_reaches_the_caller():
 
 
 def test_a_written_video_is_captioned_at_fixed_frames():
-    with PeriodicCaptioner(number_of, 4) as answer:
-        assert [answer(frame) for frame in numbered(10)] == [0, 0, 0, 0, 4, 4, 4, 4, 8, 8]
+    answer = PeriodicCaptioner(number_of, 4)
+    assert [answer(frame) for frame in numbered(10)] == [0, 0, 0, 0, 4, 4, 4, 4, 8, 8]
     assert answer.captioned == 3
 
 

@@ -7,6 +7,7 @@ import pandas as pd
 
 from src.base.csv_files import Row, read_rows
 from src.base.errors import InputError
+from src.base.text import finite_number
 from src.data.readers.common import Listed, check_root, path_fault, photo_table
 from src.data.table import Rejection
 
@@ -18,11 +19,8 @@ def _parse_mos(text: str) -> float:
     """The score in a cell, NaN for a blank one. Raises ValueError with a plain reason."""
     if not text:
         return math.nan
-    try:
-        mos = float(text) if "_" not in text else math.nan
-    except ValueError:
-        mos = math.nan
-    if not math.isfinite(mos):
+    mos = finite_number(text)
+    if mos is None:
         raise ValueError(f"mos {text[:40]!r} is not a finite number")
     if abs(mos) > LARGEST_MOS:
         raise ValueError(f"mos {text[:40]!r} is beyond ±{LARGEST_MOS:.0f}")
