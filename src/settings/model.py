@@ -70,7 +70,7 @@ class MosHeadSettings:
 
     dropout: ShareBelowOne = 0.5
     """Dropout before each layer."""
-    hidden: Annotated[int, Field(ge=0, le=65536)] = 512
+    hidden: Annotated[int, Field(ge=0, le=65536)] = 256
     """Width of a hidden layer; 0: none."""
 
 
@@ -94,7 +94,7 @@ class DecoderSettings:
     """Dropout on word embeddings, between layers and before the last layer."""
     image: Literal["first", "every"] = "every"
     """recurrent: show the image as the first input only, or with every word."""
-    project: Width | None = None
+    project: Width | None = 384
     """attention, updown: width to which each cell of the grid is projected; not given: no projection."""
     attention: Width = 256
     """attention, updown: width of the layer of additive attention."""
