@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from src import evaluate, predict, preprocess, split, submit, train
+from src import ensemble, evaluate, predict, preprocess, split, submit, train
 from src.base.errors import InputError
 from src.pipeline import stages
 from src.training import checkpoint
@@ -19,7 +19,7 @@ from tests.training.test_training import equal
 
 pytestmark = pytest.mark.slow
 
-STAGES = (preprocess, split, train, predict, evaluate, submit)
+STAGES = (preprocess, split, train, predict, ensemble, evaluate, submit)
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -121,7 +121,7 @@ def test_finished_stages_are_skipped_and_say_so(finished, competition, monkeypat
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
     run_all(competition)
     printed = capsys.readouterr().out
-    assert printed.count("up to date") == 8  # two of preprocess and one per fold
+    assert printed.count("up to date") == 9  # two of preprocess and one per fold
     after = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
     assert {p for p in after if before.get(p) != after[p] and not p.name.endswith(".lock")} == set()
 
