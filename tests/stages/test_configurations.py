@@ -88,7 +88,6 @@ ALIKE |= {"googlenet_gru_128_parallel"}
 @pytest.mark.parametrize("path", [p for p in CONFIGS if p.stem not in ALIKE], ids=lambda p: p.stem)
 def test_trains_and_submits(path, competition, folder, quick, monkeypatch, capsys):
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("src.evaluate.draw_run", lambda *_: None)
     name = load(["--config", str(path)], "train")[0].encoder.name
     short = [*SHORT, f"encoder.name={SIBLINGS.get(name, name)}"]
     if path.stem in FROM_SCRATCH:
