@@ -132,6 +132,7 @@ def test_no_line_break_moves_a_caption_to_another_photo(blank):
     assert tokenize([[f"one{blank}two"], ["three"]]) == [["one two"], ["three"]]
 
 
+@pytest.mark.slow
 @pytest.mark.java
 def test_meteor_equals_pycocoevalcap(java_on_path, meteor):
     from pycocoevalcap.meteor.meteor import Meteor as Theirs

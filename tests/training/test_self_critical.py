@@ -141,6 +141,7 @@ def test_rewards_rise_and_are_logged_and_a_cut_changes_nothing(prepared, tmp_pat
     assert (cut / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_that_falls_below_its_start_says_so(prepared, tmp_path, meteor, capsys):
     settings, data = prepared(*EXACT, "train.epochs=6", "optim.lr=0.01", "self_critical.from_epoch=5",
                               "self_critical.lr=3")  # fmt: skip
@@ -196,6 +197,7 @@ def test_the_encoder_is_frozen_for_the_first_epochs(prepared, tmp_path):
     assert not all(map(torch.equal, before, after[1]))
 
 
+@pytest.mark.slow
 def test_cached_features_train_as_the_frozen_encoder_does(competition, workplace):
     common = [f"data.root={competition}", *TINY, "task=mos", "--fold=0", "encoder.frozen=true", "augment.flip=0"]
     common += ["augment.crop=0", "optim.lr=0.01"]
