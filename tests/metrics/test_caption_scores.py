@@ -148,6 +148,8 @@ def test_meteor_equals_pycocoevalcap(java_on_path, meteor):
     assert meteor_score(counts)[31] == 1 and 0 < meteor_score(counts)[30] < 1
 
 
+@pytest.mark.slow
+@pytest.mark.java
 def test_scores_resample_and_subset_exactly(meteor):
     references, candidates = made_up(25, seed=8)
     scores = score_captions(references, candidates, meteor)

@@ -201,6 +201,8 @@ def test_the_encoder_is_frozen_for_the_first_epochs(prepared, tmp_path):
 def test_cached_features_train_as_the_frozen_encoder_does(competition, workplace):
     common = [f"data.root={competition}", *TINY, "task=mos", "--fold=0", "encoder.frozen=true", "augment.flip=0"]
     common += ["augment.crop=0", "optim.lr=0.01"]
+    for stage in (preprocess, split):
+        stage.main(common)
     for cache in ("none", "fp32", "fp16"):
         train.main([*common, f"encoder.cache={cache}", f"run.name={cache}"])
     rows = {}
