@@ -8,6 +8,7 @@ import pytest
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two tests run at a time: more threads would wait for each other
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # and threads that wait would keep the others from their work
 
 REPOSITORY = Path(__file__).parents[1]
 os.environ["PYTHONPATH"] = str(REPOSITORY)  # stages that tests start elsewhere find src
@@ -36,6 +37,7 @@ TINY = [
 
 
 LONGEST_FIRST = [
+    "stages/test_docs.py",
     "faults/test_kill.py",
     "stages/test_configurations.py",
     "training/test_distributed.py",
@@ -76,7 +78,7 @@ def meteor(tmp_path_factory):
 
 @pytest.fixture
 def quick(meteor, monkeypatch) -> None:
-    """Stages score by that METEOR and do not search for constant sentences."""
+    """Stages score by that METEOR, do not search for constant sentences, and do not draw."""
     from tests.helpers.small_meteor import quick_scores
 
     quick_scores(monkeypatch, meteor)

@@ -64,6 +64,7 @@ def test_an_epoch_has_each_row_once_and_no_batch_of_one(count):
     assert max(map(len, batches)) <= 4 and (count == 1 or min(map(len, batches)) > 1)
 
 
+@pytest.mark.slow
 def test_a_process_started_by_spawn_loads_the_same_batches(labels, monkeypatch):
     monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])
     batches = BatchDataset(labels[0], None, 0, 2, uniforms_per_token=1)

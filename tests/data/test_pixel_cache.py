@@ -135,6 +135,7 @@ def wait_until(condition, seconds=20):
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_killed_build_leaves_no_process_and_resumes(album, tmp_path):
     process = start_build(album, tmp_path)
     progress = tmp_path / "out" / "problems.json"

@@ -26,7 +26,7 @@ from tests.training.test_training import equal
 pytestmark = pytest.mark.slow
 
 QUICK = ["data.root=data", *TINY, "split.holdout=0.3"]
-STAGES = (preprocess, split, train, predict, evaluate, submit)
+STAGES = (preprocess, split, train, predict, ensemble, evaluate, submit)
 FOLD = Path("runs/demo/fold-0")
 SCORE = {"oof": {"mos": {"score": 0.25}, "caption": {"score": 0.5}}, "test": None}
 

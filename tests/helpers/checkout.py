@@ -11,12 +11,19 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def checkout(folder: Path, competition: Path) -> Path:
-    """What ./run.sh needs, and `competition` as data, in a folder. METEOR has a table that loads at once."""
+    """What ./run.sh needs, and `competition` as data, in a folder.
+
+    METEOR has a table that loads at once, and constant sentences are searched for in one step.
+    """
     shutil.copytree(REPOSITORY / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
-    meteor, table = folder / "src" / "metrics" / "meteor.py", 'scorer_file("meteor", "data", "paraphrase-en.gz")'
-    code = meteor.read_text(encoding="utf-8")
-    assert table in code
-    meteor.write_text(code.replace(table, f"Path({str(paraphrases(meteor.parent))!r})"), encoding="utf-8")
+    metrics = folder / "src" / "metrics"
+    for name, long, short in (
+        ("meteor.py", 'scorer_file("meteor", "data", "paraphrase-en.gz")', f"Path({str(paraphrases(metrics))!r})"),
+        ("constant_caption.py", "STEPS = 40", "STEPS = 1"),
+    ):
+        code = (metrics / name).read_text(encoding="utf-8")
+        assert long in code
+        (metrics / name).write_text(code.replace(long, short), encoding="utf-8")
     shutil.copytree(competition, folder / "data")
     for name in ("run.sh", "requirements.txt"):
         shutil.copy2(REPOSITORY / name, folder / name)

@@ -1,4 +1,4 @@
-"""A METEOR that starts within a second, and a fixed constant sentence, for tests of other things."""
+"""A METEOR that starts within a second, a fixed constant sentence, and no pictures, for tests of other things."""
 
 import gzip
 from pathlib import Path
@@ -22,7 +22,14 @@ def small_meteor(folder: Path) -> Meteor:
 
 
 def quick_scores(patch: pytest.MonkeyPatch, meteor: Meteor) -> None:
-    """Let stages score with this METEOR, and take a fixed constant sentence instead of searching for the best."""
+    """Let stages score with this METEOR, without a search for constant sentences and without pictures of a run."""
     patch.setattr("src.metrics.meteor.shared_meteor", lambda: meteor)
+    fixed_constant(patch)
+    for drawing in ("plots.data_histograms.draw_statistics", "plots.training_curves.draw_curves", "evaluate.draw_run"):
+        patch.setattr(f"src.{drawing}", lambda *_, **__: None)
+
+
+def fixed_constant(patch: pytest.MonkeyPatch) -> None:
+    """Let stages take a fixed constant sentence instead of searching for the best."""
     for user in ("metrics.constant_caption", "reports.run_report", "ensembling.caption_selection"):
         patch.setattr(f"src.{user}.constant_sentence", lambda *_, **__: ConstantCaption("the light is nice", 1.0))

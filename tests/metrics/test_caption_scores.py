@@ -133,6 +133,7 @@ def test_no_line_break_moves_a_caption_to_another_photo(blank):
     assert tokenize([[f"one{blank}two"], ["three"]]) == [["one two"], ["three"]]
 
 
+@pytest.mark.slow
 @pytest.mark.java
 def test_meteor_equals_pycocoevalcap(java_on_path, meteor):
     from pycocoevalcap.meteor.meteor import Meteor as Theirs
@@ -148,6 +149,8 @@ def test_meteor_equals_pycocoevalcap(java_on_path, meteor):
     assert meteor_score(counts)[31] == 1 and 0 < meteor_score(counts)[30] < 1
 
 
+@pytest.mark.slow
+@pytest.mark.java
 def test_scores_resample_and_subset_exactly(meteor):
     references, candidates = made_up(25, seed=8)
     scores = score_captions(references, candidates, meteor)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from src import evaluate, predict, preprocess, split, submit, train
+from src import ensemble, evaluate, predict, preprocess, split, submit, train
 from src.base.errors import InputError
 from src.metrics.coco_files import write_results
 from src.metrics.constant_caption import ConstantCaption
@@ -17,7 +17,7 @@ from tests.conftest import TINY
 from tests.helpers.bad_input import hurry
 from tests.helpers.small_meteor import small_meteor
 
-STAGES = (preprocess, split, train, predict, evaluate, submit)
+STAGES = (preprocess, split, train, predict, ensemble, evaluate, submit)
 ANNOTATIONS = {
     "images": [{"id": 5}, {"id": 17}, {"id": 3}],
     "annotations": [

@@ -75,6 +75,7 @@ def exact(sentence: str, references: list[list[str]], meteor: Meteor) -> float:
     return caption_score(scores.totals(), CaptionWeights())
 
 
+@pytest.mark.slow
 def test_constant_sentence_beats_every_training_caption(meteor):
     references = made_up(25, 2, seed=4)
     constant = constant_sentence(references, CaptionWeights(), meteor, tokenized=True)

@@ -168,6 +168,7 @@ def test_words_past_the_largest_id_count_as_one():
     assert captions.tokens.tolist() == [1, 65_534, 65_535, 1, 65_535] and captions.photo.tolist() == [0, 1, 1]
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_from_call_to_call():
     references, samples = made_up(4)
     reward = Reward(*labels(references), np.arange(PHOTOS), ALL)

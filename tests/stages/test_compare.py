@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from src import compare, evaluate, predict, preprocess, split, train
+from src import compare, ensemble, evaluate, predict, preprocess, split, train
 from src.base.errors import InputError
 from src.data.table import load_table
 from src.metrics.caption_scores import score_captions
@@ -29,7 +29,7 @@ from tests.helpers.small_meteor import quick_scores
 
 pytestmark = pytest.mark.slow
 
-STAGES = (preprocess, split, train, predict, evaluate)
+STAGES = (preprocess, split, train, predict, ensemble, evaluate)
 TWO = ["run.seed=1", "view.size=40", "decoder.cell=lstm"]
 RUNS = {"one": [], "two": TWO, "part": [*TWO, "--fold=0"], "mos": ["task=mos", "split.seed=1", "--fold=0"]}
 
@@ -41,7 +41,6 @@ def compared(competition, meteor, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         quick_scores(patch, meteor)
-        patch.setattr("src.evaluate.draw_run", lambda *_: None)
         short = [f"data.root={competition}", *TINY, "train.epochs=1"]
         for run, arguments in RUNS.items():
             if run == "part":

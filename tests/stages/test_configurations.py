@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from src import evaluate, predict, preprocess, split, submit, train
+from src import ensemble, evaluate, predict, preprocess, split, submit, train
 from src.models.captioner import build_captioner
 from src.models.decoder import END, PAD
 from src.settings.keys import flatten
@@ -88,7 +88,6 @@ ALIKE |= {"googlenet_gru_128_parallel"}
 @pytest.mark.parametrize("path", [p for p in CONFIGS if p.stem not in ALIKE], ids=lambda p: p.stem)
 def test_trains_and_submits(path, competition, folder, quick, monkeypatch, capsys):
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("src.evaluate.draw_run", lambda *_: None)
     name = load(["--config", str(path)], "train")[0].encoder.name
     short = [*SHORT, f"encoder.name={SIBLINGS.get(name, name)}"]
     if path.stem in FROM_SCRATCH:
@@ -96,7 +95,7 @@ def test_trains_and_submits(path, competition, folder, quick, monkeypatch, capsy
     if path.stem == "fc":  # what a random network makes of photos is beyond half precision
         short += ["encoder.cache=fp32"]
     short += ["self_critical.from_epoch=1", "train.epochs=2"] if path.stem in ("fc_scst", "fc_nsc") else []
-    for stage in (preprocess, split, train, predict, evaluate, submit):
+    for stage in (preprocess, split, train, predict, ensemble, evaluate, submit):
         stage.main(["--config", str(path), f"data.root={competition}", *short])
     printed = capsys.readouterr().out
     with open(folder / "submissions" / f"{path.stem}.csv", encoding="utf-8", newline="") as file:

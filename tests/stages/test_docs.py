@@ -9,11 +9,14 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from textwrap import indent
 
 import pytest
 
 from tests.helpers.checkout import REPOSITORY, checkout, environment
+from tests.helpers.warm_python import CLIENT, warm_python
 
 DOCUMENTS = ["README.md", "data/README.md", *(f"docs/{path.name}" for path in sorted(REPOSITORY.glob("docs/*.md")))]
 BLOCK = re.compile(r"^```bash([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -30,8 +33,9 @@ import itertools
 import sys
 options = list(itertools.takewhile(lambda word: word.startswith("-"), sys.orig_argv[1:]))
 module = sys.orig_argv[1 + len(options)] if "-m" in options else ""
-if module.startswith("src.") and not module.startswith(("src.settings", "src.pipeline")):
-    sys.argv[1:1] = {SMALL!r}
+if module.startswith("src."):
+    if not module.startswith(("src.settings", "src.pipeline")):
+        sys.argv[1:1] = {SMALL!r}
 """
 
 
@@ -42,7 +46,7 @@ def blocks(document: str) -> list[tuple[str, str]]:
 
 def run(folder: Path, code: str) -> None:
     # the tests' own command is only asked which tests it would run
-    variables = environment(PYTHONPATH=str(folder / "start"), PYTEST_ADDOPTS="--collect-only -p no:cacheprovider")
+    variables = environment(PYTHONPATH=str(folder / "start"), PYTEST_ADDOPTS="--collect-only -n 0 -p no:cacheprovider")
     command = ["bash", "-euo", "pipefail", "-c", code]
     process = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=600)
     assert process.returncode == 0, f"{code}\n{process.stdout[-3000:]}\n{process.stderr[-3000:]}"
@@ -60,7 +64,7 @@ def installed(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(competition, tmp_path_factory) -> Path:
+def folder(competition, tmp_path_factory) -> Iterator[Path]:
     """A checkout in which the runs that the documents name are finished."""
     folder = checkout(tmp_path_factory.mktemp("docs") / "checkout", competition)
     for name in ("configs", "docs", "tests"):
@@ -69,10 +73,13 @@ def folder(competition, tmp_path_factory) -> Path:
         shutil.copy2(REPOSITORY / name, folder / name)
     installed(folder)
     (folder / "start").mkdir()
-    (folder / "start" / "sitecustomize.py").write_text(SMALLER)
-    for name in ("demo", "second"):
-        run(folder, f"./run.sh run.name={name}")
-    return folder
+    socket = folder.parent / "warm"
+    hand_over = indent(CLIENT.format(socket=str(socket)), "    ")
+    (folder / "start" / "sitecustomize.py").write_text(SMALLER + hand_over)
+    with warm_python(socket):
+        for name in ("demo", "second"):
+            run(folder, f"./run.sh run.name={name}")
+        yield folder
 
 
 @pytest.mark.slow

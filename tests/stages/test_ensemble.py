@@ -49,7 +49,6 @@ def predicted(competition, meteor, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         quick_scores(patch, meteor)
-        patch.setattr("src.evaluate.draw_run", lambda *_: None)
         short = [f"data.root={competition}", *TINY, "train.epochs=1", *CANDIDATES]
         for run, arguments in RUNS.items():
             for stage in (preprocess, split, train, predict):

@@ -35,7 +35,6 @@ def quick(meteor):
     """Stages run in this process, with a small METEOR and without searching for baselines and drawing."""
     with pytest.MonkeyPatch.context() as patch:
         quick_scores(patch, meteor)
-        patch.setattr("src.evaluate.draw_run", lambda *_: None)
         begin = lambda stage, settings: import_module(f"src.{stage}").main(as_arguments(settings))  # noqa: E731
         patch.setattr(stages, "_run_stage", begin)
         yield

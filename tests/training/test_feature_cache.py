@@ -69,9 +69,12 @@ def test_at_their_own_aspect_ratio_each_photo_is_as_if_alone(prepared, competiti
     assert len(shapes) > 2 and all(max(shape) == 120 for shape in shapes)
 
 
+@pytest.mark.slow
 def test_cached_features_train_as_the_frozen_encoder_does(competition, workplace):
     common = [f"data.root={competition}", *TINY, "task=mos", "--fold=0", "encoder.frozen=true", "augment.flip=0"]
     common += ["encoder.levels=false", "encoder.long_side=null", "optim.lr=0.01"]
+    for stage in (preprocess, split):
+        stage.main(common)
     for cache in ("none", "fp32", "fp16"):
         train.main([*common, f"encoder.cache={cache}", f"run.name={cache}"])
     rows = {}

@@ -158,6 +158,7 @@ def agree(rank: int, address: str, settings, predicted: torch.Tensor, mos: torch
     torch.save((result.loss, result.gradient), folder / f"{rank}.pt")
 
 
+@pytest.mark.slow
 def test_two_processes_agree_with_one(prepared, tmp_path):  # noqa: F811
     settings, _ = prepared("task=mos", *WEIGHTS)
     predicted, mos = scores(17)

@@ -140,6 +140,7 @@ def test_rewards_rise_and_are_logged_and_a_cut_changes_nothing(prepared, tmp_pat
     assert (cut / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_that_falls_below_its_start_says_so(prepared, tmp_path, meteor, capsys):
     settings, data = prepared(*EXACT, "train.epochs=6", "optim.lr=0.01", "self_critical.from_epoch=5",
                               "self_critical.lr=3")  # fmt: skip

@@ -76,6 +76,7 @@ def worker(url: str, place: int) -> None:
     run_worker(Study(url, "shared", plan(14), heartbeat=1, grace_period=3), objective, "worker")
 
 
+@pytest.mark.slow
 @pytest.mark.postgres
 def test_four_workers_on_postgresql_two_of_them_killed_finish_exactly_what_was_asked(postgres):
     fork = multiprocessing.get_context("fork")
@@ -111,6 +112,7 @@ def url(tmp_path) -> str:
     return f"sqlite:///{tmp_path / 'study.db'}"
 
 
+@pytest.mark.slow
 def test_workers_of_one_machine_share_a_file(url):
     fork = multiprocessing.get_context("fork")
     workers = [fork.Process(target=worker, args=(url, 0)) for _ in range(3)]
