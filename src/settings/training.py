@@ -137,7 +137,7 @@ class TrainSettings:
 
     fold: RuntimeOnly[NonNegativeInt | None] = None
     """Train this fold only, as --fold K does; not given: all, one after another."""
-    epochs: PositiveInt = 15
+    epochs: PositiveInt = 12
     """Passes over the training photos."""
     batch_size: PositiveInt = 32
     """Photos per optimiser step, over all GPUs and processes."""
