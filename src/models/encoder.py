@@ -81,6 +81,10 @@ class EncoderWithMoreLevels(Encoder):
         self.fixed_input_size = any(each.fixed_input_size for each in (encoder, *others))
 
     @property
+    def region_kind(self) -> str:
+        return self.encoder.region_kind
+
+    @property
     def warning(self) -> str:
         return self.encoder.warning
 

@@ -274,5 +274,3 @@ class Settings:
         }
         for setting in (setting for setting, given in autoregressive.items() if given):
             raise ValueError(f"{setting} is for captioners that write word by word, not for decoder.name={name}")
-        if name == "ctc_mask_predict" and self.loss.label_smoothing:
-            raise ValueError(f"loss.label_smoothing is not for decoder.name={name}: CTC has no one target at a place")

@@ -28,7 +28,7 @@ class LossSettings:
     caption_weight: NonNegativeFloat = 1.0
     """Weight of the captions' loss where balance is fixed."""
     label_smoothing: ShareBelowOne = 0.1
-    """Share of a word's target probability spread over the vocabulary."""
+    """Share of a word's target probability spread over the vocabulary. CTC has no one target at a place, and none."""
     length_weight: NonNegativeFloat = 0.1
     """mask_predict, ctc_mask_predict: weight of the loss of the caption's length."""
     attention_weight: NonNegativeFloat = 0.0

@@ -149,7 +149,7 @@ def test_the_transformer_is_that_of_torch(settings):
 
 def test_show_attend_tell_has_the_number_of_parameters_of_its_formulas():
     """2561 fewer than with LSTMCell and a bias in every layer: those biases are redundant."""
-    settings = DecoderSettings(name="attention", cell="lstm", hidden=512, embedding=512, attention=512)
+    settings = DecoderSettings(name="attention", cell="lstm", hidden=512, embedding=512, attention=512, project=None)
     with torch.device("meta"):
         count = sum(parameter.numel() for parameter in build_decoder(settings, 1000, 2048).parameters())
     words = 1000 * 512 + 512 * 1000 + 1000

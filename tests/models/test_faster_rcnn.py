@@ -34,7 +34,7 @@ def offline(monkeypatch):
 
 
 def encoder(name: str = SMALL, size: int = 96, channels: int = 3, channels_last: bool = False, **settings):
-    plain = {"pretrained": False, "frozen": False, "long_side": None}
+    plain = {"pretrained": False, "frozen": False, "long_side": None, "more_levels": []}
     encoder_settings = EncoderSettings(name=name, **{**plain, **settings})
     return build_encoder(
         encoder_settings, channels, size, (0.4,) * channels, (0.2,) * channels, channels_last=channels_last

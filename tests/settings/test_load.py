@@ -59,7 +59,6 @@ def test_command_line_wins_wherever_the_config_stands(tmp_path):
         (["decoder.name=ctc_mask_predict", "self_critical.from_epoch=1"], "self_critical.from_epoch is for captioners"),
         (["decoder.name=mask_predict", "scheduled_sampling.probability=0.2"], "not for decoder.name=mask_predict"),
         (["decoder.name=ctc_mask_predict", "loss.attention_weight=1"], "not for decoder.name=ctc_mask_predict"),
-        (["decoder.name=ctc_mask_predict", "loss.label_smoothing=0.1"], "CTC has no one target at a place"),
         (["decoder.name=mask_predict", "vocabulary.maximum_words=101"], "writes at most 100 words"),
         (["--flod", "1"], "did you mean --fold?"),
         (["resnet18"], "resnet18 is not understood"),

@@ -25,8 +25,8 @@ NOT_RUN = {"gpu", "network", "cluster", "dev"}
 SMALL = [
     "view.size=32", "encoder.name=test_resnet", "encoder.pretrained=false", "encoder.cache=fp32",
     "encoder.more_levels=[]", "mos_head.hidden=16", "decoder.embedding=16", "decoder.hidden=24", "decoder.project=16",
-    "decoder.attention=16", "vocabulary.minimum_count=2", "split.folds=2", "train.epochs=1", "train.batch_size=16", "decoding.beam=2",
-    "predict.samples=2", "metric.bootstrap=100", "run.threads=1",
+    "decoder.attention=16", "vocabulary.minimum_count=2", "split.folds=2", "train.epochs=1", "train.batch_size=16",
+    "decoding.beam=2", "predict.samples=2", "metric.bootstrap=100", "run.threads=1",
 ]  # fmt: skip
 """What a command is given besides, before its own settings, which win."""
 SMALLER = f"""
