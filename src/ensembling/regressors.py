@@ -20,6 +20,8 @@ KERNEL_PHOTOS = 4000
 """Photos that one kernel machine is fitted on at most: its time grows with their square or cube."""
 _GAMMA = 0.3
 """Of the Gaussian kernel, for features whose mean squared distance from the mean photo is 1."""
+_SHARES = (1.0, 0.5, 0.5)
+"""Of a frozen encoder's, handcrafted and codebook features in the distances of kernel ridge regression."""
 _FARTHEST = 8.0
 """Standard deviations from the mean photo at which a feature is cut: of an unseen photo it may be anything."""
 Regressor = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -62,7 +64,7 @@ def regressor_members(
     }
     for run, frozen in features.frozen.items():
         scaled = standardised(frozen.astype(np.float64), known).clip(-_FARTHEST, _FARTHEST)
-        inputs[member_name(KERNEL_RIDGE, run, first)] = kernel_ridge, scaled_blocks([scaled], known)
+        inputs[member_name(KERNEL_RIDGE, run, first)] = kernel_ridge, scaled_blocks([scaled, *blocks], known, _SHARES)
     return {name: out_of_fold(regressor, table, mos, fold, folds) for name, (regressor, table) in inputs.items()}
 
 
@@ -92,15 +94,17 @@ def standardised(features: np.ndarray, fitted: np.ndarray) -> np.ndarray:
     return (features - features[fitted].mean(0)) / (features[fitted].std(0) + 1e-6)
 
 
-def scaled_blocks(blocks: list[np.ndarray], fitted: np.ndarray) -> np.ndarray:
-    """Blocks of features [N, F] side by side, each with the same part in distances whatever its width and scale.
+def scaled_blocks(
+    blocks: list[np.ndarray], fitted: np.ndarray, shares: tuple[float, ...] = (1.0, 1.0, 1.0)
+) -> np.ndarray:
+    """Blocks of features [N, F] side by side, whose parts in squared distances are as `shares` whatever their scales.
 
     fitted: bool [N], the photos whose mean and spread count.
     """
-    scaled = []
-    for block in blocks:
+    scaled, total = [], sum(shares[: len(blocks)])
+    for block, share in zip(blocks, shares, strict=False):
         centred = block - block[fitted].mean(0, dtype=np.float64)
-        size = np.sqrt(np.square(centred[fitted]).sum(1).mean() * len(blocks))
+        size = np.sqrt(np.square(centred[fitted]).sum(1).mean() * total / share)
         scaled.append(centred / max(size, 1e-6))
     return np.concatenate(scaled, axis=1)
 
@@ -115,7 +119,7 @@ def svr(features: np.ndarray, mos: np.ndarray, wanted: np.ndarray) -> np.ndarray
 
 def kernel_ridge(features: np.ndarray, mos: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """MOS [wanted photos] by kernel ridge regression, the mean of a Gaussian process; otherwise as `svr`."""
-    return _mean_of_parts(lambda: KernelRidge(alpha=0.3, kernel="rbf", gamma=_GAMMA), features, mos, wanted)
+    return _mean_of_parts(lambda: KernelRidge(alpha=0.1, kernel="rbf", gamma=_GAMMA), features, mos, wanted)
 
 
 def _mean_of_parts(

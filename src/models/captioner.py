@@ -9,6 +9,7 @@ from src.models.ctc import CTCMaskPredict
 from src.models.decoder import Decoder
 from src.models.encoder import Encoder
 from src.models.features import Features
+from src.models.levels import LevelsInGrid
 from src.models.mask_predict import MaskPredict
 from src.models.mos_head import DistributionHead, MosHead
 from src.models.recurrent import Recurrent
@@ -32,10 +33,20 @@ def build_decoder(settings: DecoderSettings, vocabulary_size: int, feature_width
 
 
 class Captioner(nn.Module):
-    """An `encoder`, `mos_head` (None where no MOS is predicted) and `decoder` (None where no caption is)."""
+    """An `encoder`, `mos_head` (None where no MOS is predicted) and `decoder` (None where no caption is).
 
-    def __init__(self, encoder: Encoder, mos_head: MosHead | DistributionHead | None, decoder: Decoder | None):
+    `levels_in_grid`: what shows the decoder the encoder's levels; None where it gives none.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        mos_head: MosHead | DistributionHead | None,
+        decoder: Decoder | None,
+        levels_in_grid: LevelsInGrid | None = None,
+    ):
         super().__init__()
+        self.levels_in_grid = levels_in_grid
         self.encoder = encoder
         self.mos_head = mos_head
         self.decoder = decoder
@@ -46,8 +57,10 @@ class Captioner(nn.Module):
         Cached features are a dict of `grid`, `mask` and `pooled`, of `levels` where there are such, and for regions of
         `boxes`, of the shapes in Features.
         """
-        if isinstance(images, torch.Tensor):
-            return self.encoder(images)
+        features = self.encoder(images) if isinstance(images, torch.Tensor) else self._cached(images)
+        return features if self.levels_in_grid is None else self.levels_in_grid(features)
+
+    def _cached(self, images: dict[str, torch.Tensor]) -> Features:
         layout = images.get("boxes", self.encoder.layout)
         levels = images["levels"].float() if "levels" in images else None
         return Features(images["grid"].float(), images["mask"], layout, images["pooled"].float(), levels)
@@ -66,13 +79,15 @@ def with_heads(
     `mos_range`: (low, high, mean) of the training labels, unused where settings.task is "caption". `vocabulary_size` is
     unused where it is "mos". Raises InputError where the settings ask for what cannot be built.
     """
-    mos_head = decoder = None
+    mos_head = decoder = levels_in_grid = None
     if settings.task != "caption":
         head = DistributionHead if settings.loss.mos == "distribution" else MosHead
         mos_head = head(encoder.levels_width or encoder.width, settings.mos_head, *mos_range)
     if settings.task != "mos":
         decoder = build_decoder(settings.decoder, vocabulary_size, encoder.width)
-    return Captioner(encoder, mos_head, decoder)
+        if encoder.levels_width:
+            levels_in_grid = LevelsInGrid(encoder.levels_width, encoder.width, settings.decoder.dropout)
+    return Captioner(encoder, mos_head, decoder, levels_in_grid)
 
 
 def build_captioner(

@@ -7,10 +7,17 @@ Multi-Pooled Inception Features for No-Reference Image Quality Assessment, Appli
 
 import re
 import threading
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
+
+from src.models.features import Features
+
+_FARTHEST = 8.0
+"""Standard deviations: a feature that is farther off in an unseen photo is no more evidence than that."""
+_BOTTLENECK = 128
 
 
 def block_names(backbone: Any) -> list[str]:
@@ -64,3 +71,49 @@ class BlockStatistics:
     def take(self) -> list[torch.Tensor]:
         """What this thread collected since it last took: of each block [B, 2C]."""
         return self._collected.pop(threading.get_ident(), [])
+
+
+class Standardiser(nn.Module):
+    """Features less their mean and over their standard deviation, at most _FARTHEST of them from the mean.
+
+    Until `fit` has set these it changes nothing: an encoder that is trained moves its features.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("std", torch.zeros(width))
+
+    def fit(self, mean: torch.Tensor, std: torch.Tensor) -> None:
+        """Take the statistics [D] of the training photos."""
+        self.mean.copy_(mean)
+        self.std.copy_(std.clamp(min=1e-6))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """[B, D] → [B, D]."""
+        standardised = ((features - self.mean) / self.std.clamp(min=1e-6)).clamp(-_FARTHEST, _FARTHEST)
+        return torch.where(self.std > 0, standardised, features)
+
+
+class LevelsInGrid(nn.Module):
+    """Shows a captioner the levels: projected to the width of the grid, they are added to each of its cells.
+
+    The last layer of a network that names what a photo shows has forgotten brightness, sharpness and noise, of which
+    people speak as well.
+    """
+
+    def __init__(self, levels_width: int, width: int, dropout: float):
+        super().__init__()
+        self.standardiser = Standardiser(levels_width)
+        self.layers = nn.Sequential(
+            nn.Dropout(dropout), nn.Linear(levels_width, _BOTTLENECK), nn.GELU(), nn.Linear(_BOTTLENECK, width)
+        )
+
+    def forward(self, features: Features) -> Features:
+        """The same with the levels [B, L] in its grid [B, N, D] and in `pooled` [B, D]."""
+        assert features.levels is not None
+        shift = self.layers(self.standardiser(features.levels))
+        return replace(features, grid=features.grid + shift.unsqueeze(1), pooled=features.pooled + shift)

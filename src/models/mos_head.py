@@ -6,40 +6,13 @@ import torch
 from scipy.optimize import brentq
 from torch import nn
 
+from src.models.levels import Standardiser
 from src.settings.schema import MosHeadSettings
-
-_FARTHEST = 8.0
-"""Standard deviations: a feature that is farther off in an unseen photo is no more evidence than that."""
 
 
 def _check(low: float, high: float, mean: float) -> None:
     if not (math.isfinite(low) and math.isfinite(high) and low <= mean <= high):
         raise ValueError(f"the labels' mean {mean} is not within their range [{low}, {high}]")
-
-
-class Standardiser(nn.Module):
-    """Features less their mean and over their standard deviation, at most _FARTHEST of them from the mean.
-
-    Until `fit` has set these it changes nothing: an encoder that is trained moves its features.
-    """
-
-    mean: torch.Tensor
-    std: torch.Tensor
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("std", torch.zeros(width))
-
-    def fit(self, mean: torch.Tensor, std: torch.Tensor) -> None:
-        """Take the statistics [D] of the training photos."""
-        self.mean.copy_(mean)
-        self.std.copy_(std.clamp(min=1e-6))
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """[B, D] → [B, D]."""
-        standardised = ((features - self.mean) / self.std.clamp(min=1e-6)).clamp(-_FARTHEST, _FARTHEST)
-        return torch.where(self.std > 0, standardised, features)
 
 
 def _layers(width: int, settings: MosHeadSettings, outputs: int) -> tuple[nn.Sequential, nn.Linear]:

@@ -11,7 +11,7 @@ from src.settings.former_names import read_saved
 from src.settings.keys import flatten
 from src.settings.load import changed
 from src.settings.schema import Settings
-from src.settings.tuning import DECODING_SPACE, DEMO_EPOCHS, DEMO_SPACE, DEMO_TRIALS, TuneSettings
+from src.settings.tuning import DECODING_SPACE, DEMO_SPACE, DEMO_TRIALS, TuneSettings
 
 SUBMISSIONS = Path("submissions")
 DATA = Path("data")
@@ -70,13 +70,12 @@ def search_plan(settings: Settings) -> SearchPlan:
     tune, space = settings.tune, search_space(settings)
     on_demo = settings.data.root is None and data_root(settings) == DEMO
     by_itself = DEMO_TRIALS if on_demo and space and has_networks(settings) else 0
-    demo_epochs = min(DEMO_EPOCHS, settings.train.epochs)
     return SearchPlan(
         trials=by_itself if tune.trials is None else tune.trials,
         space=space,
         objective=tune.objective or ("mean" if settings.task == "both" else settings.task),
         pruner=tune.pruner,
-        epochs=tune.epochs or (demo_epochs if tune.trials is None else settings.train.epochs),
+        epochs=tune.epochs or settings.train.epochs,
         folds=tune.folds or [0],
         storage=tune.storage,
     )

@@ -8,13 +8,13 @@ from pydantic.dataclasses import dataclass
 from src.settings.fields import STRICT, PositiveInt, RuntimeOnly
 
 DEMO_SPACE = {
-    "optim.lr": {"low": 1e-3, "high": 1e-2, "log": True},
+    "optim.lr": {"low": 5e-4, "high": 3e-3, "log": True},
     "decoder.dropout": {"low": 0.1, "high": 0.5},
     "loss.mos_weight": {"low": 0.5, "high": 4.0, "log": True},
 }
 """Searched where tune.space is not given."""
-DEMO_TRIALS, DEMO_EPOCHS = 3, 2
-"""How the demo is tuned where tune.trials is not given: trials, and epochs of each."""
+DEMO_TRIALS = 2
+"""Of the demo where tune.trials is not given; the first has the settings as they are."""
 DECODING_SPACE: dict[str, dict] = {
     "decoding.beam": {"low": 1, "high": 6},
     "decoding.length_penalty": {"low": 0.0, "high": 1.5},
@@ -29,7 +29,7 @@ class TuneSettings:
     """The search for good settings. None of these changes what training with given settings computes."""
 
     trials: RuntimeOnly[Annotated[int, Field(ge=0, le=10**6)] | None] = None
-    """Settings tried; 0 skips tuning. Not given: 3 on the embedded demo, else 0 (20 with --stage decode)."""
+    """Settings tried; 0 skips tuning. Not given: 2 on the embedded demo, else 0 (20 with --stage decode)."""
     space: RuntimeOnly[dict[str, dict] | None] = None
     """What is searched: {optim.lr: {low: 1e-4, high: 1e-2, log: true}, train.batch_size: {low: 16, high: 64, step: 16},
     decoder.cell: {choices: [lstm, gru]}}. Not given: a small space for the demo, without what differs from defaults."""
@@ -39,7 +39,7 @@ class TuneSettings:
     pruner: RuntimeOnly[Literal["none", "median", "halving", "hyperband"]] = "none"
     """Ends trials early that fall behind: under the median, by successive halving, by Hyperband."""
     epochs: RuntimeOnly[PositiveInt | None] = None
-    """Epochs of a trial. Not given: train.epochs; 2 where tune.trials is not given either."""
+    """Epochs of a trial. Not given: train.epochs. Fewer of them favour settings that learn fast."""
     folds: RuntimeOnly[list[int] | None] = None
     """Folds whose mean score counts. Not given: fold 0; all finished folds with --stage decode."""
     storage: RuntimeOnly[str | None] = None

@@ -55,9 +55,11 @@ def build_task(settings: Settings, data: FoldData, fold: int) -> Task:
         encoder = frozen_encoder(settings, mean, std)
         seed_torch(seed)
         network = with_heads(encoder, settings, words, mos_range)
-        if encoder.levels_width and data.labels.features and network.mos_head is not None:
-            statistics = feature_statistics(data.labels.features, data.labelled("mos"))
-            network.mos_head.standardiser.fit(*statistics)
+        if encoder.levels_width and data.labels.features:
+            statistics = feature_statistics(data.labels.features, data.labelled(settings.task))
+            for part in (network.mos_head, network.levels_in_grid):
+                if part is not None:
+                    part.standardiser.fit(*statistics)
     else:
         seed_torch(seed)
         network = build_captioner(settings, len(mean), words, mos_range, mean, std)

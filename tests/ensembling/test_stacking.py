@@ -94,11 +94,12 @@ def test_kernel_ridge_regression_on_each_run_s_frozen_features_is_a_member():
     known, learn, wanted = fold != TEST, (fold == 1) | (fold == 2), fold == 0
     scaled = frozen.astype(float)
     scaled = (scaled - scaled[known].mean(0)) / (scaled[known].std(0) + 1e-6)
-    scaled /= np.sqrt(np.square(scaled[known]).sum(1).mean())
+    plain = (handcrafted - handcrafted[known].mean(0)) / (handcrafted[known].std(0) + 1e-6)
+    scaled, plain = (block / np.sqrt(np.square(block[known]).sum(1).mean()) for block in (scaled, plain))
+    scaled = np.concatenate([scaled * np.sqrt(2 / 3), plain * np.sqrt(1 / 3)], axis=1)
     kernel = np.exp(-0.3 * np.square(scaled[:, None] - scaled[None]).sum(2))
     centred = mos[learn].astype(float) - mos[learn].mean(dtype=float)
-    weights = np.linalg.solve(kernel[np.ix_(learn, learn)] + 0.3 * np.eye(learn.sum()), centred)
-    # an alpha of 0.3 is that of labels of standard deviation 1, which scales both sides
+    weights = np.linalg.solve(kernel[np.ix_(learn, learn)] + 0.1 * np.eye(learn.sum()), centred)
     by_hand = kernel[np.ix_(wanted, learn)] @ weights + mos[learn].mean(dtype=float)
     assert np.abs(by_hand - members["kernel_ridge"][wanted]).max() < 0.01
 
