@@ -45,6 +45,7 @@ def train_fold(
     sources: the folders of the photos, the vocabulary and the folds. features: that of the cached features.
     """
     from src.inference.teacher_captions import load_teacher_captions
+    from src.models.weights import weights_origin
     from src.plots.training_curves import draw_curves
     from src.training.fit import Fit
     from src.training.fold_data import read_fold
@@ -57,7 +58,8 @@ def train_fold(
     )
     if ranks.main:
         save(settings, settings_path(folder))
-        write_json(folder / "provenance.json", provenance(version, PACKAGES))
+        origin = {"weights": weights_origin(settings.encoder)}
+        write_json(folder / "provenance.json", provenance(version, PACKAGES) | origin)
     fit = Fit(settings, data, fold, folder, ranks, meteor)
     fit.run()
     if ranks.main:

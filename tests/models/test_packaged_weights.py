@@ -51,6 +51,13 @@ def test_the_encoder_starts_from_them_and_sees_what_timm_sees():
     assert torch.allclose(features.levels, torch.cat(levels, 1), atol=1e-4)
 
 
+def test_the_provenance_names_package_and_hash():
+    origin = weights.weights_origin(EncoderSettings())
+    assert origin.keys() == {"tf_efficientnet_lite2", "tf_efficientnet_lite0"}
+    assert all(PACKAGES[name].sha256 in text for name, text in origin.items())
+    assert weights.weights_origin(EncoderSettings(name="resnet18", frozen=False)) == {"resnet18": "hub"}
+
+
 def test_the_tag_of_other_weights_has_no_package():
     assert weights_package("tf_efficientnet_lite0.in1k") == weights_package("tf_efficientnet_lite0")
     assert weights_package("tf_efficientnet_lite0.my_own") is None and weights_package("resnet50") is None

@@ -40,17 +40,26 @@ ATTENTION = [
     "task=caption",
     "encoder.output_stride=8",
 ]
+CACHED = [
+    "run.name=cached",
+    "encoder.frozen=true",
+    "encoder.cache=fp32",
+    "encoder.more_levels=[]",
+    "encoder.long_side=140",
+]
 
 
 @pytest.fixture(scope="module")
 def finished(competition, meteor, tmp_path_factory):
-    """A folder with the run demo of two folds, predicted, and the run attending of one."""
+    """A folder with the runs demo and cached of two folds, predicted, and the run attending of one."""
     folder = tmp_path_factory.mktemp("captioned")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         quick_scores(patch, meteor)
         for stage in (preprocess, split, train, predict):
             stage.main([f"data.root={competition}", *SHORT])
+        for stage in (train, predict):
+            stage.main([f"data.root={competition}", *SHORT, *CACHED])
         train.main([f"data.root={competition}", *SHORT, *ATTENTION, "--fold=0"])
     return folder
 
@@ -90,12 +99,13 @@ def read_video(path):
     return list(source), source.rate
 
 
-def test_photos_get_the_answers_of_predict(place, competition, capsys):
+@pytest.mark.parametrize("run", ["demo", "cached"])
+def test_photos_get_the_answers_of_predict(run, place, competition, capsys):
     """The table's MOS of the networks and its captions, from the photo files alone."""
     files = photos_of(competition)
-    caption.main([*map(str, files.values())])
+    caption.main([*map(str, files.values()), f"run.name={run}"])
     printed = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
-    predicted = {row["photo_id"]: row for row in rows_of("runs/demo/predictions/test.csv")}
+    predicted = {row["photo_id"]: row for row in rows_of(f"runs/{run}/predictions/test.csv")}
     assert [path for path, _, _ in printed] == list(map(str, files.values()))
     for name, (_, mos, text) in zip(files, printed, strict=True):
         assert float(mos.removeprefix("MOS ")) == pytest.approx(float(predicted[name]["mos"]), abs=1e-4)
