@@ -31,7 +31,7 @@ class Augmenter:
 
     def flips(self, seed: int, epoch: int, row: int) -> bool:
         """Whether training sees the cached features of the mirrored photo; a function of (seed, epoch, photo)."""
-        return fold_in(seed, "flip", epoch, row) / 2**64 < self.flip
+        return fold_in(seed, "flip", epoch, row) / 2**63 < self.flip
 
     def __call__(self, photo: np.ndarray, seed: int, epoch: int, row: int) -> np.ndarray:
         """uint8 [H, W, C] → uint8 [H, W, C]; the same for equal (seed, epoch, row), whatever was augmented before."""

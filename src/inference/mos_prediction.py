@@ -58,8 +58,9 @@ def predict_mos(
     predictor = MosPredictor(network, settings.predict.tta_flips, settings.predict.tta_scales).to(ranks.device)
     replicated = replicate(predictor, settings, ranks)
     # a photo has other native crops, or cached features of its mirror image
-    mirrored = settings.predict.tta_flips and settings.encoder.cached and settings.encoder.mirrored
-    views = 2 if mirrored else settings.view.crops
+    views = settings.view.crops
+    if settings.encoder.cached:
+        views = settings.encoder.cached_views if settings.predict.tta_flips else 1
     crops = [
         infer(lambda batch: replicated(batch["images"]).tolist(), labels, rows, settings, ranks, label, crop=crop)
         for crop in range(views)

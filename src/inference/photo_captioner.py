@@ -107,10 +107,8 @@ class PhotoCaptioner:
     def seen(self, rgb: np.ndarray) -> np.ndarray:
         """What the networks see of a photo, uint8 [H, W, 3] → uint8 [h, w, C]: this run's view; where it caches
         features of whole photos, the photo at its own aspect ratio."""
-        encoder = self.settings.encoder
-        if encoder.cached and encoder.long_side:
-            return at_own_aspect(rgb, encoder.long_side, self.view)
-        return to_view(rgb, self.view)
+        long_side = self.settings.encoder.whole_photos
+        return at_own_aspect(rgb, long_side, self.view) if long_side else to_view(rgb, self.view)
 
     def _inputs(self, photos: Sequence[np.ndarray]) -> list[torch.Tensor | dict[str, torch.Tensor]]:
         """The networks' input for each view of the photos: the pixels, or where a run caches features, these."""
@@ -195,7 +193,8 @@ def describe_files(captioner: PhotoCaptioner, paths: Iterable[Path]) -> Iterator
     for begin in range(0, len(paths), batch_size):
         photos = [(path, load_photo(path, captioner.view)) for path in paths[begin : begin + batch_size]]
         readable = [(path, photo) for path, photo in photos if photo.problem is None]
-        seen = [captioner.seen(_decoded(captioner, path)) for path, _ in readable]
+        whole = captioner.settings.encoder.whole_photos
+        seen = [captioner.seen(decode(path.read_bytes(), whole)) if whole else photo.pixels for path, photo in readable]
         crops = np.stack([photo.crops for _, photo in readable]) if readable else None
         predictions = iter(captioner.describe(seen, crops) if readable else [])
         for path, photo in photos:
@@ -215,18 +214,13 @@ def attention_of_file(
 
     Raises InputError as `PhotoCaptioner.attention_maps` does.
     """
-    maps = captioner.attention_maps(captioner.seen(_decoded(captioner, path)))
-    photo = decode(path.read_bytes(), needed_short_side(captioner.view, SHOWN_SHORT_SIDE))
-    encoder, (height, width) = captioner.settings.encoder, photo.shape[:2]
-    whole = encoder.cached and encoder.long_side
+    whole = captioner.settings.encoder.whole_photos
+    content = path.read_bytes()
+    decoded = decode(content, whole or needed_short_side(captioner.view, DECODED_SHORT_SIDE))
+    maps = captioner.attention_maps(captioner.seen(decoded))
+    photo = decode(content, needed_short_side(captioner.view, SHOWN_SHORT_SIDE))
+    height, width = photo.shape[:2]
     return maps, photo, (0, 0, height, width) if whole else view_box(height, width, captioner.view)
-
-
-def _decoded(captioner: PhotoCaptioner, path: Path) -> np.ndarray:
-    """The pixels of a photo as preprocess and the feature cache decode them, uint8 [H, W, 3]."""
-    encoder = captioner.settings.encoder
-    whole = encoder.cached and encoder.long_side
-    return decode(path.read_bytes(), whole or needed_short_side(captioner.view, DECODED_SHORT_SIDE))
 
 
 def view_box(height: int, width: int, view: ViewSettings) -> tuple[int, int, int, int]:

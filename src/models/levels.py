@@ -18,6 +18,7 @@ from src.models.features import Features
 _FARTHEST = 8.0
 """Standard deviations: a feature that is farther off in an unseen photo is no more evidence than that."""
 _BOTTLENECK = 128
+"""Width between the levels, of which there are thousands, and the grid."""
 
 
 def block_names(backbone: Any) -> list[str]:
@@ -39,7 +40,7 @@ def block_names(backbone: Any) -> list[str]:
 def channel_statistics(values: torch.Tensor) -> torch.Tensor:
     """Mean and standard deviation over the positions: [B, N, C] → float32 [B, 2C]."""
     values = values.float()
-    # products with a constant vector: twice as fast as torch.var_mean over channels-last maps on a CPU
+    # products with a constant vector cost less than torch.var_mean over channels-last maps on a CPU
     share = values.new_full((1, 1, values.shape[1]), 1 / values.shape[1]).expand(len(values), -1, -1)
     mean = share @ values
     variance = share @ torch.square(values - mean)
@@ -90,10 +91,11 @@ class Standardiser(nn.Module):
     def fit(self, mean: torch.Tensor, std: torch.Tensor) -> None:
         """Take the statistics [D] of the training photos."""
         self.mean.copy_(mean)
-        self.std.copy_(std.clamp(min=1e-6))
+        self.std.copy_(std.clamp(min=1e-6))  # also a constant feature counts as fitted
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """[B, D] → [B, D]."""
+        # the divisor is never 0: the gradient of the value that is not taken would not be finite
         standardised = ((features - self.mean) / self.std.clamp(min=1e-6)).clamp(-_FARTHEST, _FARTHEST)
         return torch.where(self.std > 0, standardised, features)
 

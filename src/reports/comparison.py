@@ -145,7 +145,7 @@ def _remarks(settings: dict[str, Any]) -> list[str]:
     remarks = {
         "self-critical": settings.get("self_critical.from_epoch") is not None,
         "random regions": encoder.startswith("fasterrcnn") and not pretrained,
-        "cached features": settings.get("encoder.cache", "none") != "none",
+        "cached features": settings.get("encoder.frozen") and settings.get("encoder.cache", "none") != "none",
         f"from {start}": start,
         f"taught by {teacher}": teacher,
     }

@@ -50,13 +50,19 @@ class EncoderSettings:
     def __post_init__(self) -> None:
         if self.frozen and self.frozen_epochs:
             raise ValueError("encoder.frozen keeps the encoder frozen in all epochs; leave out encoder.frozen_epochs")
-        if self.cached and self.long_side and self.name.startswith("fasterrcnn_"):
+        if self.whole_photos and self.name.startswith("fasterrcnn_"):
             raise ValueError(f"encoder.name={self.name} detects in the square view; give encoder.long_side=null")
 
     @property
     def cached(self) -> bool:
         """Whether features are computed once: those of an encoder that is trained would change."""
         return self.frozen and self.cache != "none"
+
+    @property
+    def whole_photos(self) -> int | None:
+        """Longest side, in pixels, of the photos at their own aspect ratio that features are computed from; None: they
+        are computed from the square view."""
+        return self.long_side if self.cached else None
 
     @property
     def cached_views(self) -> int:

@@ -29,7 +29,7 @@ def frozen_encoder(settings: Settings, mean: tuple[float, ...], std: tuple[float
     seed_torch(fold_in(settings.run.seed, "encoder"))
     channels_last = settings.train.channels_last
     encoder = build_encoder(settings.encoder, len(mean), settings.view.size, mean, std, channels_last).eval()
-    if settings.encoder.cached and settings.encoder.long_side and encoder.fixed_input_size:
+    if settings.encoder.whole_photos and encoder.fixed_input_size:
         raise InputError(
             f"encoder.name={settings.encoder.name} sees photos of one size only; give encoder.long_side=null"
         )
@@ -69,7 +69,7 @@ def _compute(settings: Settings, folder: Path, device: torch.device) -> list[str
     if done:
         files = {path.stem: np.load(path, mmap_mode="r+") for path in sorted(folder.glob("*.npy"))}
     with progress(len(views), done, "features", True) as bar:
-        for number, first in enumerate(range(done, len(views), _BLOCK)):
+        for block, first in enumerate(range(done, len(views), _BLOCK)):
             rows = list(range(first, min(first + _BLOCK, len(views))))
             photos = [_pixels(settings, paths[row], views[row]) for row in rows]
             for places, tensors in _of_block(encoder, photos, settings.encoder.mirrored, device):
@@ -78,7 +78,7 @@ def _compute(settings: Settings, folder: Path, device: torch.device) -> list[str
                 for name, values in arrays.items():
                     files[name][[rows[place] for place in places]] = values
             bar.update(len(rows))
-            if number % _SAVE_EVERY == _SAVE_EVERY - 1:
+            if block % _SAVE_EVERY == _SAVE_EVERY - 1:
                 _flush(files)
                 write_json(saved, {"photos": rows[-1] + 1})
     _flush(files)
@@ -88,9 +88,9 @@ def _compute(settings: Settings, folder: Path, device: torch.device) -> list[str
 
 def _pixels(settings: Settings, path: Path, view: np.ndarray) -> np.ndarray:
     """What the encoder sees of a photo, uint8 [H, W, C]: its view, or with encoder.long_side the photo itself."""
-    if settings.encoder.long_side is None:
+    long_side = settings.encoder.whole_photos
+    if long_side is None:
         return np.asarray(view)
-    long_side = settings.encoder.long_side
     try:
         return at_own_aspect(decode(path.read_bytes(), long_side), long_side, settings.view)
     except (OSError, Unreadable):

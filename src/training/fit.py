@@ -212,9 +212,9 @@ class Fit:
         self.train_state.started_at = start["scores"].get("val_caption_score")
         for module in (self.engine.task.model, self.engine.ema.module.model):
             state = module.state_dict()
-            own = ("mos_head.low", "mos_head.high", "mos_head.standardiser.mean", "mos_head.standardiser.std")
-            own_range = {name: state[name] for name in own if name in state}
-            checkpoint.load_into(module, {**start["model"], **own_range}, path)
+            of_photos = (".low", ".high", ".standardiser.mean", ".standardiser.std")
+            statistics = {name: value for name, value in state.items() if name.endswith(of_photos)}
+            checkpoint.load_into(module, {**start["model"], **statistics}, path)
 
     def _warn_if_worse(self) -> None:
         """Print a warning where self-critical training ended below the caption score that it began with."""

@@ -11,17 +11,27 @@ import torch
 from src import preprocess, split, train
 from src.base.files import read_json
 from src.base.randomness import make_deterministic
+from src.data.augment import Augmenter
+from src.data.dataset import BatchDataset, BatchSlice, Labels
 from src.data.image import at_own_aspect, decode
 from src.data.table import load_table
 from src.models.encoder import views_of
 from src.pipeline import outputs
 from src.settings.load import load
+from src.settings.schema import AugmentSettings
 from src.training import checkpoint, feature_cache
 from src.training.distributed import Ranks
+from src.training.fold_data import read_fold
 from tests.conftest import TINY
 
 ONE = Ranks(0, 1, torch.device("cpu"))
 FROZEN = ["encoder.frozen=true", "encoder.cache=fp32", "encoder.more_levels=[]"]
+
+
+def fold_labels(settings, features) -> Labels:
+    """The labels of fold 0 with the folder of its cached features."""
+    places = [make(settings).folder for make in (outputs.photos, outputs.vocabulary, outputs.folds)]
+    return read_fold(*places, 0, settings.vocabulary.maximum_words, features).labels
 
 
 @pytest.fixture
@@ -112,6 +122,23 @@ def test_an_interrupted_feature_cache_is_resumed(prepared, tmp_path, monkeypatch
     assert sum(computed) < 80 + 3 * 8, "what was done is not done again"
     for name in names:
         assert (cut / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_training_sees_the_mirrored_photo_as_often_as_asked(prepared):
+    settings = prepared(*FROZEN)
+    folder = feature_cache.cached_features(settings, ONE)
+    labels = fold_labels(settings, folder)
+    grid, rows = np.load(folder / "grid.npy"), np.arange(80)
+    for flip in (0.0, 0.5, 0.8, 1.0):
+        dataset = BatchDataset(labels, Augmenter(AugmentSettings(flip=flip), 32), 0, 1)
+        mirrored = []
+        for epoch in range(10):
+            seen = dataset[BatchSlice(epoch, rows)]["images"]["grid"].numpy()
+            mirrored += [np.array_equal(photo, views[1]) for photo, views in zip(seen, grid, strict=True)]
+        assert abs(np.mean(mirrored) - flip) < 0.05
+    for view in (0, 1):
+        seen = BatchDataset(labels, None, 0, 1)[BatchSlice(-1, rows, crop=view)]["images"]["grid"].numpy()
+        assert np.array_equal(seen, grid[:, view])
 
 
 @pytest.mark.slow
