@@ -4,9 +4,11 @@ Writes runs/NAME/predictions/: a folder for each fold (predictions.csv; with pre
 the captions of all searches, and pooled.npy, the features of all photos), then the networks' own answers: oof.csv,
 test.csv (MOS averaged over folds, the caption of the fold that scored best), test_folds.csv (each fold's own test
 predictions) and timing.csv (photos and seconds of each fold). A test photo that cannot be read gets neither MOS nor
-caption, and is marked in the column `fallback`. What was cut off goes on at the fold where it was.
+caption, and is marked in the column `fallback`. What was cut off goes on at the fold where it was. Where there are
+several GPUs or cores, folds are predicted side by side (run.jobs).
 """
 
+import argparse
 import contextlib
 import os
 from collections.abc import Sequence
@@ -24,20 +26,30 @@ if TYPE_CHECKING:
     from src.training.distributed import Ranks
 
 
-def predict_folds(settings: Settings, ranks: "Ranks", fresh: bool) -> None:
-    """Predict with one fold after the other, then write the tables of the run. Called in every process."""
+def add_options(parser: argparse.ArgumentParser) -> None:
+    help = "leave the tables of the run to a later call, so that folds can be predicted by several machines"
+    parser.add_argument("--part", action="store_true", help=help)
+
+
+def predict_folds(settings: Settings, ranks: "Ranks", options: argparse.Namespace) -> None:
+    """Predict with the folds, then write the tables of the run. Called in every process."""
     from src.data.table import load_table
     from src.inference.caption_candidates import best_captions
     from src.inference.fold_predictions import predict_fold, write_fold_predictions
+    from src.pipeline.fold_jobs import run_side_by_side
     from src.training.feature_cache import cached_features
     from src.training.fold_data import read_fold
 
     shared = (outputs.photos, outputs.vocabulary, outputs.folds)
     photos, vocabulary, folds = ranks.shared_paths(lambda: [make(settings).folder for make in shared])
     features = cached_features(settings, ranks)
+    every_fold, fresh = resolved.folds_of(settings), options.fresh
+    if "RANK" not in os.environ:
+        missing = [k for k in every_fold if fresh or artefacts.outdated(outputs.fold_predictions(settings, k))]
+        if run_side_by_side("predict", settings, missing, ["--part", *["--fresh"] * fresh]):
+            fresh = False
     table = load_table(photos / "photos.jsonl")
     tested = readable_test_rows(table, photos / "rejected.csv")
-    every_fold = resolved.folds_of(settings)
     folders = ranks.shared_paths(lambda: [outputs.fold(settings, fold).folder for fold in every_fold])
     checkpoints = dict(zip(every_fold, folders, strict=True))
     for fold in every_fold:
@@ -50,8 +62,10 @@ def predict_folds(settings: Settings, ranks: "Ranks", fresh: bool) -> None:
                 if work:
                     names, candidates = table["photo_id"].tolist(), settings.predict.candidates
                     work.outputs += write_fold_predictions(work.folder, predictions, names, candidates)
+    if options.part:
+        return
     with contextlib.ExitStack() as stack:
-        making = ranks.main and artefacts.making(outputs.predictions(settings), fresh)
+        making = ranks.main and artefacts.making(outputs.predictions(settings), options.fresh)
         work = stack.enter_context(making) if making else None
         if ranks.broadcast(bool(work)):
             averaged = None
@@ -87,14 +101,14 @@ def write_tables(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    settings, chosen = load(argv, "predict", __doc__)
+    settings, options = load(argv, "predict", __doc__, add_options)
     if os.environ.get("RANK", "0") == "0":
         stages.ensure_inputs(settings, "predict")
         settings = resolved.tuned(settings)
     if not resolved.folds_of(settings):
         print(f"predict: nothing to do: {settings.run.name} joins other runs", flush=True)
         return
-    written = stages.outputs_of("predict", settings) if "RANK" not in os.environ and not chosen.fresh else []
+    written = stages.outputs_of("predict", settings) if "RANK" not in os.environ and not options.fresh else []
     if written and not any(artefacts.outdated(artefact) for artefact in written):
         print(f"predict: {outputs.predictions(settings).folder}: up to date", flush=True)
         return
@@ -103,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     make_deterministic(settings.run.threads)
     ranks = init_ranks()
-    predict_folds(ranks.broadcast(settings), ranks, chosen.fresh)
+    predict_folds(ranks.broadcast(settings), ranks, options)
     shutdown(ranks)
 
 

@@ -1,8 +1,8 @@
 """Train the network on each fold, or on one with --fold K.
 
 Writes runs/NAME/fold-K/: best-mos.pt, best-caption.pt, last.pt, metrics.csv, timing.csv, curves.png, tensorboard/,
-parameters.json and settings.yaml. A run that was cut off goes on at the same step. Where there are several GPUs each
-fold has one, and several are trained side by side (run.jobs); what they print is in runs/NAME/fold-K.log. Several
+parameters.json and settings.yaml. A run that was cut off goes on at the same step. Where there are several GPUs or
+cores, folds are trained side by side (run.jobs); what each prints is in runs/NAME/train-fold-K.log as well. Several
 processes for one fold: torchrun --nproc-per-node=N -m src.train --fold K.
 """
 
@@ -69,34 +69,21 @@ def train_fold(
     return [*kept[settings.task], "metrics.csv"]
 
 
-def train_in_jobs(settings: Settings, folds: list[int], fresh: bool) -> bool:
-    """Train the folds side by side, where there is more than one and the machine or the settings give the means."""
-    if len(folds) < 2 or settings.run.jobs == 1 or settings.parallel != "none":
-        return False
-    import torch
-
-    from src.pipeline.fold_jobs import train_side_by_side
-
-    gpus = torch.cuda.device_count()
-    jobs = min(settings.run.jobs or gpus, len(folds))
-    if jobs > 1:
-        train_side_by_side(settings, folds, jobs, gpus, fresh)
-    return jobs > 1
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     settings, options = load(argv, "train", __doc__)
     if os.environ.get("RANK", "0") == "0":
         ensure_inputs(settings, "train")
         settings = tuned(settings)
+    missing = []
     if "RANK" not in os.environ:
         missing = [k for k in folds_of(settings) if options.fresh or outdated(outputs.fold(settings, k))]
-        if not missing or train_in_jobs(settings, missing, options.fresh):
-            for fold in (k for k in folds_of(settings) if k not in missing):
-                print(f"train: {outputs.fold(settings, fold).folder}: up to date", flush=True)
+        for fold in (k for k in folds_of(settings) if k not in missing):
+            print(f"train: {outputs.fold(settings, fold).folder}: up to date", flush=True)
+        if not missing:
             return
     from src.base.randomness import make_deterministic
     from src.metrics.meteor import shared_meteor
+    from src.pipeline.fold_jobs import run_side_by_side
     from src.training.distributed import init_ranks, notice, shutdown
     from src.training.feature_cache import cached_features
 
@@ -105,11 +92,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = ranks.broadcast(settings)
     if ranks.main and notice(settings, ranks):
         print(f"train: {notice(settings, ranks)}", flush=True)
-    meteor = shared_meteor() if ranks.main and settings.task != "mos" else None
     features = cached_features(settings, ranks)
+    if run_side_by_side("train", settings, missing, ["--fresh"] * options.fresh):
+        return
+    meteor = shared_meteor() if ranks.main and settings.task != "mos" else None
     sources = (outputs.photos, outputs.vocabulary, outputs.folds)
     folders = ranks.shared_paths(lambda: [source(settings).folder for source in sources])
-    for fold in folds_of(settings):
+    for fold in missing or folds_of(settings):
         with contextlib.ExitStack() as stack:
             # the main process owns the fold's folder; the others are told of it, or of none where it is up to date
             work = stack.enter_context(making(outputs.fold(settings, fold), options.fresh)) if ranks.main else None

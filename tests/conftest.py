@@ -36,7 +36,7 @@ TINY = [
     "metric.bootstrap=100",
     "ensemble.captions=search",
     "predict.candidates=false",
-    "run.threads=1",
+    "run.jobs=1",
 ]
 
 

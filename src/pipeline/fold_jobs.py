@@ -1,4 +1,4 @@
-"""Folds trained side by side: each is a process of its own, on a GPU of its own where there are several."""
+"""Folds side by side: each is a process of its own, on a GPU of its own where there are several."""
 
 import dataclasses
 import os
@@ -7,7 +7,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from src.base.errors import InputError, Stopped
+from src.base.machine import usable_cores
 from src.base.text import one_line
 from src.pipeline.runs import fold_log, run_folder
 from src.pipeline.stages import start_stage
@@ -16,7 +19,7 @@ from src.settings.schema import Settings
 _LOOK_EVERY = 0.2  # seconds between two looks at the processes
 
 
-@dataclass(frozen=True)
+@dataclass
 class Job:
     """A fold's process, the file that holds what it prints, and its place among those that run at a time."""
 
@@ -25,14 +28,24 @@ class Job:
     log: Path
     place: int
     began: float
+    shown: int
+    """Bytes of the file that were printed here, or are of an earlier process."""
+
+    def relay(self) -> None:
+        """Print the lines that it wrote since the last call."""
+        with open(self.log, "rb") as file:
+            file.seek(self.shown)
+            lines, newline, _ = file.read().rpartition(b"\n")
+        self.shown += len(lines) + len(newline)
+        for line in lines.decode(errors="replace").splitlines():
+            print(f"fold {self.fold}: {one_line(line)}", flush=True)
 
     def report(self) -> None:
-        """Print one line: how it ended, with what it printed last."""
-        lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [""]
-        code = self.process.returncode
-        ended = f"ended with exit code {code} (see {self.log})" if code else "trained"
-        seconds = time.monotonic() - self.began
-        print(f"fold {self.fold}: {ended} after {seconds:.0f} s: {one_line(lines[-1])}", flush=True)
+        """Print what is left, and one line: how it ended."""
+        self.relay()
+        code, seconds = self.process.returncode, time.monotonic() - self.began
+        ended = f"ended with exit code {code} (see {self.log})" if code else "done"
+        print(f"fold {self.fold}: {ended} after {seconds:.0f} s", flush=True)
 
 
 def gpu_of(place: int, gpus: int) -> str | None:
@@ -43,37 +56,45 @@ def gpu_of(place: int, gpus: int) -> str | None:
     return visible.split(",")[place % gpus] if visible else str(place % gpus)
 
 
-def _start(settings: Settings, fold: int, place: int, gpus: int, fresh: bool) -> Job:
-    log, gpu = fold_log(run_folder(settings), fold), gpu_of(place, gpus)
+def _start(stage: str, settings: Settings, fold: int, place: int, gpus: int, options: list[str]) -> Job:
+    log, gpu = fold_log(run_folder(settings), fold, stage), gpu_of(place, gpus)
     log.parent.mkdir(parents=True, exist_ok=True)
     this_fold = dataclasses.replace(settings, train=dataclasses.replace(settings.train, fold=fold))
-    with open(log, "w" if fresh else "a", encoding="utf-8") as file:
+    with open(log, "a", encoding="utf-8") as file:
+        shown = file.tell()
         process = start_stage(
-            "train",
+            stage,
             this_fold,
-            *["--fresh"] * fresh,
+            *options,
             environment={} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu},
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on
         )
     print(f"fold {fold}: started{f' on GPU {gpu}' if gpu else ''}; it writes to {log}", flush=True)
-    return Job(fold, process, log, place, time.monotonic())
+    return Job(fold, process, log, place, time.monotonic(), shown)
 
 
-def train_side_by_side(settings: Settings, folds: list[int], jobs: int, gpus: int, fresh: bool) -> None:
-    """Train the folds, `jobs` at a time. One that fails lets the others finish.
+def run_side_by_side(stage: str, settings: Settings, folds: list[int], options: list[str]) -> bool:
+    """Run the stage on each of the folds, as many at a time as run.jobs says. One that fails lets the others finish.
 
-    Raises InputError at the end where some failed, and Stopped where this process was asked to stop, once all have
-    stopped.
+    options: of the stage's command line, besides the settings. Returns False, with nothing done, where only one would
+    run at a time. Raises InputError at the end where some failed, and Stopped where this process was asked to stop,
+    once all have stopped.
     """
+    gpus = torch.cuda.device_count() if settings.parallel == "none" else 0
+    jobs = min(settings.run.jobs or gpus or usable_cores() // settings.run.threads, len(folds))
+    if jobs < 2 or settings.parallel != "none":
+        return False
     waiting, free, failed = list(folds), list(range(jobs)), []
     running: list[Job] = []
     try:
         while waiting or running:
             while waiting and free:
-                running.append(_start(settings, waiting.pop(0), free.pop(0), gpus, fresh))
+                running.append(_start(stage, settings, waiting.pop(0), free.pop(0), gpus, options))
             time.sleep(_LOOK_EVERY)
+            for job in running:
+                job.relay()
             for job in [job for job in running if job.process.poll() is not None]:
                 running.remove(job)
                 free.append(job.place)
@@ -90,5 +111,6 @@ def train_side_by_side(settings: Settings, folds: list[int], jobs: int, gpus: in
         names = ", ".join(str(job.fold) for job in sorted(failed, key=lambda job: job.fold))
         raise InputError(
             f"{len(failed)} of {len(folds)} folds failed ({names}); what they printed is in "
-            f"{fold_log(run_folder(settings), 'K')}; the same command, without --fresh, trains what is left"
+            f"{fold_log(run_folder(settings), 'K', stage)}; the same command, without --fresh, does what is left"
         )
+    return True

@@ -59,9 +59,9 @@ def finished_folds(run: Path) -> list[int]:
     return [fold_number(folder.name) for folder in fold_folders(run) if marker_of(folder).is_file()]
 
 
-def fold_log(run: Path, fold: int | str) -> Path:
-    """What a fold that is trained beside others prints."""
-    return run / f"{fold_name(fold)}.log"
+def fold_log(run: Path, fold: int | str, stage: str) -> Path:
+    """What a stage prints of a fold that has a process of its own."""
+    return run / f"{stage}-{fold_name(fold)}.log"
 
 
 def settings_path(fold: Path) -> Path:

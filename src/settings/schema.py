@@ -154,12 +154,13 @@ class RunSettings:
     """Folder of all runs and of the cache that they share."""
     seed: NonNegativeInt = 0
     """Seed of weights, order, augmentation and dropout."""
-    threads: Annotated[int, Field(ge=1, le=1024)] = 2
-    """Threads of torch; another number changes rounding."""
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Threads of torch in each process; another number changes rounding."""
     workers: RuntimeOnly[Annotated[int, Field(ge=0, le=1024)]] = 0
     """Processes that load training photos; preprocessing uses as many as there are cores."""
     jobs: RuntimeOnly[Annotated[int, Field(ge=1, le=1024)] | None] = None
-    """Folds that are trained side by side, each in a process of its own; not given: as many as there are GPUs, or 1."""
+    """Folds that are trained and predicted side by side, each in a process of its own. Not given: as many as there are
+    GPUs; without a GPU as many as there are cores for (run.threads each)."""
 
     def __post_init__(self) -> None:
         if not self.name.strip(". ") or set(self.name) & set("/\\\0"):

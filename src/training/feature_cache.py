@@ -1,6 +1,6 @@
 """A frozen encoder's features of all photos, computed once and memory-mapped from then on."""
 
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +8,7 @@ import torch
 
 from src.base.errors import InputError
 from src.base.files import read_json, write_json
+from src.base.machine import usable_cores
 from src.base.randomness import fold_in, seed_torch
 from src.data.image import Unreadable, at_own_aspect, decode
 from src.data.table import load_table
@@ -68,15 +69,22 @@ def _compute(settings: Settings, folder: Path, device: torch.device) -> list[str
     files: dict[str, np.memmap] = {}
     if done:
         files = {path.stem: np.load(path, mmap_mode="r+") for path in sorted(folder.glob("*.npy"))}
-    with progress(len(views), done, "features", True) as bar:
+    threads = settings.run.threads
+    workers = max(1, usable_cores() // threads) if device.type == "cpu" else 1
+    with (
+        progress(len(views), done, "features", True) as bar,
+        ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,)) as pool,
+    ):
         for block, first in enumerate(range(done, len(views), _BLOCK)):
             rows = list(range(first, min(first + _BLOCK, len(views))))
-            photos = [_pixels(settings, paths[row], views[row]) for row in rows]
-            for places, tensors in _of_block(encoder, photos, settings.encoder.mirrored, device):
-                arrays = _arrays(tensors, settings.encoder.cache)
+            photos = list(pool.map(lambda row: _pixels(settings, paths[row], views[row]), rows))
+            parts = _parts(photos, _TOGETHER[device.type])
+            batches = [np.stack([photos[place] for place in part]) for part in parts]
+            computed = pool.map(lambda batch: _features(encoder, batch, settings), batches)
+            for part, arrays in zip(parts, computed, strict=True):
                 files = files or _create(folder, arrays, len(views))
                 for name, values in arrays.items():
-                    files[name][[rows[place] for place in places]] = values
+                    files[name][[rows[place] for place in part]] = values
             bar.update(len(rows))
             if block % _SAVE_EVERY == _SAVE_EVERY - 1:
                 _flush(files)
@@ -97,24 +105,19 @@ def _pixels(settings: Settings, path: Path, view: np.ndarray) -> np.ndarray:
         return np.asarray(view)  # black, as everywhere
 
 
-def _of_block(
-    encoder: Encoder, photos: list[np.ndarray], mirrored: bool, device: torch.device
-) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
-    """The features of photos, those of one size together: their places, and what `views_of` gives."""
+def _parts(photos: list[np.ndarray], together: int) -> list[list[int]]:
+    """The places of the photos, those of one size together, at most so many of them."""
     places: dict[tuple[int, ...], list[int]] = {}
     for place, photo in enumerate(photos):
         places.setdefault(photo.shape, []).append(place)
-    together = _TOGETHER[device.type]
-    for alike in places.values():
-        for begin in range(0, len(alike), together):
-            part = alike[begin : begin + together]
-            pixels = torch.from_numpy(np.stack([photos[place] for place in part]))
-            yield part, views_of(encoder, pixels.to(device), mirrored)
+    return [alike[i : i + together] for alike in places.values() for i in range(0, len(alike), together)]
 
 
-def _arrays(tensors: dict[str, torch.Tensor], precision: str) -> dict[str, np.ndarray]:
-    """Features as arrays. Raises InputError where a value is too large for the precision."""
+def _features(encoder: Encoder, photos: np.ndarray, settings: Settings) -> dict[str, np.ndarray]:
+    """What `views_of` gives of photos, uint8 [B, H, W, C]. Raises InputError where the precision is too low for it."""
+    precision = settings.encoder.cache
     dtype = torch.float16 if precision == "fp16" else torch.float32
+    tensors = views_of(encoder, torch.from_numpy(photos).to(encoder.mean.device), settings.encoder.mirrored)
     kept = {name: tensors[name].to(dtype) for name in ("grid", "pooled", "levels") if name in tensors}
     if not all(tensor.isfinite().all() for tensor in kept.values()):
         raise InputError(

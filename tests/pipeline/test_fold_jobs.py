@@ -47,6 +47,7 @@ def test_folds_side_by_side_are_stopped_fail_and_end_as_one_after_another(compet
     run(1, folder, "train", [*arguments, "run.name=after"])
     beside = [*arguments, "run.name=beside", "run.jobs=2"]
     places = [folder / "runs" / "beside" / f"fold-{fold}" for fold in FOLDS]
+    logs = [place.with_name(f"train-{place.name}.log") for place in places]
 
     process = start(folder, *beside)
     while not all((place / "last.pt").exists() for place in places) and process.poll() is None:
@@ -62,13 +63,21 @@ def test_folds_side_by_side_are_stopped_fail_and_end_as_one_after_another(compet
         output, errors = process.communicate(timeout=300)
     assert process.returncode == 1 and errors.startswith("error: 1 of 2 folds failed (1)") and errors.count("\n") == 1
     assert "fold 1: ended with exit code 1" in output and "is in use by process" in output
-    assert "fold 0: trained after" in output and (places[0] / "done.json").exists()
-    assert "error: " in places[1].with_suffix(".log").read_text()
-    assert "going on from epoch" in places[0].with_suffix(".log").read_text()
+    assert "fold 0: done after" in output and (places[0] / "done.json").exists()
+    assert "error: " in logs[1].read_text()
+    assert "going on from epoch" in logs[0].read_text()
 
     run(1, folder, "train", beside)  # what is left is one fold, which needs no process beside this one
     for fold in FOLDS:
         assert results(folder, "beside", fold) == results(folder, "after", fold)
+
+    tables = []
+    for name, jobs in (("after", 1), ("beside", 2)):
+        run(1, folder, "predict", [*arguments, f"run.name={name}", f"run.jobs={jobs}"])
+        predictions = folder / "runs" / name / "predictions"
+        tables.append([(predictions / table).read_bytes() for table in ("oof.csv", "test.csv", "test_folds.csv")])
+        assert (predictions.parent / "predict-fold-0.log").exists() == (jobs == 2)
+    assert tables[0] == tables[1]
 
 
 def test_gpus_are_dealt_in_turn(monkeypatch):

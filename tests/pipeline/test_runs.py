@@ -8,7 +8,7 @@ def test_folds_are_found_in_order_and_what_was_kept_of_an_earlier_one_is_not(tmp
     for name in ("fold-10", "fold-2", "fold-2.earlier", "fold-x", "tune"):
         (run / name).mkdir(parents=True)
         (run / name / "settings.yaml").touch()
-    runs.fold_log(run, 3).touch()
+    runs.fold_log(run, 3, "train").touch()
     assert [folder.name for folder in runs.fold_folders(run)] == ["fold-2", "fold-10"]
     assert runs.trained_settings(run) == [run / "fold-2" / "settings.yaml", run / "fold-10" / "settings.yaml"]
     assert runs.trained_settings(run, 10) == [runs.settings_path(runs.fold_folder(run, 10))]
