@@ -79,14 +79,14 @@ class CaptionGenerator(torch.nn.Module):
         self.searches, self.seed, self.averaging = searches, seed, averaging
 
     def forward(self, images: torch.Tensor | dict[str, torch.Tensor], rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Tokens [B, K, T] of each search, best caption first, then the first network's pooled features [B, D].
+        """Tokens [B, K, T] of each search, best caption first, then the first encoder's pooled features [B, D].
 
         Tokens are padded to the longest caption allowed, so that the outputs of replicas can be concatenated.
         """
         first = self.networks[0]
         decoder: Any = first.decoder
-        features: Any = first.features(images)
-        pooled = features.pooled.float()
+        encoded = first.encoded(images)
+        features: Any = first.with_levels(encoded)
         if self.averaging != "none" and len(self.networks) > 1:
             decoder = ModelAverage([cast(CausalDecoder, each.decoder) for each in self.networks], self.averaging)
             features = AveragedFeatures((features, *(network.features(images) for network in self.networks[1:])))
@@ -95,7 +95,7 @@ class CaptionGenerator(torch.nn.Module):
             tokens = search(decoder, features, rows.tolist(), self.seed).tokens
             missing = search.constraints.maximum_words + 1 - tokens.shape[2]
             outputs.append(torch.nn.functional.pad(tokens, (0, missing), value=PAD))
-        return (*outputs, pooled)
+        return (*outputs, encoded.pooled.float())
 
 
 def generate_captions(

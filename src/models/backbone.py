@@ -3,7 +3,6 @@
 import difflib
 import math
 from collections import OrderedDict
-from dataclasses import replace
 from typing import Any
 
 import timm
@@ -12,7 +11,7 @@ from timm.models import group_parameters
 from torch import nn
 
 from src.base.errors import InputError
-from src.models.encoder import Encoder, EncoderWithMoreLevels, trainable
+from src.models.encoder import Encoder, trainable
 from src.models.faster_rcnn import DETECTORS, build_faster_rcnn
 from src.models.features import Features
 from src.models.levels import BlockStatistics, channel_statistics
@@ -168,29 +167,7 @@ def _breaks_channels_last(backbone: nn.Module) -> bool:
     )
 
 
-def build_encoder(
-    settings: EncoderSettings,
-    channels: int,
-    size: int,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    channels_last: bool = False,
-) -> Encoder:
-    """The encoder that `settings` name, for square photos of `size` pixels and 1 or 3 `channels`.
-
-    Where features are cached with levels, those of encoder.more_levels are among them. Its input is normalised by the
-    backbone's published statistics where it starts from weights, else by `mean` and `std` (per channel, on the scale 0
-    to 1). Raises InputError, in one line, for an unknown name, a size, number of channels or stride that the backbone
-    cannot take, and weights that cannot be fetched, read or loaded.
-    """
-    encoder = _build(settings, channels, size, mean, std, channels_last)
-    if not (settings.cached and settings.levels and settings.more_levels):
-        return encoder
-    others = [replace(settings, name=name, weights=None, output_stride=None) for name in settings.more_levels]
-    return EncoderWithMoreLevels(encoder, [_build(other, channels, size, mean, std, channels_last) for other in others])
-
-
-def _build(
+def build_backbone(
     settings: EncoderSettings,
     channels: int,
     size: int,
@@ -198,6 +175,7 @@ def _build(
     std: tuple[float, ...],
     channels_last: bool,
 ) -> Encoder:
+    """The one that `settings` name, alone; see `encoders.build_encoder`."""
     weights = read_weights(settings.weights) if settings.weights else None
     published = settings.pretrained and weights is None
     if settings.name in DETECTORS:

@@ -4,11 +4,12 @@ import torch
 from torch import nn
 
 from src.models.attention import ShowAttendTell
-from src.models.backbone import build_encoder
 from src.models.ctc import CTCMaskPredict
 from src.models.decoder import Decoder
 from src.models.encoder import Encoder
+from src.models.encoders import build_encoder, build_late_stages
 from src.models.features import Features
+from src.models.fine_tuning import LateStages
 from src.models.levels import LevelsInGrid
 from src.models.mask_predict import MaskPredict
 from src.models.mos_head import DistributionHead, MosHead
@@ -35,7 +36,8 @@ def build_decoder(settings: DecoderSettings, vocabulary_size: int, feature_width
 class Captioner(nn.Module):
     """An `encoder`, `mos_head` (None where no MOS is predicted) and `decoder` (None where no caption is).
 
-    `levels_in_grid`: what shows the decoder the encoder's levels; None where it gives none.
+    `levels_in_grid`: what shows the decoder the encoder's levels; None where it gives none. `late_stages`: those of
+    encoder.fine_tuned, whose output the MOS head sees as well; None where there is no such.
     """
 
     def __init__(
@@ -44,9 +46,11 @@ class Captioner(nn.Module):
         mos_head: MosHead | DistributionHead | None,
         decoder: Decoder | None,
         levels_in_grid: LevelsInGrid | None = None,
+        late_stages: LateStages | None = None,
     ):
         super().__init__()
         self.levels_in_grid = levels_in_grid
+        self.late_stages = late_stages
         self.encoder = encoder
         self.mos_head = mos_head
         self.decoder = decoder
@@ -54,21 +58,39 @@ class Captioner(nn.Module):
     def features(self, images: torch.Tensor | dict[str, torch.Tensor]) -> Features:
         """Features of uint8 pixels [B, H, W, C], or cached ones.
 
-        Cached features are a dict of `grid`, `mask` and `pooled`, of `levels` where there are such, and for regions of
-        `boxes`, of the shapes in Features.
+        Cached features are a dict of `grid`, `mask` and `pooled`, of `levels` and `stage` where there are such, and for
+        regions of `boxes`, of the shapes in Features.
         """
-        features = self.encoder(images) if isinstance(images, torch.Tensor) else self._cached(images)
+        return self.with_levels(self.encoded(images))
+
+    def with_levels(self, features: Features) -> Features:
+        """The encoder's features as the decoder sees them."""
         return features if self.levels_in_grid is None else self.levels_in_grid(features)
 
-    def _cached(self, images: dict[str, torch.Tensor]) -> Features:
+    def encoded(self, images: torch.Tensor | dict[str, torch.Tensor]) -> Features:
+        """The features that the encoder gives; `images` as for `features`."""
+        if isinstance(images, torch.Tensor):
+            return self.encoder(images)
         layout = images.get("boxes", self.encoder.layout)
-        levels = images["levels"].float() if "levels" in images else None
-        return Features(images["grid"].float(), images["mask"], layout, images["pooled"].float(), levels)
+        levels, stage = (images[name].float() if name in images else None for name in ("levels", "stage"))
+        return Features(images["grid"].float(), images["mask"], layout, images["pooled"].float(), levels, stage)
+
+    def mos_inputs(self, features: Features, rows: torch.Tensor | None = None) -> torch.Tensor:
+        """What the MOS head sees, [B, D]. rows: the photos that the late stages are run on, int64; not given: all."""
+        if self.late_stages is None:
+            return features.for_mos
+        assert features.stage is not None
+        if rows is None or len(rows) == len(features):
+            late = self.late_stages(features.stage)
+        else:
+            late = features.for_mos.new_zeros(len(features), self.late_stages.width)
+            late = late.index_copy(0, rows, self.late_stages(features.stage[rows]))
+        return torch.cat([features.for_mos, late], dim=1)
 
     def mos(self, features: Features) -> torch.Tensor:
         """Predicted MOS, float32 [B], on the scale of the labels."""
         assert self.mos_head is not None, "a network for captions only"
-        return self.mos_head(features.for_mos)
+        return self.mos_head(self.mos_inputs(features))
 
 
 def with_heads(
@@ -79,15 +101,20 @@ def with_heads(
     `mos_range`: (low, high, mean) of the training labels, unused where settings.task is "caption". `vocabulary_size` is
     unused where it is "mos". Raises InputError where the settings ask for what cannot be built.
     """
-    mos_head = decoder = levels_in_grid = None
+    mos_head = decoder = levels_in_grid = late_stages = None
     if settings.task != "caption":
+        width = encoder.levels_width or encoder.width
+        if settings.encoder.fine_tunes:
+            channels = 3 if settings.view.color == "rgb" else 1
+            late_stages = build_late_stages(settings.encoder, channels, settings.train.channels_last)
+            width += late_stages.width
         head = DistributionHead if settings.loss.mos == "distribution" else MosHead
-        mos_head = head(encoder.levels_width or encoder.width, settings.mos_head, *mos_range)
+        mos_head = head(width, settings.mos_head, *mos_range)
     if settings.task != "mos":
         decoder = build_decoder(settings.decoder, vocabulary_size, encoder.width)
         if encoder.levels_width:
             levels_in_grid = LevelsInGrid(encoder.levels_width, encoder.width, settings.decoder.dropout)
-    return Captioner(encoder, mos_head, decoder, levels_in_grid)
+    return Captioner(encoder, mos_head, decoder, levels_in_grid, late_stages)
 
 
 def build_captioner(

@@ -69,13 +69,13 @@ class Encoder(nn.Module, ABC):
         self.train(self.training)
 
 
-class EncoderWithMoreLevels(Encoder):
-    """An encoder whose levels are joined by those of others, all of them frozen."""
+class JoinedEncoder(Encoder):
+    """An encoder whose levels are joined by those of others, and by the output of early stages; all of them frozen."""
 
-    def __init__(self, encoder: Encoder, others: list[Encoder]):
+    def __init__(self, encoder: Encoder, others: list[Encoder], early_stages: nn.Module | None):
         channels = encoder.mean.shape[1]
         super().__init__(channels, (0.0,) * channels, (1.0,) * channels, False)
-        self.encoder, self.others = encoder, nn.ModuleList(others)
+        self.encoder, self.others, self.early_stages = encoder, nn.ModuleList(others), early_stages
         self.width, self.layout, self.frozen = encoder.width, encoder.layout, encoder.frozen
         self.levels_width = encoder.levels_width + sum(other.levels_width for other in others)
         self.fixed_input_size = any(each.fixed_input_size for each in (encoder, *others))
@@ -90,8 +90,11 @@ class EncoderWithMoreLevels(Encoder):
 
     def forward(self, pixels: torch.Tensor) -> Features:
         features = self.encoder(pixels)
+        stage = None if self.early_stages is None else self.early_stages(pixels)
+        if not self.others:
+            return replace(features, stage=stage)
         levels = [features.levels, *(other(pixels).levels for other in self.others)]
-        return replace(features, levels=torch.cat([level for level in levels if level is not None], dim=1))
+        return replace(features, levels=torch.cat([level for level in levels if level is not None], 1), stage=stage)
 
     def layers(self) -> list[list[nn.Parameter]]:
         return self.encoder.layers()
@@ -106,7 +109,8 @@ def views_of(encoder: Encoder, pixels: torch.Tensor, mirrored: bool) -> dict[str
     """
     views = torch.stack([pixels, pixels.flip(2)], dim=1) if mirrored else pixels[:, None]
     features = encoder(views.flatten(0, 1)).averaged_to(encoder.layout)
-    named = {"grid": features.grid, "mask": features.mask, "pooled": features.pooled, "levels": features.levels}
+    names = ("grid", "mask", "pooled", "levels", "stage")
+    named: dict[str, torch.Tensor | None] = {name: getattr(features, name) for name in names}
     if isinstance(features.layout, torch.Tensor):
         named["boxes"] = features.layout.float()
     return {name: tensor.unflatten(0, views.shape[:2]) for name, tensor in named.items() if tensor is not None}

@@ -15,6 +15,7 @@ class Features:
     `layout`: (height, width) of the grid, or the boxes [B, N, 4] of regions.
     `pooled` [B, D]: one vector per photo.
     `levels` [B, L]: mean and standard deviation of every block's output, or None (see models.levels).
+    `stage` [B, h, w, C]: the output of another backbone's early stages, or None (see models.fine_tuning).
 
     Features never leave the replica that computed them, so DataParallel need not gather them.
     """
@@ -24,6 +25,7 @@ class Features:
     layout: tuple[int, int] | torch.Tensor
     pooled: torch.Tensor
     levels: torch.Tensor | None = None
+    stage: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return self.pooled.shape[0]
@@ -38,8 +40,11 @@ class Features:
         return self.pooled if self.levels is None else self.levels
 
     def repeat(self, times: int) -> "Features":
-        """Each photo `times` times in a row: photo b is at rows b * times … b * times + times - 1."""
-        return self._map(lambda tensor: tensor.repeat_interleave(times, dim=0))
+        """Each photo `times` times in a row, for its captions: photo b is at rows b * times … b * times + times - 1.
+
+        Without `stage`, of which captions know nothing.
+        """
+        return replace(self, stage=None)._map(lambda tensor: tensor.repeat_interleave(times, dim=0))
 
     def select(self, index: torch.Tensor) -> "Features":
         """The photos at `index` (int64 [M], with omissions and repetitions)."""
@@ -56,6 +61,6 @@ class Features:
 
     def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "Features":
         layout = function(self.layout) if isinstance(self.layout, torch.Tensor) else self.layout
-        levels = None if self.levels is None else function(self.levels)
+        levels, stage = (None if value is None else function(value) for value in (self.levels, self.stage))
         grid, mask, pooled = function(self.grid), function(self.mask), function(self.pooled)
-        return replace(self, grid=grid, mask=mask, layout=layout, pooled=pooled, levels=levels)
+        return Features(grid, mask, layout, pooled, levels, stage)

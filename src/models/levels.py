@@ -21,12 +21,12 @@ _BOTTLENECK = 128
 """Width between the levels, of which there are thousands, and the grid."""
 
 
-def block_names(backbone: Any) -> list[str]:
+def block_names(backbone: Any, coarse: bool = False) -> list[str]:
     """The modules of the backbone's blocks from the input on, as timm groups them for layer-wise learning rates.
 
-    The children of a backbone that timm does not group.
+    coarse: its stages instead, each of several blocks. The children of a backbone that timm does not group.
     """
-    matcher = backbone.group_matcher(coarse=False) if hasattr(backbone, "group_matcher") else None
+    matcher = backbone.group_matcher(coarse=coarse) if hasattr(backbone, "group_matcher") else None
     patterns = matcher.get("blocks", ()) if isinstance(matcher, dict) else ()
     if isinstance(patterns, str):
         patterns = [(patterns, None)]

@@ -72,7 +72,7 @@ def weights_origin(settings: EncoderSettings) -> dict[str, str]:
     if settings.weights:
         return {settings.name: settings.weights}
     origins = {}
-    for name in (settings.name, *(settings.more_levels if settings.cached and settings.levels else ())):
+    for name in (settings.name, *settings.others):
         package = weights_package(name)
         origins[name] = "hub" if settings.pretrained else "none"
         if settings.pretrained and package and package.path():

@@ -7,8 +7,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from src.base.errors import InputError, Stopped
 from src.base.machine import usable_cores
 from src.base.text import one_line
@@ -82,6 +80,8 @@ def run_side_by_side(stage: str, settings: Settings, folds: list[int], options: 
     run at a time. Raises InputError at the end where some failed, and Stopped where this process was asked to stop,
     once all have stopped.
     """
+    import torch
+
     gpus = torch.cuda.device_count() if settings.parallel == "none" else 0
     jobs = min(settings.run.jobs or gpus or usable_cores() // settings.run.threads, len(folds))
     if jobs < 2 or settings.parallel != "none":

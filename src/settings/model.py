@@ -44,6 +44,13 @@ class EncoderSettings:
     Hosu et al. 2019). false: MOS is predicted from the pooled output alone, as without a cache."""
     more_levels: list[str] = Field(default_factory=lambda: ["tf_efficientnet_lite0"])
     """With levels: further timm models, started like the encoder, whose levels MOS is predicted from as well."""
+    fine_tuned: str | None = None
+    """With cached features: a further timm model, started like the encoder, for MOS alone. The output of its first
+    stages is cached, and what follows them is trained. Not given: none."""
+    frozen_stages: Annotated[int, Field(ge=1, le=1000)] = 5
+    """fine_tuned: stages that keep their initial weights."""
+    fine_tuned_size: Annotated[int, Field(ge=16, le=4096)] = 256
+    """fine_tuned: side, in pixels, of the square that it sees of a photo."""
     regions: Annotated[int, Field(ge=1, le=1000)] = 36
     """Regions per photo at most, for the encoders that detect regions (fasterrcnn_*)."""
 
@@ -57,6 +64,21 @@ class EncoderSettings:
     def cached(self) -> bool:
         """Whether features are computed once: those of an encoder that is trained would change."""
         return self.frozen and self.cache != "none"
+
+    @property
+    def levels_of_others(self) -> list[str]:
+        """The further models whose levels are cached."""
+        return self.more_levels if self.cached and self.levels else []
+
+    @property
+    def fine_tunes(self) -> bool:
+        """Whether late stages are trained on a cached stage."""
+        return self.cached and self.fine_tuned is not None
+
+    @property
+    def others(self) -> list[str]:
+        """All models beside the encoder that cached features come from."""
+        return [*self.levels_of_others, *([self.fine_tuned] if self.fine_tunes and self.fine_tuned else [])]
 
     @property
     def whole_photos(self) -> int | None:

@@ -12,8 +12,9 @@ from src.base.machine import usable_cores
 from src.base.randomness import fold_in, seed_torch
 from src.data.image import Unreadable, at_own_aspect, decode
 from src.data.table import load_table
-from src.models.backbone import build_encoder
 from src.models.encoder import Encoder, views_of
+from src.models.encoders import build_encoder
+from src.models.fine_tuning import LateStages
 from src.pipeline import artefacts, outputs, resolved
 from src.settings.schema import Settings
 from src.training.distributed import Ranks
@@ -22,6 +23,7 @@ from src.training.metrics_log import progress
 _BLOCK = 32  # photos that are read, and of which those of one size are computed together; fixed: a resumed computation
 # gives the same bits
 _SAVE_EVERY = 16  # blocks between two flushes to the disk, from which a resumed computation goes on
+_SAMPLE = 256  # photos whose late features are looked at before training
 _TOGETHER = {"cpu": 2, "cuda": 16}  # photos of one size in a batch: on a CPU larger ones do not fit into its caches
 
 
@@ -41,9 +43,9 @@ def cached_features(settings: Settings, ranks: Ranks) -> Path | None:
     """The folder of the features that encoder.cache asks for, computed by rank 0 where it is absent.
 
     For V views of each photo, as it is and, with encoder.mirrored, its mirror image, it holds grid.npy [N, V, R, D],
-    pooled.npy [N, V, D] and, with encoder.levels, levels.npy [N, V, L] (float16 or float32), mask.npy (bool
-    [N, V, R]) and for regions boxes.npy (float32 [N, V, R, 4]), in the order of the table of photos. Call it in every
-    process.
+    pooled.npy [N, V, D], with encoder.levels levels.npy [N, V, L] and with encoder.fine_tuned stage.npy [N, V, h, w, C]
+    (float16 or float32), mask.npy (bool [N, V, R]) and for regions boxes.npy (float32 [N, V, R, 4]), in the order of
+    the table of photos. Call it in every process.
     """
     if not settings.encoder.cached:
         return None
@@ -118,7 +120,7 @@ def _features(encoder: Encoder, photos: np.ndarray, settings: Settings) -> dict[
     precision = settings.encoder.cache
     dtype = torch.float16 if precision == "fp16" else torch.float32
     tensors = views_of(encoder, torch.from_numpy(photos).to(encoder.mean.device), settings.encoder.mirrored)
-    kept = {name: tensors[name].to(dtype) for name in ("grid", "pooled", "levels") if name in tensors}
+    kept = {name: tensors[name].to(dtype) for name in ("grid", "pooled", "levels", "stage") if name in tensors}
     if not all(tensor.isfinite().all() for tensor in kept.values()):
         raise InputError(
             f"encoder.cache={precision}: a feature is not finite in that precision; use encoder.cache=fp32"
@@ -155,3 +157,12 @@ def feature_statistics(folder: Path, rows: np.ndarray) -> tuple[torch.Tensor, to
     mean = total / (len(rows) * features.shape[1])
     variance = squares / (len(rows) * features.shape[1]) - np.square(mean)
     return torch.from_numpy(mean).float(), torch.from_numpy(np.sqrt(variance.clip(0))).float()
+
+
+@torch.inference_mode()
+def late_statistics(late_stages: LateStages, folder: Path, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation, float32 [D], of what late stages make, before training, of some photos at `rows`."""
+    stage = np.load(folder / "stage.npy", mmap_mode="r")
+    some = np.sort(rows)[:: -(-len(rows) // _SAMPLE)]
+    late = torch.cat([late_stages(torch.from_numpy(stage[part, 0]).float()) for part in np.array_split(some, 16)])
+    return late.mean(0), late.std(0)

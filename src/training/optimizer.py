@@ -27,7 +27,8 @@ def learning_rate(settings: OptimSettings, epoch: float, epochs: int, drops: int
 def parameter_groups(task: Task, settings: OptimSettings) -> list[dict]:
     """Parameters by their factor on the learning rate (`lr_scale`) and their weight decay.
 
-    The encoder's layers have encoder_lr_mult * layer_decay ** (layers above); vectors (biases, norms) do not decay.
+    The encoder's layers have encoder_lr_mult * layer_decay ** (layers above), the late stages of encoder.fine_tuned
+    encoder_lr_mult; vectors (biases, norms) do not decay.
     timm.optim.param_groups_layer_decay does not serve here: it puts the heads into one more layer above the encoder,
     has no factor for the encoder as a whole, and gives every parameter of a network that is not timm's one layer.
     """
@@ -37,6 +38,8 @@ def parameter_groups(task: Task, settings: OptimSettings) -> list[dict]:
         for depth, layer in enumerate(layers)
         for parameter in layer
     }
+    if task.model.late_stages is not None:
+        scales |= dict.fromkeys(task.model.late_stages.parameters(), settings.encoder_lr_mult)
     groups: dict[tuple[float, float], dict] = {}
     for parameter in task.parameters():
         if parameter.requires_grad:

@@ -181,11 +181,15 @@ class Task(nn.Module):
     def _mos_loss(self, features: Features, mos: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The predicted MOS [B] and its loss [B]."""
         head = self.model.mos_head
+        if head is None:
+            predicted = self._predicted_mos(features)
+            return predicted, mos_loss(predicted, mos, self.scale.std, "none")
+        inputs = self.model.mos_inputs(features, _rows_to_learn(~mos.isnan()))
         if isinstance(head, DistributionHead):
-            probabilities = head.probabilities(features.for_mos)
+            probabilities = head.probabilities(inputs)
             return head.expected_mos(probabilities), distribution_loss(probabilities, mos, head.bins[0])
-        predicted = self._predicted_mos(features)
-        return predicted, mos_loss(predicted, mos, self.scale.std, "none" if head is None else self.loss.mos)
+        predicted = head(inputs)
+        return predicted, mos_loss(predicted, mos, self.scale.std, self.loss.mos)
 
     def _masked_losses(
         self, features: Features, captions: torch.Tensor, uniforms: torch.Tensor | None
@@ -202,7 +206,7 @@ class Task(nn.Module):
     ) -> list[torch.Tensor]:
         """Caption and, where it has a weight, attention loss of a causal captioner, each [B]."""
         features, flat = features.repeat(captions.shape[1]), captions.flatten(0, 1)
-        rows = _rows_to_learn(flat)
+        rows = _rows_to_learn((flat != PAD).any(1))
         features, flat = features.select(rows), flat[rows]
         inputs = shift_right(flat)
         if self.sampling_probability and advantages is None:
@@ -245,13 +249,13 @@ class Task(nn.Module):
         return nn.functional.pad(candidates.tokens, (0, width - candidates.tokens.shape[2]), value=PAD)
 
 
-def _rows_to_learn(captions: torch.Tensor) -> torch.Tensor:
-    """The rows of captions [N, T] that are not all padding, one at least: photos without captions cost nothing.
+def _rows_to_learn(labelled: torch.Tensor) -> torch.Tensor:
+    """The rows that are labelled, bool [N], one at least: those without a label cost nothing.
 
     On a GPU all rows: to count them would wait for it in every step.
     """
-    rows = torch.arange(len(captions), device=captions.device)
-    if captions.device.type != "cpu":
+    rows = torch.arange(len(labelled), device=labelled.device)
+    if labelled.device.type != "cpu":
         return rows
-    learned = rows[(captions != PAD).any(1)]
+    learned = rows[labelled]
     return learned if len(learned) else rows[:1]

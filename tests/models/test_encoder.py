@@ -7,7 +7,7 @@ import timm
 import torch
 
 from src.base.errors import InputError
-from src.models.backbone import build_encoder
+from src.models.encoders import build_encoder
 from src.settings.schema import EncoderSettings
 
 pytestmark = pytest.mark.usefixtures("seeded")

@@ -9,7 +9,7 @@ from torchvision.models import get_model
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights, fasterrcnn_resnet50_fpn
 
 from src.base.errors import InputError
-from src.models.backbone import build_encoder
+from src.models.encoders import build_encoder
 from src.models.faster_rcnn import select_regions
 from src.settings.schema import EncoderSettings
 

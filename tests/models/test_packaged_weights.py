@@ -10,7 +10,7 @@ from timm.data import ImageNetInfo
 
 from src.base.errors import InputError
 from src.models import packaged_weights, weights
-from src.models.backbone import build_encoder
+from src.models.encoders import build_encoder
 from src.models.packaged_weights import PACKAGES, read_packaged, weights_package
 from src.settings.schema import EncoderSettings
 

@@ -46,6 +46,9 @@ CACHED = [
     "encoder.cache=fp32",
     "encoder.more_levels=[]",
     "encoder.long_side=140",
+    "encoder.fine_tuned=test_resnet",
+    "encoder.frozen_stages=2",
+    "encoder.fine_tuned_size=48",
 ]
 
 

@@ -1,0 +1,63 @@
+"""The encoder that settings describe: a backbone, joined by those that give further levels and early stages."""
+
+from dataclasses import replace
+
+from src.base.errors import InputError
+from src.models.backbone import BackboneEncoder, build_backbone
+from src.models.encoder import Encoder, JoinedEncoder
+from src.models.fine_tuning import EarlyStages, LateStages, split_backbone
+from src.models.weights import one_line
+from src.settings.schema import EncoderSettings
+
+
+def build_encoder(
+    settings: EncoderSettings,
+    channels: int,
+    size: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    channels_last: bool = False,
+) -> Encoder:
+    """The encoder that `settings` name, for square photos of `size` pixels and 1 or 3 `channels`.
+
+    Where features are cached, the levels of encoder.more_levels are among them, and the output of the early stages of
+    encoder.fine_tuned. Its input is normalised by the
+    backbone's published statistics where it starts from weights, else by `mean` and `std` (per channel, on the scale 0
+    to 1). Raises InputError, in one line, for an unknown name, a size, number of channels or stride that the backbone
+    cannot take, and weights that cannot be fetched, read or loaded.
+    """
+    encoder = build_backbone(settings, channels, size, mean, std, channels_last)
+    if not settings.others:
+        return encoder
+    others = [
+        build_backbone(_other(settings, name), channels, size, mean, std, channels_last)
+        for name in settings.levels_of_others
+    ]
+    early = _split(settings, channels, mean, std, channels_last)[0] if settings.fine_tunes else None
+    return JoinedEncoder(encoder, others, early)
+
+
+def build_late_stages(settings: EncoderSettings, channels: int, channels_last: bool = False) -> LateStages:
+    """The stages of encoder.fine_tuned that are trained; raises InputError as `build_encoder` does."""
+    return _split(settings, channels, (0.0,) * channels, (1.0,) * channels, channels_last)[1]
+
+
+def _other(settings: EncoderSettings, name: str) -> EncoderSettings:
+    return replace(settings, name=name, weights=None, output_stride=None)
+
+
+def _split(
+    settings: EncoderSettings, channels: int, mean: tuple[float, ...], std: tuple[float, ...], channels_last: bool
+) -> tuple[EarlyStages, LateStages]:
+    name, size = settings.fine_tuned or "", settings.fine_tuned_size
+    whole = build_backbone(replace(_other(settings, name), levels=False), channels, size, mean, std, channels_last)
+    backbone = whole.backbone if isinstance(whole, BackboneEncoder) else None
+    try:
+        early, late = split_backbone(backbone, settings.frozen_stages, size)
+    except (ValueError, AttributeError) as error:
+        raise InputError(
+            f"encoder.fine_tuned={name} cannot be split after encoder.frozen_stages={settings.frozen_stages}: "
+            f"{one_line(error)}"
+        ) from None
+    late.requires_grad_(True)
+    return EarlyStages(early, size, whole.mean, whole.std, whole.memory_format), LateStages(late, whole.width)
