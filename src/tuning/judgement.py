@@ -80,7 +80,7 @@ def judge(settings: Settings, plan: SearchPlan, best: FrozenTrial, first: Frozen
     if not plan.judge_folds:
         return Verdict(True, f"{name} is taken unjudged (tune.judge_folds leaves no fold for it)")
     where = _where(plan)
-    print(f"tune: {name} against the settings as they are on {where}", flush=True)
+    print(f"tune: judging {name} against the settings as they are on {where}", flush=True)
     predicted: dict[str, Predictions] = {}
     for system, its_settings in (("the defaults", settings), (name, winner)):
         try:
