@@ -20,6 +20,7 @@ from src.metrics.meteor import Meteor
 from src.metrics.mos_score import mos_score_of_counts
 from src.metrics.significance import FEWEST, Paired, paired_scores
 from src.pipeline.resolved import SearchPlan
+from src.settings.keys import flatten
 from src.settings.load import changed
 from src.settings.schema import CaptionWeights, Settings
 
@@ -75,7 +76,7 @@ def judge(settings: Settings, plan: SearchPlan, best: FrozenTrial, first: Frozen
         return Verdict(True, f"{name} is taken unjudged (two scores have no order)")
     if winner == settings:
         return Verdict(False, "the defaults won (no trial scored higher)")
-    if first.state == TrialState.FAIL and changed(settings, first.params, "trial 0") == settings:
+    if first.state == TrialState.FAIL and first.params.items() <= flatten(settings).items():
         return Verdict(True, f"{name} won (the defaults failed: {first.user_attrs.get('reason', '')})")
     if not plan.judge_folds:
         return Verdict(True, f"{name} is taken unjudged (tune.judge_folds leaves no fold for it)")

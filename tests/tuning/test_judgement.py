@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -11,16 +12,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from PIL import Image
 from scipy.stats import pearsonr, spearmanr
 
 from src import predict, train, tune
+from src.base.errors import InputError
 from src.metrics.caption_scores import score_captions
 from src.metrics.competition_score import caption_score
 from src.metrics.mos_score import mos_score
+from src.pipeline import resolved
+from src.settings.load import load
 from src.settings.schema import CaptionWeights
+from src.settings.tuning import TuneSettings
 from src.settings.yaml_files import read_yaml
-from src.tuning.judgement import ValidationLabels, objective_of_counts, scored_photos
+from src.tuning.judgement import ValidationLabels, judge, objective_of_counts, scored_photos
 from tests.conftest import TINY
 
 BETTER = ["optim.lr=1e-8", "tune.space={optim.lr: {choices: [1e-8, 1e-6, 3e-3]}}"]
@@ -109,6 +116,50 @@ def test_the_winner_wins_only_where_two_runs_of_train_and_predict_tell_them_apar
     assert f"{who} won (difference {interval} on folds 1, 2)." in (results / "best.yaml").read_text().splitlines()[0]
     assert float(dict(read_yaml(str(results / "best.yaml")))["optim.lr"]) == float(best if wins else initial)
     assert not list(results.rglob("*.pt")), "no checkpoint is left"
+
+
+class Stub:
+    """Predicts the labels, worse with the settings as they are; fails with the settings of the given names."""
+
+    meteor = None
+
+    def __init__(self, *failing: str, rated: int = 9):
+        self.failing, self.mos = failing, {row: float(row) for row in range(rated)}
+
+    def labels(self, folds):
+        return ValidationLabels(self.mos, {})
+
+    def predictions(self, settings, folds, name):
+        if name in self.failing:
+            raise InputError("the loss is not finite")
+        return {row: (mos if name == "trial-2" else mos % 4, "") for row, mos in self.mos.items()}
+
+
+def trial(number: int, state: TrialState, lr: float) -> FrozenTrial:
+    params, ranges = {"optim.lr": lr}, {"optim.lr": FloatDistribution(0, 1)}
+    value = 0.5 if state == TrialState.COMPLETE else None
+    made = create_trial(
+        state=state, value=value, params=params, distributions=ranges, user_attrs={"reason": "no memory"}
+    )
+    made.number = number
+    return made
+
+
+@pytest.mark.parametrize(("given", "stub", "first", "won", "sentence"), [
+    ([], Stub(), "complete", True, "trial 2 won (difference +0.8"),
+    ([], Stub("trial-2"), "complete", False, "the defaults won (trial 2 failed on folds 1, 2: the loss is not finite)"),
+    ([], Stub("the-defaults"), "pruned", True, "trial 2 won (the defaults failed on folds 1, 2"),
+    ([], Stub("the-defaults"), "fail", True, "trial 2 won (the defaults failed: no memory)"),
+    ([], Stub(rated=2), "complete", False, "the defaults won (too few photos with labels on folds 1, 2)"),
+    (["tune.judge_folds=[]"], Stub(), "complete", True, "trial 2 is taken unjudged (tune.judge_folds leaves no fold"),
+    (["task=both", "tune.objective=both"], Stub(), "complete", True, "trial 2 is taken unjudged (two scores have no"),
+])  # fmt: skip
+def test_a_verdict_says_what_it_rests_on(given, stub, first, won, sentence):
+    settings = load(["task=mos", *given], "tune")[0]
+    plan, as_they_are = resolved.search_plan(settings), dataclasses.replace(settings, tune=TuneSettings(trials=0))
+    initial = trial(0, TrialState[first.upper()], settings.optim.lr)
+    verdict = judge(as_they_are, plan, trial(2, TrialState.COMPLETE, 0.5), initial, stub)
+    assert (verdict.won, verdict.sentence[: len(sentence)]) == (won, sentence)
 
 
 def search(place: Path, own: list[str]) -> None:
