@@ -1,17 +1,20 @@
 """Search for good settings: tune.space says where, tune.trials how often; train and later stages use the winner.
 
-A trial trains as always, on fold 0 or tune.folds, and is scored on the validation photos. Writes runs/NAME/tune/:
-best.yaml (which train --config takes too), trials.csv, history.png, importance.png, slices.png; for two scores a
-history and slices of each, and pareto.png. The same command again goes on where it was cut off; started several times,
-here or on other machines with one tune.storage, it shares the trials out. --show prints the table of trials.
+A trial trains as always, on fold 0 or tune.folds, and is scored on the validation photos. The best one and the settings
+as they are are then trained to the end on other folds (tune.judge_folds), and it wins only where it is better there
+beyond chance; else the settings stay as they are. Writes runs/NAME/tune/: best.yaml (which train --config takes too),
+judge.json, trials.csv, history.png, importance.png, slices.png; for two scores a history and slices of each, and
+pareto.png. The same command again goes on where it was cut off; started several times, here or on other machines with
+one tune.storage, it shares the trials out, and one of them judges. --show prints the table of trials.
 
---stage decode searches decoding.* on the checkpoints of a finished run, out of fold, without training, and writes
-runs/NAME/tune-decode/.
+--stage decode searches decoding.* on the checkpoints of a finished run, out of fold, without training, judges on the
+finished folds outside tune.folds, and writes runs/NAME/tune-decode/.
 """
 
 import argparse
 import dataclasses
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +34,7 @@ from src.settings.tuning import TuneSettings
 
 if TYPE_CHECKING:
     from src.tuning.study import Study
-    from src.tuning.worker import Objective
+    from src.tuning.trials import DecodingObjective, TrainingObjective
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -42,12 +45,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def decoding_artefact(settings: Settings, plan: SearchPlan) -> Artefact:
     """What --stage decode writes. Raises InputError where a fold is not trained, or with other settings."""
     folder, inputs = tuning_folder(run_folder(settings), "decode"), {}
-    for k in plan.folds:
+    for k in [*plan.folds, *plan.judge_folds]:
         fold = outputs.fold(settings, k)
         if reason := outdated(fold, code=False):
             raise InputError(f"{fold.folder}: {reason}; python -m src.train run.name={settings.run.name} trains it")
         inputs[fold_name(k)] = outputs_digest(fold)
-    part = changing(settings) | plan.as_settings()
+    part = changing(settings) | plan.as_settings() | {"tune.judge_folds": settings.tune.judge_folds}
     return Artefact("tune", folder, marker_of(folder), part, inputs, guard=folder / "best.yaml")
 
 
@@ -78,7 +81,8 @@ def open_study(settings: Settings, plan: SearchPlan, artefact: Artefact, fresh: 
         "halving": lambda: optuna.pruners.SuccessiveHalvingPruner(min_resource=1),
         "hyperband": lambda: optuna.pruners.HyperbandPruner(min_resource=1, max_resource=plan.epochs),
     }
-    searched = outputs.differing({key: value for key, value in artefact.settings.items() if key != "tune.trials"})
+    apart = ("tune.trials", "tune.judge_folds")
+    searched = outputs.differing({key: value for key, value in artefact.settings.items() if key not in apart})
     key = digest_of([searched, artefact.inputs, code_digest("tune")])[:12]
     url = plan.storage or f"sqlite:///{artefact.folder.absolute() / 'study.db'}"
     initial = {name: value for name, value in flatten(settings).items() if name in plan.space}
@@ -87,7 +91,9 @@ def open_study(settings: Settings, plan: SearchPlan, artefact: Artefact, fresh: 
     return Study(url, f"{settings.run.name}-{artefact.folder.name}-{key}", study_plan, fresh)
 
 
-def objective_of(settings: Settings, plan: SearchPlan, stage: str, folder: Path) -> "Objective":
+def objective_of(
+    settings: Settings, plan: SearchPlan, stage: str, folder: Path
+) -> "TrainingObjective | DecodingObjective":
     """What a trial does with its settings."""
     from src.metrics.meteor import shared_meteor
     from src.tuning.trials import DecodingObjective, TrainingObjective
@@ -104,7 +110,8 @@ def search(
     """Work on the study until it has its trials, and write its results. trial: the settings that trials change."""
     from src.base.randomness import make_deterministic
     from src.plots.tuning_plots import draw_search
-    from src.tuning.results import as_table, finished_study, table_rows, write_results
+    from src.tuning.judgement import judge
+    from src.tuning.results import as_table, best_trial, finished_study, table_rows, write_results
     from src.tuning.worker import run_worker
 
     study = open_study(settings, plan, artefact, options.fresh and not options.show)
@@ -115,13 +122,20 @@ def search(
     if plan.objective == "both":
         print("tune: two scores have no order, so no trial is pruned", flush=True)
     folder = artefact.folder / study.name.rpartition("-")[2]
-    run_worker(study, objective_of(trial, plan, options.stage, folder), artefact.folder.name)
+    objective = objective_of(trial, plan, options.stage, folder)
+    run_worker(study, objective, artefact.folder.name)
     with making(artefact, options.fresh) as written:
         if written:
-            written.outputs += write_results(study, settings, plan.objective, artefact.folder)
+            if options.fresh:
+                shutil.rmtree(folder / "judge", ignore_errors=True)
+            as_they_are = dataclasses.replace(settings, tune=TuneSettings(trials=0))
+            best, first = best_trial(study, plan.objective), study.trials()[0]
+            verdict = judge(as_they_are, plan, best, first, objective)
+            written.outputs += write_results(study, settings, plan.objective, artefact.folder, verdict)
             draw_search(finished_study(study, plan.objective), artefact.folder)
-    best = (artefact.folder / "best.yaml").read_text(encoding="utf-8").splitlines()
-    print(f"tune: {artefact.folder / 'best.yaml'}: {best[0].removeprefix('# ')}", flush=True)
+    title = (artefact.folder / "best.yaml").read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
+    scores, _, sentence = title.partition("; ")
+    print(f"tune: {sentence.removesuffix('.')}\ntune: {artefact.folder / 'best.yaml'}: {scores}", flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

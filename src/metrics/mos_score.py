@@ -1,5 +1,7 @@
 """Agreement of predicted and true mean opinion scores: PLCC, SRCC and the competition's mean of the two."""
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import rankdata
@@ -44,13 +46,19 @@ def resampled_mos_scores(pred: ArrayLike, truth: ArrayLike, resamples: int, seed
 
     Equal seeds draw equal photos, so that two systems can be compared in pairs.
     """
+    score = mos_score_of_counts(pred, truth)
+    return np.concatenate([score(counts) for counts in resample_counts(np.size(pred), resamples, seed)])
+
+
+def mos_score_of_counts(pred: ArrayLike, truth: ArrayLike) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from how often each photo is drawn [samples, photos] to the MOS score of each sample [samples]."""
     pred, truth = np.asarray(pred, dtype=np.float64), np.asarray(truth, dtype=np.float64)
     ranks = _Ranks(pred), _Ranks(truth)
-    values = [
-        _score(_correlation(counts, pred, truth), _correlation(counts, ranks[0](counts), ranks[1](counts)))
-        for counts in resample_counts(len(pred), resamples, seed)
-    ]
-    return np.concatenate(values)
+
+    def score(counts: np.ndarray) -> np.ndarray:
+        return _score(_correlation(counts, pred, truth), _correlation(counts, ranks[0](counts), ranks[1](counts)))
+
+    return score
 
 
 class _Ranks:

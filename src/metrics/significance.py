@@ -6,11 +6,12 @@ Translation Evaluation). Photos that are hard for both systems cancel out, so th
 two separate intervals.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from src.metrics.bootstrap import interval
+from src.metrics.bootstrap import interval, resample_counts
 from src.metrics.caption_scores import CaptionScores
 from src.metrics.competition_score import caption_score, resampled_caption_scores
 from src.metrics.mos_score import mos_score, resampled_mos_scores
@@ -66,3 +67,25 @@ def paired_mos(
     whole = mos_score(system, truth)["score"] - mos_score(reference, truth)["score"]
     ours, theirs = (resampled_mos_scores(predicted, truth, resamples, seed) for predicted in (system, reference))
     return paired(whole, ours - theirs, len(truth))
+
+
+def paired_scores(
+    system: Callable[[np.ndarray], np.ndarray],
+    reference: Callable[[np.ndarray], np.ndarray],
+    photos: int,
+    resamples: int,
+    seed: int,
+) -> Paired | None:
+    """Test of any score. None below FEWEST photos.
+
+    system, reference: from how often each photo is drawn [samples, photos] to the score of each sample [samples], nan
+    for a sample that has none; such samples do not count.
+    """
+    if photos < FEWEST:
+        return None
+    with np.errstate(invalid="ignore", divide="ignore"):
+        differences = [system(counts) - reference(counts) for counts in resample_counts(photos, resamples, seed)]
+        whole = np.ones((1, photos))
+        observed = float((system(whole) - reference(whole))[0])
+    resampled = np.concatenate(differences)
+    return paired(observed, resampled[np.isfinite(resampled)], photos)

@@ -115,11 +115,17 @@ def _training_inputs(settings: Settings, number: int) -> dict[str, str]:
 
 
 def tuning(settings: Settings) -> Artefact:
-    """best.yaml and the table of trials, made by tune."""
+    """best.yaml, the table of trials and what its judge found, made by tune.
+
+    Raises InputError where a fold that is searched or judged on cannot be trained.
+    """
     plan, run = search_plan(settings), runs.run_folder(settings)
     folder = runs.tuning_folder(run)
-    part = _learned(settings) | plan.as_settings()
+    part = _learned(settings) | plan.as_settings() | {"tune.judge_folds": settings.tune.judge_folds}
     inputs = _training_inputs(settings, plan.folds[0])
+    for fold in [*plan.folds[1:], *plan.judge_folds]:
+        own = _training_inputs(settings, fold)
+        inputs |= {f"{name}.{runs.fold_name(fold)}": own[name] for name in own if own[name] != inputs[name]}
     return Artefact("tune", folder, runs.marker_of(folder), part, inputs, guard=runs.tuned_settings(run))
 
 

@@ -17,6 +17,7 @@ SUBMISSIONS = Path("submissions")
 DATA = Path("data")
 DEMO = DATA / "demo"
 DECODING_TRIALS = 20
+JUDGE_FOLDS = 2
 
 
 def data_root(settings: Settings) -> Path:
@@ -58,16 +59,20 @@ class SearchPlan:
     pruner: str
     epochs: int
     folds: list[int]
+    judge_folds: list[int]
     storage: str | None
 
     def as_settings(self) -> dict[str, Any]:
-        """What the results depend on, by the settings' keys."""
-        return {f"tune.{key}": value for key, value in dataclasses.asdict(self).items() if key != "storage"}
+        """What the search depends on, by the settings' keys."""
+        apart = ("judge_folds", "storage")
+        return {f"tune.{key}": value for key, value in dataclasses.asdict(self).items() if key not in apart}
 
 
 def search_plan(settings: Settings) -> SearchPlan:
     """The search over what training depends on."""
     tune, space = settings.tune, search_space(settings)
+    folds = tune.folds or [0]
+    outside = [fold for fold in range(settings.split.fold_count) if fold not in folds]
     on_demo = settings.data.root is None and data_root(settings) == DEMO
     by_itself = DEMO_TRIALS if on_demo and space and has_networks(settings) else 0
     return SearchPlan(
@@ -76,21 +81,24 @@ def search_plan(settings: Settings) -> SearchPlan:
         objective=tune.objective or ("mean" if settings.task == "both" else settings.task),
         pruner=tune.pruner,
         epochs=tune.epochs or settings.train.epochs,
-        folds=tune.folds or [0],
+        folds=folds,
+        judge_folds=(outside or folds)[:JUDGE_FOLDS] if tune.judge_folds is None else tune.judge_folds,
         storage=tune.storage,
     )
 
 
 def decoding_plan(settings: Settings) -> SearchPlan:
     """The search over decoding.*, on networks as they are."""
-    tune = settings.tune
+    tune, finished = settings.tune, folds_of(settings)
+    folds, judging = tune.folds or finished, finished if tune.judge_folds is None else tune.judge_folds
     return SearchPlan(
         trials=DECODING_TRIALS if tune.trials is None else tune.trials,
         space=DECODING_SPACE if tune.space is None else tune.space,
         objective="caption",
         pruner=tune.pruner,
         epochs=settings.train.epochs,
-        folds=tune.folds or folds_of(settings),
+        folds=folds,
+        judge_folds=[fold for fold in judging if fold not in folds],
         storage=tune.storage,
     )
 

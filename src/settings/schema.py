@@ -251,11 +251,13 @@ class Settings:
             raise ValueError("train.sync_batchnorm works over the processes of torchrun: parallel=ddp, not dp")
 
     def _check_folds(self) -> None:
-        last, searched = self.split.fold_count - 1, self.tune.folds
+        last, searched, judging = self.split.fold_count - 1, self.tune.folds, self.tune.judge_folds or []
         if self.train.fold is not None and self.train.fold > last:
             raise ValueError(f"--fold {self.train.fold}: there are folds 0 to {last} (split.folds)")
         if searched is not None and (not searched or not all(0 <= fold <= last for fold in searched)):
             raise ValueError(f"tune.folds={searched}: there are folds 0 to {last} (split.folds)")
+        if len(set(judging)) < len(judging) or not all(0 <= fold <= last for fold in judging):
+            raise ValueError(f"tune.judge_folds={judging}: expected some of the folds 0 to {last}, each once")
 
     def _check_non_autoregressive(self) -> None:
         name = self.decoder.name

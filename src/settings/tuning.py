@@ -42,6 +42,10 @@ class TuneSettings:
     """Epochs of a trial. Not given: train.epochs. Fewer of them favour settings that learn fast."""
     folds: RuntimeOnly[list[int] | None] = None
     """Folds whose mean score counts. Not given: fold 0; all finished folds with --stage decode."""
+    judge_folds: RuntimeOnly[list[int] | None] = None
+    """Folds on which the winner must beat the settings as they are, both trained there for train.epochs, on one of
+    tune.folds with another seed; []: it wins unjudged. Not given: two outside tune.folds, or two of tune.folds where
+    there is none outside; all finished folds outside tune.folds with --stage decode."""
     storage: RuntimeOnly[str | None] = None
     """Where the trials are kept: postgresql://HOST/DATABASE for workers on many machines, or sqlite:///FILE. Not given:
     study.db in the run's folder tune."""

@@ -29,14 +29,23 @@ class Validator:
 
     def __call__(self) -> dict[str, float]:
         """The scores by name, captions decoded without the references; the same on all processes."""
+        outputs = self._outputs()
+        return self.ranks.broadcast(self._scores(outputs) if self.ranks.main else None)
+
+    def predictions(self) -> dict[int, tuple[float, str]]:
+        """MOS and caption of each validation photo, by row; "" where there is no caption to compare with."""
+        decode = self.data.vocabulary.decode
+        return {row: (mos, decode(tokens[0]) if tokens else "") for row, (mos, *tokens) in self._outputs().items()}
+
+    def _outputs(self) -> dict[int, tuple]:
+        """What `read` or `read_mos` returns for each validation photo, by row."""
         # batch statistics differ between processes; those of rank 0 are scored and kept
         self.ranks.broadcast_tensors(self.task.buffers())
         uniforms, captioned = self.task.uniforms_per_token, set(self.captioned)
         others = [row for row in self.rows if row not in captioned]
         labels, settings, ranks = self.data.labels, self.settings, self.ranks
         outputs = infer(self.read, labels, self.captioned, settings, ranks, "validation", uniforms)
-        outputs |= infer(self.read_mos, labels, others, settings, ranks, "validation of MOS")
-        return self.ranks.broadcast(self._scores(outputs) if self.ranks.main else None)
+        return outputs | infer(self.read_mos, labels, others, settings, ranks, "validation of MOS")
 
     def read_mos(self, batch: dict[str, Any]) -> list[tuple]:
         """MOS of each photo."""

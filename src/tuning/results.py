@@ -9,11 +9,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from src.base.csv_files import write_csv
 from src.base.errors import InputError
-from src.base.files import write_text
+from src.base.files import write_json, write_text
 from src.base.text_table import text_table
 from src.settings.load import as_yaml, changed
 from src.settings.schema import Settings
 from src.settings.yaml_files import as_text
+from src.tuning.judgement import Verdict
 from src.tuning.study import Study
 
 SCORE_NAMES = {
@@ -73,19 +74,20 @@ def finished_study(study: Study, objective: str) -> optuna.Study:
     return copy
 
 
-def write_results(study: Study, settings: Settings, objective: str, folder: Path) -> list[str]:
-    """Write trials.csv, and best.yaml: the settings with the best trial's, as far as they differ from the defaults.
+def write_results(study: Study, settings: Settings, objective: str, folder: Path, verdict: Verdict) -> list[str]:
+    """Write trials.csv, judge.json, and best.yaml: what differs from the defaults in the settings that won.
 
-    Returns the files' names.
+    They are those of the best trial, or the settings as they are. Returns the files' names.
     """
     best = best_trial(study, objective)
     rows = table_rows(study, objective)
     write_csv(folder / "trials.csv", list(rows[0]), [list(row.values()) for row in rows])
     scores = ", ".join(f"{name} {v:.4f}" for name, v in zip(SCORE_NAMES[objective], best.values, strict=True))
-    title = f"# Trial {best.number} of {study.plan.trials}: {scores} on the validation photos that it was chosen by."
-    config = as_yaml(changed(settings, best.params, "the winner"), "train.fold")
-    write_text(folder / "best.yaml", f"{title}\n{config}")
-    return ["best.yaml", "trials.csv"]
+    title = f"# Trial {best.number} of {study.plan.trials}: {scores} on the validation photos that it was chosen by"
+    winner = changed(settings, best.params, "the winner") if verdict.won else settings
+    write_text(folder / "best.yaml", f"{title}; {verdict.sentence}.\n{as_yaml(winner, 'train.fold')}")
+    write_json(folder / "judge.json", {**verdict.record(), "trial": best.number})
+    return ["best.yaml", "judge.json", "trials.csv"]
 
 
 def as_table(rows: list[dict[str, Any]]) -> str:

@@ -10,9 +10,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import NoReturn
 
+import numpy as np
 import optuna
 import torch
 
+from src.base.csv_files import read_rows, write_csv
 from src.base.errors import InputError
 from src.inference.caption_candidates import best_captions
 from src.inference.teacher_captions import load_teacher_captions
@@ -24,11 +26,15 @@ from src.pipeline.runs import fold_folder, fold_folders, run_folder, settings_pa
 from src.settings.load import changed, save
 from src.settings.schema import Settings
 from src.settings.yaml_files import ConfigError
+from src.training import checkpoint
 from src.training.distributed import Ranks, init_ranks
 from src.training.feature_cache import cached_features
 from src.training.fit import Fit
 from src.training.fold_data import FoldData, read_fold
+from src.tuning.judgement import Predictions, ValidationLabels
 from src.tuning.study import Claim
+
+_PREDICTIONS = "predictions.csv"
 
 
 class _EpochFinished(Exception):
@@ -47,6 +53,17 @@ def _read_fold(settings: Settings, fold: int, ranks: Ranks) -> FoldData:
     photos, vocabulary, folds = (make(settings).folder for make in (outputs.photos, outputs.vocabulary, outputs.folds))
     features, captions = cached_features(settings, ranks), load_teacher_captions(settings, fold, ranks)
     return read_fold(photos, vocabulary, folds, fold, settings.vocabulary.maximum_words, features, captions)
+
+
+def _labels(folds: list[FoldData]) -> ValidationLabels:
+    mos = {row: float(data.labels.mos[row]) for data in folds for row in data.validation_rows.tolist()}
+    references = {
+        row: list(captions)
+        for data in folds
+        for row, captions in zip(data.validation_rows.tolist(), data.references, strict=True)
+        if captions
+    }
+    return ValidationLabels({row: value for row, value in mos.items() if not np.isnan(value)}, references)
 
 
 def _trial_settings(settings: Settings, claim: Claim) -> Settings:
@@ -72,8 +89,12 @@ class TrainingObjective:
         if any(key.split(".")[0] in ("view", "vocabulary") for key in claim.params):
             stages.ensure_inputs(settings, "tune")
         folder = self.folder / str(claim.number)
-        with _cleared(folder), _logged(folder / "log.txt"):
-            fits = [self._fit(settings, fold, fold_folder(folder, fold)) for fold in self.folds]
+        with _cleared(folder, "metrics.csv"), _logged(folder / "log.txt"):
+            fits = []
+            for fold in self.folds:
+                data, own = _read_fold(settings, fold, self.ranks), fold_folder(folder, fold)
+                _claim_folder(own, settings)
+                fits.append(Fit(settings, data, fold, own, self.ranks, self.meteor))
             for epoch in range(1, settings.train.epochs + 1):
                 for fit in fits:
                     if fit.train_state.epoch < epoch:
@@ -84,14 +105,32 @@ class TrainingObjective:
             best = [{task: score for task, score in fit.train_state.best.items() if score >= 0} for fit in fits]
             return _mean_columns([self._scores(scores.get("mos"), scores.get("caption")) for scores in best])
 
-    def _fit(self, settings: Settings, fold: int, folder: Path) -> Fit:
-        """The fold's training, resumed; begun anew where its folder holds that of other settings."""
-        kept, present = settings_path(folder), folder / ".present.yaml"
-        save(settings, present)
-        if not kept.is_file() or kept.read_bytes() != present.read_bytes():
-            shutil.rmtree(folder)
-            save(settings, kept)
-        return Fit(settings, _read_fold(settings, fold, self.ranks), fold, folder, self.ranks, self.meteor)
+    def labels(self, folds: list[int]) -> ValidationLabels:
+        """The labels of these folds' validation photos."""
+        return _labels([_read_fold(self.settings, fold, self.ranks) for fold in folds])
+
+    def predictions(self, settings: Settings, folds: list[int], name: str) -> Predictions:
+        """What these folds' networks, trained with these settings to the end, say of their validation photos.
+
+        A fold that trials were scored on is trained with another seed. name: of the folder that keeps metrics.csv and
+        predictions.csv of each fold; a fold that has them is not trained again. Raises InputError where training fails.
+        """
+        stages.ensure_inputs(settings, "tune")
+        folder, predicted = self.folder / "judge" / name, Predictions()
+        with _cleared(folder, "metrics.csv", _PREDICTIONS, settings_path(folder).name), _logged(folder / "log.txt"):
+            for fold in folds:
+                own, data = fold_folder(folder, fold), _read_fold(settings, fold, self.ranks)
+                seed = settings.run.seed + (fold in self.folds)  # features are cached by the seed of the run
+                seeded = changed(settings, {"run.seed": seed}, name)
+                _claim_folder(own, seeded)
+                if not (own / _PREDICTIONS).is_file():
+                    fit = Fit(seeded, data, fold, own, self.ranks, self.meteor)
+                    fit.run()
+                    rows = [(row, *values) for row, values in _best_predictions(fit).items()]
+                    write_csv(own / _PREDICTIONS, ("row", "mos", "caption"), rows)
+                for cells in (row.cells for row in read_rows(own / _PREDICTIONS, ("row", "mos", "caption"))):
+                    predicted[int(cells["row"])] = float(cells["mos"]), cells["caption"]
+        return predicted
 
     def _scores(self, mos: float | None, caption: float | None) -> list[float]:
         """The scores to maximise. mean: of the MOS score and of the caption score divided by the sum of its weights.
@@ -112,33 +151,60 @@ class TrainingObjective:
         return _mean_columns([self._scores(row.get("val_mos_score"), row.get("val_caption_score")) for row in rows])
 
 
+def _claim_folder(folder: Path, settings: Settings) -> None:
+    """Leave what training with these settings left there, for it to go on; clear what others did."""
+    kept, present = settings_path(folder), folder / ".present.yaml"
+    save(settings, present)
+    if not kept.is_file() or kept.read_bytes() != present.read_bytes():
+        shutil.rmtree(folder)
+        save(settings, kept)
+
+
+def _best_predictions(fit: Fit) -> Predictions:
+    """What a finished training says of its validation photos, each task at its best epoch."""
+    by_task = {}
+    for task in {"both": ("mos", "caption")}.get(fit.settings.task, (fit.settings.task,)):
+        path = fit.folder / f"best-{task}.pt"
+        checkpoint.load_into(fit.validate.task.model, checkpoint.load(path)["model"], path)
+        by_task[task] = fit.validate.predictions()
+    one = next(iter(by_task.values()))
+    mos, captions = by_task.get("mos", one), by_task.get("caption", one)
+    return {row: (mos[row][0], captions[row][1]) for row in one}
+
+
 class DecodingObjective:
     """Decodes the validation photos of a run's folds, each with its own fold's network, and scores all together."""
 
     def __init__(self, settings: Settings, folds: list[int], meteor: Meteor):
-        self.settings, self.meteor = settings, meteor
+        self.settings, self.folds, self.meteor = settings, folds, meteor
         self.ranks = init_ranks()
-        self.data = {fold: _read_fold(settings, fold, self.ranks) for fold in folds}
-        self.references = {
-            row: list(captions)
-            for data in self.data.values()
-            for row, captions in zip(data.validation_rows.tolist(), data.references, strict=True)
-            if captions
-        }
+        self.data: dict[int, FoldData] = {}
+        self.references = self.labels(folds).references
         if not self.references:
             raise InputError("--stage decode: the validation photos have no captions to compare with")
 
     def __call__(self, claim: Claim) -> list[float]:
         """The caption score."""
         settings = _trial_settings(self.settings, claim)
-        captions: dict[int, str] = {}
-        for fold, data in self.data.items():
-            folder = fold_folder(run_folder(settings), fold)
-            rows = [row for row in data.validation_rows.tolist() if row in self.references]
-            captions |= best_captions([folder], settings, data.labels, rows, self.ranks, f"fold {fold}")
-        rows = sorted(captions)
-        scores = score_captions([self.references[row] for row in rows], [captions[row] for row in rows], self.meteor)
+        predicted = self.predictions(settings, self.folds, "")
+        rows = sorted(predicted)
+        captions = [predicted[row][1] for row in rows]
+        scores = score_captions([self.references[row] for row in rows], captions, self.meteor)
         return [caption_score(scores.totals(), settings.metric.weights)]
+
+    def labels(self, folds: list[int]) -> ValidationLabels:
+        """The captions of these folds' validation photos."""
+        self.data |= {fold: _read_fold(self.settings, fold, self.ranks) for fold in folds if fold not in self.data}
+        return ValidationLabels({}, _labels([self.data[fold] for fold in folds]).references)
+
+    def predictions(self, settings: Settings, folds: list[int], name: str) -> Predictions:
+        """What the run's networks of these folds write of their validation photos with captions, with no MOS."""
+        captions: dict[int, str] = {}
+        for fold in folds:
+            references, folder = self.labels([fold]).references, fold_folder(run_folder(settings), fold)
+            rows, labels = sorted(references), self.data[fold].labels
+            captions |= best_captions([folder], settings, labels, rows, self.ranks, f"fold {fold}")
+        return {row: (np.nan, caption) for row, caption in captions.items()}
 
 
 @contextlib.contextmanager
@@ -150,21 +216,21 @@ def _logged(log: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _cleared(folder: Path) -> Iterator[None]:
-    """Leave only the folds' metrics.csv once the block has ended, also by a fault of the trial's own."""
+def _cleared(folder: Path, *kept: str) -> Iterator[None]:
+    """Leave only the folds' files of the names `kept` once the block has ended, also by a fault of the trial's own."""
     try:
         yield
     except (optuna.TrialPruned, InputError, ConfigError, MemoryError, RuntimeError):
-        _clear(folder)
+        _clear(folder, kept)
         raise
-    _clear(folder)
+    _clear(folder, kept)
 
 
-def _clear(folder: Path) -> None:
+def _clear(folder: Path, kept: tuple[str, ...]) -> None:
     for path in [*(path for fold in fold_folders(folder) for path in fold.iterdir()), folder / "log.txt"]:
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.name != "metrics.csv":
+        elif path.name not in kept:
             path.unlink(missing_ok=True)
     gc.collect()  # memory of a trial that ran out of it, for the next one
     if torch.cuda.is_available():

@@ -198,6 +198,8 @@ SEARCHES = {
         "tune.pruner=none",
     ),
     "fold out of range": ([LR, "tune.folds=[0, 3]"], "tune.folds=[0, 3]", "there are folds 0 to 2"),
+    "fold to judge out of range": ([LR, "tune.judge_folds=[3]"], "tune.judge_folds=[3]", "the folds 0 to 2"),
+    "fold to judge twice": ([LR, "tune.judge_folds=[1, 1]"], "tune.judge_folds=[1, 1]", "each once"),
     "another kind of storage": ([LR, "tune.storage=mysql://x/y"], "tune.storage", "expected postgresql://"),
     "storage out of reach": (
         [LR, "tune.storage=postgresql://me:secret@127.0.0.1:1/x"],

@@ -13,6 +13,7 @@ import pytest
 
 from src import predict, preprocess, split, train, tune
 from src.base.errors import InputError
+from src.base.files import read_json
 from src.metrics.caption_scores import score_captions
 from src.metrics.competition_score import caption_score
 from src.pipeline import resolved
@@ -139,10 +140,11 @@ def test_a_search_killed_again_and_again_tries_the_same_and_finds_the_same(searc
         process.join()
         assert process.exitcode == 0, (tmp_path / name / "log.txt").read_text()[-2000:]
         results = tmp_path / name / "runs" / "demo" / "tune"
-        found[name] = [(results / file).read_bytes() for file in ("trials.csv", "best.yaml")]
+        found[name] = [(results / file).read_bytes() for file in ("trials.csv", "best.yaml", "judge.json")]
     assert found["killed"] == found["whole"]
     rows = rows_of(results / "trials.csv")
     assert len(rows) == 5 and len({row["optim.lr"] for row in rows}) == 5, "no trial is a copy of another"
+    assert "on fold 0 with another seed" in found["whole"][2].decode(), "there is one fold only"
 
 
 def test_decoding_is_searched_out_of_fold_without_training(competition, workplace, meteor, quick, capsys):
@@ -153,6 +155,10 @@ def test_decoding_is_searched_out_of_fold_without_training(competition, workplac
     rows = rows_of(Path("runs/demo/tune-decode/trials.csv"))
     searched = {"decoding.beam", "decoding.length_penalty", "decoding.minimum_words"}
     assert {key for key in rows[0] if key.startswith("decoding.")} == searched, "what the command line gives is not"
+    own = ["decoding.beam=1", "tune.space={decoding.beam: {low: 1, high: 4}}", "tune.folds=[0]"]
+    tune.main(["--stage", "decode", "tune.trials=4", f"data.root={competition}", *own])
+    assert "on fold 1)" in read_json(Path("runs/demo/tune-decode/judge.json"))["verdict"], "the fold that is left"
+    tune.main(["--stage", "decode", "tune.trials=4", f"data.root={competition}", "decoding.no_repeat_ngram_size=0"])
     arguments.append("decoding.no_repeat_ngram_size=0")
     predict.main(arguments)
     said = {row["photo_id"]: row["caption"] for row in rows_of(Path("runs/demo/predictions/oof.csv"))}
@@ -171,6 +177,9 @@ def test_the_demo_alone_is_tuned_unasked(workplace):
     def plan(*argv):
         return resolved.search_plan(load(list(argv), "train")[0])
 
+    assert plan("tune.folds=[1]", "split.folds=4").judge_folds == [0, 2], "those that were not searched"
+    assert plan("tune.folds=[2, 0, 1]").judge_folds == [2, 0], "with another seed"
+    assert plan("tune.judge_folds=[]").judge_folds == [] and plan("split.holdout=0.1").judge_folds == [0]
     assert (plan().trials, plan().objective, plan().folds) == (2, "mean", [0])
     assert plan().epochs == Settings().train.epochs, "a trial is trained as its winner will be"
     assert plan("task=mos").objective == "mos"
