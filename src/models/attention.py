@@ -160,7 +160,7 @@ class AttentionDecoder(CausalDecoder):
         """The state after a word, projected by `word_input`: [N, ·]."""
 
     def teacher_forced(self, features: Features, inputs: torch.Tensor) -> TeacherForced:
-        state, outputs, weights = self.start(features), [], []
+        state, outputs, weights = self.start_each(features, len(inputs)), [], []
         for word in self.word_input(self.dropout(self.embedding(inputs))).unbind(1):
             state = self._advance(word, state)
             outputs.append(state.hidden[0])

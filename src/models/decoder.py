@@ -49,7 +49,10 @@ class CausalDecoder(Decoder):
 
     @abstractmethod
     def teacher_forced(self, features: Features, inputs: torch.Tensor) -> TeacherForced:
-        """Logits of the token at each position given the input tokens [B, T] up to it: see `shift_right`."""
+        """Logits of the token at each position given the input tokens [N, T] up to it: see `shift_right`.
+
+        The N / B captions of photo b are the rows from b * N / B on.
+        """
 
     @abstractmethod
     def start(self, features: Features) -> State:
@@ -65,6 +68,13 @@ class CausalDecoder(Decoder):
     @abstractmethod
     def reorder(self, state: Any, index: torch.Tensor) -> State:
         """The state of the captions at `index` (int64 [M], with omissions and repetitions)."""
+
+    def start_each(self, features: Features, captions: int) -> Any:
+        """The state of as many captions of each photo, those of one photo adjacent, before their first token."""
+        state, each = self.start(features), captions // len(features)
+        if each == 1:
+            return state
+        return self.reorder(state, torch.arange(len(features), device=features.device).repeat_interleave(each))
 
     def log_prob(self, features: Features, captions: torch.Tensor) -> torch.Tensor:
         return token_log_probs(self.teacher_forced(features, shift_right(captions)).logits, captions)

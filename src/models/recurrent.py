@@ -80,7 +80,7 @@ class Recurrent(CausalDecoder):
 
     def teacher_forced(self, features: Features, inputs: torch.Tensor) -> TeacherForced:
         self.cell.flatten_parameters()
-        image = self.image(features.pooled)
+        image = self.image(features.pooled).repeat_interleave(len(inputs) // len(features), dim=0)
         embedded = self._inputs(inputs, image)
         if self.image_at_every_word:
             outputs, _ = self._run(embedded, None)

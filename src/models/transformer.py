@@ -157,7 +157,7 @@ class Transformer(TransformerStack, CausalDecoder):
         super().__init__(settings, vocabulary_size, vocabulary_size, feature_width)
 
     def teacher_forced(self, features: Features, inputs: torch.Tensor) -> TeacherForced:
-        words, weights, _ = self._run(inputs, self.start(features))
+        words, weights, _ = self._run(inputs, self.start_each(features, len(inputs)))
         return TeacherForced(self.logits(words), weights)
 
     def start(self, features: Features) -> TransformerState:

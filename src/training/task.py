@@ -205,18 +205,15 @@ class Task(nn.Module):
         self, features: Features, captions: torch.Tensor, advantages: torch.Tensor | None
     ) -> list[torch.Tensor]:
         """Caption and, where it has a weight, attention loss of a causal captioner, each [B]."""
-        features, flat = features.repeat(captions.shape[1]), captions.flatten(0, 1)
-        rows = _rows_to_learn((flat != PAD).any(1))
-        features, flat = features.select(rows), flat[rows]
+        rows = _rows_to_learn((captions != PAD).any(2).any(1))
+        features, flat = features.select(rows), captions[rows].flatten(0, 1)
         inputs = shift_right(flat)
         if self.sampling_probability and advantages is None:
             inputs = self._scheduled_sampling(features, inputs)
         output = self._causal.teacher_forced(features, inputs)
 
         def by_photo(loss: torch.Tensor) -> torch.Tensor:
-            return (
-                loss.new_zeros(captions.shape[0] * captions.shape[1]).index_copy(0, rows, loss).view(captions.shape[:2])
-            )
+            return loss.new_zeros(captions.shape[:2]).index_copy(0, rows, loss.view(len(rows), -1))
 
         if self.loss.label_smoothing and advantages is None:
             log_probs = torch.log_softmax(output.logits.float(), -1)
@@ -228,7 +225,8 @@ class Task(nn.Module):
             losses[0] = losses[0] * advantages
         if "attention" in self.terms:
             assert output.attention is not None
-            losses.append(by_photo(attention_loss(output.attention, flat, features.mask)))
+            mask = features.mask.repeat_interleave(captions.shape[1], dim=0)
+            losses.append(by_photo(attention_loss(output.attention, flat, mask)))
         return [loss.sum(1) for loss in losses]
 
     def _scheduled_sampling(self, features: Features, inputs: torch.Tensor) -> torch.Tensor:
