@@ -159,8 +159,10 @@ class AttentionDecoder(CausalDecoder):
     def _advance(self, word: torch.Tensor, state: AttentionState) -> AttentionState:
         """The state after a word, projected by `word_input`: [N, ·]."""
 
-    def teacher_forced(self, features: Features, inputs: torch.Tensor) -> TeacherForced:
-        state, outputs, weights = self.start_each(features, len(inputs)), [], []
+    def teacher_forced(
+        self, features: Features, inputs: torch.Tensor, photo: torch.Tensor | None = None
+    ) -> TeacherForced:
+        state, outputs, weights = self.start_each(features, photo), [], []
         for word in self.word_input(self.dropout(self.embedding(inputs))).unbind(1):
             state = self._advance(word, state)
             outputs.append(state.hidden[0])

@@ -48,10 +48,12 @@ class CausalDecoder(Decoder):
     """An autoregressive decoder: each token is conditioned on the photo and the tokens before it."""
 
     @abstractmethod
-    def teacher_forced(self, features: Features, inputs: torch.Tensor) -> TeacherForced:
+    def teacher_forced(
+        self, features: Features, inputs: torch.Tensor, photo: torch.Tensor | None = None
+    ) -> TeacherForced:
         """Logits of the token at each position given the input tokens [N, T] up to it: see `shift_right`.
 
-        The N / B captions of photo b are the rows from b * N / B on.
+        photo: the photo of each caption, int64 [N]; not given: caption n is of photo n.
         """
 
     @abstractmethod
@@ -69,12 +71,10 @@ class CausalDecoder(Decoder):
     def reorder(self, state: Any, index: torch.Tensor) -> State:
         """The state of the captions at `index` (int64 [M], with omissions and repetitions)."""
 
-    def start_each(self, features: Features, captions: int) -> Any:
-        """The state of as many captions of each photo, those of one photo adjacent, before their first token."""
-        state, each = self.start(features), captions // len(features)
-        if each == 1:
-            return state
-        return self.reorder(state, torch.arange(len(features), device=features.device).repeat_interleave(each))
+    def start_each(self, features: Features, photo: torch.Tensor | None) -> Any:
+        """The state of captions before their first token; photo: as for `teacher_forced`."""
+        state = self.start(features)
+        return state if photo is None else self.reorder(state, photo)
 
     def log_prob(self, features: Features, captions: torch.Tensor) -> torch.Tensor:
         return token_log_probs(self.teacher_forced(features, shift_right(captions)).logits, captions)

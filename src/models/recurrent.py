@@ -78,9 +78,12 @@ class Recurrent(CausalDecoder):
         words = self.dropout(self.embedding(tokens))
         return torch.cat([words, image.unsqueeze(1).expand_as(words)], dim=-1) if self.image_at_every_word else words
 
-    def teacher_forced(self, features: Features, inputs: torch.Tensor) -> TeacherForced:
+    def teacher_forced(
+        self, features: Features, inputs: torch.Tensor, photo: torch.Tensor | None = None
+    ) -> TeacherForced:
         self.cell.flatten_parameters()
-        image = self.image(features.pooled).repeat_interleave(len(inputs) // len(features), dim=0)
+        image = self.image(features.pooled)
+        image = image if photo is None else image[photo]
         embedded = self._inputs(inputs, image)
         if self.image_at_every_word:
             outputs, _ = self._run(embedded, None)

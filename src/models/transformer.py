@@ -156,8 +156,10 @@ class Transformer(TransformerStack, CausalDecoder):
     def __init__(self, settings: DecoderSettings, vocabulary_size: int, feature_width: int):
         super().__init__(settings, vocabulary_size, vocabulary_size, feature_width)
 
-    def teacher_forced(self, features: Features, inputs: torch.Tensor) -> TeacherForced:
-        words, weights, _ = self._run(inputs, self.start_each(features, len(inputs)))
+    def teacher_forced(
+        self, features: Features, inputs: torch.Tensor, photo: torch.Tensor | None = None
+    ) -> TeacherForced:
+        words, weights, _ = self._run(inputs, self.start_each(features, photo))
         return TeacherForced(self.logits(words), weights)
 
     def start(self, features: Features) -> TransformerState:

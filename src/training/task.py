@@ -205,15 +205,17 @@ class Task(nn.Module):
         self, features: Features, captions: torch.Tensor, advantages: torch.Tensor | None
     ) -> list[torch.Tensor]:
         """Caption and, where it has a weight, attention loss of a causal captioner, each [B]."""
-        rows = _rows_to_learn((captions != PAD).any(2).any(1))
-        features, flat = features.select(rows), captions[rows].flatten(0, 1)
+        flat, each = captions.flatten(0, 1), captions.shape[1]
+        rows = _rows_to_learn((flat != PAD).any(1))
+        photos, photo = (rows // each).unique_consecutive(return_inverse=True)
+        features, flat = features.select(photos), flat[rows]
         inputs = shift_right(flat)
         if self.sampling_probability and advantages is None:
-            inputs = self._scheduled_sampling(features, inputs)
-        output = self._causal.teacher_forced(features, inputs)
+            inputs = self._scheduled_sampling(features, inputs, photo)
+        output = self._causal.teacher_forced(features, inputs, photo)
 
         def by_photo(loss: torch.Tensor) -> torch.Tensor:
-            return loss.new_zeros(captions.shape[:2]).index_copy(0, rows, loss.view(len(rows), -1))
+            return loss.new_zeros(captions.shape[:2]).flatten().index_copy(0, rows, loss).view(-1, each)
 
         if self.loss.label_smoothing and advantages is None:
             log_probs = torch.log_softmax(output.logits.float(), -1)
@@ -225,18 +227,17 @@ class Task(nn.Module):
             losses[0] = losses[0] * advantages
         if "attention" in self.terms:
             assert output.attention is not None
-            mask = features.mask.repeat_interleave(captions.shape[1], dim=0)
-            losses.append(by_photo(attention_loss(output.attention, flat, mask)))
+            losses.append(by_photo(attention_loss(output.attention, flat, features.mask[photo])))
         return [loss.sum(1) for loss in losses]
 
-    def _scheduled_sampling(self, features: Features, inputs: torch.Tensor) -> torch.Tensor:
+    def _scheduled_sampling(self, features: Features, inputs: torch.Tensor, photo: torch.Tensor) -> torch.Tensor:
         """Inputs [N, T], some tokens of which are replaced by samples from the model.
 
         Scheduled sampling (Bengio et al. 2015) in two passes (Mihaylova and Martins 2019): the samples of all places
         come from one teacher-forced pass, so that it costs the same for every decoder.
         """
         with torch.no_grad():
-            probabilities = self._causal.teacher_forced(features, inputs).logits[:, :-1].float().softmax(-1)
+            probabilities = self._causal.teacher_forced(features, inputs, photo).logits[:, :-1].float().softmax(-1)
             sampled = torch.multinomial(probabilities.flatten(0, 1), 1).view(len(inputs), -1)
         replaced = torch.rand(sampled.shape, device=sampled.device) < self.sampling_probability
         tokens = inputs[:, 1:]

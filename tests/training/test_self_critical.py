@@ -178,7 +178,7 @@ def test_scheduled_sampling_replaces_input_words_by_the_model_s(prepared):
     with torch.no_grad():
         certain = task.model.decoder.output.bias
         certain.zero_()[7] = 1e4  # it says nothing but word 7
-    mixed = task._scheduled_sampling(seen, inputs)
+    mixed = task._scheduled_sampling(seen, inputs, torch.arange(16))
     later = inputs[:, 1:] != PAD
     assert torch.equal(mixed[:, 0], inputs[:, 0]) and torch.equal(mixed[:, 1:][~later], inputs[:, 1:][~later])
     own = (mixed[:, 1:] == 7)[later].float().mean()
