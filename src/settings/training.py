@@ -15,7 +15,7 @@ class LossSettings:
     mos: Literal["huber", "mse", "distribution", "none"] = "mse"
     """Loss of each photo's MOS, in standard deviations of the training labels. distribution: the network predicts the
     probabilities of the integer scores, and the loss is the earth mover's distance (NIMA). none: see the next three."""
-    plcc: NonNegativeFloat = 0.0
+    plcc: NonNegativeFloat = 0.5
     """Weight of 1 - PLCC of the whole batch, beside loss.mos, whose weight is 1."""
     rank: NonNegativeFloat = 0.0
     """Weight of the logistic ranking loss over all pairs of the batch."""
@@ -143,7 +143,7 @@ class TrainSettings:
     """Photos per optimiser step, over all GPUs and processes."""
     accumulation_steps: PositiveInt = 1
     """Micro-batches that a step is divided into, to save memory."""
-    captions_per_photo: PositiveInt = 2
+    captions_per_photo: PositiveInt = 5
     """Captions of a photo in one step, drawn anew each epoch from those it has."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of forward and backward; weights stay fp32. fp16 needs a GPU."""
