@@ -115,6 +115,7 @@ def choose_captions(
 
     fold: [N], TEST for test photos. searched: of each run with captions, those of its own search [N], "" where none.
     """
+    from src.ensembling.caption_rules import CaptionRules
     from src.ensembling.caption_selection import ensemble_captions, fill_empty
     from src.ensembling.caption_strategy import CaptionStrategy
     from src.ensembling.regressors import TEST
@@ -129,7 +130,9 @@ def choose_captions(
     if settings.task == "mos" or settings.ensemble.captions == "search" or not writers:
         return captions, CaptionStrategy().record(), constants, []
     candidates = [run_candidates(run, table["photo_id"]) for run in writers]
-    selected, steps = ensemble_captions(settings, candidates, table, fold, captions, constants, shared_meteor())
+    endings = frozenset(writers[0].decoding.bad_endings.lower().split())
+    rules = CaptionRules(endings, settings.ensemble.repeats, settings.ensemble.maximum_share)
+    selected, steps = ensemble_captions(settings, candidates, table, fold, captions, constants, rules, shared_meteor())
     captions = [selected.captions.get(row, caption) for row, caption in enumerate(captions)]
     return captions, selected.strategy.record(), constants, steps
 

@@ -15,8 +15,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from src.base.randomness import fold_in
-from src.ensembling.expected_score import ExpectedScorer, ExpectedScores, PseudoReferences, concatenated, mixed
-from src.ensembling.mbr import EvidenceSource, best_candidates
+from src.ensembling.expected_score import (
+    ExpectedScorer,
+    ExpectedScores,
+    PseudoReferences,
+    concatenated,
+    gain_in_corpus,
+    mixed,
+)
+from src.ensembling.mbr import EvidenceSource, RankedCandidates, best_candidates, ranked_candidates
 from src.ensembling.regressors import TEST
 from src.ensembling.retrieval import nearest_neighbours, neighbour_evidence
 from src.ensembling.run_predictions import RunCandidates
@@ -79,15 +86,29 @@ class FoldEvidence:
 
         own_candidates_only: no neighbour's caption, nor the constant sentence unless a captioner wrote it.
         """
+        places = self._best(self._under(mixture, runs), self._allowed(runs, own_candidates_only))
+        flat = [caption for of_photo in self.candidates for caption in of_photo]
+        return [flat[place] for place in places]
+
+    def rank(self, mixture: EvidenceMixture, runs: int, own_candidates_only: bool = False) -> list[RankedCandidates]:
+        """The candidates of each photo by what they add to the score beside the choice of `select`.
+
+        Those that `select` may not choose come last.
+        """
+        expected, allowed = self._under(mixture, runs), self._allowed(runs, own_candidates_only)
+        corpus = expected.select(self._best(expected, allowed))
+        return ranked_candidates(self.candidates, gain_in_corpus(expected, corpus, self.scorer.weights), allowed)
+
+    def _under(self, mixture: EvidenceMixture, runs: int) -> ExpectedScores:
+        """Expected scores of all candidates under the evidence of the first so many runs."""
         weights = {("training", 0): mixture.training}
         for run in range(runs):
             weights |= {("candidates", run): mixture.candidates / runs, ("neighbours", run): mixture.neighbours / runs}
         used = {kind: weight for kind, weight in weights.items() if weight}
-        expected = mixed([self.expected[kind] for kind in used], list(used.values()))
-        sizes, allowed = [len(of_photo) for of_photo in self.candidates], self._allowed(runs, own_candidates_only)
-        places = best_candidates(expected, sizes, self.scorer.weights, allowed)
-        flat = [caption for of_photo in self.candidates for caption in of_photo]
-        return [flat[place] for place in places]
+        return mixed([self.expected[kind] for kind in used], list(used.values()))
+
+    def _best(self, expected: ExpectedScores, allowed: np.ndarray) -> np.ndarray:
+        return best_candidates(expected, [len(of_photo) for of_photo in self.candidates], self.scorer.weights, allowed)
 
     def _allowed(self, runs: int, own_candidates_only: bool) -> np.ndarray:
         """Which of all candidates the first so many runs bring in, bool."""
