@@ -153,6 +153,10 @@ def test_no_evidence_for_a_fold_comes_from_its_own_captions(predicted, monkeypat
         for mixture in MIXTURES:
             assert not same or before.select(mixture, 1) == after.select(mixture, 1)
             assert set(before.select(mixture, 1, own_candidates_only=True)) <= own
+            for place, photo in enumerate(before.rank(mixture, 1, own_candidates_only=True)):
+                brought_in = [caption in before.run_candidates[0][place].captions for caption in photo.captions]
+                assert brought_in == sorted(brought_in, reverse=True) and brought_in[0]
+                assert sorted(photo.captions) == sorted(before.candidates[place])
         barred = {text for row in np.flatnonzero(fold == number) for text in references[row]} - own
         assert not barred & {text for texts in before.candidates for text in texts}
 
