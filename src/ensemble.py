@@ -130,8 +130,8 @@ def choose_captions(
     if settings.task == "mos" or settings.ensemble.captions == "search" or not writers:
         return captions, CaptionStrategy().record(), constants, []
     candidates = [run_candidates(run, table["photo_id"]) for run in writers]
-    endings = frozenset(writers[0].decoding.bad_endings.lower().split())
-    rules = CaptionRules(endings, settings.ensemble.repeats, settings.ensemble.maximum_share)
+    options, endings = settings.ensemble, frozenset(writers[0].decoding.bad_endings.lower().split())
+    rules = CaptionRules(None if options.broken_endings else endings, options.repeats, options.maximum_share)
     selected, steps = ensemble_captions(settings, candidates, table, fold, captions, constants, rules, shared_meteor())
     captions = [selected.captions.get(row, caption) for row, caption in enumerate(captions)]
     return captions, selected.strategy.record(), constants, steps

@@ -1,13 +1,14 @@
 """Rules for the captions of all photos together: what nobody says is chosen only where a photo has nothing else.
 
-A caption that breaks off ("a photo of the") or says a word twice running or a pair of words twice may have the highest
-expected score: the formula counts matches of single words and pairs too. And the safest sentence may be the best for
-many photos, of which it says little. Each rule replaces such captions by the photo's next best candidates.
+A caption that breaks off ("a photo of the", "a man in a red") or says a word twice running or a pair of words twice may
+have the highest expected score: the formula counts matches of single words and pairs too. And the safest sentence may
+be the best for many photos, of which it says little. Each rule replaces such captions by the photo's next best
+candidates.
 """
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -16,39 +17,51 @@ from src.metrics.diagnostics import breaks_off, repeats
 
 SHARED = 2
 """A sentence may always stand under so many photos, however few there are."""
+_KNOWN = 20
+_RARELY = 0.05  # colours are the last word under a fiftieth as often as words in general, "man" a tenth as often
 
 
 @dataclass(frozen=True)
 class CaptionRules:
     """What captions may not be."""
 
-    bad_endings: frozenset[str] = frozenset()
-    """Words that may not be the last; none: any may."""
+    bad_endings: frozenset[str] | None = None
+    """Words that may not be the last, nor those that people hardly ever end with; None: any may."""
     repeats: bool = True
     """Whether a word may stand twice running, and a pair of words twice."""
     maximum_share: float = 1.0
     """Of the photos that may have the same sentence; SHARED of them may in any case."""
 
-    def apply(self, photos: Sequence[RankedCandidates]) -> list[tuple[str, list[str]]]:
-        """What each rule in force is called, and the captions of the photos after it, one rule upon the other."""
+    def apply(self, photos: Sequence[RankedCandidates], rare: Sequence[frozenset[str]]) -> list[tuple[str, list[str]]]:
+        """What each rule in force is called, and the captions of the photos after it, one rule upon the other.
+
+        rare: of each photo, the words that people hardly ever end with.
+        """
         steps: list[tuple[str, list[str]]] = []
-        if self.bad_endings:
-            photos = _without(photos, lambda caption: breaks_off(caption, self.bad_endings))
-            steps.append(("no caption breaks off", [photo.captions[0] for photo in photos]))
+        if self.bad_endings is not None:
+            broken, listed = cache(breaks_off), self.bad_endings
+            photos = [
+                photo.where([not broken(caption, listed | words) for caption in photo.captions])
+                for photo, words in zip(photos, rare, strict=True)
+            ]
+            steps.append(("no broken endings", [photo.captions[0] for photo in photos]))
         if not self.repeats:
-            photos = _without(photos, lambda caption: any(repeats(caption)))
-            steps.append(("no pair of words twice", [photo.captions[0] for photo in photos]))
+            repeating = cache(lambda caption: any(repeats(caption)))
+            photos = [photo.where([not repeating(caption) for caption in photo.captions]) for photo in photos]
+            steps.append(("no repeated pairs", [photo.captions[0] for photo in photos]))
         if self.maximum_share < 1:
             limit = max(SHARED, int(self.maximum_share * len(photos) + 1e-9))
-            name = f"no sentence under over {100 * self.maximum_share:g}%"
+            name = f"one sentence for at most {100 * self.maximum_share:g}%"
             steps.append((name, limit_sharing(photos, limit)))
         return steps
 
 
-def _without(photos: Sequence[RankedCandidates], faulty: Callable[[str], bool]) -> list[RankedCandidates]:
-    """The photos' candidates without faulty ones; a photo that has no other keeps them."""
-    faulty = cache(faulty)
-    return [photo.where([not faulty(caption) for caption in photo.captions]) for photo in photos]
+def rare_endings(captions: Sequence[str]) -> frozenset[str]:
+    """Words that people hardly ever end a caption with, such as adjectives; of those that they say often enough."""
+    used = Counter(word for caption in captions for word in caption.split())
+    last = Counter(caption.split()[-1] for caption in captions if caption)
+    rarely = _RARELY * last.total() / max(used.total(), 1)
+    return frozenset(word for word, times in used.items() if times >= _KNOWN and last[word] < rarely * times)
 
 
 def limit_sharing(photos: Sequence[RankedCandidates], limit: int) -> list[str]:

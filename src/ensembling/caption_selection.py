@@ -157,13 +157,13 @@ def select_captions(
     steps = _steps(selection, runs, strategy, [greedy.get(row, searched[row]) for row in selection.rows])
     steps.append((AblationStep("chosen on the other folds", True), captions))
     by_mbr = [each for more in mbr_strategies(len(runs)) for each in more]
-    ruled = rules.apply(_ranked(evidence, captions, of_photos, selection.best_of_photos(by_mbr)))
+    ruled = _ruled(rules, evidence, captions, of_photos, selection.best_of_photos(by_mbr))
     steps += [(AblationStep(name, True), texts) for name, texts in ruled]
     selected = dict(zip(selection.rows, steps[-1][1], strict=True))
     if any(run.saw(TEST, row) for run in runs for row in np.flatnonzero(corpus.fold == TEST).tolist()):
         test = evidence_of(TEST)
         captions, count = _of_test(test, strategy, searched, constants), len(test.rows)
-        ruled = rules.apply(_ranked([test], captions, [strategy] * count, [selection.best(by_mbr)] * count))
+        ruled = _ruled(rules, [test], captions, [strategy] * count, [selection.best(by_mbr)] * count)
         selected |= dict(zip(test.rows, ruled[-1][1] if ruled else captions, strict=True))
     scored = [
         (step, selection.scored(texts), len(set(texts)) / len(texts)) for step, texts in steps if selection.references
@@ -171,15 +171,16 @@ def select_captions(
     return SelectedCaptions(selected, selection.rows, scored, strategy)
 
 
-def _ranked(
+def _ruled(
+    rules: CaptionRules,
     evidence: Sequence[FoldEvidence],
     captions: Sequence[str],
     strategies: Sequence[CaptionStrategy],
     by_mbr: Sequence[CaptionStrategy],
-) -> list[RankedCandidates]:
-    """The candidates of the photos of all groups in a row, the chosen caption of each first.
+) -> list[tuple[str, list[str]]]:
+    """What each rule is called, and the captions after it, of the photos of all groups in a row.
 
-    strategies: of each photo; where it is not MBR, that in by_mbr ranks the other candidates.
+    captions, strategies: of each photo; where the strategy is not MBR, that in by_mbr ranks the other candidates.
     """
     ranking = [own if own.mixture else other for own, other in zip(strategies, by_mbr, strict=True)]
     ranked: list[RankedCandidates] = []
@@ -190,7 +191,7 @@ def _ranked(
             own: group.rank(own.mixture, own.runs, own.own_candidates_only) for own in set(of_group) if own.mixture
         }
         ranked += [ranks[own][place].starting_with(captions[begin + place]) for place, own in enumerate(of_group)]
-    return ranked
+    return rules.apply(ranked, [group.rare_endings for group in evidence for _ in group.rows])
 
 
 def _steps(

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from src.base.randomness import fold_in
+from src.ensembling.caption_rules import rare_endings
 from src.ensembling.expected_score import (
     ExpectedScorer,
     ExpectedScores,
@@ -80,6 +81,8 @@ class FoldEvidence:
     """Of the nearest photos in each run's features, by photo."""
     expected: dict[tuple[str, int], ExpectedScores]
     """Of all photos' candidates under one kind of evidence of one run alone."""
+    rare_endings: frozenset[str]
+    """Words that people hardly ever end a caption with."""
 
     def select(self, mixture: EvidenceMixture, runs: int, own_candidates_only: bool = False) -> list[str]:
         """The caption of each photo by MBR among the candidates of the first so many runs.
@@ -126,11 +129,7 @@ def gather_evidence(corpus: Corpus, runs: Sequence[RunCandidates], fold: int, se
 
     runs: their captions tokenised. sentence: the constant one of the other folds' captions.
     """
-    rows = [
-        row
-        for row in np.flatnonzero(corpus.fold == fold).tolist()
-        if any(run.saw(fold, row) for run in runs) and (fold == TEST or corpus.references[row])
-    ]
+    rows = [row for row in np.flatnonzero(corpus.fold == fold).tolist() if any(run.saw(fold, row) for run in runs)]
     training_rows = corpus.training_rows(fold)
     scorer = ExpectedScorer([corpus.references[row] for row in training_rows], corpus.weights)
     captions = [caption for row in training_rows for caption in corpus.references[row] if caption]
@@ -151,7 +150,7 @@ def gather_evidence(corpus: Corpus, runs: Sequence[RunCandidates], fold: int, se
     expected = {("training", 0): _expected_under_all(candidates, training_captions, scorer)}
     for kind, by_run in (("candidates", written), ("neighbours", near)):
         expected |= {(kind, run): _expected(candidates, sources, scorer) for run, sources in enumerate(by_run)}
-    return FoldEvidence(rows, candidates, scorer, written, near, expected)
+    return FoldEvidence(rows, candidates, scorer, written, near, expected, rare_endings(captions))
 
 
 def _writable(text: str) -> bool:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from src.ensembling.caption_rules import SHARED, CaptionRules, limit_sharing
+from src.ensembling.caption_rules import SHARED, CaptionRules, limit_sharing, rare_endings
 from src.ensembling.mbr import RankedCandidates, ranked_candidates
 
 ALL = CaptionRules(bad_endings=frozenset({"of", "the"}), repeats=False, maximum_share=0.05)
@@ -58,25 +58,40 @@ def test_frequent_sentences_are_given_up_where_they_gain_least():
 def test_a_photo_without_another_caption_keeps_its_own():
     only = RankedCandidates(["a photo of the"], np.zeros(1))
     assert limit_sharing([only] * 5, 2) == ["a photo of the"] * 5
-    assert [captions for _, captions in ALL.apply([only] * 5)] == [["a photo of the"] * 5] * 3
+    assert [captions for _, captions in ALL.apply([only] * 5, [frozenset()] * 5)] == [["a photo of the"] * 5] * 3
     photos = [RankedCandidates(["a photo", f"photo {i}"], np.array([1.0, 0.0])) for i in range(5)]
-    assert ALL.apply(photos)[-1][1] == ["photo 0", "photo 1", "photo 2", "a photo", "a photo"]
-    assert ALL.apply(photos)[-1][1].count("a photo") == SHARED
+    assert ALL.apply(photos, [frozenset()] * 5)[-1][1] == ["photo 0", "photo 1", "photo 2", "a photo", "a photo"]
+    assert ALL.apply(photos, [frozenset()] * 5)[-1][1].count("a photo") == SHARED
 
 
 def test_captions_that_break_off_or_say_things_twice_are_not_chosen_where_there_are_others():
-    faulty = ["a photo of", "the light of the .", "very very dark", "the photo and the photo", "the sky the sky"]
+    faulty = [
+        "a photo of",
+        "so clear",
+        "the light of the .",
+        "very very dark",
+        "the photo and the photo",
+        "the sky the sky",
+    ]
     good = ["a dark photo", "of the light"]
     rng = np.random.default_rng(0)
     groups = [list(rng.permutation(faulty + good)) for _ in range(40)]
-    values = np.concatenate([[caption in faulty for caption in group] + rng.random(7) for group in groups])
+    values = np.concatenate([[caption in faulty for caption in group] + rng.random(8) for group in groups])
     photos = ranked_candidates(groups, values, np.ones(len(values), bool))
     assert {photo.captions[0] for photo in photos} == set(faulty)
-    rules = CaptionRules(ALL.bad_endings, repeats=False)
-    (_, ended), (_, told) = rules.apply(photos)
-    assert {*ended} == {*faulty[2:]} and {*told} == {*good}
-    # only the photo's own worst candidates are left, those that the strategy may not choose come before faulty ones
+    rules, endings = CaptionRules(ALL.bad_endings, repeats=False), [frozenset({"clear"})] * 40
+    (_, ended), (_, told) = rules.apply(photos, endings)
+    assert {*ended} == {*faulty[3:]} and {*told} == {*good}
+    # a candidate that the strategy may not choose comes before a faulty one
     allowed = np.array([caption in faulty for group in groups for caption in group])
     last = ranked_candidates(groups, values, allowed)
-    assert {*rules.apply(last)[-1][1]} == {*good}
-    assert CaptionRules().apply(photos) == []
+    assert {*rules.apply(last, endings)[-1][1]} == {*good}
+    assert CaptionRules().apply(photos, endings) == []
+
+
+def test_words_that_people_hardly_ever_end_with_are_learned_from_their_captions():
+    people = ["a blue ball"] * 100 + ["the ball is red"] * 30 + ["a dark sky", "an odd sky"] * 15
+    assert rare_endings(people) == {"a", "the", "is", "blue"}
+    assert rare_endings([*people, "it is blue"]) == {"a", "the", "is", "blue"}
+    assert rare_endings([*people, *["it is blue", "the sky is dark"] * 5]) == {"a", "the", "is"}
+    assert rare_endings([]) == frozenset()

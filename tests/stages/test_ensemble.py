@@ -107,7 +107,7 @@ def test_the_ablation_holds_what_the_exact_scorer_finds(predicted, meteor):
         assert float(found[step]["score"]) == pytest.approx(mos_score(mos, truth["mos"])["score"], abs=1e-9)
     known = truth["captions"].map(bool).to_numpy()
     rules = [row["step"] for row in rows][-3:]
-    assert rules == ["no caption breaks off", "no pair of words twice", "no sentence under over 5%"]
+    assert rules == ["no broken endings", "no repeated pairs", "one sentence for at most 5%"]
     for step, captions in ((rules[-1], ours["caption"]), ("one, its search", alone["caption"])):
         exact = score_captions([list(c) for c in truth["captions"][known]], captions[known].tolist(), meteor).totals()
         assert float(found[step]["score"]) == pytest.approx(caption_score(exact, CaptionWeights()), abs=1e-9)
