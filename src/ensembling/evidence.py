@@ -129,7 +129,11 @@ def gather_evidence(corpus: Corpus, runs: Sequence[RunCandidates], fold: int, se
 
     runs: their captions tokenised. sentence: the constant one of the other folds' captions.
     """
-    rows = [row for row in np.flatnonzero(corpus.fold == fold).tolist() if any(run.saw(fold, row) for run in runs)]
+    rows = [
+        row
+        for row in np.flatnonzero(corpus.fold == fold).tolist()
+        if any(run.saw(fold, row) for run in runs) and (fold == TEST or corpus.references[row])
+    ]
     training_rows = corpus.training_rows(fold)
     scorer = ExpectedScorer([corpus.references[row] for row in training_rows], corpus.weights)
     captions = [caption for row in training_rows for caption in corpus.references[row] if caption]
