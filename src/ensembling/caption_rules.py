@@ -18,7 +18,7 @@ from src.metrics.diagnostics import breaks_off, repeats
 SHARED = 2
 """A sentence may always stand under so many photos, however few there are."""
 _KNOWN = 20
-_RARELY = 0.05  # colours are the last word under a fiftieth as often as words in general, "man" a tenth as often
+_RARELY = 0.05  # of how often words in general are the last; on Flickr8k colours reach 0 to 0.04 of it, "man" 0.16
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,8 @@ class RankedCandidates:
     captions: list[str]
     """At least one."""
     values: np.ndarray
-    """What each adds to the score of the corpus, times the corpus's size, float64 [captions]."""
+    """What each adds to the score of the corpus, times the corpus's size, float64 [captions]; _LAST_RESORT less for
+    those that may be chosen only where no other is left."""
 
     def starting_with(self, caption: str) -> "RankedCandidates":
         """With this caption as the chosen one; one that is not among them counts as much as the best."""
