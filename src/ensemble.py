@@ -4,7 +4,8 @@ Each RUN is the name of a predicted run on the same photos and folds; their size
 Without names the run itself. All that learns from predictions is fitted here. MOS: regressors on features of the
 photos, and the non-negative blend of the members that help on the other folds (ensemble.mos). Captions: of what all
 captioners' searches and random samples wrote and people wrote of the nearest training photos, the one with the highest
-expected score, for each fold by the strategy that was best on the other folds; or as the first run's search wrote them
+expected score, for each fold by the strategy that was best on the other folds, without what nobody says
+(ensemble.broken_endings, ensemble.repeats, ensemble.maximum_share); or as the first run's search wrote them
 (ensemble.captions).
 
 Writes runs/NAME/ensemble/: oof.csv and test.csv, which evaluate and submit read, blend.json (the members' weights, and
@@ -115,6 +116,7 @@ def choose_captions(
 
     fold: [N], TEST for test photos. searched: of each run with captions, those of its own search [N], "" where none.
     """
+    from src.ensembling.caption_rules import CaptionRules
     from src.ensembling.caption_selection import ensemble_captions, fill_empty
     from src.ensembling.caption_strategy import CaptionStrategy
     from src.ensembling.regressors import TEST
@@ -129,7 +131,9 @@ def choose_captions(
     if settings.task == "mos" or settings.ensemble.captions == "search" or not writers:
         return captions, CaptionStrategy().record(), constants, []
     candidates = [run_candidates(run, table["photo_id"]) for run in writers]
-    selected, steps = ensemble_captions(settings, candidates, table, fold, captions, constants, shared_meteor())
+    options, endings = settings.ensemble, frozenset(writers[0].decoding.bad_endings.lower().split())
+    rules = CaptionRules(None if options.broken_endings else endings, options.repeats, options.maximum_share)
+    selected, steps = ensemble_captions(settings, candidates, table, fold, captions, constants, rules, shared_meteor())
     captions = [selected.captions.get(row, caption) for row, caption in enumerate(captions)]
     return captions, selected.strategy.record(), constants, steps
 

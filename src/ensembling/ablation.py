@@ -39,6 +39,8 @@ class ScoredStep:
     resampled: np.ndarray
     photos: int
     side_branch: bool = False
+    distinct: float | None = None
+    """Of captions: the share of distinct ones."""
 
 
 def score_mos_step(
@@ -51,17 +53,18 @@ def score_mos_step(
 
 
 def score_caption_step(
-    step: AblationStep, scores: CaptionScores, weights: CaptionWeights, resamples: int, seed: int
+    step: AblationStep, scores: CaptionScores, distinct: float, weights: CaptionWeights, resamples: int, seed: int
 ) -> ScoredStep:
-    """scores: of the captioned photos."""
+    """scores: of the captioned photos. distinct: share of the captions of all photos."""
     resampled = resampled_caption_scores(scores, weights, resamples, seed)
     score = caption_score(scores.totals(), weights)
-    return ScoredStep("caption", step.name, step.on, score, resampled, scores.photos, step.side_branch)
+    return ScoredStep("caption", step.name, step.on, score, resampled, scores.photos, step.side_branch, distinct)
 
 
 def ablation_rows(steps: Sequence[ScoredStep]) -> list[dict]:
     """One row a step: kind, step, on, photos, score with its 95% interval, gain over the step that it starts from with
-    that of the paired bootstrap; None where a kind begins, and where there are too few photos for an interval."""
+    that of the paired bootstrap; None where a kind begins, and where there are too few photos for an interval. And the
+    share of distinct captions."""
     rows, above = [], None
     for step in steps:
         low, high = interval(step.resampled) if step.photos >= FEWEST else (None, None)
@@ -70,14 +73,14 @@ def ablation_rows(steps: Sequence[ScoredStep]) -> list[dict]:
         if above and above.kind == step.kind and step.photos >= FEWEST:
             test = paired(step.score - above.score, step.resampled - above.resampled, step.photos)
             row |= {"gain": test.difference, "gain_low": test.low, "gain_high": test.high, "p": test.p}
-        rows.append(row)
+        rows.append(row | {"distinct": step.distinct})
         above = above if step.side_branch else step
     return rows
 
 
 def write_ablation_csv(path: Path, rows: Sequence[dict]) -> None:
     """Every figure in full."""
-    columns = ("kind", "step", "on", "photos", "score", "low", "high", "gain", "gain_low", "gain_high", "p")
+    columns = ("kind", "step", "on", "photos", "score", "low", "high", "gain", "gain_low", "gain_high", "p", "distinct")
     shown = [row | {"on": "on" if row["on"] else "off"} for row in rows]
     write_csv(path, columns, [[row[name] for name in columns] for row in shown])
 
@@ -87,13 +90,14 @@ def ablation_text(rows: Sequence[dict], resamples: int) -> str:
     title = (
         f"What each step adds to the one it starts from, out of fold, {resamples} resamples; off: not for test photos"
     )
-    cells = [["", "", "score", "95%", "gain", "95%", ""]]
+    cells = [["", "", "score", "95%", "gain", "95%", "distinct", ""]]
     for row in rows:
         form = ".4f" if row["kind"] == "MOS" else ".3f"
         shown = [_number(row["score"], form), _interval(row, "", form), _number(row["gain"], f"+{form}")]
         off = "" if row["on"] else "off"
-        cells.append([row["kind"], row["step"], *shown, _interval(row, "gain_", f"+{form}"), off])
-    return f"{title}\n{text_table(cells, '<<>>>><', '  ')}"
+        distinct = _number(row["distinct"], ".0%")
+        cells.append([row["kind"], row["step"], *shown, _interval(row, "gain_", f"+{form}"), distinct, off])
+    return f"{title}\n{text_table(cells, '<<>>>>><', '  ')}"
 
 
 def _number(value: float | None, form: str) -> str:

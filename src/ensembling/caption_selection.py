@@ -1,5 +1,5 @@
 """The captions of an ensemble: for each fold by the strategy that was best on the other folds, for test photos by the
-one that was best on all training photos; and what each step to them scores."""
+one that was best on all training photos, and by the rules for all of them; and what each step to them scores."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
@@ -11,8 +11,10 @@ from tqdm import tqdm
 
 from src.data.table import for_training
 from src.ensembling.ablation import AblationStep, ScoredStep, score_caption_step
+from src.ensembling.caption_rules import CaptionRules
 from src.ensembling.caption_strategy import CONSTANT, SEARCH, CaptionStrategy, StrategySelection, mbr_strategies
 from src.ensembling.evidence import Corpus, FoldEvidence, gather_evidence
+from src.ensembling.mbr import RankedCandidates
 from src.ensembling.regressors import TEST
 from src.ensembling.run_predictions import RunCandidates
 from src.metrics.caption_scores import CaptionScores, tokenize
@@ -30,8 +32,9 @@ class SelectedCaptions:
 
     captions: dict[int, str]
     rows: list[int]
-    steps: list[tuple[AblationStep, CaptionScores]]
-    """And the scores of the captioned photos at `rows` after each; none without such photos."""
+    steps: list[tuple[AblationStep, CaptionScores, float]]
+    """And after each the scores of the captioned photos at `rows`, and the share of distinct captions; none without
+    such photos."""
     strategy: CaptionStrategy
     """Of the test photos."""
 
@@ -70,6 +73,7 @@ def ensemble_captions(
     fold: np.ndarray,
     searched: Sequence[str],
     constants: dict[int, str],
+    rules: CaptionRules,
     meteor: Meteor,
 ) -> tuple[SelectedCaptions, list[ScoredStep]]:
     """The captions of all photos, and what each step to them scores out of fold.
@@ -95,11 +99,11 @@ def ensemble_captions(
     once = CachedMeteor(meteor)
     searched_tokens = [tokens[text] for text in searched]
     greedy = {row: tokens[text] for row, text in greedy.items()}
-    selected = select_captions(corpus, tokenised, searched_tokens, greedy, constants, once)
+    selected = select_captions(corpus, tokenised, searched_tokens, greedy, constants, rules, once)
     metric = settings.metric
     steps = [
-        score_caption_step(step, scores, metric.weights, metric.bootstrap, settings.run.seed)
-        for step, scores in selected.steps
+        score_caption_step(step, scores, distinct, metric.weights, metric.bootstrap, settings.run.seed)
+        for step, scores, distinct in selected.steps
     ]
     # what the search wrote stays as it wrote it, with its case and punctuation
     kept = {row: searched[row] if text == searched_tokens[row] else text for row, text in selected.captions.items()}
@@ -122,6 +126,7 @@ def select_captions(
     searched: Sequence[str],
     greedy: dict[int, str],
     constants: dict[int, str],
+    rules: CaptionRules,
     meteor: CachedMeteor,
 ) -> SelectedCaptions:
     """The captions of all training photos that were left out once, and of the readable test photos, tokenised.
@@ -148,13 +153,45 @@ def select_captions(
             selection.add(strategy, [_by_mbr(group, strategy) for group in evidence])
         nested.append([*nested[-1], *more])
     strategy, of_photos = selection.select(nested)
-    captions = dict(zip(selection.rows, selection.captions_by(of_photos), strict=True))
-    if any(run.saw(TEST, row) for run in runs for row in np.flatnonzero(corpus.fold == TEST).tolist()):
-        captions |= _of_test(evidence_of(TEST), strategy, searched, constants)
+    captions = selection.captions_by(of_photos)
     steps = _steps(selection, runs, strategy, [greedy.get(row, searched[row]) for row in selection.rows])
-    steps.append((AblationStep("chosen on the other folds", True), selection.captions_by(of_photos)))
-    scored = [(step, selection.scored(texts)) for step, texts in steps if selection.references]
-    return SelectedCaptions(captions, selection.rows, scored, strategy)
+    steps.append((AblationStep("chosen on the other folds", True), captions))
+    by_mbr = [each for more in mbr_strategies(len(runs)) for each in more]
+    ruled = _ruled(rules, evidence, captions, of_photos, selection.best_of_photos(by_mbr))
+    steps += [(AblationStep(name, True), texts) for name, texts in ruled]
+    selected = dict(zip(selection.rows, steps[-1][1], strict=True))
+    if any(run.saw(TEST, row) for run in runs for row in np.flatnonzero(corpus.fold == TEST).tolist()):
+        test = evidence_of(TEST)
+        captions, count = _of_test(test, strategy, searched, constants), len(test.rows)
+        ruled = _ruled(rules, [test], captions, [strategy] * count, [selection.best(by_mbr)] * count)
+        selected |= dict(zip(test.rows, ruled[-1][1] if ruled else captions, strict=True))
+    scored = [
+        (step, selection.scored(texts), len(set(texts)) / len(texts)) for step, texts in steps if selection.references
+    ]
+    return SelectedCaptions(selected, selection.rows, scored, strategy)
+
+
+def _ruled(
+    rules: CaptionRules,
+    evidence: Sequence[FoldEvidence],
+    captions: Sequence[str],
+    strategies: Sequence[CaptionStrategy],
+    by_mbr: Sequence[CaptionStrategy],
+) -> list[tuple[str, list[str]]]:
+    """What each rule is called, and the captions after it, of the photos of all groups in a row.
+
+    captions, strategies: of each photo; where the strategy is not MBR, that in by_mbr ranks the other candidates.
+    """
+    ranking = [own if own.mixture else other for own, other in zip(strategies, by_mbr, strict=True)]
+    ranked: list[RankedCandidates] = []
+    for group in evidence:
+        begin = len(ranked)
+        of_group = ranking[begin : begin + len(group.rows)]
+        ranks = {
+            own: group.rank(own.mixture, own.runs, own.own_candidates_only) for own in set(of_group) if own.mixture
+        }
+        ranked += [ranks[own][place].starting_with(captions[begin + place]) for place, own in enumerate(of_group)]
+    return rules.apply(ranked, [group.rare_endings for group in evidence for _ in group.rows])
 
 
 def _steps(
@@ -188,10 +225,10 @@ def _by_mbr(evidence: FoldEvidence, strategy: CaptionStrategy) -> list[str]:
 
 def _of_test(
     evidence: FoldEvidence, strategy: CaptionStrategy, searched: Sequence[str], constants: dict[int, str]
-) -> dict[int, str]:
-    """The test photos' captions by row."""
+) -> list[str]:
+    """The test photos' captions."""
     if strategy == CONSTANT:
-        return dict.fromkeys(evidence.rows, constants[TEST])
+        return [constants[TEST]] * len(evidence.rows)
     if strategy == SEARCH:
-        return {row: searched[row] for row in evidence.rows}
-    return dict(zip(evidence.rows, _by_mbr(evidence, strategy), strict=True))
+        return [searched[row] for row in evidence.rows]
+    return _by_mbr(evidence, strategy)

@@ -24,6 +24,7 @@ MIXTURES = (
     EvidenceMixture(0.375, 0.125, 0.5),
     EvidenceMixture(0.25, 0.25, 0.5),
     EvidenceMixture(0, 0.5, 0.5),
+    EvidenceMixture(0, 1, 0),
 )
 PARTS = 5
 """Into which a fold that is alone is cut, so that each part's strategy is chosen on the others."""

@@ -15,8 +15,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from src.base.randomness import fold_in
-from src.ensembling.expected_score import ExpectedScorer, ExpectedScores, PseudoReferences, concatenated, mixed
-from src.ensembling.mbr import EvidenceSource, best_candidates
+from src.ensembling.caption_rules import rare_endings
+from src.ensembling.expected_score import (
+    ExpectedScorer,
+    ExpectedScores,
+    PseudoReferences,
+    concatenated,
+    gain_in_corpus,
+    mixed,
+)
+from src.ensembling.mbr import EvidenceSource, RankedCandidates, best_candidates, ranked_candidates
 from src.ensembling.regressors import TEST
 from src.ensembling.retrieval import nearest_neighbours, neighbour_evidence
 from src.ensembling.run_predictions import RunCandidates
@@ -73,21 +81,37 @@ class FoldEvidence:
     """Of the nearest photos in each run's features, by photo."""
     expected: dict[tuple[str, int], ExpectedScores]
     """Of all photos' candidates under one kind of evidence of one run alone."""
+    rare_endings: frozenset[str]
+    """Words that people hardly ever end a caption with."""
 
     def select(self, mixture: EvidenceMixture, runs: int, own_candidates_only: bool = False) -> list[str]:
         """The caption of each photo by MBR among the candidates of the first so many runs.
 
         own_candidates_only: no neighbour's caption, nor the constant sentence unless a captioner wrote it.
         """
+        places = self._best(self._under(mixture, runs), self._allowed(runs, own_candidates_only))
+        flat = [caption for of_photo in self.candidates for caption in of_photo]
+        return [flat[place] for place in places]
+
+    def rank(self, mixture: EvidenceMixture, runs: int, own_candidates_only: bool = False) -> list[RankedCandidates]:
+        """The candidates of each photo by what they add to the score beside the choice of `select`.
+
+        Those that `select` may not choose come last.
+        """
+        expected, allowed = self._under(mixture, runs), self._allowed(runs, own_candidates_only)
+        corpus = expected.select(self._best(expected, allowed))
+        return ranked_candidates(self.candidates, gain_in_corpus(expected, corpus, self.scorer.weights), allowed)
+
+    def _under(self, mixture: EvidenceMixture, runs: int) -> ExpectedScores:
+        """Expected scores of all candidates under the evidence of the first so many runs."""
         weights = {("training", 0): mixture.training}
         for run in range(runs):
             weights |= {("candidates", run): mixture.candidates / runs, ("neighbours", run): mixture.neighbours / runs}
         used = {kind: weight for kind, weight in weights.items() if weight}
-        expected = mixed([self.expected[kind] for kind in used], list(used.values()))
-        sizes, allowed = [len(of_photo) for of_photo in self.candidates], self._allowed(runs, own_candidates_only)
-        places = best_candidates(expected, sizes, self.scorer.weights, allowed)
-        flat = [caption for of_photo in self.candidates for caption in of_photo]
-        return [flat[place] for place in places]
+        return mixed([self.expected[kind] for kind in used], list(used.values()))
+
+    def _best(self, expected: ExpectedScores, allowed: np.ndarray) -> np.ndarray:
+        return best_candidates(expected, [len(of_photo) for of_photo in self.candidates], self.scorer.weights, allowed)
 
     def _allowed(self, runs: int, own_candidates_only: bool) -> np.ndarray:
         """Which of all candidates the first so many runs bring in, bool."""
@@ -130,7 +154,7 @@ def gather_evidence(corpus: Corpus, runs: Sequence[RunCandidates], fold: int, se
     expected = {("training", 0): _expected_under_all(candidates, training_captions, scorer)}
     for kind, by_run in (("candidates", written), ("neighbours", near)):
         expected |= {(kind, run): _expected(candidates, sources, scorer) for run, sources in enumerate(by_run)}
-    return FoldEvidence(rows, candidates, scorer, written, near, expected)
+    return FoldEvidence(rows, candidates, scorer, written, near, expected, rare_endings(captions))
 
 
 def _writable(text: str) -> bool:

@@ -18,6 +18,7 @@ from src.ensembling.expected_score import ExpectedScores, PseudoReferences, gain
 from src.settings.schema import CaptionWeights
 
 _ROUNDS = 8
+_LAST_RESORT = 1e6  # more than any caption adds
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,32 @@ class EvidenceSource:
         return PseudoReferences(list(self.captions), by_candidate)
 
 
+@dataclass(frozen=True)
+class RankedCandidates:
+    """A photo's candidates: the chosen one first, the others from the best to the worst."""
+
+    captions: list[str]
+    """At least one."""
+    values: np.ndarray
+    """What each adds to the score of the corpus, times the corpus's size, float64 [captions]; _LAST_RESORT less for
+    those that may be chosen only where no other is left."""
+
+    def starting_with(self, caption: str) -> "RankedCandidates":
+        """With this caption as the chosen one; one that is not among them counts as much as the best."""
+        place = self.captions.index(caption) if caption in self.captions else None
+        value = self.values[:1] if place is None else self.values[place : place + 1]
+        others = [i for i in range(len(self.captions)) if i != place]
+        captions = [caption, *(self.captions[i] for i in others)]
+        return RankedCandidates(captions, np.concatenate([value, self.values[others]]))
+
+    def where(self, kept: Sequence[bool]) -> "RankedCandidates":
+        """Some of them; all where none is kept."""
+        places = np.flatnonzero(kept)
+        if len(places) in (0, len(self.captions)):
+            return self
+        return RankedCandidates([self.captions[i] for i in places.tolist()], self.values[places])
+
+
 def best_candidates(
     expected: ExpectedScores, sizes: Sequence[int], weights: CaptionWeights, allowed: np.ndarray | None = None
 ) -> np.ndarray:
@@ -72,6 +99,23 @@ def best_candidates(
             break
         chosen = again
     return chosen
+
+
+def ranked_candidates(
+    candidates: Sequence[list[str]], values: np.ndarray, allowed: np.ndarray
+) -> list[RankedCandidates]:
+    """Each photo's candidates by value, of equals the first; after the allowed ones the others.
+
+    values [candidates of all photos in a row]: what they add to the score. allowed: which may be chosen, bool.
+    """
+    ranked, begin = [], 0
+    values = np.where(allowed, values, values - _LAST_RESORT)
+    for captions in candidates:
+        own = values[begin : begin + len(captions)]
+        order = np.argsort(-own, kind="stable")
+        ranked.append(RankedCandidates([captions[i] for i in order.tolist()], own[order]))
+        begin += len(captions)
+    return ranked
 
 
 def first_largest(values: np.ndarray, ends: np.ndarray) -> np.ndarray:

@@ -44,18 +44,31 @@ def caption_diagnostics(captions: list[str]) -> dict:
         "empty": sum(not caption for caption in captions),
         "unk_share": sum(UNKNOWN in caption.lower() for caption in captions) / photos if photos else 0.0,
         "mean_words": sum(len(caption.split()) for caption in captions) / photos if photos else 0.0,
-        **_repeats(captions),
+        **_faults(captions),
     }
 
 
-def _repeats(captions: list[str]) -> dict[str, float]:
-    signs = np.zeros((len(captions), 3))
-    for i, caption in enumerate(captions):
-        words = [word for word in (word.strip(string.punctuation) for word in caption.lower().split()) if word]
-        pairs = list(pairwise(words))
-        signs[i] = any(a == b for a, b in pairs), len(set(pairs)) < len(pairs), bool(words) and words[-1] in ENDINGS
+def _faults(captions: list[str]) -> dict[str, float]:
+    signs = np.array([(*repeats(caption), breaks_off(caption)) for caption in captions], float).reshape(-1, 3)
     shares = signs.mean(axis=0).tolist() if len(captions) else [0.0] * 3
     return dict(zip(("adjacent_repeats", "repeated_pairs", "dangling"), shares, strict=True))
+
+
+def repeats(caption: str) -> tuple[bool, bool]:
+    """Whether a word stands twice running ("giraffes giraffes"), and whether two adjacent words occur again."""
+    pairs = list(pairwise(_words(caption)))
+    return any(a == b for a, b in pairs), len(set(pairs)) < len(pairs)
+
+
+def breaks_off(caption: str, endings: frozenset[str] = ENDINGS) -> bool:
+    """Whether the last word is one of the endings."""
+    words = _words(caption)
+    return bool(words) and words[-1] in endings
+
+
+def _words(caption: str) -> list[str]:
+    """In lower case, without punctuation at their ends."""
+    return [word for word in (word.strip(string.punctuation) for word in caption.lower().split()) if word]
 
 
 def mos_diagnostics(pred: np.ndarray, truth: np.ndarray | None = None) -> dict:

@@ -108,8 +108,10 @@ class RunEvaluation:
         if caption and captions and metric.spice:
             caption["spice"] = _spice(captions, references)
         baseline = baseline or self._baseline(blocks, scores, references, fold)
+        # the ensemble chooses captions for photos that people captioned; the others keep what the search wrote
+        judged = captions and [text for text, texts in zip(captions, references, strict=True) if texts]
         diagnostics = {
-            "captions": None if captions is None else caption_diagnostics(captions),
+            "captions": None if captions is None else caption_diagnostics(judged or captions),
             "mos": mos_diagnostics(mos[labelled], truth[labelled]) if mos_scores else None,
         }
         report = evaluation_report(mos_scores, caption, baseline, diagnostics, [])

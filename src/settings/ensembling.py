@@ -22,6 +22,12 @@ class EnsembleSettings:
     printed."""
     neighbours: Annotated[int, Field(ge=1, le=1000)] = 40
     """Nearest training photos whose captions are proposed for a photo."""
+    broken_endings: bool = False
+    """mbr: choose captions whose last word is one of decoding.bad_endings, or one that people hardly ever end with."""
+    repeats: bool = False
+    """mbr: choose captions that say a word twice running or a pair of words twice, as a few of people's do."""
+    maximum_share: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """mbr: no sentence is chosen for more than this share of the photos; 1 allows all."""
 
     def __post_init__(self) -> None:
         if self.runs is not None and (not self.runs or len(set(self.runs)) < len(self.runs)):

@@ -65,6 +65,7 @@ def test_scores_are_those_of_the_labelled_photos(table, predictions, searched, m
     weights, captions = SETTINGS.metric.weights, predictions["caption"][:11].tolist()
     expected = caption_score(score_captions(references, captions, meteor).totals(), weights)
     assert report["caption"]["score"] == pytest.approx(expected) and report["caption"]["photos"] == 11
+    assert report["diagnostics"]["captions"]["photos"] == 11
     rows = [i for i in range(11) if i % 2 == 1]
     fold = report["folds"][1]
     assert fold["mos"] == pytest.approx(mos_score(predictions["mos"][rows], truth[rows])["score"])

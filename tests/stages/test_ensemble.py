@@ -17,6 +17,7 @@ from src.base.errors import InputError
 from src.base.locks import lock
 from src.data.table import load_table
 from src.ensembling.ablation import AblationStep, ScoredStep, ablation_rows, score_mos_step
+from src.ensembling.caption_rules import CaptionRules
 from src.ensembling.caption_selection import select_captions
 from src.ensembling.caption_strategy import MIXTURES, CaptionStrategy, StrategySelection
 from src.ensembling.evidence import Corpus, gather_evidence
@@ -105,7 +106,9 @@ def test_the_ablation_holds_what_the_exact_scorer_finds(predicted, meteor):
     for step, mos in (("blend of the members that help", ours["mos"]), ("network of one alone", ours["network"])):
         assert float(found[step]["score"]) == pytest.approx(mos_score(mos, truth["mos"])["score"], abs=1e-9)
     known = truth["captions"].map(bool).to_numpy()
-    for step, captions in (("chosen on the other folds", ours["caption"]), ("one, its search", alone["caption"])):
+    rules = [row["step"] for row in rows][-3:]
+    assert rules == ["no broken endings", "no repeated pairs", "one sentence for at most 5%"]
+    for step, captions in ((rules[-1], ours["caption"]), ("one, its search", alone["caption"])):
         exact = score_captions([list(c) for c in truth["captions"][known]], captions[known].tolist(), meteor).totals()
         assert float(found[step]["score"]) == pytest.approx(caption_score(exact, CaptionWeights()), abs=1e-9)
     how = json.loads((folder / "blend.json").read_text())
@@ -150,6 +153,10 @@ def test_no_evidence_for_a_fold_comes_from_its_own_captions(predicted, monkeypat
         for mixture in MIXTURES:
             assert not same or before.select(mixture, 1) == after.select(mixture, 1)
             assert set(before.select(mixture, 1, own_candidates_only=True)) <= own
+            for place, photo in enumerate(before.rank(mixture, 1, own_candidates_only=True)):
+                brought_in = [caption in before.run_candidates[0][place].captions for caption in photo.captions]
+                assert brought_in == sorted(brought_in, reverse=True) and brought_in[0]
+                assert sorted(photo.captions) == sorted(before.candidates[place])
         barred = {text for row in np.flatnonzero(fold == number) for text in references[row]} - own
         assert not barred & {text for texts in before.candidates for text in texts}
 
@@ -183,9 +190,9 @@ def test_where_no_test_photo_can_be_read_training_photos_still_get_captions(mete
         "one", {k: {2 * k: ["the light"], 2 * k + 1: ["a photo"]} for k in (0, 1)}, {}, {0: seen, 1: seen}
     )
     constants = {}
-    found = select_captions(
-        Corpus(said, fold, CaptionWeights(), 0, 2), [run], ["the light"] * 5, {}, constants, CachedMeteor(meteor)
-    )
+    corpus = Corpus(said, fold, CaptionWeights(), 0, 2)
+    searched, rules = ["the light"] * 5, CaptionRules(frozenset({"of"}), False, 0.05)
+    found = select_captions(corpus, [run], searched, {}, constants, rules, CachedMeteor(meteor))
     assert found.captions.keys() == {0, 1, 2, 3} and constants.keys() == {0, 1}
 
 
