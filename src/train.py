@@ -63,7 +63,7 @@ def train_fold(
     fit = Fit(settings, data, fold, folder, ranks, meteor)
     fit.run()
     if ranks.main:
-        write_parameters(folder / "parameters.json", fit.engine.task.model)
+        write_parameters(folder / "parameters.json", fit.engine.task.model, fit.encoder)
         draw_curves(folder / "metrics.csv", folder / "curves.png")
     kept = {"both": ["best-mos.pt", "best-caption.pt"], "mos": ["best-mos.pt"], "caption": ["best-caption.pt"]}
     return [*kept[settings.task], "metrics.csv"]

@@ -100,6 +100,26 @@ class JoinedEncoder(Encoder):
         return self.encoder.layers()
 
 
+class CachedEncoder(Encoder):
+    """Stands for a frozen encoder where its cached features are all that is needed: it knows their shape alone."""
+
+    def __init__(self, encoder: Encoder):
+        channels = encoder.mean.shape[1]
+        super().__init__(channels, (0.0,) * channels, (1.0,) * channels, False)
+        self.width, self.levels_width, self.layout, self.frozen = (
+            encoder.width,
+            encoder.levels_width,
+            encoder.layout,
+            True,
+        )
+
+    def forward(self, pixels: torch.Tensor) -> Features:
+        raise NotImplementedError("features are cached")
+
+    def layers(self) -> list[list[nn.Parameter]]:
+        return []
+
+
 @torch.inference_mode()
 def views_of(encoder: Encoder, pixels: torch.Tensor, mirrored: bool) -> dict[str, torch.Tensor]:
     """Features of photos of one size as tensors by name, each [B, V, ...]: of the photos as they are and `mirrored`.

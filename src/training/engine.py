@@ -49,8 +49,6 @@ class Engine:
         self.ranks = ranks
         task = task.to(ranks.device)
         self.ema = build_ema(task, settings.train.ema_decay)
-        if settings.encoder.frozen:
-            self.ema.module.model.encoder = task.model.encoder
         self.task = sync_batchnorm(task, settings, ranks)  # after the copy, which is never trained
         self.optimizer = build_optimizer(self.task, settings.optim)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=settings.train.precision == "fp16")
@@ -75,8 +73,8 @@ class Engine:
     def state(self) -> dict[str, Any]:
         """All that a checkpoint must hold for training to go on at the same bit. Call it in every process."""
         return {
-            "model": self._learned(self.task),
-            "ema": self._learned(self.ema.module),
+            "model": self.task.state_dict(),
+            "ema": self.ema.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "steps": self.steps,
@@ -86,17 +84,12 @@ class Engine:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned."""
-        self.task.load_state_dict(self.task.state_dict() | state["model"])
-        self.ema.module.load_state_dict(self.ema.module.state_dict() | state["ema"])
+        self.task.load_state_dict(state["model"])
+        self.ema.module.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.steps, self.drops = state["steps"], state["drops"]
         self.sums = state["sums"].to(self.ranks.device) * self.ranks.main  # they are those of all processes
-
-    def _learned(self, task: nn.Module) -> dict[str, torch.Tensor]:
-        """The task's weights without those of an encoder that stays as it was built."""
-        kept = "model.encoder." if self.settings.encoder.frozen else ()
-        return {name: value for name, value in task.state_dict().items() if not name.startswith(kept)}
 
     def train_one_epoch(
         self,

@@ -18,6 +18,7 @@ from src.data.augment import Augmenter
 from src.data.dataset import BatchDataset, BatchSlice, epoch_batches, load_batches, rank_slice
 from src.metrics.meteor import Meteor
 from src.models.captioner import Captioner, build_captioner, with_heads
+from src.models.encoder import CachedEncoder
 from src.pipeline.runs import fold_folder
 from src.settings.keys import changing
 from src.settings.schema import Settings
@@ -90,9 +91,15 @@ class Fit:
         self_critical = None
         if settings.self_critical.from_epoch is not None:
             self_critical = SelfCritical(settings, data.labels, data.train_rows, data.vocabulary.words)
-        self.engine = Engine(build_task(settings, data, fold), settings, ranks, self_critical)
-        if ranks.main and (warning := self.engine.task.model.encoder.warning):
-            print(f"fold {fold}: {warning}", flush=True)
+        task = build_task(settings, data, fold)
+        self.encoder = task.model.encoder
+        if ranks.main and self.encoder.warning:
+            print(f"fold {fold}: {self.encoder.warning}", flush=True)
+        if settings.encoder.cached:
+            task.model.encoder = CachedEncoder(
+                self.encoder
+            )  # weights that do not change need no average, no checkpoint
+        self.engine = Engine(task, settings, ranks, self_critical)
         self.validate = Validator(self.engine.ema.module, settings, data, ranks, meteor)
         self.train_state = TrainState()
         last = folder / "last.pt"
@@ -194,8 +201,11 @@ class Fit:
 
     def _export_state(self, row: dict[str, float]) -> dict[str, Any]:
         """The averaged weights with all that is needed to use them apart from the run."""
+        weights = self.engine.ema.module.model.state_dict()
+        if self.settings.encoder.cached:
+            weights |= {f"encoder.{name}": value for name, value in self.encoder.state_dict().items()}
         return {
-            "model": self.engine.ema.module.model.state_dict(),
+            "model": weights,
             "settings": changing(self.settings),
             "words": list(self.data.vocabulary.words),
             "scale": dataclasses.asdict(self.engine.task.scale),
@@ -226,7 +236,12 @@ class Fit:
             state = module.state_dict()
             of_photos = (".low", ".high", ".standardiser.mean", ".standardiser.std")
             statistics = {name: value for name, value in state.items() if name.endswith(of_photos)}
-            checkpoint.load_into(module, {**start["model"], **statistics}, path)
+            weights = start["model"]
+            if self.settings.encoder.cached:  # the features are what they are
+                weights = {name: value for name, value in weights.items() if not name.startswith("encoder.")} | {
+                    name: value for name, value in state.items() if name.startswith("encoder.")
+                }
+            checkpoint.load_into(module, {**weights, **statistics}, path)
 
     def _warn_if_worse(self) -> None:
         """Print a warning where self-critical training ended below the caption score that it began with."""

@@ -28,9 +28,13 @@ def append_timing(path: Path, epoch: int, seconds: float, pace: dict[str, float]
         file.write(f"{epoch},{seconds:.3f},{pace['photos_per_second']:.2f},{pace['waited']:.4f}\n")
 
 
-def write_parameters(path: Path, network: nn.Module) -> None:
-    """Write how many parameters the network has (`total`) and how many of them are learned (`trainable`)."""
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in network.parameters()]
+def write_parameters(path: Path, *parts: nn.Module) -> None:
+    """Write how many parameters a network has (`total`) and how many of them are learned (`trainable`).
+
+    parts: what it consists of; a parameter that two of them share counts once.
+    """
+    parameters = dict.fromkeys(parameter for part in parts for parameter in part.parameters())
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in parameters]
     write_json(path, {"total": sum(n for n, _ in sizes), "trainable": sum(n for n, learned in sizes if learned)})
 
 
