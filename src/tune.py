@@ -5,22 +5,26 @@ as they are are then trained to the end on other folds (tune.judge_folds), and i
 beyond chance; else the settings stay as they are. Writes runs/NAME/tune/: best.yaml (which train --config takes too),
 judge.json, trials.csv, history.png, importance.png, slices.png; for two scores a history and slices of each, and
 pareto.png. The same command again goes on where it was cut off; started several times, here or on other machines with
-one tune.storage, it shares the trials out, and one of them judges. --show prints the table of trials.
+one tune.storage, it shares the trials out, and one of them judges. Random trials, the first ten, need no other's score:
+where there are no more, as many run side by side as there are cores (run.jobs). --show prints the table of trials.
 
 --stage decode searches decoding.* on the checkpoints of a finished run, out of fold, without training, judges on the
 finished folds outside tune.folds, and writes runs/NAME/tune-decode/.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import shutil
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.base.errors import InputError, guarded
 from src.base.files import digest_of
+from src.base.machine import usable_cores
 from src.pipeline import outputs, resolved, stages
 from src.pipeline.artefacts import Artefact, making, outdated, outputs_digest
 from src.pipeline.resolved import SearchPlan
@@ -104,6 +108,30 @@ def objective_of(
     return TrainingObjective(settings, plan.objective, plan.folds, folder, meteor)
 
 
+@contextlib.contextmanager
+def workers_beside(settings: Settings, plan: SearchPlan, stage: str) -> Iterator[None]:
+    """Further workers on the study, stopped in the end. None where a trial depends on the scores of others."""
+    import torch
+
+    from src.tuning.space import RANDOM_TRIALS
+
+    alike = stage == "train" and plan.trials <= RANDOM_TRIALS and plan.pruner == "none"
+    cores = 1 if torch.cuda.is_available() else usable_cores() // settings.run.threads
+    count = min(settings.run.jobs or cores, plan.trials) - 1 if alike else 0
+    alone = dataclasses.replace(settings, run=dataclasses.replace(settings.run, jobs=1))
+    workers = [
+        stages.start_stage("tune", alone, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        for _ in range(count)
+    ]
+    try:
+        yield
+    finally:
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.wait()
+
+
 def search(
     settings: Settings, trial: Settings, plan: SearchPlan, artefact: Artefact, options: argparse.Namespace
 ) -> None:
@@ -123,7 +151,8 @@ def search(
         print("tune: two scores have no order, so no trial is pruned", flush=True)
     folder = artefact.folder / study.name.rpartition("-")[2]
     objective = objective_of(trial, plan, options.stage, folder)
-    run_worker(study, objective, artefact.folder.name)
+    with workers_beside(settings, plan, options.stage):
+        run_worker(study, objective, artefact.folder.name)
     with making(artefact, options.fresh) as written:
         if written:
             if options.fresh:

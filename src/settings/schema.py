@@ -159,8 +159,8 @@ class RunSettings:
     workers: RuntimeOnly[Annotated[int, Field(ge=0, le=1024)]] = 0
     """Processes that load training photos; preprocessing uses as many as there are cores."""
     jobs: RuntimeOnly[Annotated[int, Field(ge=1, le=1024)] | None] = None
-    """Folds that are trained and predicted side by side, each in a process of its own. Not given: as many as there are
-    GPUs; without a GPU as many as there are cores for (run.threads each)."""
+    """Folds that are trained and predicted side by side, and random trials of tune, each in a process of its own. Not
+    given: as many as there are GPUs; without a GPU as many as there are cores for (run.threads each)."""
 
     def __post_init__(self) -> None:
         if not self.name.strip(". ") or set(self.name) & set("/\\\0"):

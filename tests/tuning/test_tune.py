@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,7 +17,7 @@ from src.base.errors import InputError
 from src.base.files import read_json
 from src.metrics.caption_scores import score_captions
 from src.metrics.competition_score import caption_score
-from src.pipeline import resolved
+from src.pipeline import resolved, stages
 from src.settings.keys import flatten
 from src.settings.load import as_arguments, load
 from src.settings.schema import Settings
@@ -90,6 +91,25 @@ def test_best_yaml_is_a_config_that_gives_the_same_run(searched, monkeypatch, ca
     settings = load(arguments, "train")[0]
     found, winner = flatten(resolved.tuned(settings)), flatten(load(["--config", "runs/demo/tune/best.yaml"], "x")[0])
     assert found == winner and found["train.epochs"] == 2
+
+
+def test_random_trials_side_by_side_are_those_one_after_another(searched, monkeypatch):
+    folder, arguments = searched
+    monkeypatch.chdir(folder)
+    started = []
+
+    def start(*given, **named):
+        started.append(stages.start_stage(*given, **named))
+        return started[-1]
+
+    monkeypatch.setattr(tune, "stages", SimpleNamespace(start_stage=start, ensure_inputs=stages.ensure_inputs))
+    tune.main([*arguments, "run.name=beside", "run.jobs=2"])
+    assert len(started) == 1 and started[0].poll() is not None
+    columns = ("trial", "state", "MOS score", "optim.lr", "train.batch_size")
+    tables = [rows_of(folder / "runs" / name / "tune" / "trials.csv") for name in ("demo", "beside")]
+    assert [[row[column] for column in columns] for row in tables[0]] == [
+        [row[column] for column in columns] for row in tables[1]
+    ]
 
 
 def test_another_winner_never_overwrites_a_trained_fold(searched, monkeypatch):
