@@ -114,7 +114,7 @@ class DecoderSettings:
     """Recurrent cell (recurrent, attention; updown is two LSTMs)."""
     embedding: Width = 256
     """Width of the word embedding (the Transformers use hidden)."""
-    hidden: Width = 384
+    hidden: Width = 256
     """Width of the recurrent state, or of the Transformers."""
     layers: Annotated[int, Field(ge=1, le=100)] = 1
     """Layers (recurrent and the Transformers)."""
@@ -122,9 +122,9 @@ class DecoderSettings:
     """Dropout on word embeddings, between layers and before the last layer."""
     image: Literal["first", "every"] = "every"
     """recurrent: show the image as the first input only, or with every word."""
-    project: Width | None = 384
+    project: Width | None = 256
     """attention, updown: width to which each cell of the grid is projected; not given: no projection."""
-    attention: Width = 256
+    attention: Width = 128
     """attention, updown: width of the layer of additive attention."""
     gate: bool = True
     """attention: scale the attended features by a gate computed from the state (beta of Show, Attend and Tell)."""
