@@ -41,7 +41,7 @@ class CaptionStrategy:
     mixture: EvidenceMixture | None = None
     """Of the evidence; None: the caption is what the first run's search wrote, or the constant sentence."""
     own_candidates_only: bool = False
-    """Whether the choice is among what captioners wrote: no neighbour's caption, nor the constant sentence."""
+    """Whether the choice is among what captioners wrote: no neighbour's caption."""
 
     def __str__(self) -> str:
         if self.mixture is None:

@@ -1,9 +1,10 @@
 """Candidates and evidence for the photos of one fold, all from networks, neighbours and statistics that never saw them.
 
 A photo's candidates are the captions that every run's captioners wrote, those of the nearest training photos in each
-run's features, and the constant sentence. The evidence, of what people may have written, is a mixture of three kinds:
-the captioners' candidates, the neighbours' captions, and some random training captions, which are not to be chosen.
-The expected scores under each kind are computed once; those under any mixture are a weighted sum of them.
+run's features, and the constant sentence for a photo without any. The evidence, of what people may have written, is a
+mixture of three kinds: the captioners' candidates, the neighbours' captions, and some random training captions, which
+are not to be chosen. The expected scores under each kind are computed once; those under any mixture are a weighted sum
+of them.
 
 What is gathered for a fold's photos comes from the other folds; what is gathered for test photos comes from all.
 """
@@ -87,7 +88,8 @@ class FoldEvidence:
     def select(self, mixture: EvidenceMixture, runs: int, own_candidates_only: bool = False) -> list[str]:
         """The caption of each photo by MBR among the candidates of the first so many runs.
 
-        own_candidates_only: no neighbour's caption, nor the constant sentence unless a captioner wrote it.
+        own_candidates_only: no neighbour's caption. The constant sentence, which is made for the formula and often no
+        grammatical one, is chosen only where a captioner wrote it or a photo has nothing else.
         """
         places = self._best(self._under(mixture, runs), self._allowed(runs, own_candidates_only))
         flat = [caption for of_photo in self.candidates for caption in of_photo]
@@ -119,8 +121,8 @@ class FoldEvidence:
         flags = []
         for photo, of_photo in enumerate(self.candidates):
             brought_in = {caption for source in sources for caption in source[photo].captions}
-            flags += [caption in brought_in for caption in of_photo[:-1]]
-            flags.append(not own_candidates_only or of_photo[-1] in brought_in)  # the constant sentence
+            own = [caption in brought_in for caption in of_photo]
+            flags += [*own[:-1], own[-1] or not any(own)]  # the constant sentence where there is nothing else
         return np.array(flags, bool)
 
 

@@ -2,7 +2,7 @@
 
 Kumar & Byrne 2004, "Minimum Bayes-Risk Decoding for Statistical Machine Translation"; Eikema & Aziz 2020, "Is MAP
 Decoding All You Need?". Candidates come from searches, samples, folds, runs, the captions of the nearest training
-photos, and the constant sentence. Pseudo-references, the evidence of what the photo's references may be, are some of
+photos. Pseudo-references, the evidence of what the photo's references may be, are some of
 them again, weighted. So a caption wins that shares most with what is likely, not the most likely one.
 
 Some random training captions that may not be chosen belong into the evidence too: they stand for all that the
