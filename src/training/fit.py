@@ -236,12 +236,14 @@ class Fit:
             state = module.state_dict()
             of_photos = (".low", ".high", ".standardiser.mean", ".standardiser.std")
             statistics = {name: value for name, value in state.items() if name.endswith(of_photos)}
-            weights = start["model"]
-            if self.settings.encoder.cached:  # the features are what they are
-                weights = {name: value for name, value in weights.items() if not name.startswith("encoder.")} | {
-                    name: value for name, value in state.items() if name.startswith("encoder.")
-                }
-            checkpoint.load_into(module, {**weights, **statistics}, path)
+            self.load_weights(module, {**start["model"], **statistics}, path)
+
+    def load_weights(self, module: Captioner, weights: dict[str, torch.Tensor], path: Path) -> None:
+        """Load what a best-*.pt file holds of a network; of an encoder whose features are cached nothing is needed."""
+        if self.settings.encoder.cached:
+            weights = {name: value for name, value in weights.items() if not name.startswith("encoder.")}
+            weights |= {f"encoder.{name}": value for name, value in module.encoder.state_dict().items()}
+        checkpoint.load_into(module, weights, path)
 
     def _warn_if_worse(self) -> None:
         """Print a warning where self-critical training ended below the caption score that it began with."""

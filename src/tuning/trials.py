@@ -165,7 +165,7 @@ def _best_predictions(fit: Fit) -> Predictions:
     by_task = {}
     for task in {"both": ("mos", "caption")}.get(fit.settings.task, (fit.settings.task,)):
         path = fit.folder / f"best-{task}.pt"
-        checkpoint.load_into(fit.validate.task.model, checkpoint.load(path)["model"], path)
+        fit.load_weights(fit.validate.task.model, checkpoint.load(path)["model"], path)
         by_task[task] = fit.validate.predictions()
     one = next(iter(by_task.values()))
     mos, captions = by_task.get("mos", one), by_task.get("caption", one)

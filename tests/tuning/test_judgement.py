@@ -118,6 +118,16 @@ def test_the_winner_wins_only_where_two_runs_of_train_and_predict_tell_them_apar
     assert not list(results.rglob("*.pt")), "no checkpoint is left"
 
 
+@pytest.mark.slow
+def test_networks_on_cached_features_are_judged(bright, place, monkeypatch):
+    monkeypatch.chdir(place)
+    cached = ["encoder.frozen=true", "encoder.more_levels=[]", "encoder.long_side=null"]
+    worse = ["optim.lr=1", "tune.space={optim.lr: {choices: [1, 1e-3, 3e-3]}}"]
+    tune.main(arguments(bright, "cached", *cached, *worse))
+    verdict = json.loads(Path("runs", "cached", "tune", "judge.json").read_text())
+    assert verdict["photos"] == 80 and verdict["low"] < verdict["difference"] < verdict["high"]
+
+
 class Stub:
     """Predicts the labels, worse with the settings as they are; fails with the settings of the given names."""
 
