@@ -30,7 +30,14 @@ REPOSITORY = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
 # the last epoch trains for rewards; 6 photos a step leave uneven and empty shares at an epoch's end; without the
 # correlation loss, with which weights agree as well, but one drawn word lies so near the edge of its draw that it flips
-COURSE = ["--fold=0", "loss.plcc=0", "train.batch_size=6", "train.epochs=3", "self_critical.from_epoch=2", "train.checkpoint_steps=1"]
+COURSE = [
+    "--fold=0",
+    "loss.plcc=0",
+    "train.batch_size=6",
+    "train.epochs=3",
+    "self_critical.from_epoch=2",
+    "train.checkpoint_steps=1",
+]
 TABLES = ("oof.csv", "test.csv", "test_folds.csv")
 
 
