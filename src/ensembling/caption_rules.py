@@ -75,11 +75,11 @@ def limit_sharing(photos: Sequence[RankedCandidates], limit: int) -> list[str]:
     moves: list[tuple[float, int, int]] = []  # what it loses, photo, place of its next best
 
     def propose(photo: int, place: int) -> None:
-        own = photos[photo]
-        while place < len(own.captions) and counts[own.captions[place]] >= limit:
+        ranked = photos[photo]
+        while place < len(ranked.captions) and counts[ranked.captions[place]] >= limit:
             place += 1
-        if place < len(own.captions):
-            heapq.heappush(moves, (float(own.values[0] - own.values[place]), photo, place))
+        if place < len(ranked.captions):
+            heapq.heappush(moves, (float(ranked.values[0] - ranked.values[place]), photo, place))
 
     for photo, caption in enumerate(captions):
         if counts[caption] > limit:

@@ -121,8 +121,9 @@ class FoldEvidence:
         flags = []
         for photo, of_photo in enumerate(self.candidates):
             brought_in = {caption for source in sources for caption in source[photo].captions}
-            own = [caption in brought_in for caption in of_photo]
-            flags += [*own[:-1], own[-1] or not any(own)]  # the constant sentence where there is nothing else
+            allowed = [caption in brought_in for caption in of_photo]
+            allowed[-1] |= not any(allowed)  # the constant sentence where there is nothing else
+            flags += allowed
         return np.array(flags, bool)
 
 

@@ -90,11 +90,10 @@ class JoinedEncoder(Encoder):
 
     def forward(self, pixels: torch.Tensor) -> Features:
         features = self.encoder(pixels)
-        stage = None if self.early_stages is None else self.early_stages(pixels)
-        if not self.others:
-            return replace(features, stage=stage)
-        levels = [features.levels, *(other(pixels).levels for other in self.others)]
-        return replace(features, levels=torch.cat([level for level in levels if level is not None], 1), stage=stage)
+        if self.others:
+            levels = [features.levels, *(other(pixels).levels for other in self.others)]
+            features = replace(features, levels=torch.cat([level for level in levels if level is not None], dim=1))
+        return features if self.early_stages is None else replace(features, stage=self.early_stages(pixels))
 
     def layers(self) -> list[list[nn.Parameter]]:
         return self.encoder.layers()
@@ -106,12 +105,8 @@ class CachedEncoder(Encoder):
     def __init__(self, encoder: Encoder):
         channels = encoder.mean.shape[1]
         super().__init__(channels, (0.0,) * channels, (1.0,) * channels, False)
-        self.width, self.levels_width, self.layout, self.frozen = (
-            encoder.width,
-            encoder.levels_width,
-            encoder.layout,
-            True,
-        )
+        self.width, self.levels_width, self.layout = encoder.width, encoder.levels_width, encoder.layout
+        self.frozen = True
 
     def forward(self, pixels: torch.Tensor) -> Features:
         raise NotImplementedError("features are cached")

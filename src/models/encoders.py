@@ -21,10 +21,9 @@ def build_encoder(
     """The encoder that `settings` name, for square photos of `size` pixels and 1 or 3 `channels`.
 
     Where features are cached, the levels of encoder.more_levels are among them, and the output of the early stages of
-    encoder.fine_tuned. Its input is normalised by the
-    backbone's published statistics where it starts from weights, else by `mean` and `std` (per channel, on the scale 0
-    to 1). Raises InputError, in one line, for an unknown name, a size, number of channels or stride that the backbone
-    cannot take, and weights that cannot be fetched, read or loaded.
+    encoder.fine_tuned. Its input is normalised by the backbone's published statistics where it starts from weights,
+    else by `mean` and `std` (per channel, on the scale 0 to 1). Raises InputError, in one line, for an unknown name,
+    for a size, number of channels or stride that the backbone cannot take, and for weights that cannot be had.
     """
     encoder = build_backbone(settings, channels, size, mean, std, channels_last)
     if not settings.others:
