@@ -1,13 +1,15 @@
 """Train the network on each fold, or on one with --fold K.
 
 Writes runs/NAME/fold-K/: best-mos.pt, best-caption.pt, last.pt, metrics.csv, timing.csv, curves.png, tensorboard/,
-parameters.json and settings.yaml. A run that was cut off goes on at the same step. Where there are several GPUs or
+parameters.json and settings.yaml. A run that was cut off goes on at the same step; a fold
+that tune has trained with the settings that won is taken over. Where there are several GPUs or
 cores, folds are trained side by side (run.jobs); what each prints is in runs/NAME/train-fold-K.log as well. Several
 processes for one fold: torchrun --nproc-per-node=N -m src.train --fold K.
 """
 
 import contextlib
 import os
+import shutil
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -15,11 +17,12 @@ from typing import TYPE_CHECKING
 
 from src.base.errors import guarded
 from src.base.files import write_json
+from src.base.locks import lock
 from src.base.provenance import provenance
 from src.pipeline import outputs
 from src.pipeline.artefacts import making, outdated
-from src.pipeline.resolved import folds_of, tuned
-from src.pipeline.runs import settings_path
+from src.pipeline.resolved import folds_of, search_plan, tuned
+from src.pipeline.runs import fold_folder, run_folder, settings_path, tuning_folder
 from src.pipeline.stages import ensure_inputs
 from src.settings.load import load, save
 from src.settings.schema import Settings
@@ -69,8 +72,25 @@ def train_fold(
     return [*kept[settings.task], "metrics.csv"]
 
 
+def take_over(searched: Settings, settings: Settings, folds: list[int]) -> None:
+    """Put the networks that tune has trained with the settings that won in the place of folds that are not begun.
+
+    searched: the settings before the winner's were put in.
+    """
+    if not search_plan(searched).trials or outdated(outputs.tuning(searched)):
+        return
+    for k in folds:
+        folder, trained = outputs.fold(settings, k).folder, fold_folder(tuning_folder(run_folder(settings)), k)
+        with lock(folder, "train", wait=False):
+            if trained.is_dir() and not any(folder.glob("*.pt")):
+                shutil.rmtree(folder, ignore_errors=True)
+                os.replace(trained, folder)
+                print(f"train: {folder}: trained by tune with these settings", flush=True)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     settings, options = load(argv, "train", __doc__)
+    searched = settings
     if os.environ.get("RANK", "0") == "0":
         ensure_inputs(settings, "train")
         settings = tuned(settings)
@@ -81,6 +101,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"train: {outputs.fold(settings, fold).folder}: up to date", flush=True)
         if not missing:
             return
+        if not options.fresh:
+            take_over(searched, settings, missing)
     from src.base.randomness import make_deterministic
     from src.metrics.meteor import shared_meteor
     from src.pipeline.fold_jobs import run_side_by_side

@@ -4,9 +4,10 @@ A trial trains as always, on fold 0 or tune.folds, and is scored on the validati
 as they are are then trained to the end on other folds (tune.judge_folds), and it wins only where it is better there
 beyond chance; else the settings stay as they are. Writes runs/NAME/tune/: best.yaml (which train --config takes too),
 judge.json, trials.csv, history.png, importance.png, slices.png; for two scores a history and slices of each, and
-pareto.png. The same command again goes on where it was cut off; started several times, here or on other machines with
-one tune.storage, it shares the trials out, and one of them judges. Random trials, the first ten, need no other's score:
-where there are no more, as many run side by side as there are cores (run.jobs). --show prints the table of trials.
+pareto.png; and fold-K/ of what was trained to the end with the settings that won, which train takes over. The same
+command again goes on where it was cut off; started several times, here or on other machines with one tune.storage, it
+shares the trainings out, and one of them judges. Random trials, the first ten, need no other's score: where there are
+no more, as many run side by side as there are cores (run.jobs). --show prints the table of trials.
 
 --stage decode searches decoding.* on the checkpoints of a finished run, out of fold, without training, judges on the
 finished folds outside tune.folds, and writes runs/NAME/tune-decode/.
@@ -105,19 +106,17 @@ def objective_of(
     if stage == "decode":
         return DecodingObjective(settings, plan.folds, shared_meteor())
     meteor = shared_meteor() if settings.task != "mos" else None
-    return TrainingObjective(settings, plan.objective, plan.folds, folder, meteor)
+    trial = changed(settings, {"train.epochs": plan.epochs}, "tune.epochs")
+    return TrainingObjective(trial, plan.objective, plan.folds, folder, meteor)
 
 
 @contextlib.contextmanager
-def workers_beside(settings: Settings, plan: SearchPlan, stage: str) -> Iterator[None]:
-    """Further workers on the study, stopped in the end. None where a trial depends on the scores of others."""
+def workers_beside(settings: Settings, trainings: int) -> Iterator[None]:
+    """Further workers on the study, for so many trainings in all, stopped in the end."""
     import torch
 
-    from src.tuning.space import RANDOM_TRIALS
-
-    alike = stage == "train" and plan.trials <= RANDOM_TRIALS and plan.pruner == "none"
     cores = 1 if torch.cuda.is_available() else usable_cores() // settings.run.threads
-    count = min(settings.run.jobs or cores, plan.trials) - 1 if alike else 0
+    count = min(settings.run.jobs or cores, trainings) - 1
     alone = dataclasses.replace(settings, run=dataclasses.replace(settings.run, jobs=1))
     workers = [
         stages.start_stage("tune", alone, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
@@ -132,14 +131,15 @@ def workers_beside(settings: Settings, plan: SearchPlan, stage: str) -> Iterator
             worker.wait()
 
 
-def search(
-    settings: Settings, trial: Settings, plan: SearchPlan, artefact: Artefact, options: argparse.Namespace
-) -> None:
-    """Work on the study until it has its trials, and write its results. trial: the settings that trials change."""
+def search(settings: Settings, plan: SearchPlan, artefact: Artefact, options: argparse.Namespace) -> None:
+    """Work on the study until it has its trials, judge the best, and write the results."""
     from src.base.randomness import make_deterministic
     from src.plots.tuning_plots import draw_search
-    from src.tuning.judgement import judge
+    from src.tuning.judged_networks import JudgedNetworks
+    from src.tuning.judgement import Verdict, judge, systems_to_judge
     from src.tuning.results import as_table, best_trial, finished_study, table_rows, write_results
+    from src.tuning.space import RANDOM_TRIALS
+    from src.tuning.trials import DecodingObjective, TrainingObjective
     from src.tuning.worker import run_worker
 
     study = open_study(settings, plan, artefact, options.fresh and not options.show)
@@ -150,18 +150,32 @@ def search(
     if plan.objective == "both":
         print("tune: two scores have no order, so no trial is pruned", flush=True)
     folder = artefact.folder / study.name.rpartition("-")[2]
-    objective = objective_of(trial, plan, options.stage, folder)
-    with workers_beside(settings, plan, options.stage):
+    if options.fresh:
+        shutil.rmtree(folder / "judge", ignore_errors=True)
+    as_they_are = dataclasses.replace(settings, tune=TuneSettings(trials=0))
+    objective = objective_of(as_they_are, plan, options.stage, folder)
+    networks: JudgedNetworks | DecodingObjective
+    if isinstance(objective, TrainingObjective):
+        networks = JudgedNetworks(as_they_are, plan.folds, folder, objective.meteor)
+    else:
+        networks = objective
+    # a random trial needs no other's score
+    alike = networks is not objective and plan.trials <= RANDOM_TRIALS and plan.pruner == "none"
+    with workers_beside(settings, plan.trials) if alike else contextlib.nullcontext():
         run_worker(study, objective, artefact.folder.name)
+        best = best_trial(study, plan.objective)
+        systems = systems_to_judge(as_they_are, plan, best, study.trials()[0])
+        if isinstance(networks, JudgedNetworks) and not isinstance(systems, Verdict):
+            with contextlib.nullcontext() if alike else workers_beside(settings, 2 * len(plan.judge_folds)):
+                networks.train(systems, plan.judge_folds)
     with making(artefact, options.fresh) as written:
         if written:
-            if options.fresh:
-                shutil.rmtree(folder / "judge", ignore_errors=True)
-            as_they_are = dataclasses.replace(settings, tune=TuneSettings(trials=0))
-            best, first = best_trial(study, plan.objective), study.trials()[0]
-            verdict = judge(as_they_are, plan, best, first, objective)
+            verdict = systems if isinstance(systems, Verdict) else judge(systems, plan, networks)
             written.outputs += write_results(study, settings, plan.objective, artefact.folder, verdict)
             draw_search(finished_study(study, plan.objective), artefact.folder)
+            if isinstance(networks, JudgedNetworks):
+                winner = changed(as_they_are, best.params if verdict.won else {}, "the winner")
+                networks.hand_over(winner, artefact.folder)
     title = (artefact.folder / "best.yaml").read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
     scores, _, sentence = title.partition("; ")
     print(f"tune: {sentence.removesuffix('.')}\ntune: {artefact.folder / 'best.yaml'}: {scores}", flush=True)
@@ -178,15 +192,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("tune: nothing to do (tune.trials=0, which is the default outside the demo)", flush=True)
         return
     check(settings, plan, options.stage)
-    trial = dataclasses.replace(settings, tune=TuneSettings(trials=0))
     if options.stage == "train":
-        trial = changed(trial, {"train.epochs": plan.epochs}, "tune.epochs")
         stages.ensure_inputs(settings, "tune")
     artefact = outputs.tuning(settings) if options.stage == "train" else decoding_artefact(settings, plan)
     if not (options.fresh or options.show or outdated(artefact)):
         print(f"tune: {artefact.folder}: up to date", flush=True)
         return
-    search(settings, trial, plan, artefact, options)
+    search(settings, plan, artefact, options)
 
 
 if __name__ == "__main__":

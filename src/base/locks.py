@@ -11,11 +11,15 @@ from src.base.errors import InputError
 from src.base.files import naming
 
 
+class InUse(InputError):
+    """Another process owns the folder."""
+
+
 @contextlib.contextmanager
 def lock(folder: Path, purpose: str, wait: bool) -> Iterator[None]:
     """Own `folder` while the block runs. The lock lies beside the folder and dies with its process.
 
-    wait: stand in line behind the present owner; else raise InputError that names it.
+    wait: stand in line behind the present owner; else raise InUse that names it.
     """
     from filelock import FileLock, Timeout
 
@@ -30,7 +34,7 @@ def lock(folder: Path, purpose: str, wait: bool) -> Iterator[None]:
         except Timeout:
             holder = _owner(owner)
             if not wait:
-                raise InputError(f"{folder} is in use by {holder}; wait for it, or choose another run.name") from None
+                raise InUse(f"{folder} is in use by {holder}; wait for it, or choose another run.name") from None
             print(f"{folder}: waiting for {holder}", flush=True)
             system_lock.acquire(poll_interval=0.1)
     try:

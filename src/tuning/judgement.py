@@ -48,8 +48,8 @@ class Predictor(Protocol):
     def labels(self, folds: list[int]) -> ValidationLabels:
         """Of the folds' validation photos."""
 
-    def predictions(self, settings: Settings, folds: list[int], name: str) -> Predictions:
-        """Of the folds' validation photos; `name` tells the settings apart. Raises InputError where that fails."""
+    def predictions(self, settings: Settings, folds: list[int], system: str) -> Predictions:
+        """Of the folds' validation photos; `system` tells the settings apart. Raises InputError where that fails."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,22 @@ class Verdict:
         return {"verdict": self.sentence, "won": self.won, **figures}
 
 
-def judge(settings: Settings, plan: SearchPlan, best: FrozenTrial, first: FrozenTrial, predictor: Predictor) -> Verdict:
-    """Judge the best trial. settings: as they are, with nothing to search. first: trial 0."""
+DEFAULTS = "the defaults"
+"""The name of the settings as they are."""
+
+
+def folder_name(system: str) -> str:
+    """Of what is kept of a system that is judged."""
+    return system.replace(" ", "-")
+
+
+def systems_to_judge(
+    settings: Settings, plan: SearchPlan, best: FrozenTrial, first: FrozenTrial
+) -> dict[str, Settings] | Verdict:
+    """The settings as they are and those of the best trial, by name, or the verdict where there is nothing to judge.
+
+    settings: as they are, with nothing to search. first: trial 0.
+    """
     name, winner = f"trial {best.number}", changed(settings, best.params, f"trial {best.number}")
     if plan.objective == "both":
         return Verdict(True, f"{name} is taken unjudged (two scores have no order)")
@@ -80,14 +94,19 @@ def judge(settings: Settings, plan: SearchPlan, best: FrozenTrial, first: Frozen
         return Verdict(True, f"{name} won (the defaults failed: {first.user_attrs.get('reason', '')})")
     if not plan.judge_folds:
         return Verdict(True, f"{name} is taken unjudged (tune.judge_folds leaves no fold for it)")
-    where = _where(plan)
+    return {DEFAULTS: settings, name: winner}
+
+
+def judge(systems: dict[str, Settings], plan: SearchPlan, predictor: Predictor) -> Verdict:
+    """Judge the best trial, the second of `systems_to_judge`."""
+    settings, where, (_, name) = systems[DEFAULTS], _where(plan), systems
     print(f"tune: judging {name} against the settings as they are on {where}", flush=True)
     predicted: dict[str, Predictions] = {}
-    for system, its_settings in (("the defaults", settings), (name, winner)):
+    for system, its_settings in systems.items():
         try:
-            predicted[system] = predictor.predictions(its_settings, plan.judge_folds, system.replace(" ", "-"))
+            predicted[system] = predictor.predictions(its_settings, plan.judge_folds, system)
         except InputError as error:
-            other = name if system != name else "the defaults"
+            other = name if system != name else DEFAULTS
             return Verdict(other == name, f"{other} won ({system} failed on {where}: {one_line(str(error))})")
     labels, weights = predictor.labels(plan.judge_folds), settings.metric.weights
     scored = scored_photos(labels, plan.objective)
@@ -95,13 +114,13 @@ def judge(settings: Settings, plan: SearchPlan, best: FrozenTrial, first: Frozen
         return Verdict(False, f"the defaults won (too few photos with labels on {where})")
     ours, theirs = (
         objective_of_counts(plan.objective, predicted[system], labels, scored, weights, predictor.meteor)
-        for system in (name, "the defaults")
+        for system in (name, DEFAULTS)
     )
     test = paired_scores(ours, theirs, len(scored), RESAMPLES, settings.run.seed)
     assert test is not None
     won = test.low > 0
     figures = f"difference {test.difference:+.3f} [{test.low:.3f}, {test.high:.3f}] on {where}"
-    return Verdict(won, f"{name if won else 'the defaults'} won ({figures})", test)
+    return Verdict(won, f"{name if won else DEFAULTS} won ({figures})", test)
 
 
 def _where(plan: SearchPlan) -> str:

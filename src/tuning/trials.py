@@ -14,19 +14,19 @@ import numpy as np
 import optuna
 import torch
 
-from src.base.csv_files import read_rows, write_csv
 from src.base.errors import InputError
+from src.base.files import read_json, write_json
 from src.inference.caption_candidates import best_captions
 from src.inference.teacher_captions import load_teacher_captions
 from src.metrics.caption_scores import score_captions
 from src.metrics.competition_score import caption_score
 from src.metrics.meteor import Meteor
 from src.pipeline import outputs, stages
-from src.pipeline.runs import fold_folder, fold_folders, run_folder, settings_path
-from src.settings.load import changed, save
+from src.pipeline.runs import fold_folder, run_folder
+from src.settings.keys import changing
+from src.settings.load import changed
 from src.settings.schema import Settings
 from src.settings.yaml_files import ConfigError
-from src.training import checkpoint
 from src.training.distributed import Ranks, init_ranks
 from src.training.feature_cache import cached_features
 from src.training.fit import Fit
@@ -34,7 +34,10 @@ from src.training.fold_data import FoldData, read_fold
 from src.tuning.judgement import Predictions, ValidationLabels
 from src.tuning.study import Claim
 
-_PREDICTIONS = "predictions.csv"
+SETTINGS = "settings.json"
+"""What a fold was trained with, in its folder."""
+NETWORK = ("last.pt", "best-mos.pt", "best-caption.pt", "metrics.csv", "timing.csv")
+"""Files of a trained fold from which train goes on: there is nothing left to train."""
 
 
 class _EpochFinished(Exception):
@@ -49,13 +52,13 @@ def _mean_columns(rows: list[list[float]]) -> list[float]:
     return [fmean(column) for column in zip(*rows, strict=True)]
 
 
-def _read_fold(settings: Settings, fold: int, ranks: Ranks) -> FoldData:
+def read_trial_fold(settings: Settings, fold: int, ranks: Ranks) -> FoldData:
     photos, vocabulary, folds = (make(settings).folder for make in (outputs.photos, outputs.vocabulary, outputs.folds))
     features, captions = cached_features(settings, ranks), load_teacher_captions(settings, fold, ranks)
     return read_fold(photos, vocabulary, folds, fold, settings.vocabulary.maximum_words, features, captions)
 
 
-def _labels(folds: list[FoldData]) -> ValidationLabels:
+def labels_of(folds: list[FoldData]) -> ValidationLabels:
     mos = {row: float(data.labels.mos[row]) for data in folds for row in data.validation_rows.tolist()}
     references = {
         row: list(captions)
@@ -76,7 +79,8 @@ class TrainingObjective:
     """Trains the folds of a trial side by side, an epoch of each in turn; its score is that of their best epochs.
 
     settings: with train.epochs as the trials have it, and nothing to search. folder: where trials leave their
-    metrics.csv, and while they run their checkpoints, from which a killed one is resumed.
+    metrics.csv, and while they run their checkpoints, from which a killed one is resumed; those of trial 0, which has
+    the settings as they are, stay until it is judged.
     """
 
     def __init__(self, settings: Settings, objective: str, folds: list[int], folder: Path, meteor: Meteor | None):
@@ -88,12 +92,14 @@ class TrainingObjective:
         settings = _trial_settings(self.settings, claim)
         if any(key.split(".")[0] in ("view", "vocabulary") for key in claim.params):
             stages.ensure_inputs(settings, "tune")
-        folder = self.folder / str(claim.number)
-        with _cleared(folder, "metrics.csv"), _logged(folder / "log.txt"):
+        folders = [fold_folder(self.folder / str(claim.number), fold) for fold in self.folds]
+        kept = (*NETWORK, SETTINGS) if claim.number == 0 else ("metrics.csv",)
+        for own in folders:
+            claim_folder(own, settings)
+        with cleared(folders, kept), logged(folders[0] / "log.txt"):
             fits = []
-            for fold in self.folds:
-                data, own = _read_fold(settings, fold, self.ranks), fold_folder(folder, fold)
-                _claim_folder(own, settings)
+            for fold, own in zip(self.folds, folders, strict=True):
+                data = read_trial_fold(settings, fold, self.ranks)
                 fits.append(Fit(settings, data, fold, own, self.ranks, self.meteor))
             for epoch in range(1, settings.train.epochs + 1):
                 for fit in fits:
@@ -104,33 +110,6 @@ class TrainingObjective:
                     claim.report(epoch, self._epoch_scores(fits, epoch)[0])
             best = [{task: score for task, score in fit.train_state.best.items() if score >= 0} for fit in fits]
             return _mean_columns([self._scores(scores.get("mos"), scores.get("caption")) for scores in best])
-
-    def labels(self, folds: list[int]) -> ValidationLabels:
-        """The labels of these folds' validation photos."""
-        return _labels([_read_fold(self.settings, fold, self.ranks) for fold in folds])
-
-    def predictions(self, settings: Settings, folds: list[int], name: str) -> Predictions:
-        """What these folds' networks, trained with these settings to the end, say of their validation photos.
-
-        A fold that trials were scored on is trained with another seed. name: of the folder that keeps metrics.csv and
-        predictions.csv of each fold; a fold that has them is not trained again. Raises InputError where training fails.
-        """
-        stages.ensure_inputs(settings, "tune")
-        folder, predicted = self.folder / "judge" / name, Predictions()
-        with _cleared(folder, "metrics.csv", _PREDICTIONS, settings_path(folder).name), _logged(folder / "log.txt"):
-            for fold in folds:
-                own, data = fold_folder(folder, fold), _read_fold(settings, fold, self.ranks)
-                seed = settings.run.seed + (fold in self.folds)  # features are cached by the seed of the run
-                seeded = changed(settings, {"run.seed": seed}, name)
-                _claim_folder(own, seeded)
-                if not (own / _PREDICTIONS).is_file():
-                    fit = Fit(seeded, data, fold, own, self.ranks, self.meteor)
-                    fit.run()
-                    rows = [(row, *values) for row, values in _best_predictions(fit).items()]
-                    write_csv(own / _PREDICTIONS, ("row", "mos", "caption"), rows)
-                for cells in (row.cells for row in read_rows(own / _PREDICTIONS, ("row", "mos", "caption"))):
-                    predicted[int(cells["row"])] = float(cells["mos"]), cells["caption"]
-        return predicted
 
     def _scores(self, mos: float | None, caption: float | None) -> list[float]:
         """The scores to maximise. mean: of the MOS score and of the caption score divided by the sum of its weights.
@@ -151,25 +130,17 @@ class TrainingObjective:
         return _mean_columns([self._scores(row.get("val_mos_score"), row.get("val_caption_score")) for row in rows])
 
 
-def _claim_folder(folder: Path, settings: Settings) -> None:
+def claim_folder(folder: Path, settings: Settings) -> None:
     """Leave what training with these settings left there, for it to go on; clear what others did."""
-    kept, present = settings_path(folder), folder / ".present.yaml"
-    save(settings, present)
-    if not kept.is_file() or kept.read_bytes() != present.read_bytes():
-        shutil.rmtree(folder)
-        save(settings, kept)
+    if not trained_with(folder, settings):
+        shutil.rmtree(folder, ignore_errors=True)
+        write_json(folder / SETTINGS, changing(settings))
 
 
-def _best_predictions(fit: Fit) -> Predictions:
-    """What a finished training says of its validation photos, each task at its best epoch."""
-    by_task = {}
-    for task in {"both": ("mos", "caption")}.get(fit.settings.task, (fit.settings.task,)):
-        path = fit.folder / f"best-{task}.pt"
-        fit.load_weights(fit.validate.task.model, checkpoint.load(path)["model"], path)
-        by_task[task] = fit.validate.predictions()
-    one = next(iter(by_task.values()))
-    mos, captions = by_task.get("mos", one), by_task.get("caption", one)
-    return {row: (mos[row][0], captions[row][1]) for row in one}
+def trained_with(folder: Path, settings: Settings) -> bool:
+    """Whether the fold in the folder was begun with these settings."""
+    path = folder / SETTINGS
+    return path.is_file() and read_json(path) == changing(settings)
 
 
 class DecodingObjective:
@@ -194,10 +165,10 @@ class DecodingObjective:
 
     def labels(self, folds: list[int]) -> ValidationLabels:
         """The captions of these folds' validation photos."""
-        self.data |= {fold: _read_fold(self.settings, fold, self.ranks) for fold in folds if fold not in self.data}
-        return ValidationLabels({}, _labels([self.data[fold] for fold in folds]).references)
+        self.data |= {fold: read_trial_fold(self.settings, fold, self.ranks) for fold in folds if fold not in self.data}
+        return ValidationLabels({}, labels_of([self.data[fold] for fold in folds]).references)
 
-    def predictions(self, settings: Settings, folds: list[int], name: str) -> Predictions:
+    def predictions(self, settings: Settings, folds: list[int], system: str) -> Predictions:
         """What the run's networks of these folds write of their validation photos with captions, with no MOS."""
         captions: dict[int, str] = {}
         for fold in folds:
@@ -208,7 +179,7 @@ class DecodingObjective:
 
 
 @contextlib.contextmanager
-def _logged(log: Path) -> Iterator[None]:
+def logged(log: Path) -> Iterator[None]:
     """Write to a file what is printed."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "a", encoding="utf-8", buffering=1) as file, contextlib.redirect_stdout(file):
@@ -216,18 +187,21 @@ def _logged(log: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _cleared(folder: Path, *kept: str) -> Iterator[None]:
-    """Leave only the folds' files of the names `kept` once the block has ended, also by a fault of the trial's own."""
+def cleared(folds: list[Path], kept: tuple[str, ...]) -> Iterator[None]:
+    """Leave only the files `kept` of the folds' folders once the block has ended, also by a fault of the trial's own.
+
+    Of a trial that failed only metrics.csv is kept.
+    """
     try:
         yield
     except (optuna.TrialPruned, InputError, ConfigError, MemoryError, RuntimeError):
-        _clear(folder, kept)
+        _clear(folds, ("metrics.csv",))
         raise
-    _clear(folder, kept)
+    _clear(folds, kept)
 
 
-def _clear(folder: Path, kept: tuple[str, ...]) -> None:
-    for path in [*(path for fold in fold_folders(folder) for path in fold.iterdir()), folder / "log.txt"]:
+def _clear(folds: list[Path], kept: tuple[str, ...]) -> None:
+    for path in (path for fold in folds if fold.is_dir() for path in fold.iterdir()):
         if path.is_dir():
             shutil.rmtree(path)
         elif path.name not in kept:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from PIL import Image
@@ -27,7 +28,15 @@ from src.settings.load import load
 from src.settings.schema import CaptionWeights
 from src.settings.tuning import TuneSettings
 from src.settings.yaml_files import read_yaml
-from src.tuning.judgement import ValidationLabels, judge, objective_of_counts, scored_photos
+from src.training import checkpoint
+from src.tuning.judgement import (
+    ValidationLabels,
+    Verdict,
+    judge,
+    objective_of_counts,
+    scored_photos,
+    systems_to_judge,
+)
 from tests.conftest import TINY
 
 BETTER = ["optim.lr=1e-8", "tune.space={optim.lr: {choices: [1e-8, 1e-6, 3e-3]}}"]
@@ -115,7 +124,18 @@ def test_the_winner_wins_only_where_two_runs_of_train_and_predict_tell_them_apar
     assert f"tune: {who} won (difference {interval} on folds 1, 2)\n" in printed
     assert f"{who} won (difference {interval} on folds 1, 2)." in (results / "best.yaml").read_text().splitlines()[0]
     assert float(dict(read_yaml(str(results / "best.yaml")))["optim.lr"]) == float(best if wins else initial)
-    assert not list(results.rglob("*.pt")), "no checkpoint is left"
+    folds = {1, 2} if wins else {0, 1, 2}
+    left = {path.relative_to(results).parts[0] for path in results.rglob("*.pt")}
+    assert left == {f"fold-{k}" for k in folds}, "what train takes over, and no other checkpoint"
+    train.main(arguments(bright, name, *given))
+    taken_over = capsys.readouterr().out
+    for k in range(3):
+        fold, alone = (Path("runs", run, f"fold-{k}") for run in (name, f"{name}{best if wins else initial}"))
+        assert (f"{fold}: trained by tune" in taken_over) == (k in folds)
+        metrics = [(path / "metrics.csv").read_text() for path in (fold, alone)]
+        weights = [checkpoint.load(path / "best-mos.pt")["model"] for path in (fold, alone)]
+        assert metrics[0] == metrics[1]
+        assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
 
 
 @pytest.mark.slow
@@ -139,10 +159,10 @@ class Stub:
     def labels(self, folds):
         return ValidationLabels(self.mos, {})
 
-    def predictions(self, settings, folds, name):
-        if name in self.failing:
+    def predictions(self, settings, folds, system):
+        if system in self.failing:
             raise InputError("the loss is not finite")
-        return {row: (mos if name == "trial-2" else mos % 4, "") for row, mos in self.mos.items()}
+        return {row: (mos if system == "trial 2" else mos % 4, "") for row, mos in self.mos.items()}
 
 
 def trial(number: int, state: TrialState, lr: float) -> FrozenTrial:
@@ -157,9 +177,9 @@ def trial(number: int, state: TrialState, lr: float) -> FrozenTrial:
 
 @pytest.mark.parametrize(("given", "stub", "first", "won", "sentence"), [
     ([], Stub(), "complete", True, "trial 2 won (difference +0.8"),
-    ([], Stub("trial-2"), "complete", False, "the defaults won (trial 2 failed on folds 1, 2: the loss is not finite)"),
-    ([], Stub("the-defaults"), "pruned", True, "trial 2 won (the defaults failed on folds 1, 2"),
-    ([], Stub("the-defaults"), "fail", True, "trial 2 won (the defaults failed: no memory)"),
+    ([], Stub("trial 2"), "complete", False, "the defaults won (trial 2 failed on folds 1, 2: the loss is not finite)"),
+    ([], Stub("the defaults"), "pruned", True, "trial 2 won (the defaults failed on folds 1, 2"),
+    ([], Stub("the defaults"), "fail", True, "trial 2 won (the defaults failed: no memory)"),
     ([], Stub(rated=2), "complete", False, "the defaults won (too few photos with labels on folds 1, 2)"),
     (["tune.judge_folds=[]"], Stub(), "complete", True, "trial 2 is taken unjudged (tune.judge_folds leaves no fold"),
     (["task=both", "tune.objective=both"], Stub(), "complete", True, "trial 2 is taken unjudged (two scores have no"),
@@ -168,7 +188,9 @@ def test_a_verdict_says_what_it_rests_on(given, stub, first, won, sentence):
     settings = load(["task=mos", *given], "tune")[0]
     plan, as_they_are = resolved.search_plan(settings), dataclasses.replace(settings, tune=TuneSettings(trials=0))
     initial = trial(0, TrialState[first.upper()], settings.optim.lr)
-    verdict = judge(as_they_are, plan, trial(2, TrialState.COMPLETE, 0.5), initial, stub)
+    verdict = systems_to_judge(as_they_are, plan, trial(2, TrialState.COMPLETE, 0.5), initial)
+    if not isinstance(verdict, Verdict):
+        verdict = judge(verdict, plan, stub)
     assert (verdict.won, verdict.sentence[: len(sentence)]) == (won, sentence)
 
 
