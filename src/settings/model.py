@@ -42,7 +42,7 @@ class EncoderSettings:
     levels: bool = True
     """Cached features hold the mean and standard deviation of every block's output, which MOS is predicted from (MLSP:
     Hosu et al. 2019). false: MOS is predicted from the pooled output alone, as without a cache."""
-    more_levels: list[str] = Field(default_factory=lambda: ["tf_efficientnet_lite1", "tf_efficientnet_lite0"])
+    more_levels: list[str] = Field(default_factory=lambda: ["tf_efficientnet_lite0"])
     """With levels: further timm models, started like the encoder, whose levels MOS is predicted from as well."""
     fine_tuned: str | None = None
     """With cached features: a further timm model, started like the encoder, for MOS alone. The output of its first
