@@ -20,16 +20,17 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _start_worker(initialize: Callable[..., None], arguments: tuple) -> None:
+def _start_worker(initialize: Callable[..., None] | None, arguments: tuple) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    initialize(*arguments)
+    if initialize:
+        initialize(*arguments)
 
 
 @contextlib.contextmanager
 def worker_pool(
-    processes: int, purpose: str, initialize: Callable[..., None], *arguments: Any
+    processes: int, purpose: str, initialize: Callable[..., None] | None = None, *arguments: Any
 ) -> Iterator[ProcessPoolExecutor]:
     """A pool that is left without waiting for calls that have not begun. initialize(*arguments) runs in each process.
 

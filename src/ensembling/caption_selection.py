@@ -18,7 +18,7 @@ from src.ensembling.mbr import RankedCandidates
 from src.ensembling.regressors import TEST
 from src.ensembling.run_predictions import RunCandidates
 from src.metrics.caption_scores import CaptionScores, tokenize
-from src.metrics.constant_caption import constant_sentence
+from src.metrics.constant_caption import constant_sentence, constant_sentences
 from src.metrics.meteor import CachedMeteor, Meteor
 from src.settings.schema import CaptionWeights, Settings
 
@@ -135,14 +135,16 @@ def select_captions(
     by row, tokenised. constants: as for `fill_empty`.
     """
 
-    def evidence_of(fold: int) -> FoldEvidence:
-        if fold not in constants:
-            references = [corpus.references[row] for row in corpus.training_rows(fold)]
-            constants[fold] = constant_sentence(references, corpus.weights, meteor, tokenized=True).sentence
-        return gather_evidence(corpus, runs, fold, constants[fold])
-
     folds = sorted(runs[0].captions)
-    evidence = [evidence_of(fold) for fold in tqdm(folds, desc="captions", unit="fold", leave=False, disable=None)]
+    tested = any(run.saw(TEST, row) for run in runs for row in np.flatnonzero(corpus.fold == TEST).tolist())
+    unknown = [fold for fold in [*folds, *([TEST] * tested)] if fold not in constants]
+    references = [[corpus.references[row] for row in corpus.training_rows(fold)] for fold in unknown]
+    searched_for = constant_sentences(references, corpus.weights, meteor, tokenized=True)
+    constants.update({fold: constant.sentence for fold, constant in zip(unknown, searched_for, strict=True)})
+    evidence = [
+        gather_evidence(corpus, runs, fold, constants[fold])
+        for fold in tqdm(folds, desc="captions", unit="fold", leave=False, disable=None)
+    ]
     selection = StrategySelection(corpus, [group.rows for group in evidence], meteor)
     by_fold = zip(folds, evidence, strict=True)
     selection.add(CONSTANT, [[constants[fold]] * len(group.rows) for fold, group in by_fold])
@@ -160,8 +162,8 @@ def select_captions(
     ruled = _ruled(rules, evidence, captions, of_photos, selection.best_of_photos(by_mbr))
     steps += [(AblationStep(name, True), texts) for name, texts in ruled]
     selected = dict(zip(selection.rows, steps[-1][1], strict=True))
-    if any(run.saw(TEST, row) for run in runs for row in np.flatnonzero(corpus.fold == TEST).tolist()):
-        test = evidence_of(TEST)
+    if tested:
+        test = gather_evidence(corpus, runs, TEST, constants[TEST])
         captions, count = _of_test(test, strategy, searched, constants), len(test.rows)
         ruled = _ruled(rules, [test], captions, [strategy] * count, [selection.best(by_mbr)] * count)
         selected |= dict(zip(test.rows, ruled[-1][1] if ruled else captions, strict=True))

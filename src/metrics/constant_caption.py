@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from src.base.errors import InputError
+from src.base.machine import usable_cores
 from src.base.randomness import fold_in
+from src.base.worker_pool import worker_pool
 from src.metrics.caption_scores import tokenize
 from src.metrics.competition_score import caption_score
 from src.metrics.constant_scores import NgramScorer, ProxyScorer, repeats
@@ -31,6 +33,8 @@ STARTS = 2000
 """Training captions that are scored in full at the start."""
 LENGTHS = range(4, 31)
 """Words in a sentence."""
+
+_FEW_PHOTOS = 200  # that are searched in less time than a process takes to start
 
 Sentence = tuple[int, ...]
 
@@ -57,21 +61,57 @@ def constant_sentence(
     references: captions of each photo; tokenized: they are results of `tokenize`. Raises InputError where they hold
     no words.
     """
-    references = references if tokenized else tokenize(references)
-    references = [texts for group in references if (texts := [text for text in group if text])]
-    if not references:
+    return constant_sentences([references], weights, meteor, seed, tokenized)[0]
+
+
+def constant_sentences(
+    references: list[list[list[str]]],
+    weights: CaptionWeights,
+    meteor: MeteorCounter,
+    seed: int = 0,
+    tokenized: bool = False,
+) -> list[ConstantCaption]:
+    """The `constant_sentence` of each of several sets of references, searched for side by side on several cores."""
+    sets = [group if tokenized else tokenize(group) for group in references]
+    sets = [[texts for group in one if (texts := [text for text in group if text])] for one in sets]
+    if not all(sets):
         raise InputError("the training captions hold no words, so there is no constant sentence; leave them out")
+    processes = min(usable_cores(), len(sets))
+    if processes < 2 or max(map(len, sets)) < _FEW_PHOTOS:
+        beams = [_final_beam(one, weights, seed) for one in sets]
+    else:
+        with worker_pool(processes, "searches for constant sentences") as pool:
+            beams = list(pool.map(_final_beam, sets, [weights] * len(sets), [seed] * len(sets)))
+    return [_best_of(beam, weights, meteor) for beam in beams]
+
+
+@dataclass(frozen=True)
+class _FinalBeam:
+    """Sentences that were found, the sample of references, and the sentences' scores but for METEOR."""
+
+    sentences: list[str]
+    sample: list[list[str]]
+    terms: list[dict[str, np.ndarray]]
+
+
+def _final_beam(references: list[list[str]], weights: CaptionWeights, seed: int) -> _FinalBeam:
     order = np.random.default_rng(fold_in(seed, "constant sentence")).permutation(len(references))
     sample = [references[i] for i in np.sort(order[:SAMPLE])]
     search = ConstantCaptionSearch(references, sample, weights)
     beam = search.run([caption for group in references for caption in group])
-    texts = [search.text(sentence) for sentence in beam]
+    terms = [search.terms(row := np.array([sentence])) | {"rouge_l": search.sample.rouge_l(row)} for sentence in beam]
+    return _FinalBeam([search.text(sentence) for sentence in beam], sample, terms)
+
+
+def _best_of(beam: _FinalBeam, weights: CaptionWeights, meteor: MeteorCounter) -> ConstantCaption:
+    texts, sample = beam.sentences, beam.sample
     # The sentence is tokenised again when it is scored: one that changes by that would score as another sentence.
     stable = [i for i, again in enumerate(tokenize([texts])[0]) if texts[i] == again] or [0]
     finalists = []
     for i in stable:
         stats = meteor.stats(sample, [texts[i]] * len(sample)).sum(axis=0)
-        finalists.append(ConstantCaption(texts[i], search.judged(beam[i], float(meteor_score(stats)))))
+        terms = beam.terms[i] | {"meteor": np.array([float(meteor_score(stats))])}
+        finalists.append(ConstantCaption(texts[i], float(caption_score(terms, weights)[0])))
     return max(finalists, key=lambda finalist: finalist.score)
 
 
@@ -142,11 +182,6 @@ class ConstantCaptionSearch:
         """The formula [sentences] of sentences int [sentences, length], with METEOR's proxy."""
         return self._formula(sentences, *self.sample.score(sentences))
 
-    def judged(self, sentence: Sentence, meteor: float) -> float:
-        """The formula of one sentence with METEOR itself."""
-        row = np.array([sentence])
-        return float(self._formula(row, np.array([meteor]), self.sample.rouge_l(row))[0])
-
     def rough(self, sentences: np.ndarray) -> np.ndarray:
         """As `full`, with METEOR and ROUGE-L from mean counts, as if matches were spread evenly over the photos."""
         cell = np.minimum(repeats(sentences), 1), sentences
@@ -158,9 +193,12 @@ class ConstantCaptionSearch:
         return self._formula(sentences, meteor, rouge_f(count / sentences.shape[1], count / self.sample.lengths.mean()))
 
     def _formula(self, sentences: np.ndarray, meteor: np.ndarray, rouge: np.ndarray) -> np.ndarray:
+        return caption_score(self.terms(sentences) | {"meteor": meteor, "rouge_l": rouge}, self.weights)
+
+    def terms(self, sentences: np.ndarray) -> dict[str, np.ndarray]:
+        """BLEU and CIDEr-D [sentences], exact."""
         bleu, cider = self.ngrams.score(sentences)
-        terms = {"bleu3": bleu[:, 2], "bleu4": bleu[:, 3], "cider_d": cider, "meteor": meteor, "rouge_l": rouge}
-        return caption_score(terms, self.weights)
+        return {"bleu3": bleu[:, 2], "bleu4": bleu[:, 3], "cider_d": cider}
 
 
 def edits(sentence: np.ndarray, vocabulary: int, phrases: np.ndarray) -> list[np.ndarray]:

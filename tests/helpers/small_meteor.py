@@ -31,5 +31,7 @@ def quick_scores(patch: pytest.MonkeyPatch, meteor: Meteor) -> None:
 
 def fixed_constant(patch: pytest.MonkeyPatch) -> None:
     """Let stages take a fixed constant sentence instead of searching for the best."""
+    constant = ConstantCaption("the light is nice", 1.0)
     for user in ("metrics.constant_caption", "reports.run_report", "ensembling.caption_selection"):
-        patch.setattr(f"src.{user}.constant_sentence", lambda *_, **__: ConstantCaption("the light is nice", 1.0))
+        patch.setattr(f"src.{user}.constant_sentence", lambda *_, **__: constant)
+    patch.setattr("src.ensembling.caption_selection.constant_sentences", lambda sets, *_, **__: [constant] * len(sets))

@@ -9,7 +9,7 @@ import pytest
 from src.base.errors import InputError
 from src.metrics.caption_scores import score_captions, tokenize
 from src.metrics.competition_score import caption_score
-from src.metrics.constant_caption import constant_sentence, edits
+from src.metrics.constant_caption import constant_sentence, constant_sentences, edits
 from src.metrics.constant_scores import NgramScorer, ProxyScorer, repeats
 from src.metrics.meteor import Meteor, meteor_score, shared_meteor
 from src.settings.schema import CaptionWeights
@@ -76,10 +76,15 @@ def exact(sentence: str, references: list[list[str]], meteor: Meteor) -> float:
 
 
 @pytest.mark.slow
-def test_constant_sentence_beats_every_training_caption(meteor):
+def test_constant_sentence_beats_every_training_caption(meteor, monkeypatch):
     references = made_up(25, 2, seed=4)
     constant = constant_sentence(references, CaptionWeights(), meteor, tokenized=True)
-    assert constant == constant_sentence(references, CaptionWeights(), meteor, tokenized=True)
+    monkeypatch.setattr("src.metrics.constant_caption.usable_cores", lambda: 2)
+    monkeypatch.setattr("src.metrics.constant_caption._FEW_PHOTOS", 0)
+    several = constant_sentences([references[:12], references], CaptionWeights(), meteor, tokenized=True)
+    monkeypatch.setattr("src.metrics.constant_caption.usable_cores", lambda: 1)
+    alone = constant_sentence(references[:12], CaptionWeights(), meteor, tokenized=True)
+    assert several == [alone, constant], "side by side as one by one"
     score = exact(constant.sentence, references, meteor)
     assert score == pytest.approx(constant.score, abs=1e-6)
     assert score > max(exact(caption, references, meteor) for group in references for caption in group)
