@@ -1,8 +1,8 @@
 """Read the data set's tables, decode every photo once, and count words.
 
 Writes runs/cache/photos-KEY/ (photos.jsonl, pixels.npy, handcrafted.npy, phash.npy, statistics.json and .png,
-rejected.csv) and runs/cache/vocabulary-KEY/ (vocabulary.json). Makes the demo competition in data/demo first where
-data.root is not given and data/train.csv is absent.
+rejected.csv) and runs/cache/vocabulary-KEY/ (vocabulary.json, captions.npz). Makes the demo competition in data/demo
+first where data.root is not given and data/train.csv is absent.
 """
 
 from collections.abc import Sequence
@@ -97,6 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     report_rejected(settings, photos(settings).folder / "rejected.csv")
     with making(vocabulary(settings), options.fresh) as work:
         if work:
+            from src.data.labels import EncodedCaptions
             from src.data.table import load_table
             from src.data.vocabulary import Vocabulary
 
@@ -104,8 +105,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             # of the training part alone: words that only validation or test photos have are <unk> to every captioner
             captions = table["captions"][table["part"] == "train"].explode().dropna().tolist()
             minimum_count, maximum_size = settings.vocabulary.minimum_count, settings.vocabulary.maximum_size
-            Vocabulary.build(captions, minimum_count, maximum_size).save(work.folder / "vocabulary.json")
-            work.outputs += ["vocabulary.json"]
+            words = Vocabulary.build(captions, minimum_count, maximum_size)
+            words.save(work.folder / "vocabulary.json")
+            EncodedCaptions.of(table["captions"], words).save(work.folder / "captions.npz")
+            work.outputs += ["vocabulary.json", "captions.npz"]
 
 
 if __name__ == "__main__":

@@ -2,66 +2,19 @@
 
 import multiprocessing
 import signal
-from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from src.base.randomness import fold_in
 from src.data.augment import Augmenter
-from src.data.vocabulary import PAD, Vocabulary
-
-
-@dataclass(frozen=True)
-class Labels:
-    """The labels of N photos and where their inputs lie: arrays and paths only, which loader processes get cheaply.
-
-    pixels: the file of all photos' views; crops: that of their other native crops, where there are some. features: the
-    folder of their cached features, where these are read instead: arrays [N, V, ...] of V views of each photo.
-    mos: float32 [N], NaN where unknown. tokens: int32, all captions one after another, each ending with <end>.
-    Caption c is tokens[caption_offsets[c]:caption_offsets[c + 1]], and photo n has the captions photo_offsets[n] to
-    photo_offsets[n + 1] - 1.
-    """
-
-    pixels: Path
-    mos: np.ndarray
-    tokens: np.ndarray
-    caption_offsets: np.ndarray
-    photo_offsets: np.ndarray
-    features: Path | None = None
-    crops: Path | None = None
-
-    def captions(self, row: int) -> list[np.ndarray]:
-        """All captions of a photo as token ids."""
-        captions = range(self.photo_offsets[row], self.photo_offsets[row + 1])
-        return [self.tokens[self.caption_offsets[c] : self.caption_offsets[c + 1]] for c in captions]
-
-
-def encode_labels(table: pd.DataFrame, pixels: Path, vocabulary: Vocabulary, maximum_words: int) -> Labels:
-    """The labels of the table of photos, captions encoded. `pixels`: the array of the same rows."""
-    tokens, caption_offsets, photo_offsets = array("i"), array("q", [0]), array("q", [0])
-    for captions in table["captions"]:
-        for caption in captions:
-            ids = vocabulary.encode(caption, maximum_words)
-            if len(ids) > 1:  # a caption without a word has nothing to teach
-                tokens.extend(ids)
-                caption_offsets.append(len(tokens))
-        photo_offsets.append(len(caption_offsets) - 1)
-    crops = pixels.with_name("crops.npy")
-    return Labels(
-        pixels,
-        table["mos"].to_numpy(np.float32),
-        np.asarray(tokens, np.int32),
-        np.asarray(caption_offsets, np.int64),
-        np.asarray(photo_offsets, np.int64),
-        crops=crops if crops.is_file() else None,
-    )
+from src.data.labels import Labels
+from src.data.vocabulary import PAD
 
 
 @dataclass(frozen=True)

@@ -67,9 +67,9 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.words)
 
-    def encode(self, text: str, maximum_words: int) -> list[int]:
-        """Ids of at most `maximum_words` tokens, then END; out-of-vocabulary tokens become UNK."""
-        return [self.ids.get(token, UNK) for token in tokenize(text)[:maximum_words]] + [END]
+    def encode(self, text: str) -> list[int]:
+        """Ids of the tokens, then END; out-of-vocabulary tokens become UNK."""
+        return [self.ids.get(token, UNK) for token in tokenize(text)] + [END]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The sentence up to END, without PAD and START; contractions are rejoined ("do n't" → "don't")."""

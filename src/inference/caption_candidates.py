@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import torch
 
-from src.data.dataset import Labels
+from src.data.labels import Labels
 from src.data.vocabulary import Vocabulary
 from src.decoding.model_averaging import AveragedFeatures, ModelAverage
 from src.decoding.strategy import CaptionSearch

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from src.base.errors import InputError
-from src.data.dataset import Labels
+from src.data.labels import Labels
 from src.inference.networks import open_network
 from src.models.captioner import Captioner
 from src.settings.schema import Settings

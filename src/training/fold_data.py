@@ -7,8 +7,8 @@ import numpy as np
 
 from src.base.errors import InputError
 from src.base.files import read_json
-from src.data.dataset import Labels, encode_labels
 from src.data.folds import load_folds
+from src.data.labels import EncodedCaptions, Labels
 from src.data.table import for_training, load_table
 from src.data.vocabulary import Vocabulary
 from src.training.task import Scale
@@ -71,13 +71,15 @@ def read_fold(
     if not len(validation_rows) or not len(train_rows):
         raise InputError(f"fold {fold} has {len(train_rows)} photos to train on and {len(validation_rows)} to validate")
     channels = read_json(photos / "statistics.json")["channels"]
-    labels = replace(encode_labels(table, photos / "pixels.npy", words, maximum_words), features=features)
+    mos, pixels = table["mos"].to_numpy(), photos / "pixels.npy"
+    encoded = EncodedCaptions.load(vocabulary / "captions.npz")
+    labels = replace(encoded.labels(mos, pixels, maximum_words), features=features)
     targets = labels
     if teacher_captions is not None:
         counts = zip(table["photo_id"], np.diff(labels.photo_offsets), strict=True)
         captions = [(teacher_captions[name],) if count and name in teacher_captions else () for name, count in counts]
-        encoded = encode_labels(table.assign(captions=captions), labels.pixels, words, maximum_words)
-        targets = replace(encoded, features=features)
+        encoded = EncodedCaptions.of(captions, words)
+        targets = replace(encoded.labels(mos, pixels, maximum_words), features=features)
     return FoldData(
         labels,
         targets,

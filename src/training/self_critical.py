@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from src.base.randomness import fold_in
-from src.data.dataset import Labels
+from src.data.labels import Labels
 from src.decoding.sampling import uniforms_for
 from src.metrics.reward import Reward, RewardWeights
 from src.models.decoder import PAD

@@ -26,7 +26,7 @@ PHOTOS, WORDS = 640, 200
 
 def made_up(folder: Path, size: int) -> FoldData:
     """640 photos of noise with random captions of 12 words."""
-    from src.data.dataset import Labels
+    from src.data.labels import Labels
 
     rng = np.random.default_rng(0)
     np.save(folder / "pixels.npy", rng.integers(0, 256, (PHOTOS, size, size, 3), dtype=np.uint8))

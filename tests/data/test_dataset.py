@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from src.data import dataset
-from src.data.dataset import BatchDataset, BatchSlice, encode_labels, epoch_batches, load_batches, rank_slice
+from src.data.dataset import BatchDataset, BatchSlice, epoch_batches, load_batches, rank_slice
+from src.data.labels import EncodedCaptions
 from src.data.vocabulary import END, PAD, Vocabulary
 
 CAPTIONS = [("dark sky", "a sharp tree"), (), ("blue", "!!!", "dark blue sky", "sharp"), ("tree",)]
@@ -20,7 +21,9 @@ def labels(tmp_path):
     np.save(tmp_path / "pixels.npy", np.arange(48, dtype=np.uint8).reshape(4, 2, 2, 3))
     table = pd.DataFrame({"mos": [1.0, np.nan, 3.0, 4.0], "captions": CAPTIONS})
     words = Vocabulary.build(caption for captions in CAPTIONS for caption in captions)
-    return encode_labels(table, tmp_path / "pixels.npy", words, 9), words
+    EncodedCaptions.of(table["captions"], words).save(tmp_path / "captions.npz")
+    encoded = EncodedCaptions.load(tmp_path / "captions.npz")
+    return encoded.labels(table["mos"].to_numpy(), tmp_path / "pixels.npy", 9), words
 
 
 def test_captions_come_back_by_photo_and_those_without_a_word_are_left_out(labels):
@@ -29,6 +32,16 @@ def test_captions_come_back_by_photo_and_those_without_a_word_are_left_out(label
         decoded = [words.decode(tokens.tolist()) for tokens in encoded.captions(row)]
         assert decoded == [caption for caption in captions if caption != "!!!"]
         assert all(tokens[-1] == END for tokens in encoded.captions(row))
+
+
+def test_long_captions_are_cut_as_in_a_loop(labels, tmp_path):
+    words = labels[1]
+    encoded = EncodedCaptions.load(tmp_path / "captions.npz")
+    for limit in (1, 2, 9):
+        cut = encoded.labels(np.zeros(4), tmp_path / "pixels.npy", limit)
+        for row, captions in enumerate(CAPTIONS):
+            ids = [words.encode(caption)[:-1] for caption in captions]
+            assert [tokens.tolist() for tokens in cut.captions(row)] == [[*own[:limit], END] for own in ids if own]
 
 
 def test_a_batch_holds_the_rows_of_its_slice(labels):

@@ -90,7 +90,7 @@ def test_the_student_sees_what_the_teacher_writes_and_nothing_else(taught, commo
     assert sorted(row for seen, _, rewards in steps for row in seen if not rewards) == sorted(rows)
     for seen, captions, _ in steps:
         for row, (caption, second) in zip(seen, captions.tolist(), strict=True):
-            expected = own.encode(said[row], 40) if captioned[row] else []
+            expected = own.encode(said[row]) if captioned[row] else []
             assert caption == expected + [0] * (len(caption) - len(expected)) and not any(second)
     assert any(captioned[row] and len(data.labels.captions(row)) > 1 for row in rows)
 

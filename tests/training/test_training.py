@@ -117,7 +117,7 @@ def test_captions_of_a_batch_are_those_of_the_table(prepared):
     batch = BatchDataset(data.labels, None, 0, 50)[rank_slice(data.validation_rows, 0, 1, -1)]
     for i, references in enumerate(data.references):
         found = [data.vocabulary.decode(row) for row in batch["captions"][i].tolist() if any(row)]
-        expected = [data.vocabulary.decode(data.vocabulary.encode(text, 40)) for text in references]
+        expected = [data.vocabulary.decode(data.vocabulary.encode(text)) for text in references]
         assert found == expected
 
 
