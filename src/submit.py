@@ -27,12 +27,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     from src.submission.form import check_submission, read_form, write_submission
 
     if options.check:
-        check_submission(Path(options.check), read_form(data_root(settings), settings.data.format), options.check)
+        form = read_form(data_root(settings), settings.data.format, settings.task)
+        check_submission(Path(options.check), form, options.check)
         print(f"{options.check}: a valid submission for {data_root(settings)}")
         return
     ensure_inputs(settings, "submit")
     settings = tuned(settings)
-    form = read_form(data_root(settings), settings.data.format)
+    form = read_form(data_root(settings), settings.data.format, settings.task)
     if not form.names:
         print("submit: this data set has no test photos, so there is nothing to submit", flush=True)
         return
