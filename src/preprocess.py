@@ -103,14 +103,11 @@ def check_labels(
     if not photos:
         rejected = rejected_path(run_folder(settings))
         raise InputError(f"no photo is left for training; {rejected} says of each what is wrong with it: mend them")
-    enough = {"mos": scores > 1, "caption": captions > 0}
-    lacking = [task for task in enough if settings.task in ("both", task) and not enough[task]]
+    labels = {"mos": scores, "caption": captions}
+    lacking = [task for task in labels if settings.task in ("both", task) and not labels[task]]
     if not lacking:
         return
-    reasons = {
-        "mos": "all that can be used are equal" if scores else "no photo for training that can be used has one",
-        "caption": "no photo for training that can be used has one",
-    }
+    reasons = dict.fromkeys(labels, "no photo for training that can be used has one")
     if wordless:
         reasons["caption"] = f"none of the {len(wordless)} holds a letter or digit ({_example(wordless)})"
     if settings.data.format == "dacon":
@@ -119,8 +116,8 @@ def check_labels(
         root = data_root(settings)
         columns = {task: missing_column(root, task) for task in lacking}
         reasons |= {task: f"{root / 'train.csv'} has no column {column}" for task, column in columns.items() if column}
-    needs = "; ".join(f"{'MOS that differ' if task == 'mos' else 'captions'}: {reasons[task]}" for task in lacking)
-    possible = [task for task, found in enough.items() if found]
+    needs = "; and ".join(f"{'MOS' if task == 'mos' else 'captions'}: {reasons[task]}" for task in lacking)
+    possible = ["mos"] * (scores > 1) + ["caption"] * (captions > 0)
     hint = f"task={possible[0]} works with these data" if possible else "no task works with these data"
     raise InputError(f"task={settings.task} needs {needs}; {hint}")
 

@@ -24,12 +24,8 @@ def test_the_form_is_filled_in_as_the_csv_module_would(columns, tmp_path):
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     for name in NAMES:
-        cells = {
-            "extra": f"{name} of the form, 1.50",
-            "img_name": name,
-            "mos": f"{rows['mos'][name]:.4f}",
-            "comments": rows["caption"][name],
-        }
+        cells = {"img_name": name, "mos": f"{rows['mos'][name]:.4f}", "comments": rows["caption"][name]}
+        cells["extra"] = f"{name} of the form, 1.50"
         writer.writerow([cells[column] for column in columns])
     given = {"extra": tuple(f"{name} of the form, 1.50" for name in NAMES)} if "extra" in columns else {}
     form = Form(columns, NAMES, 1.0, 10.0, given)
