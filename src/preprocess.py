@@ -117,7 +117,7 @@ def check_labels(
         columns = {task: missing_column(root, task) for task in lacking}
         reasons |= {task: f"{root / 'train.csv'} has no column {column}" for task, column in columns.items() if column}
     needs = "; and ".join(f"{'MOS' if task == 'mos' else 'captions'}: {reasons[task]}" for task in lacking)
-    possible = ["mos"] * (scores > 1) + ["caption"] * (captions > 0)
+    possible = [task for task, found in (("mos", scores > 1), ("caption", captions > 0)) if found]
     hint = f"task={possible[0]} works with these data" if possible else "no task works with these data"
     raise InputError(f"task={settings.task} needs {needs}; {hint}")
 

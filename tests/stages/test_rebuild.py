@@ -45,6 +45,8 @@ def submitted(competition, tmp_path_factory, quick):
     """A folder in which a fold, started from another run and taught by it, was trained and submitted."""
     folder = tmp_path_factory.mktemp("submitted")
     shutil.copytree(competition, folder / "photos")
+    sample = pd.read_csv(competition / "sample_submission.csv", dtype=str)
+    sample.to_csv(folder / "photos" / "sample_submission.csv")  # with an index that rebuilding must keep
     arguments = ["data.root=photos", *TINY, "split.holdout=0.4", "train.epochs=1"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
