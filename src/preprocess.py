@@ -67,7 +67,9 @@ def make_photos(settings: Settings, work: Making) -> None:
     save_table(table, work.folder / "photos.jsonl")
     pixels, handcrafted = np.load(work.folder / "pixels.npy", mmap_mode="r"), np.load(work.folder / "handcrafted.npy")
     statistics = dataset_statistics(table, pixels, handcrafted)
-    statistics["photos"]["look_alikes"], statistics["captions"]["wordless"] = alike, wordless
+    # only where there are some: what runs of other data were made from keeps its hash
+    statistics["photos"] |= {"look_alikes": alike} if alike else {}
+    statistics["captions"] |= {"wordless": wordless} if wordless else {}
     write_json(work.folder / "statistics.json", statistics)
     draw_statistics(statistics, work.folder / "statistics.png")
 
@@ -130,7 +132,7 @@ def _example(wordless: Sequence[tuple[str, str]]) -> str:
 def report_statistics(settings: Settings, file: Path) -> None:
     """Say what of the labels was left out or may be a mistake. Raises InputError as `check_labels`."""
     statistics = read_json(file)
-    alike, wordless = statistics["photos"]["look_alikes"], statistics["captions"]["wordless"]
+    alike, wordless = statistics["photos"].get("look_alikes"), statistics["captions"].get("wordless", [])
     if alike:
         pair = " and ".join(map(ascii, alike[0]))
         print(f"preprocess: {len(alike)} names are written in several ways, such as {pair}: they count as different "

@@ -3,6 +3,7 @@
 Writes submissions/submission.csv and the same as submissions/RUN.csv, submissions/RUN.manifest.json (what `rebuild`
 needs) and a line in submissions/log.csv, whose last column, the leaderboard's score, is for you to fill in. A data set
 of captions alone has no organiser's form: img_name and comments of all test photos; without test photos nothing.
+Cells of the form's other columns stay as they are. Without a form, a competition's is img_name and the task's columns.
 """
 
 import argparse
