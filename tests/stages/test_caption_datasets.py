@@ -81,7 +81,7 @@ def test_real_files_through_preprocess_and_split(case, shared_data, workplace, m
     root = shared_data / ("coco_mini" if format == "coco" else "flickr8k")
     expected = by_hand(root)
     hurry(monkeypatch)
-    arguments = [f"data.root={root}", f"data.format={format}", "view.size=32"]
+    arguments = [f"data.root={root}", f"data.format={format}", "view.size=32", "task=caption"]
     preprocess.main(arguments)
     cache = workplace / "runs" / "cache"
     table = load_table(next(cache.glob("photos-*")) / "photos.jsonl")
