@@ -126,7 +126,7 @@ def check_labels(
 
 def _example(wordless: Sequence[tuple[str, str]]) -> str:
     photo_id, caption = wordless[0]
-    return f"only emoji or punctuation, such as {caption[:40]!r} of photo {photo_id}"
+    return f"only emoji, punctuation or the like, such as {caption[:40]!r} of photo {photo_id}"
 
 
 def report_statistics(settings: Settings, file: Path) -> None:

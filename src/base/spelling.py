@@ -54,4 +54,4 @@ def shown(name: str) -> str:
     """The name, in quotation marks and with escaped characters where it may look like another one."""
     mixed = re.search("[A-Za-z]", name) and name.casefold().translate(_OTHER_SCRIPTS) != name.casefold()
     plain = name.isprintable() and name == " ".join(name.split()) == unicodedata.normalize("NFKC", name)
-    return name if plain and not mixed else ascii(name)
+    return name if plain and not mixed and not _INVISIBLE.search(name) else ascii(name)

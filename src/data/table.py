@@ -49,13 +49,13 @@ def for_training(frame: pd.DataFrame) -> np.ndarray:
 def drop_wordless(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
     """The table without captions that hold no letter and no digit, and those: (photo_id, caption).
 
-    The tokenizers of captioner and scorer leave nothing of them.
+    Captioner and scorer have nothing of them: the scorer's tokenizer also drops letters beyond U+FFFF.
     """
     wordless = [
         (photo_id, caption)
         for photo_id, captions in zip(frame["photo_id"], frame["captions"], strict=True)
         for caption in captions
-        if not any(map(str.isalnum, caption))
+        if not any(letter.isalnum() and letter <= "\uffff" for letter in caption)
     ]
     dropped = {caption for _, caption in wordless}
     kept = [tuple(caption for caption in captions if caption not in dropped) for captions in frame["captions"]]

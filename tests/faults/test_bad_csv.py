@@ -107,7 +107,12 @@ NO_LABELS = {
     "no label at all": ("a,train/a.jpg,,\nb,train/b.jpg,,", "mos", "no task works with these data"),
     "emoji": ("a,train/a.jpg,5,😍😍 🔥\nb,train/b.jpg,4,❤️", "both", "none of the 2 holds a letter or digit"),
     "punctuation": ("a,train/a.jpg,5,!!! ... ?\nb,train/b.jpg,4,—", "caption", "such as '!!! ... ?' of photo a"),
-    "signs of other scripts": ("a,train/a.jpg,5,。。。\nb,train/b.jpg,4,…「」", "both", "only emoji or punctuation"),
+    "letters for show": ("a,train/a.jpg,5,𝓷𝓲𝓬𝓮\nb,train/b.jpg,4,🅰️", "both", "such as '𝓷𝓲𝓬𝓮' of photo a"),
+    "signs of other scripts": (
+        "a,train/a.jpg,5,。。。\nb,train/b.jpg,4,…「」",
+        "both",
+        "only emoji, punctuation or the like",
+    ),
 }
 
 
@@ -134,9 +139,9 @@ def test_captions_without_a_word_are_left_out_and_counted(competition_copy, caps
     for _ in range(2):  # also where the photos are there
         assert exit_code(preprocess, *SMALL) == 0
         line = (
-            "preprocess: 4 captions without a letter or digit are left out (only emoji or punctuation, such as '😍' of"
+            "preprocess: 4 captions without a letter or digit are left out (only emoji, punctuation or the like, such"
         )
-        assert line in capsys.readouterr().out
+        assert f"{line} as '😍' of photo a)" in capsys.readouterr().out
     folder = max(competition_copy.glob("runs/cache/photos-*"), key=lambda path: path.stat().st_mtime_ns)
     kept = [json.loads(row)["captions"] for row in rows_of(folder)]
     assert kept[:6] == [["멋진 사진"], ["a nice photo 😍"], [], [], ["a"], []]
