@@ -13,10 +13,11 @@ from src.base.errors import InputError
 from src.base.files import write_text
 from src.base.spelling import match_names, shown
 from src.base.text import finite_number
+from src.data.readers.dacon import LABELS, missing_column
 from src.data.readers.registry import read_dataset
 
 NAME = "img_name"
-ANSWERS = ("mos", "comments")
+ANSWERS = tuple(LABELS.values())
 """The columns that are predicted. A form has at least one of them; cells of all others stay as they are."""
 _SHOWN = 5
 """Names listed of each fault."""
@@ -57,7 +58,7 @@ def read_form(root: Path, format: str, task: str) -> Form:
 
 
 def _organisers_form(root: Path, task: str) -> Form:
-    """The form of root/sample_submission.csv; where there is none, the photos of root/test.csv and the task's columns.
+    """The form of root/sample_submission.csv; without one, the photos of root/test.csv and what the task learns.
 
     Names may be spelled otherwise in the two where they look the same and like no other. Raises InputError where they
     do not list the same photos.
@@ -67,7 +68,8 @@ def _organisers_form(root: Path, task: str) -> Form:
     tested = list(dict.fromkeys(tested))
     sample = root / "sample_submission.csv"
     if not sample.is_file():
-        answers = {"mos": ANSWERS[:1], "caption": ANSWERS[1:]}.get(task, ANSWERS)
+        learned = [name for name in LABELS if task in ("both", name) and not missing_column(root, name)]
+        answers = [LABELS[name] for name in learned]
         return Form((NAME, *answers), tuple(tested), low, high)
     rows = read_rows(sample, (NAME,), ANSWERS)
     names = [row.cells[NAME] for row in rows]

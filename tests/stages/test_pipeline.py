@@ -269,7 +269,7 @@ def test_a_competition_of_one_task(arguments, absent, own, quality, caption, com
     alone = rows_of(workplace / "submissions" / "submission.csv")
     assert list(alone[0]) == ["img_name", own]
     assert {row["img_name"]: row[own] for row in alone} == {name: row[own] for name, row in by_name.items()}
-    submit.main(["--check", "submissions/submission.csv", f"data.root={root}", arguments[0]])
+    submit.main(["--check", "submissions/submission.csv", f"data.root={root}"])
     assert capsys.readouterr().out.count("a valid submission") == 2
 
 
