@@ -81,6 +81,7 @@ PATHS = {
     "with backslashes, to nothing": (".\\\\train\\\\none.jpg", "no such file"),
     "with a blank of another kind": ("train/b\u00a0c.jpg", "no such file; did you mean 'train/b c.jpg'?"),
     "with an invisible character": ("train/\ufeffb\u200b.jpg", "no such file; did you mean 'train/b.jpg'?"),
+    "without the blank at its end": ("train/s.jpg", "no such file; did you mean 'train/s.jpg '?"),
     "in full width": ("train/\uff42.jpg", "no such file; did you mean 'train/b.jpg'?"),
     "with a Cyrillic letter": ("train/\u0430.jpg", "no such file; did you mean 'train/a.jpg'?"),
     "alike to two files": ("train/T.jpg", "no such file; 'train/T.JPG' and 'train/t.jpg' differ from it in case"),
@@ -99,7 +100,7 @@ PATHS = {
 @pytest.mark.parametrize("kind", PATHS)
 def test_a_path_that_leads_nowhere_stops_preprocess(kind, competition_copy, capfd):
     path, reason = PATHS[kind]
-    for name in ("b c.jpg", "t.jpg", "T.JPG"):
+    for name in ("b c.jpg", "s.jpg ", "t.jpg", "T.JPG"):
         shutil.copy("data/train/b.jpg", Path("data/train", name))
     file = competition_copy / "data" / "train.csv"
     file.write_text(file.read_text().replace("./train/b.jpg", path.replace("\\\\", "\\")))
