@@ -10,7 +10,7 @@ from pathlib import Path
 
 from src.base.csv_files import read_rows
 from src.base.errors import InputError, guarded
-from src.base.files import write_bytes
+from src.base.files import read_json, write_bytes
 from src.base.machine import usable_cores
 from src.pipeline.artefacts import Making, making, tree_signature
 from src.pipeline.outputs import demo, photos, vocabulary
@@ -36,14 +36,20 @@ def make_photos(settings: Settings, work: Making) -> None:
     import numpy as np
 
     from src.base.files import write_json
+    from src.base.spelling import by_look
     from src.data.pixel_cache import build_pixel_cache
     from src.data.readers.registry import read_dataset
     from src.data.statistics import dataset_statistics
-    from src.data.table import Rejection, for_training, save_table, write_rejections
+    from src.data.table import Rejection, drop_wordless, for_training, save_table, write_rejections
     from src.plots.data_histograms import draw_statistics
 
     root = data_root(settings)
     table, rejections = read_dataset(root, settings.data.format)
+    table, wordless = drop_wordless(table)
+    alike = [names[:2] for names in by_look(table["photo_id"]).values() if len(names) > 1]
+    if not rejections:
+        labels = table[for_training(table)]
+        check_labels(settings, len(labels), labels["mos"].nunique(), labels["captions"].map(len).sum(), wordless)
     problems = build_pixel_cache(
         work.folder, root, table["path"].tolist(), settings.view, usable_cores(), progress=True
     )
@@ -61,6 +67,9 @@ def make_photos(settings: Settings, work: Making) -> None:
     save_table(table, work.folder / "photos.jsonl")
     pixels, handcrafted = np.load(work.folder / "pixels.npy", mmap_mode="r"), np.load(work.folder / "handcrafted.npy")
     statistics = dataset_statistics(table, pixels, handcrafted)
+    # only where there are some: what runs of other data were made from keeps its hash
+    statistics["photos"] |= {"look_alikes": alike} if alike else {}
+    statistics["captions"] |= {"wordless": wordless} if wordless else {}
     write_json(work.folder / "statistics.json", statistics)
     draw_statistics(statistics, work.folder / "statistics.png")
 
@@ -85,6 +94,57 @@ def report_rejected(settings: Settings, source: Path) -> None:
     print(f"preprocess: {line}", flush=True)
 
 
+def check_labels(
+    settings: Settings, photos: int, scores: int, captions: int, wordless: Sequence[tuple[str, str]]
+) -> None:
+    """Raise InputError where the task has nothing to learn from; the line names a task that has.
+
+    photos: that can be used for training; scores: how many different MOS they have; captions: how many of them they
+    have; wordless: photo and text of captions that were left out.
+    """
+    if not photos:
+        rejected = rejected_path(run_folder(settings))
+        raise InputError(f"no photo is left for training; {rejected} says of each what is wrong with it: mend them")
+    labels = {"mos": scores, "caption": captions}
+    lacking = [task for task in labels if settings.task in ("both", task) and not labels[task]]
+    if not lacking:
+        return
+    reasons = dict.fromkeys(labels, "no photo for training that can be used has one")
+    if wordless:
+        reasons["caption"] = f"none of the {len(wordless)} holds a letter or digit ({_example(wordless)})"
+    if settings.data.format == "dacon":
+        from src.data.readers.dacon import missing_column
+
+        root = data_root(settings)
+        columns = {task: missing_column(root, task) for task in lacking}
+        reasons |= {task: f"{root / 'train.csv'} has no column {column}" for task, column in columns.items() if column}
+    needs = "; and ".join(f"{'MOS' if task == 'mos' else 'captions'}: {reasons[task]}" for task in lacking)
+    possible = [task for task, found in (("mos", scores > 1), ("caption", captions > 0)) if found]
+    hint = f"task={possible[0]} works with these data" if possible else "no task works with these data"
+    raise InputError(f"task={settings.task} needs {needs}; {hint}")
+
+
+def _example(wordless: Sequence[tuple[str, str]]) -> str:
+    photo_id, caption = wordless[0]
+    return f"only emoji, punctuation or the like, such as {caption[:40]!r} of photo {photo_id}"
+
+
+def report_statistics(settings: Settings, file: Path) -> None:
+    """Say what of the labels was left out or may be a mistake. Raises InputError as `check_labels`."""
+    statistics = read_json(file)
+    alike, wordless = statistics["photos"].get("look_alikes"), statistics["captions"].get("wordless", [])
+    if alike:
+        pair = " and ".join(map(ascii, alike[0]))
+        print(f"preprocess: {len(alike)} names are written in several ways, such as {pair}: they count as different "
+              "photos", flush=True)  # fmt: skip
+    if wordless:
+        print(f"preprocess: {len(wordless)} captions without a letter or digit are left out ({_example(wordless)})",
+              flush=True)  # fmt: skip
+    mos = statistics["mos"]
+    scores = 0 if mos is None else 1 + (mos["min"] < mos["max"])
+    check_labels(settings, statistics["photos"]["train"], scores, statistics["captions"]["count"], wordless)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     settings, options = load(argv, "preprocess", __doc__)
     if settings.data.root is None and data_root(settings) == DEMO:
@@ -95,6 +155,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             work.outputs += ["photos.jsonl", "pixels.npy", "handcrafted.npy", "phash.npy", "digests.npy"]
             work.outputs += ["statistics.json", "rejected.csv"] + ["crops.npy"] * (settings.view.crops > 1)
     report_rejected(settings, photos(settings).folder / "rejected.csv")
+    report_statistics(settings, photos(settings).folder / "statistics.json")
     with making(vocabulary(settings), options.fresh) as work:
         if work:
             from src.data.labels import EncodedCaptions

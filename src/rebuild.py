@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 rebuilding.check_sources(settings, recorded)
             ensure_inputs(settings, "evaluate" if run == name else "ensemble")
             if run == name:
-                form = read_form(data_root(settings), settings.data.format)
+                form = read_form(data_root(settings), settings.data.format, settings.task)
                 predictions = read_predictions(ensemble(settings).folder / "test.csv")
                 write_submission(root / submission["file"], form, predictions)
         publish(root / submission["file"], submission["sha256"])

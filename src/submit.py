@@ -3,6 +3,7 @@
 Writes submissions/submission.csv and the same as submissions/RUN.csv, submissions/RUN.manifest.json (what `rebuild`
 needs) and a line in submissions/log.csv, whose last column, the leaderboard's score, is for you to fill in. A data set
 of captions alone has no organiser's form: img_name and comments of all test photos; without test photos nothing.
+Cells of the form's other columns stay as they are. Without a form, a competition's is img_name and the task's columns.
 """
 
 import argparse
@@ -27,12 +28,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     from src.submission.form import check_submission, read_form, write_submission
 
     if options.check:
-        check_submission(Path(options.check), read_form(data_root(settings), settings.data.format), options.check)
+        form = read_form(data_root(settings), settings.data.format, settings.task)
+        check_submission(Path(options.check), form, options.check)
         print(f"{options.check}: a valid submission for {data_root(settings)}")
         return
     ensure_inputs(settings, "submit")
     settings = tuned(settings)
-    form = read_form(data_root(settings), settings.data.format)
+    form = read_form(data_root(settings), settings.data.format, settings.task)
     if not form.names:
         print("submit: this data set has no test photos, so there is nothing to submit", flush=True)
         return

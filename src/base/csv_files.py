@@ -44,23 +44,25 @@ def _records(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
         line = reader.line_num + 1
 
 
-def _header(path: Path, cells: list[str], required: tuple[str, ...]) -> list[str]:
+def _header(path: Path, cells: list[str], required: tuple[str, ...], any_of: tuple[str, ...]) -> list[str]:
     names = [cell.strip() for cell in cells]
     columns = ", ".join(names)
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
         raise InputError(f"{path}: column {', '.join(map(repr, doubled))} is there twice; found: {columns}")
     missing = [name for name in required if name not in names]
+    if any_of and not set(any_of) & set(names):
+        missing.append(" or ".join(any_of))
     if missing:
         hint = "; are the columns separated by commas?" if len(names) == 1 else ""
         raise InputError(f"{path}: column {', '.join(missing)} is missing; found: {columns}{hint}")
     return names
 
 
-def read_rows(path: Path, required: tuple[str, ...]) -> list[Row]:
+def read_rows(path: Path, required: tuple[str, ...], any_of: tuple[str, ...] = ()) -> list[Row]:
     """All records of a CSV file with a header, in file order; cells are text as it stands.
 
-    path: file. required: columns that must be there; others are passed on too.
+    path: file. required: columns that must be there; any_of: of these at least one; others are passed on too.
     Raises InputError: no such file, not UTF-8, no header, missing or doubled columns, broken quotes, a record with
     more or fewer cells than the header, a cell above LARGEST_CELL.
     """
@@ -73,8 +75,8 @@ def read_rows(path: Path, required: tuple[str, ...]) -> list[Row]:
         finally:
             csv.field_size_limit(previous)
     if not records:
-        raise InputError(f"{path} is empty; expected the columns {', '.join(required)}")
-    names = _header(path, records[0][1], required)
+        raise InputError(f"{path} is empty; expected the columns {', '.join(required + any_of)}")
+    names = _header(path, records[0][1], required, any_of)
     for line, cells in records[1:]:
         if len(cells) != len(names):
             raise InputError(

@@ -46,6 +46,22 @@ def for_training(frame: pd.DataFrame) -> np.ndarray:
     return frame["part"].isin(("train", "validation")).to_numpy()
 
 
+def drop_wordless(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
+    """The table without captions that hold no letter and no digit, and those: (photo_id, caption).
+
+    Captioner and scorer have nothing of them: the scorer's tokenizer also drops letters beyond U+FFFF.
+    """
+    wordless = [
+        (photo_id, caption)
+        for photo_id, captions in zip(frame["photo_id"], frame["captions"], strict=True)
+        for caption in captions
+        if not any(letter.isalnum() and letter <= "\uffff" for letter in caption)
+    ]
+    dropped = {caption for _, caption in wordless}
+    kept = [tuple(caption for caption in captions if caption not in dropped) for captions in frame["captions"]]
+    return frame.assign(captions=pd.Series(kept, frame.index, dtype=object)), wordless
+
+
 def save_table(frame: pd.DataFrame, path: Path) -> None:
     """Write the table as JSON lines, one photo a line; `load_table` gives back an equal one."""
     lines = []

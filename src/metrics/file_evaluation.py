@@ -3,13 +3,14 @@
 import contextlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from src.base.csv_files import read_rows
 from src.base.errors import InputError
+from src.base.spelling import match_names, shown
 from src.base.text import finite_number
 from src.metrics.caption_scores import collapse, score_captions, tokenize
 from src.metrics.coco_files import read_annotations, read_results
@@ -130,9 +131,15 @@ def _mos(where: str, cell: str) -> float | None:
 def pair(predictions: Labels, references: Labels) -> Pairs:
     """Match predictions with references. Blank labels are not scored, nor are blank predictions, which are noted.
 
-    Raises InputError where a photo is in one of the files only, with the number and the first five names, and where
-    nothing can be scored.
+    A photo's name may be spelled otherwise in the two, where both look the same and like no other. Raises InputError
+    where a photo is in one of the files only, with the number and the first five names, and where nothing can be
+    scored.
     """
+    names = {theirs: ours for ours, theirs in match_names(references.mos, predictions.mos).items() if ours != theirs}
+    if names:
+        mos = {names.get(name, name): value for name, value in predictions.mos.items()}
+        captions = {names.get(name, name): texts for name, texts in predictions.captions.items()}
+        predictions = replace(predictions, mos=mos, captions=captions)
     _check_same_photos(predictions, references)
     labelled = [name for name, mos in references.mos.items() if mos is not None] if predictions.has_mos else []
     described = [name for name, texts in references.captions.items() if texts] if predictions.has_captions else []
@@ -161,7 +168,7 @@ def _check_same_photos(predictions: Labels, references: Labels) -> None:
     for here, there in ((predictions, references), (references, predictions)):
         missing = [name for name in here.mos if name not in there.mos]
         if missing:
-            names = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+            names = ", ".join(map(shown, missing[:5])) + (", ..." if len(missing) > 5 else "")
             raise InputError(
                 f"{len(missing)} {'photo' if len(missing) == 1 else 'photos'} of {here.path} not in {there.path}: "
                 f"{names}; both files must hold the same photos"

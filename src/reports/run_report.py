@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from src.base.spelling import match_names
 from src.data.table import for_training
 from src.ensembling.regressors import TEST
 from src.metrics.caption_scores import CaptionScores, score_captions, tokenize
@@ -35,8 +36,10 @@ def test_labels(table: pd.DataFrame, file: Path) -> pd.DataFrame | None:
     labels = table.loc[table["part"] == "test", ["mos", "captions"]]
     if file.is_file():
         truth = read_references(file)
-        mos = pd.Series(truth.mos, dtype=float).reindex(labels.index)
-        labels = labels.assign(mos=mos, captions=[truth.captions.get(name, ()) for name in labels.index])
+        names = match_names(labels.index, truth.mos)
+        mos = pd.Series({name: truth.mos[names[name]] for name in names}, dtype=float).reindex(labels.index)
+        captions = [truth.captions[names[name]] if name in names else () for name in labels.index]
+        labels = labels.assign(mos=mos, captions=captions)
     return labels if labels["mos"].notna().any() or labels["captions"].map(bool).any() else None
 
 

@@ -57,8 +57,8 @@ def hashes(artefact: Artefact) -> dict[str, str]:
 
 
 def form_digest(form: Form) -> str:
-    """SHA-256 of a submission's columns and photos, in their order."""
-    return digest_of([form.columns, form.names])
+    """SHA-256 of a submission's columns, photos and given cells, in their order."""
+    return digest_of([form.columns, form.names, *([dict(form.given)] if form.given else [])])
 
 
 def _run(settings: Settings) -> dict:

@@ -108,7 +108,7 @@ def check_data(settings: Settings, run: dict, form: str) -> None:
         present, name = hashes(artefact(settings)), artefact.__name__
         wrong += [f"{name}/{file}" for file, sha in run[name].items() if present.get(file) != sha]
     root = resolved.data_root(settings)
-    if form_digest(read_form(root, settings.data.format)) != form:
+    if form_digest(read_form(root, settings.data.format, settings.task)) != form:
         wrong.append("the submission's form")
     if wrong:
         raise InputError(

@@ -142,7 +142,7 @@ def test_a_broken_list_is_one_clear_line(folder, rows, parts):
 @pytest.mark.parametrize(
     "header, parts",
     [
-        ("img_name,img_path,mos\n", ["comments is missing", "found: img_name, img_path, mos"]),
+        ("img_name,img_path,note,x\n", ["mos or comments is missing", "found: img_name, img_path, note, x"]),
         ("img_name;img_path;mos;comments\n", ["missing", "separated by commas"]),
         ("img_name,img_path,mos,comments,mos\n", ["'mos' is there twice"]),
     ],

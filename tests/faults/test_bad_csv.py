@@ -39,7 +39,12 @@ BROKEN = {
     "byte order mark alone": (b"\xef\xbb\xbf", "is empty", "train.csv", "expected the columns"),
     "header only": (HEADER, "lists no photo", "train.csv", "a header only"),
     "no header": (ROWS, "column img_name", "train.csv", "found: a, train/a.jpg, 5, nice"),
-    "missing column": (b"img_name,img_path,mos\na,train/a.jpg,5\n", "comments is missing", "train.csv", "found: "),
+    "no labels": (
+        b"img_name,img_path,x\na,train/a.jpg,5\n",
+        "column mos or comments is missing",
+        "train.csv",
+        "found: ",
+    ),
     "doubled column": (HEADER[:-1] + b",mos\na,train/a.jpg,5,x,5\n", "'mos' is there twice", "train.csv", "found: "),
     "columns in capitals": (HEADER.upper() + ROWS, "img_name", "train.csv", "found: IMG_NAME"),
     "semicolons": ((HEADER + ROWS).replace(b",", b";"), "is missing", "train.csv", "separated by commas?"),
@@ -83,6 +88,77 @@ def test_a_broken_test_csv_stops_preprocess(competition_copy, capfd):
     refused(capfd, preprocess, SMALL, ("is a folder", "test.csv", "expected a CSV file"))
 
 
+# what is in train.csv, the task, and the words of the line
+NO_LABELS = {
+    "no column of captions": (
+        "a,train/a.jpg,5,\nb,train/b.jpg,4,",
+        "both",
+        "captions: data/train.csv has no column comments",
+    ),
+    "captions asked for": ("a,train/a.jpg,5,\nb,train/b.jpg,4,", "caption", "task=mos works with these data"),
+    "no column of MOS": ("a,train/a.jpg,,x\nb,train/b.jpg,,y", "both", "MOS: data/train.csv has no column mos"),
+    "MOS asked for": ("a,train/a.jpg,,x\nb,train/b.jpg,,y", "mos", "task=caption works with these data"),
+    "blank captions": (
+        "a,train/a.jpg,5, \nb,train/b.jpg,4,\t",
+        "both",
+        "captions: no photo for training that can be used",
+    ),
+    "one MOS and no caption": ("a,train/a.jpg,5,\nb,train/b.jpg,,", "both", "no task works with these data"),
+    "no label at all": ("a,train/a.jpg,,\nb,train/b.jpg,,", "mos", "no task works with these data"),
+    "emoji": ("a,train/a.jpg,5,😍😍 🔥\nb,train/b.jpg,4,❤️", "both", "none of the 2 holds a letter or digit"),
+    "punctuation": ("a,train/a.jpg,5,!!! ... ?\nb,train/b.jpg,4,—", "caption", "such as '!!! ... ?' of photo a"),
+    "letters for show": ("a,train/a.jpg,5,𝓷𝓲𝓬𝓮\nb,train/b.jpg,4,🅰️", "both", "such as '𝓷𝓲𝓬𝓮' of photo a"),
+    "signs of other scripts": (
+        "a,train/a.jpg,5,。。。\nb,train/b.jpg,4,…「」",
+        "both",
+        "only emoji, punctuation or the like",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", NO_LABELS)
+def test_a_task_without_labels_stops_preprocess(kind, competition_copy, capfd):
+    """Before photos are decoded, and again where another task did so."""
+    rows, task, words = NO_LABELS[kind]
+    table = [row.split(",") for row in ["img_name,img_path,mos,comments", *rows.split("\n")]]
+    absent = {"no column of captions": 3, "captions asked for": 3, "no column of MOS": 2, "MOS asked for": 2}.get(kind)
+    lines = [",".join(cell for column, cell in enumerate(cells) if column != absent) + "\n" for cells in table]
+    (competition_copy / "data" / "train.csv").write_text("".join(lines))
+    shutil.rmtree(competition_copy / "runs")
+    line = refused(capfd, preprocess, [*SMALL, f"task={task}"], (f"task={task} needs", words))
+    assert not list(Path("runs").glob("cache/photos-*/photos.jsonl"))
+    for works in (name for name in ("mos", "caption") if f"task={name} works" in line):
+        assert exit_code(preprocess, *SMALL, f"task={works}") == 0
+        assert refused(capfd, preprocess, [*SMALL, f"task={task}"], (f"task={task} needs",)) == line
+
+
+def test_captions_without_a_word_are_left_out_and_counted(competition_copy, capsys):
+    captions = ["😍", "a nice photo 😍", "?!", "…", "a", "«»"]
+    rows = [f"{name},train/{name}.jpg,{i},{captions[i]}" for i, name in enumerate("abcdef")]
+    (competition_copy / "data" / "train.csv").write_text(with_rows(*rows, "a,train/a.jpg,0,멋진 사진").decode())
+    for _ in range(2):  # also where the photos are there
+        assert exit_code(preprocess, *SMALL) == 0
+        line = (
+            "preprocess: 4 captions without a letter or digit are left out (only emoji, punctuation or the like, such"
+        )
+        assert f"{line} as '😍' of photo a)" in capsys.readouterr().out
+    folder = max(competition_copy.glob("runs/cache/photos-*"), key=lambda path: path.stat().st_mtime_ns)
+    kept = [json.loads(row)["captions"] for row in rows_of(folder)]
+    assert kept[:6] == [["멋진 사진"], ["a nice photo 😍"], [], [], ["a"], []]
+    statistics = json.loads((folder / "statistics.json").read_text())["captions"]
+    assert statistics["count"] == 3 and statistics["wordless"] == [["a", "😍"], ["c", "?!"], ["d", "…"], ["f", "«»"]]
+
+
+def test_names_that_look_the_same_are_said(competition_copy, capsys):
+    names = ["caf\u00e9", "cafe\u0301", "IMG_1", "img_1", "\u0430", "b\u00a0c"]  # the fifth is Cyrillic
+    rows = [f"{name},train/{'abcdef'[i]}.jpg,{i},x" for i, name in enumerate(names)]
+    (competition_copy / "data" / "train.csv").write_text(with_rows(*rows).decode())
+    (competition_copy / "data" / "test.csv").write_text("img_name,img_path\na,test/x.jpg\nb c,test/y.jpg\n")
+    assert exit_code(preprocess, *SMALL) == 0
+    line = r"4 names are written in several ways, such as 'caf\xe9' and 'cafe\u0301': they count as different photos"
+    assert line in capsys.readouterr().out
+
+
 PLAIN = HEADER + b"a,./train/a.jpg,5.5,nice\nb,./train/b.jpg,4.5,dark\n"
 # what is in train.csv, and the name, MOS and captions that are to be read for the first photo
 ODD = {
@@ -116,10 +192,10 @@ def test_an_odd_train_csv_is_read_rightly(kind, competition_copy, capfd):
     (competition_copy / "data" / "train.csv").write_bytes(content)
     assert exit_code(preprocess, *SMALL) == 0
     (folder,) = competition_copy.glob("runs/cache/photos-*")
-    first = json.loads(rows(folder)[0])
+    first = json.loads(rows_of(folder)[0])
     assert (first["photo_id"], first["mos"], first["captions"]) == (name, mos, captions)
-    assert len(rows(folder)) == 5
+    assert len(rows_of(folder)) == 5
 
 
-def rows(folder: Path) -> list[str]:
+def rows_of(folder: Path) -> list[str]:
     return (folder / "photos.jsonl").read_text(encoding="utf-8").split("\n")[:-1]

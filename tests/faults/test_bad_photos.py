@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from src import preprocess
+from src.data.table import load_table
 from tests.helpers.bad_input import SMALL, exit_code, hurry, refused
 from tests.helpers.pictures import drawing, encoded, png
 
@@ -77,7 +78,17 @@ PATHS = {
     "of a share": ("\\\\\\\\server\\\\b.jpg", "absolute; give it relative"),
     "climbing": ("train/../../b.jpg", "climbs out of data.root with '..'"),
     "climbing by backslashes": ("train\\\\..\\\\..\\\\b.jpg", "climbs out of data.root with '..'"),
-    "with backslashes": ("train\\\\b.jpg", "its folders are separated by '\\\\', '/' is needed"),
+    "with backslashes, to nothing": (".\\\\train\\\\none.jpg", "no such file"),
+    "with a blank of another kind": ("train/b\u00a0c.jpg", "no such file; did you mean 'train/b c.jpg'?"),
+    "with an invisible character": ("train/\ufeffb\u200b.jpg", "no such file; did you mean 'train/b.jpg'?"),
+    "without the blank at its end": ("train/s.jpg", "no such file; did you mean 'train/s.jpg '?"),
+    "in full width": ("train/\uff42.jpg", "no such file; did you mean 'train/b.jpg'?"),
+    "with a Cyrillic letter": ("train/\u0430.jpg", "no such file; did you mean 'train/a.jpg'?"),
+    "alike to two files": ("train/T.jpg", "no such file; 'train/T.JPG' and 'train/t.jpg' differ from it in case"),
+    "of another photo": (
+        "train/A.jpg",
+        "'train/a.jpg', which is alike but for case or Unicode form, is 'train/a.jpg' too",
+    ),
     "of the home folder": ("~/b.jpg", "no such file"),
     "of the web": ("https://example.org/b.jpg", "no such file"),
     "of a folder": ("train", "not a file"),
@@ -89,9 +100,69 @@ PATHS = {
 @pytest.mark.parametrize("kind", PATHS)
 def test_a_path_that_leads_nowhere_stops_preprocess(kind, competition_copy, capfd):
     path, reason = PATHS[kind]
+    for name in ("b c.jpg", "s.jpg ", "t.jpg", "T.JPG"):
+        shutil.copy("data/train/b.jpg", Path("data/train", name))
     file = competition_copy / "data" / "train.csv"
     file.write_text(file.read_text().replace("./train/b.jpg", path.replace("\\\\", "\\")))
     refused(capfd, preprocess, SMALL, (reason.replace("\\\\", "\\"), "train.csv, line 3", "data.on_bad_photo=skip"))
+
+
+# a path in train.csv, and the file that it means
+SPELLINGS = {
+    "train\\a.jpg": "train/a.jpg",
+    ".\\train\\b.jpg": "train/b.jpg",
+    "\\train\\c.jpg": "train/c.jpg",
+    "train\\sub/d.jpg": "train/sub/d.jpg",
+    "train\\literal.jpg": "train\\literal.jpg",  # a file of that very name, beside train/literal.jpg
+    "Train/SUB/E.JPG": "train/sub/e.jpg",
+    "TRAIN\\f.Jpg": "train/f.jpg",
+    "train/cafe\u0301.jpg": "train/caf\u00e9.jpg",
+    "train/\uc0ac\uc9c4.jpg": "train/\u1109\u1161\u110c\u1175\u11ab.jpg",  # Korean, as macOS unpacks it
+    "train/STRASSE.jpg": "train/stra\u00dfe.jpg",
+    "train/g.jpg": "train/g.jpg",  # literally, beside G.jpg
+    "train/G.jpg": "train/G.jpg",
+}
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_a_path_in_another_spelling_finds_its_photo(line_end, competition_copy):
+    rows = ["img_name,img_path,mos,comments"]
+    for i, (path, file) in enumerate(SPELLINGS.items()):
+        for name in (file, file.replace("\\", "/")):
+            Path("data", name).parent.mkdir(exist_ok=True)
+            shutil.copy("data/test/x.jpg", Path("data", name))
+        rows.append(f"{i},{path},{i},x")
+    for file, table in (("train.csv", rows), ("test.csv", ["img_name,img_path", "x,Test\\x.JPG"])):
+        Path("data", file).write_bytes("".join(row + line_end for row in table).encode())
+    before = set(Path().glob("runs/cache/photos-*"))
+    assert exit_code(preprocess, *SMALL) == 0
+    (folder,) = set(Path().glob("runs/cache/photos-*")) - before
+    assert load_table(folder / "photos.jsonl")["path"].tolist() == [*SPELLINGS.values(), "test/x.jpg"]
+
+
+def test_one_file_is_not_two_photos_by_two_spellings(competition_copy, capfd):
+    """As where an archive with a.jpg and A.jpg was unpacked on a system that takes them for one file."""
+    file = competition_copy / "data" / "train.csv"
+    file.write_text(file.read_text().replace("./train/b.jpg", "train/C.JPG").replace("./train/c.jpg", "train/C.jpg"))
+    refused(capfd, preprocess, SMALL, ("2 rows", "line 3", "'train/c.jpg', which is alike", "is 'train/C.jpg' too"))
+
+
+HEADER = "img_name,img_path,mos,comments\n"
+# train.csv, of whose photos d is unreadable, and words of the error
+LEFT = {
+    "no photo": ("a,none/a.jpg,5,x\nd,train/d.jpg,5,x\n", "no photo is left for training; runs/demo/rejected.csv says"),
+    "no row": ("a,train/a.jpg,five,x\nb,/train/b.jpg,4,y\n", "no photo is left for training"),
+    "no captions": ("a,train/a.jpg,5,\nb,train/b.jpg,4,\nd,train/d.jpg,5,x\n", "task=mos works with these data"),
+    "no MOS": ("a,train/a.jpg,,x\nb,train/b.jpg,4.x,y\nd,train/d.jpg,5,x\n", "MOS: no photo for training that can"),
+}
+
+
+@pytest.mark.parametrize("kind", LEFT)
+def test_leaving_out_what_cannot_be_used_must_leave_something(kind, competition_copy, capfd):
+    rows, words = LEFT[kind]
+    (competition_copy / "data" / "train.csv").write_text(HEADER + rows)
+    (competition_copy / "data" / "train" / "d.jpg").write_bytes(b"no photo")
+    refused(capfd, preprocess, [*SMALL, "data.on_bad_photo=skip"], (words,))
 
 
 def frames(format: str) -> bytes:

@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from src import evaluate, submit
+from src.base.files import read_json
+from src.submission.form import read_form, write_submission
 from tests.helpers.bad_input import exit_code, hurry, refused, small_competition
 
 
@@ -108,7 +111,8 @@ FORMS = {
     "a photo missing": (lambda rows: rows[:-1], "do not list the same photos (1 differ"),
     "a photo twice": (lambda rows: [*rows, rows[1]], "do not list the same photos (1 differ, such as x)"),
     "header only": (lambda rows: rows[:1], "do not list the same photos (3 differ"),
-    "a column missing": (lambda rows: [row.rpartition(",")[0] for row in rows], "column comments is missing"),
+    "no column to fill in": (lambda rows: [row.partition(",")[0] for row in rows], "column mos or comments is missing"),
+    "two columns without a name": (lambda rows: [f",,{row}" for row in rows], "column '' is there twice"),
     "empty": (lambda rows: [], "is empty; expected the columns img_name, mos, comments"),
 }
 
@@ -121,6 +125,84 @@ def test_a_wrong_sample_submission_is_refused(kind, place, capfd):
     Path("mine.csv").write_text("".join(row + "\n" for row in rows))
     sample.write_text("".join(row + "\n" for row in change(rows)))
     refused(capfd, submit, ["--check", "mine.csv", "data.root=data"], (str(sample), what))
+
+
+GIVEN = {
+    "a running id": ("id", ["0", "1", "2"]),
+    "an index without a name": ("", ["0", "1", "2"]),
+    "text": ("Usage", ["Public", "", "a, b"]),
+    "numbers": ("weight", ["1.50", "007", " 1e5"]),
+}
+
+
+@pytest.mark.parametrize("kind", GIVEN)
+def test_the_cells_that_the_form_gives_are_checked(kind, place, capfd):
+    column, cells = GIVEN[kind]
+    sample = pd.read_csv("data/sample_submission.csv")
+    sample.insert(0, column, cells)
+    sample.to_csv("data/sample_submission.csv", index=False)
+    sample.to_csv("mine.csv", index=False)
+    check = ["--check", "mine.csv", "data.root=data"]
+    assert exit_code(submit, *check) == 0
+    sample.assign(**{column: cells[::-1]}).to_csv("mine.csv", index=False)
+    words = (
+        f"2 cells of column {column or 'without a name'} that are not the form's: x ('{cells[2]}', not '{cells[0]}')"
+    )
+    refused(capfd, submit, check, ("mine.csv", words, f"z ('{cells[0]}', not '{cells[2]}')"))
+    sample.assign(**{column: ""}).to_csv("mine.csv", index=False)
+    refused(capfd, submit, check, (f"x ('', not '{cells[0]}')",))
+    sample.drop(columns=column).to_csv("mine.csv", index=False)
+    refused(capfd, submit, check, (f"columns are img_name, mos, comments, not {column}, img_name, mos",))
+
+
+# how test.csv, the form and a submission spell the names of three photos
+NAMES = {
+    "NFC and NFD": (["caf\u00e9", "y", "z"], ["cafe\u0301", "y", "z"]),
+    "full width": (["x1", "y", "z"], ["\uff58\uff11", "y", "z"]),
+    "invisible characters": (["x", "y z", "z"], ["x\u200b", "y\u00a0z", "\ufeffz"]),
+    "another case, beside its double": (["IMG_1", "img_1", "z"], ["IMG_1", "img_1", "Z"]),
+    "blanks at the end": (["x", "y", "z"], ["x ", " y", "z\u3000"]),
+    "dashes": (["x-1", "y", "z"], ["x\u20131", "y", "z"]),
+}
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_names_in_another_spelling_are_found_or_said(kind, place, capfd):
+    tested, formed = NAMES[kind]
+    test = "".join(f"{name},test/{'xyz'[i]}.jpg\n" for i, name in enumerate(tested))
+    Path("data/test.csv").write_text("img_name,img_path\n" + test)
+    sample = "img_name,mos,comments\n" + "".join(f"{name},5,x\n" for name in formed)
+    Path("data/sample_submission.csv").write_text(sample)
+    predictions = pd.DataFrame({"photo_id": tested[::-1], "mos": [3.5, 4.5, 5.5], "caption": ["c", "b", "a"]})
+    write_submission(Path("mine.csv"), read_form(Path("data"), "dacon", "both"), predictions)
+    mine = pd.read_csv("mine.csv", keep_default_na=False)
+    assert mine.to_numpy().tolist() == [[name, 5.5 - i, "abc"[i]] for i, name in enumerate(formed)]
+    check = ["--check", "mine.csv", "data.root=data"]
+    assert exit_code(submit, *check) == 0
+    mine.assign(img_name=tested).to_csv("mine.csv", index=False)
+    odd = [f"{ascii(name)} for {ascii(right)}" for name, right in zip(tested, formed, strict=True) if name != right]
+    refused(capfd, submit, check, (f"{len(odd)} photos spelled otherwise: {', '.join(odd)}",))
+
+
+def test_a_name_that_looks_like_two_photos_is_said(place, capfd):
+    Path("data/test.csv").write_text("img_name,img_path\nx1,test/x.jpg\nX1,test/y.jpg\nz,test/z.jpg\n")
+    Path("data/sample_submission.csv").write_text("img_name,mos,comments\n\uff58\uff11,5,x\nX\uff11,5,x\nz,5,x\n")
+    words = r"the same photos (4 differ, such as '\uff58\uff11', 'X\uff11', X1, x1)"
+    refused(capfd, submit, ["--check", "any.csv", "data.root=data"], (words,))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in NAMES if kind != "blanks at the end"])
+def test_predictions_are_scored_where_the_references_spell_names_otherwise(kind, place, capfd):
+    theirs, ours = NAMES[kind]
+    for file, names in (("P.csv", ours), ("R.csv", theirs[::-1])):
+        rows = "".join(f"{name},{(ours if names is ours else theirs).index(name)}\n" for name in names)
+        Path(file).write_text("img_name,mos\n" + rows)
+    arguments = ["--predictions", "P.csv", "--references", "R.csv", "--json", "report.json"]
+    assert exit_code(evaluate, *arguments) == 0
+    assert read_json(Path("report.json"))["mos"]["srcc"] == pytest.approx(1)
+    Path("R.csv").write_text(Path("R.csv").read_text().replace(f"\n{theirs[2]},", "\nze\u0301ro,"))
+    words = "1 photo of P.csv not in R.csv: " + (ascii(ours[2]) if not ours[2].isascii() else ours[2])
+    refused(capfd, evaluate, arguments, (words, "both files must hold the same photos"))
 
 
 def test_a_submission_with_odd_names_and_numbers_passes(place):

@@ -114,3 +114,12 @@ def test_labels_of_the_test_photos_are_those_of_the_file_or_of_the_data_set(tabl
     assert labels["mos"].tolist()[0] == 3.5 and labels["mos"].isna().tolist() == [False, True, True, True]
     unknown = table.assign(mos=np.nan, captions=[()] * 16)
     assert run_report.test_labels(unknown, tmp_path / "none.csv") is None
+
+
+def test_labels_of_the_test_photos_are_found_in_another_spelling(table, tmp_path):
+    names = ["caf\u00e9", "x 1", "IMG_1", "img_1"]
+    table.index = pd.Index([*table.index[:12], *names], name="photo_id")
+    file = tmp_path / "test_labels.csv"
+    file.write_text("img_name,mos,comments\nx\u00a01,2,b\ncafe\u0301,1,a\nimg_1,4,d\nImg_1,,\nIMG_1,3,c\nq,9,z\n")
+    labels = run_report.test_labels(table, file)
+    assert labels["mos"].tolist() == [1, 2, 3, 4] and labels["captions"].tolist() == [("a",), ("b",), ("c",), ("d",)]

@@ -81,7 +81,7 @@ def test_real_files_through_preprocess_and_split(case, shared_data, workplace, m
     root = shared_data / ("coco_mini" if format == "coco" else "flickr8k")
     expected = by_hand(root)
     hurry(monkeypatch)
-    arguments = [f"data.root={root}", f"data.format={format}", "view.size=32"]
+    arguments = [f"data.root={root}", f"data.format={format}", "view.size=32", "task=caption"]
     preprocess.main(arguments)
     cache = workplace / "runs" / "cache"
     table = load_table(next(cache.glob("photos-*")) / "photos.jsonl")
@@ -385,7 +385,7 @@ def test_official_parts_are_kept_and_near_duplicates_across_them_reported(workpl
     hurry(monkeypatch)
     root = coco(workplace / "coco")
     photo(root / "val2017" / "000000000004.jpg", 5)  # the same as photo 5
-    arguments = [f"data.root={root}", "data.format=coco", "view.size=32", "data.on_bad_photo=skip"]
+    arguments = [f"data.root={root}", "data.format=coco", "view.size=32", "data.on_bad_photo=skip", "task=caption"]
     preprocess.main(arguments)
     assert "1 rows or photos cannot be used (first: image_info_test2017.json, image 8" in capsys.readouterr().out
     split.main([*arguments, "split.official=true"])
@@ -393,7 +393,7 @@ def test_official_parts_are_kept_and_near_duplicates_across_them_reported(workpl
     root = flickr30k(workplace / "flickr30k")
     for name in "ab":
         photo(root / "flickr30k-images" / f"{name}.jpg")
-    arguments = [f"data.root={root}", "data.format=flickr30k", "view.size=32", "split.official=true"]
+    arguments = [f"data.root={root}", "data.format=flickr30k", "view.size=32", "split.official=true", "task=caption"]
     preprocess.main(arguments)
     with pytest.raises(InputError, match=r"no validation part; take split\.holdout=0\.1"):
         split.main(arguments)

@@ -231,25 +231,46 @@ def test_unusable_photos_stop_the_run_or_are_left_out(competition, quick, workpl
 
 
 @pytest.mark.parametrize(
-    "arguments, blank, quality, caption",
+    "arguments, absent, own, quality, caption",
     [
-        (["task=mos", "view.color=gray", "split.holdout=0.3"], "comments", True, False),
-        (["task=caption", "--fold=1", "decoder.cell=lstm", "decoder.image=first"], "mos", False, True),
+        (["task=mos", "view.color=gray", "split.holdout=0.3"], "comments", "mos", True, False),
+        (["task=caption", "--fold=1", "decoder.cell=lstm", "decoder.image=first"], "mos", "comments", False, True),
     ],
     ids=["no captions", "no MOS"],
 )
-def test_a_missing_label_costs_nothing_else(arguments, blank, quality, caption, competition, quick, workplace):
+def test_a_competition_of_one_task(arguments, absent, own, quality, caption, competition, quick, workplace, capsys):
+    """Its tables have no column of the other task. The form may have; what it has besides stays as it is."""
     root = shutil.copytree(competition, workplace / "data1")
     for name in ("train.csv", "test_labels.csv"):
         table = pd.read_csv(root / name, dtype=str, keep_default_na=False)
-        table[blank] = ""
-        table.to_csv(root / name, index=False)
+        table.drop(columns=absent).to_csv(root / name, index=False)
     run_all(root, *arguments)
     score = json.loads((workplace / "runs" / "demo" / "score.json").read_text())
     for part in ("oof", "test"):
         assert (score[part]["mos"] is not None, score[part]["caption"] is not None) == (quality, caption)
-    submitted = rows_of(workplace / "submissions" / "submission.csv")
-    assert len(submitted) == 20 and all(row["mos"] and row["comments"] for row in submitted)
+    whole = rows_of(workplace / "submissions" / "submission.csv")
+    assert len(whole) == 20 and all(row["mos"] and row["comments"] for row in whole)
+
+    sample = pd.read_csv(root / "sample_submission.csv", dtype=str).drop(columns=absent)[::-1].reset_index(drop=True)
+    sample.assign(note=[f"{i}.50" for i in range(20)]).to_csv(root / "sample_submission.csv")  # an index without a name
+    submit.main([f"data.root={root}", *TINY, *arguments])
+    filled = rows_of(workplace / "submissions" / "submission.csv")
+    by_name = {row["img_name"]: row for row in whole}
+    expected = [
+        {"": str(i), "img_name": name, own: by_name[name][own], "note": f"{i}.50"}
+        for i, name in enumerate(sample["img_name"])
+    ]
+    assert [{column: row[column] for column in expected[0]} for row in filled] == expected
+    assert list(filled[0]) == ["", *sample, "note"]
+    submit.main(["--check", "submissions/submission.csv", f"data.root={root}"])
+
+    (root / "sample_submission.csv").unlink()
+    submit.main([f"data.root={root}", *TINY, *arguments])
+    alone = rows_of(workplace / "submissions" / "submission.csv")
+    assert list(alone[0]) == ["img_name", own]
+    assert {row["img_name"]: row[own] for row in alone} == {name: row[own] for name, row in by_name.items()}
+    submit.main(["--check", "submissions/submission.csv", f"data.root={root}"])
+    assert capsys.readouterr().out.count("a valid submission") == 2
 
 
 def test_a_stage_makes_the_demo_first_where_nothing_is_there(workplace, monkeypatch):

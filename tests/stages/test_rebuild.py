@@ -45,6 +45,8 @@ def submitted(competition, tmp_path_factory, quick):
     """A folder in which a fold, started from another run and taught by it, was trained and submitted."""
     folder = tmp_path_factory.mktemp("submitted")
     shutil.copytree(competition, folder / "photos")
+    sample = pd.read_csv(competition / "sample_submission.csv", dtype=str)
+    sample.to_csv(folder / "photos" / "sample_submission.csv", index_label="id")  # which rebuilding must keep
     arguments = ["data.root=photos", *TINY, "split.holdout=0.4", "train.epochs=1"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -118,6 +120,10 @@ def test_a_changed_checkpoint_is_refused(elsewhere):
 
 
 def test_other_data_are_refused(elsewhere):
+    sample = pd.read_csv("../photos/sample_submission.csv", dtype=str)
+    sample.assign(id=sample["id"][::-1].to_numpy()).to_csv("../photos/sample_submission.csv", index=False)
+    with pytest.raises(InputError, match=r"photos gives other data than .*\(the submission's form\)"):
+        rebuild.main([MANIFEST, "data.root=../photos"])
     table = pd.read_csv("../photos/train.csv", dtype=str, keep_default_na=False)
     table.loc[0, "comments"] += " indeed"
     table.to_csv("../photos/train.csv", index=False)

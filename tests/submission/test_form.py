@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 
 from src.base.errors import InputError
-from src.submission.form import COLUMNS, Form, check_submission, write_submission
+from src.submission.form import ANSWERS, NAME, Form, check_submission, write_submission
 from src.submission.log import log_submission
 
+COLUMNS = (NAME, *ANSWERS)
 NAMES = ("0213074526", "b", "c", "d")
 CAPTIONS = ["plain", 'with "quotes", commas', "two\nlines", "null"]
 PREDICTIONS = pd.DataFrame({"photo_id": NAMES[::-1], "mos": [1.00005, 2, 9.99996, 4.5], "caption": CAPTIONS[::-1]})
@@ -24,8 +25,10 @@ def test_the_form_is_filled_in_as_the_csv_module_would(columns, tmp_path):
     writer.writerow(columns)
     for name in NAMES:
         cells = {"img_name": name, "mos": f"{rows['mos'][name]:.4f}", "comments": rows["caption"][name]}
-        writer.writerow([cells.get(column, "") for column in columns])
-    form = Form(columns, NAMES, 1.0, 10.0)
+        cells["extra"] = f"{name} of the form, 1.50"
+        writer.writerow([cells[column] for column in columns])
+    given = {"extra": tuple(f"{name} of the form, 1.50" for name in NAMES)} if "extra" in columns else {}
+    form = Form(columns, NAMES, 1.0, 10.0, given)
     write_submission(tmp_path / "s.csv", form, PREDICTIONS)
     assert (tmp_path / "s.csv").read_bytes() == text.getvalue().encode()
     check_submission(tmp_path / "s.csv", form, "s.csv")

@@ -1,16 +1,14 @@
-"""What the readers share: cleaning captions, checking paths, and building the table from what the files list."""
+"""What the readers share: cleaning captions, and building the table from what the files list."""
 
 import math
-import os
-import posixpath
 import re
-import stat
 from dataclasses import dataclass, field
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 import pandas as pd
 
 from src.base.errors import InputError
+from src.data.readers.photo_files import PhotoFiles, path_fault
 from src.data.table import Rejection, make_table
 
 _WHITE_SPACE = re.compile(r"[\s\x00-\x1f\x7f\x85\u2028\u2029]+")
@@ -22,30 +20,6 @@ def clean_caption(text: str) -> str:
     The scorer's tokenizer would take some of these for the end of a caption and shift all that follow.
     """
     return " ".join((text if text.isprintable() else _WHITE_SPACE.sub(" ", text)).split())
-
-
-def path_fault(path: str, cell: str) -> str | None:
-    """Why a path from a label file is refused before it is looked for; None where it is fine. cell: what holds it."""
-    if not path:
-        return f"{cell} is blank"
-    windows = ":" in path or path.startswith("\\")
-    if path.startswith("/") or windows and (PureWindowsPath(path).is_absolute() or PureWindowsPath(path).drive):
-        return f"{cell} is absolute; give it relative to data.root"
-    if ".." in path.replace("\\", "/").split("/"):
-        return f"{cell} climbs out of data.root with '..'"
-    return None
-
-
-def file_fault(root: Path, path: str) -> str | None:
-    """Why there is no photo file at a path below `root`; None where there is one. Symbolic links are followed."""
-    try:
-        mode = os.stat(os.path.join(root, path)).st_mode
-    except FileNotFoundError:
-        hint = "; its folders are separated by '\\', '/' is needed" if "\\" in path else ""
-        return f"no such file{hint}"
-    except (OSError, ValueError) as error:
-        return getattr(error, "strerror", None) or str(error)
-    return None if stat.S_ISREG(mode) else "not a file"
 
 
 def check_root(root: Path, needs: str) -> None:
@@ -86,13 +60,18 @@ def photo_table(
     holds a path, for messages.
     """
     rows: dict[str, list[tuple]] = {"train": [], "validation": [], "test": []}
+    files = PhotoFiles(root)
+    faults = {photo_id: path_fault(photo.path, cell) for photo_id, photo in photos.items()}
+    found = {photo_id: files.find(photos[photo_id].path) for photo_id, fault in faults.items() if not fault}
     for photo_id, photo in photos.items():
         captions = tuple(dict.fromkeys(caption for text in photo.captions if (caption := clean_caption(text))))
-        fault = path_fault(photo.path, cell) or file_fault(root, photo.path)
+        path, fault = found.get(photo_id, ("", faults[photo_id]))
+        if not fault and (other := files.other_spelling(photo.path, path)):
+            fault = f"no such file; {ascii(path)}, which is alike but for case or Unicode form, is {ascii(other)} too"
         if fault:
             rejections.append(Rejection(photo.where, photo_id, photo.path, fault))
         if not fault or photo.part == "test":
-            path = "" if fault else posixpath.normpath(photo.path)
+            path = "" if fault else path
             rows[photo.part].append((photo_id, path, photo.mos, captions, photo.group or photo_id, photo.part))
     return make_table(row for part in rows.values() for row in part), rejections
 

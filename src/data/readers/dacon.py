@@ -8,9 +8,12 @@ import pandas as pd
 from src.base.csv_files import Row, read_rows
 from src.base.errors import InputError
 from src.base.text import finite_number
-from src.data.readers.common import Listed, check_root, path_fault, photo_table
+from src.data.readers.common import Listed, check_root, photo_table
+from src.data.readers.photo_files import path_fault
 from src.data.table import Rejection
 
+LABELS = {"mos": "mos", "caption": "comments"}
+"""For each task the column of train.csv that it learns from. A competition of one task has only one of them."""
 LARGEST_MOS = 1e6
 """A score beyond it is a mistake, and would not survive single precision."""
 
@@ -53,7 +56,7 @@ def _train_photos(rows: list[Row], rejections: list[Rejection]) -> dict[str, Lis
         photo_id, path, group, mos = cells["img_name"], cells["img_path"], cells.get("group", ""), math.nan
         fault = path_fault(path, "img_path") if photo_id else "img_name is blank"
         try:
-            mos = _parse_mos(cells["mos"])
+            mos = _parse_mos(cells.get("mos", ""))
         except ValueError as error:
             fault = fault or str(error)
         if fault:
@@ -68,7 +71,7 @@ def _train_photos(rows: list[Row], rejections: list[Rejection]) -> dict[str, Lis
         if group:
             agreement.check(photo_id, row.line, "groups", group, "correct one of them")
             photo.group = group
-        photo.captions.append(cells["comments"])
+        photo.captions.append(cells.get("comments", ""))
     return photos
 
 
@@ -98,12 +101,19 @@ def _check_lists(train: list[Row], test: list[Row], root: Path) -> None:
         raise InputError(f"{root}: {len(shared)} photos are in train.csv and in test.csv: {shown}; keep one")
 
 
+def missing_column(root: Path, task: str) -> str | None:
+    """The column of root/train.csv that a task, mos or caption, learns from, where it is not there; else None."""
+    header = read_rows(root / "train.csv", ("img_name",))[0].cells
+    return None if LABELS[task] in header else LABELS[task]
+
+
 def read_dacon(root: Path) -> tuple[pd.DataFrame, list[Rejection]]:
     """The competition's layout: train.csv (img_name, img_path, mos, comments) and test.csv (img_name, img_path).
 
-    Several rows of a photo become its captions, in file order and each once. A blank mos or comment is missing;
-    "null" and "n/a" are text. An extra column `group` names what photos show; without it each is its own group.
-    Raises InputError where a file is absent, or where rows of a photo contradict each other.
+    train.csv may lack one of mos and comments: then all are missing. Several rows of a photo become its captions, in
+    file order and each once. A blank mos or comment is missing; "null" and "n/a" are text. An extra column `group`
+    names what photos show; without it each is its own group. Raises
+    InputError where a file is absent, or where rows of a photo contradict each other.
     """
     check_root(root, "train.csv and test.csv")
     for name in ("train.csv", "test.csv"):
@@ -111,7 +121,7 @@ def read_dacon(root: Path) -> tuple[pd.DataFrame, list[Rejection]]:
             raise InputError(
                 f"{root / name} is absent; put it there (data/README.md shows the layout) or set data.root"
             )
-    train = read_rows(root / "train.csv", ("img_name", "img_path", "mos", "comments"))
+    train = read_rows(root / "train.csv", ("img_name", "img_path"), tuple(LABELS.values()))
     test = read_rows(root / "test.csv", ("img_name", "img_path"))
     _check_lists(train, test, root)
     rejections: list[Rejection] = []
