@@ -1,29 +1,19 @@
 """Errors that a user can mend, and how a stage reports them: one line, no traceback, a non-zero exit."""
 
 import errno
+import io
 import os
-import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
 from src.base.machine import end_with_parent
+from src.base.stopping import GO_ON, Stopped, StopRequests
 from src.base.text import one_line
 
 
 class InputError(Exception):
     """Something the user gave cannot be used. The message says what, where and what to do, in one line."""
-
-
-class Stopped(BaseException):
-    """The user or the system asked the program to stop, and it did so cleanly.
-
-    `signal` is the number of that signal; the process ends with 128 + signal, as shells expect.
-    """
-
-    def __init__(self, message: str, signal: int):
-        super().__init__(message)
-        self.signal = signal
 
 
 _HINTS = {
@@ -68,10 +58,6 @@ def hint_of(error: RuntimeError) -> str | None:
     return _RUNTIME_HINTS.get(next((words for words in _RUNTIME_HINTS if words in str(error)), ""))
 
 
-def _stop(number: int, _) -> NoReturn:
-    raise Stopped("the same command, without --fresh, goes on", number)
-
-
 def guarded(main: Callable[[], None]) -> None:
     """Run a stage's `main` as a program: errors that a user can mend become one line on stderr.
 
@@ -79,33 +65,42 @@ def guarded(main: Callable[[], None]) -> None:
     a fault of this program and keeps its traceback.
     """
     end_with_parent()
-    signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGINT, _stop)  # a shell script's background processes would else ignore Ctrl-C
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a console that cannot show a character shows its code
+            stream.reconfigure(errors="backslashreplace")
     try:
-        main()
-        if sys.stdout is not None:  # closed from the start
-            sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        with StopRequests() as requests:
+            try:
+                main()
+                if sys.stdout is not None:  # closed from the start
+                    sys.stdout.flush()
+            except Stopped:
+                raise
+            except BaseException as error:
+                if requests.signal:  # processes of this one have got the signal as well, and ended
+                    raise Stopped(GO_ON, requests.signal) from None
+                _end(error)
     except Stopped as stop:
         print(f"stopped: {_line(stop)}", file=sys.stderr)
         sys.exit(128 + stop.signal)
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("src"):
-            raise
+
+
+def _end(error: BaseException) -> NoReturn:
+    """End with the error's line and exit code, or raise it where it is a fault of this program."""
+    if isinstance(error, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    line: str | None = None
+    if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("src"):
         setup = "./run.sh sets up .venv (then: .venv/bin/python -m src.…), or pip install -r requirements.txt"
-        print(f"error: the package {error.name} is not installed for {sys.executable}; {setup}", file=sys.stderr)
-        sys.exit(1)
-    except RuntimeError as error:
-        hint = hint_of(error)
-        if hint is None:
-            raise
-        print(f"error: {hint}", file=sys.stderr)
-        sys.exit(1)
-    except MemoryError:
-        print("error: the memory is too small for these settings: lower view.size or train.batch_size", file=sys.stderr)
-        sys.exit(1)
-    except (InputError, OSError) as error:
-        print(f"error: {_line(error)}", file=sys.stderr)
-        sys.exit(1)
+        line = f"the package {error.name} is not installed for {sys.executable}; {setup}"
+    elif isinstance(error, RuntimeError):
+        line = hint_of(error)
+    elif isinstance(error, MemoryError):
+        line = "the memory is too small for these settings: lower view.size or train.batch_size"
+    elif isinstance(error, (InputError, OSError)):
+        line = _line(error)
+    if line is None:
+        raise error
+    print(f"error: {line}", file=sys.stderr)
+    sys.exit(1)
