@@ -16,18 +16,19 @@ class InputError(Exception):
     """Something the user gave cannot be used. The message says what, where and what to do, in one line."""
 
 
+_ELSEWHERE = "choose another place with run.root=FOLDER or run.submissions=FOLDER"
 _HINTS = {
     errno.ENOSPC: "the disk is full: make room and run the same command again",
     errno.EDQUOT: "the disk quota is used up: make room and run the same command again",
-    errno.EROFS: "the folder is read-only: choose another with run.root=FOLDER",
-    errno.EACCES: "permission denied: check who owns it, or choose another place with run.root=FOLDER",
-    errno.EPERM: "not permitted: choose another place with run.root=FOLDER",
-    errno.ENOTDIR: "a file is where a folder is needed: move it away, or choose another place with run.root=FOLDER",
-    errno.EEXIST: "a file is where a folder is needed: move it away, or choose another place with run.root=FOLDER",
+    errno.EROFS: f"the folder is read-only: {_ELSEWHERE}",
+    errno.EACCES: f"permission denied: check who owns it, or {_ELSEWHERE}",
+    errno.EPERM: f"not permitted: {_ELSEWHERE}",
+    errno.ENOTDIR: f"a file is where a folder is needed: move it away, or {_ELSEWHERE}",
+    errno.EEXIST: f"a file is where a folder is needed: move it away, or {_ELSEWHERE}",
     errno.EISDIR: "a folder is where a file is needed: move it away",
     errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
     errno.EFBIG: "larger than files may be here: raise the limit with ulimit -f",
-    errno.EIO: "the disk reports an error: look at its diagnostics, choose another place with run.root=FOLDER",
+    errno.EIO: f"the disk reports an error: look at its diagnostics, {_ELSEWHERE}",
     errno.EMFILE: "too many open files: raise the limit with ulimit -n",
 }
 

@@ -1,6 +1,7 @@
 """Requests to stop, Ctrl-C and SIGTERM: obeyed within seconds at any moment, for every output is whole or absent."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import socket
@@ -79,6 +80,8 @@ class StopRequests:
         self._unraisable(lost)
 
     def _end(self, number: int) -> None:
+        for child in multiprocessing.active_children():
+            child.kill()
         with contextlib.suppress(OSError):
             os.write(2, b"" if self._reported else f"stopped: {GO_ON}\n".encode())
         os._exit(128 + number)

@@ -15,7 +15,8 @@ import torch
 from src.base.errors import InputError, Stopped
 from src.base.randomness import fold_in, seed_torch
 from src.data.augment import Augmenter
-from src.data.dataset import BatchDataset, BatchSlice, epoch_batches, load_batches, rank_slice
+from src.data.dataset import BatchDataset, BatchSlice, epoch_batches, rank_slice
+from src.data.loading import load_batches
 from src.metrics.meteor import Meteor
 from src.models.captioner import Captioner, build_captioner, with_heads
 from src.models.encoder import CachedEncoder
