@@ -15,6 +15,8 @@ from typing import Any
 GRACE = 3.0
 """Seconds from the first request to the end of the process, also where the main thread is inside a library's code."""
 GO_ON = "the same command, without --fresh, goes on"
+_LEFT_SILENTLY = "ignore:resource_tracker:UserWarning"
+"""A warning of the process that removes semaphores which one that ended at once has left."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -47,6 +49,8 @@ class StopRequests:
         threading.Thread(target=self._watch, args=(receiver,), daemon=True).start()
         for number in _SIGNALS:  # SIGINT, too: a shell script's background processes would else ignore Ctrl-C
             signal.signal(number, self._raise)
+        if _LEFT_SILENTLY not in sys.warnoptions:
+            sys.warnoptions.append(_LEFT_SILENTLY)
         self._unraisable, sys.unraisablehook = sys.unraisablehook, self._end_if_lost
         return self
 

@@ -20,7 +20,7 @@ def test_a_console_that_cannot_show_a_character_ends_nothing(encoding, tmp_path)
     command = program(tmp_path, body)
     answer = subprocess.run(
         command,
-        env={**environment(PYTHONPATH=os.environ["PYTHONPATH"]), "PYTHONIOENCODING": encoding},
+        env={**os.environ, "PYTHONIOENCODING": encoding},
         capture_output=True,
     )
     errors = answer.stderr.decode(encoding)
