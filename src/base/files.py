@@ -49,7 +49,8 @@ def require_writable(folder: Path, setting: str) -> None:
         with tempfile.TemporaryFile(dir=place):
             return
     except OSError as error:
-        where = f"{folder} cannot be written ({place}: {error.strerror})"
+        reason = error.strerror if place.is_dir() else "a file is where a folder is needed"
+        where = f"{folder} cannot be written ({place}: {reason})"
         raise InputError(f"{where}; choose another place with {setting}=FOLDER") from None
 
 

@@ -6,12 +6,13 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from src.base.errors import InputError
 from src.base.stopping import children_without_interrupts
+from src.base.text import one_line
 
 
 def _end_with_parent() -> None:
@@ -29,16 +30,21 @@ def _start_worker(initialize: Callable[..., None], arguments: tuple) -> None:
 
 
 @contextlib.contextmanager
-def worker_pool(
-    processes: int, purpose: str, initialize: Callable[..., None], *arguments: Any
-) -> Iterator[ProcessPoolExecutor]:
+def worker_pool(processes: int, purpose: str, initialize: Callable[..., None], *arguments: Any) -> Iterator[Executor]:
     """A pool that is left without waiting for calls that have not begun. initialize(*arguments) runs in each process.
 
-    Where the block raises, calls that have begun are ended, too. Raises InputError where a process is killed; purpose:
-    what it does, for the message ("decodes photos").
+    Where the block raises, calls that have begun are ended, too. Where the system has no semaphores for processes, as
+    with a /dev/shm that cannot be written, one line says so and a thread of this one does the work. purpose: what the
+    processes do, for messages ("decodes photos"). Raises InputError where one is killed.
     """
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, context, _start_worker, (initialize, arguments))
+    try:
+        pool = ProcessPoolExecutor(processes, context, _start_worker, (initialize, arguments))
+    except (ImportError, NotImplementedError, OSError) as error:
+        print(f"no other process {purpose}: none can be started ({one_line(str(error))}; see /dev/shm)", flush=True)
+        with thread_pool(1, initializer=initialize, initargs=arguments) as thread:
+            yield thread
+        return
     try:
         with children_without_interrupts():
             for _ in range(processes):

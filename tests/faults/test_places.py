@@ -1,12 +1,17 @@
 """The pipeline where consoles, folders and users are not as usual."""
 
+import errno
 import os
 import subprocess
 from pathlib import Path
+from typing import NoReturn
 
+import numpy as np
 import pytest
 
 from src import preprocess
+from src.data.pixel_cache import build_pixel_cache
+from src.settings.schema import ViewSettings
 from tests.helpers.bad_input import SMALL, hurry, refused, small_competition
 from tests.helpers.stops import program
 
@@ -51,3 +56,18 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(workplace, ca
             assert not Path("runs").exists()
     finally:
         Path("locked").chmod(0o755)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EROFS, "Read-only file system"), NotImplementedError("no sem_open")])
+def test_without_semaphores_photos_are_decoded_by_this_process(error, tmp_path, monkeypatch, capsys):
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise error
+
+    monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", refuse)  # what /dev/shm is needed for
+    small_competition(tmp_path)
+    photos = [f"train/{name}.jpg" for name in "abcdef"]
+    monkeypatch.setattr("src.data.pixel_cache.CHUNK", 2)
+    assert build_pixel_cache(tmp_path / "cache", tmp_path, photos, ViewSettings(size=16), 2, False) == [None] * 6
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == 1 and "no other process decodes photos" in printed
+    assert np.load(tmp_path / "cache" / "pixels.npy").any(axis=(1, 2, 3)).all()
