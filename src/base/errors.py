@@ -1,5 +1,6 @@
 """Errors that a user can mend, and how a stage reports them: one line, no traceback, a non-zero exit."""
 
+import contextlib
 import errno
 import io
 import os
@@ -8,7 +9,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from src.base.machine import end_with_parent
-from src.base.stopping import GO_ON, Stopped, StopRequests
+from src.base.stopping import GO_ON, Stopped, StopRequests, end_at_once
 from src.base.text import one_line
 
 
@@ -82,8 +83,12 @@ def guarded(main: Callable[[], None]) -> None:
                     raise Stopped(GO_ON, requests.signal) from None
                 _end(error)
     except Stopped as stop:
-        print(f"stopped: {_line(stop)}", file=sys.stderr)
-        sys.exit(128 + stop.signal)
+        with contextlib.suppress(OSError):
+            print(f"stopped: {_line(stop)}", file=sys.stderr, flush=True)
+        if sys.stdout is not None:
+            with contextlib.suppress(OSError):
+                sys.stdout.flush()
+        end_at_once(128 + stop.signal)
 
 
 def _end(error: BaseException) -> NoReturn:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 GRACE = 3.0
 """Seconds from the first request to the end of the process, also where the main thread is inside a library's code."""
@@ -84,11 +84,16 @@ class StopRequests:
         self._unraisable(lost)
 
     def _end(self, number: int) -> None:
-        for child in multiprocessing.active_children():
-            child.kill()
         with contextlib.suppress(OSError):
             os.write(2, b"" if self._reported else f"stopped: {GO_ON}\n".encode())
-        os._exit(128 + number)
+        end_at_once(128 + number)
+
+
+def end_at_once(code: int) -> NoReturn:
+    """End this process and those of its pools without Python's tidying up, which may wait for any of them."""
+    for child in multiprocessing.active_children():
+        child.kill()
+    os._exit(code)
 
 
 @contextlib.contextmanager
