@@ -22,6 +22,7 @@ TEXT
 }
 
 fail() {
+    [ -n "$stopped" ] && exit "$stopped"
     echo "error: $*" >&2
     exit 1
 }
@@ -60,7 +61,9 @@ set_up() {
 look_here() {
     PYTHON=$(find_python) || fail "no Python 3.11 or newer found in this environment"
     "$PYTHON" - <<'CODE'
-import importlib.metadata, re, sys
+import importlib.metadata, signal, sys
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 missing, other = [], []
 for line in open("requirements.txt", encoding="utf-8"):
@@ -81,11 +84,12 @@ if missing:
 CODE
 }
 
-child= stopped=
+child=
 run() {
     [ -n "$stopped" ] && exit "$stopped"
     "$PYTHON" "$@" &
     child=$!
+    [ -n "$stopped" ] && stop "$stopped" # it came between the two lines above
     local code
     while :; do
         wait "$child"
@@ -93,11 +97,17 @@ run() {
         kill -0 "$child" 2>/dev/null || break # a signal to this script ends wait early
     done
     child=
-    [ "$code" -eq 0 ] || exit "$code"
     [ -z "$stopped" ] || exit "$stopped"
+    [ "$code" -eq 0 ] || exit "$code"
 }
-trap 'stopped=143; [ -n "$child" ] && kill -TERM "$child"' TERM
-trap 'stopped=130' INT # the terminal sends Ctrl-C to the stage as well; wait for it to stop cleanly
+
+stop() { # have the stage stop, and wait for it; a terminal's Ctrl-C it has got as well, or ignores while it starts
+    stopped=$1
+    [ -n "$child" ] && kill -TERM "$child" 2>/dev/null
+}
+stopped=
+trap 'stop 143' TERM
+trap 'stop 130' INT
 
 here= tests= arguments=()
 [ "${1:-}" = test ] && tests=yes && shift
@@ -109,14 +119,14 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-if [ -n "$here" ]; then look_here || exit 1; else set_up; fi
+if [ -n "$here" ]; then look_here || exit "${stopped:-1}"; else set_up; fi
 if [ -n "$tests" ]; then
     run -m pytest ${arguments[@]+"${arguments[@]}"}
     exit 0
 fi
 
 export STAGES_END_WITH_PARENT=$$ # no stage outlives this script, even where the script is killed
-stages=$("$PYTHON" -m src.pipeline.stages) || exit 1
+stages=$("$PYTHON" -m src.pipeline.stages) || exit "${stopped:-1}"
 for stage in $stages; do
     run -m "src.$stage" ${arguments[@]+"${arguments[@]}"}
 done

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from src.base.csv_files import read_rows
 from src.base.errors import InputError, guarded
-from src.base.files import read_json, write_bytes
+from src.base.files import read_json, require_writable, write_bytes
 from src.base.machine import usable_cores
 from src.pipeline.artefacts import Making, making, tree_signature
 from src.pipeline.outputs import demo, photos, vocabulary
@@ -22,6 +22,7 @@ from src.settings.schema import Settings
 
 def make_demo(fresh: bool) -> None:
     """Make the demo competition, or leave it where it is up to date."""
+    require_writable(DEMO, "data.root")
     with making(demo(), fresh) as work:
         if work:
             from src.demo.competition import make_competition
@@ -147,6 +148,8 @@ def report_statistics(settings: Settings, file: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     settings, options = load(argv, "preprocess", __doc__)
+    require_writable(Path(settings.run.root), "run.root")
+    require_writable(Path(settings.run.submissions), "run.submissions")  # else hours of training would end in a refusal
     if settings.data.root is None and data_root(settings) == DEMO:
         make_demo(options.fresh)
     with making(photos(settings), options.fresh) as work:

@@ -15,7 +15,7 @@ from src.base.errors import InputError, guarded
 from src.base.files import file_digest, write_bytes
 from src.base.locks import lock
 from src.pipeline.outputs import ensemble
-from src.pipeline.resolved import SUBMISSIONS, data_root
+from src.pipeline.resolved import data_root
 from src.pipeline.runs import run_folder
 from src.pipeline.stages import ensure_inputs
 from src.settings.load import moved, read_arguments
@@ -28,11 +28,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def publish(rebuilt: Path, sha: str) -> None:
-    """Put the rebuilt file in submissions/ where it is missing. Raises InputError where its hash is not `sha`."""
+def publish(rebuilt: Path, sha: str, folder: Path) -> None:
+    """Put the rebuilt file in `folder` where it is missing there. Raises InputError where its hash is not `sha`."""
     from src.submission.rebuilding import describe_differences
 
-    place = SUBMISSIONS / rebuilt.name
+    place = folder / rebuilt.name
     present = file_digest(place) if place.is_file() else None
     if file_digest(rebuilt) != sha:
         what = describe_differences(place, rebuilt) if present == sha else f"{place} is not there to compare"
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 form = read_form(data_root(settings), settings.data.format, settings.task)
                 predictions = read_predictions(ensemble(settings).folder / "test.csv")
                 write_submission(root / submission["file"], form, predictions)
-        publish(root / submission["file"], submission["sha256"])
+        publish(root / submission["file"], submission["sha256"], Path(runs[name].run.submissions))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Write submissions/submission.csv after checking it, or check any file: --check FILE.
+"""Write submissions/submission.csv after checking it, or check any file: --check FILE. run.submissions moves them.
 
 Writes submissions/submission.csv and the same as submissions/RUN.csv, submissions/RUN.manifest.json (what `rebuild`
 needs) and a line in submissions/log.csv, whose last column, the leaderboard's score, is for you to fill in. A data set
@@ -13,7 +13,7 @@ from pathlib import Path
 from src.base.errors import guarded
 from src.pipeline.artefacts import making
 from src.pipeline.outputs import ensemble, submission
-from src.pipeline.resolved import SUBMISSIONS, data_root, tuned
+from src.pipeline.resolved import data_root, tuned
 from src.pipeline.stages import ensure_inputs
 from src.settings.load import load
 
@@ -45,16 +45,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         from src.submission.log import log_submission
         from src.submission.manifest import local_scores, write_manifest
 
-        file = SUBMISSIONS / f"{settings.run.name}.csv"
+        file = work.folder / f"{settings.run.name}.csv"
         with replacing(file) as temporary:
             write_submission(temporary, form, read_predictions(ensemble(settings).folder / "test.csv"))
             check_submission(temporary, form, str(file))
         manifest = file.with_suffix(".manifest.json")
         write_manifest(manifest, file, form, settings)
-        write_bytes(SUBMISSIONS / "submission.csv", file.read_bytes())
-        log_submission(SUBMISSIONS / "log.csv", file, settings.run.name, local_scores(settings))
+        write_bytes(work.folder / "submission.csv", file.read_bytes())
+        log_submission(work.folder / "log.csv", file, settings.run.name, local_scores(settings))
         work.outputs += ["submission.csv", file.name, manifest.name]
-    print(f"submit: {SUBMISSIONS / 'submission.csv'} is valid and ready to upload", flush=True)
+    print(f"submit: {work.folder / 'submission.csv'} is valid and ready to upload", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 """Errors that a user can mend, and how a stage reports them: one line, no traceback, a non-zero exit."""
 
+import contextlib
 import errno
+import io
 import os
-import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
 from src.base.machine import end_with_parent
+from src.base.stopping import GO_ON, Stopped, StopRequests, end_at_once
 from src.base.text import one_line
 
 
@@ -15,29 +17,19 @@ class InputError(Exception):
     """Something the user gave cannot be used. The message says what, where and what to do, in one line."""
 
 
-class Stopped(BaseException):
-    """The user or the system asked the program to stop, and it did so cleanly.
-
-    `signal` is the number of that signal; the process ends with 128 + signal, as shells expect.
-    """
-
-    def __init__(self, message: str, signal: int):
-        super().__init__(message)
-        self.signal = signal
-
-
+_ELSEWHERE = "choose another place with run.root=FOLDER or run.submissions=FOLDER"
 _HINTS = {
     errno.ENOSPC: "the disk is full: make room and run the same command again",
     errno.EDQUOT: "the disk quota is used up: make room and run the same command again",
-    errno.EROFS: "the folder is read-only: choose another with run.root=FOLDER",
-    errno.EACCES: "permission denied: check who owns it, or choose another place with run.root=FOLDER",
-    errno.EPERM: "not permitted: choose another place with run.root=FOLDER",
-    errno.ENOTDIR: "a file is where a folder is needed: move it away, or choose another place with run.root=FOLDER",
-    errno.EEXIST: "a file is where a folder is needed: move it away, or choose another place with run.root=FOLDER",
+    errno.EROFS: f"the folder is read-only: {_ELSEWHERE}",
+    errno.EACCES: f"permission denied: check who owns it, or {_ELSEWHERE}",
+    errno.EPERM: f"not permitted: {_ELSEWHERE}",
+    errno.ENOTDIR: f"a file is where a folder is needed: move it away, or {_ELSEWHERE}",
+    errno.EEXIST: f"a file is where a folder is needed: move it away, or {_ELSEWHERE}",
     errno.EISDIR: "a folder is where a file is needed: move it away",
     errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
     errno.EFBIG: "larger than files may be here: raise the limit with ulimit -f",
-    errno.EIO: "the disk reports an error: look at its diagnostics, choose another place with run.root=FOLDER",
+    errno.EIO: f"the disk reports an error: look at its diagnostics, {_ELSEWHERE}",
     errno.EMFILE: "too many open files: raise the limit with ulimit -n",
 }
 
@@ -68,10 +60,6 @@ def hint_of(error: RuntimeError) -> str | None:
     return _RUNTIME_HINTS.get(next((words for words in _RUNTIME_HINTS if words in str(error)), ""))
 
 
-def _stop(number: int, _) -> NoReturn:
-    raise Stopped("the same command, without --fresh, goes on", number)
-
-
 def guarded(main: Callable[[], None]) -> None:
     """Run a stage's `main` as a program: errors that a user can mend become one line on stderr.
 
@@ -79,33 +67,46 @@ def guarded(main: Callable[[], None]) -> None:
     a fault of this program and keeps its traceback.
     """
     end_with_parent()
-    signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGINT, _stop)  # a shell script's background processes would else ignore Ctrl-C
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a console that cannot show a character shows its code
+            stream.reconfigure(errors="backslashreplace")
     try:
-        main()
-        if sys.stdout is not None:  # closed from the start
-            sys.stdout.flush()
-    except BrokenPipeError:
+        with StopRequests() as requests:
+            try:
+                main()
+                if sys.stdout is not None:  # closed from the start
+                    sys.stdout.flush()
+            except Stopped:
+                raise
+            except BaseException as error:
+                if requests.signal:  # processes of this one have got the signal as well, and ended
+                    raise Stopped(GO_ON, requests.signal) from None
+                _end(error)
+    except Stopped as stop:
+        with contextlib.suppress(OSError):
+            print(f"stopped: {_line(stop)}", file=sys.stderr, flush=True)
+        if sys.stdout is not None:
+            with contextlib.suppress(OSError):
+                sys.stdout.flush()
+        end_at_once(128 + stop.signal)
+
+
+def _end(error: BaseException) -> NoReturn:
+    """End with the error's line and exit code, or raise it where it is a fault of this program."""
+    if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except Stopped as stop:
-        print(f"stopped: {_line(stop)}", file=sys.stderr)
-        sys.exit(128 + stop.signal)
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("src"):
-            raise
+    line: str | None = None
+    if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("src"):
         setup = "./run.sh sets up .venv (then: .venv/bin/python -m src.…), or pip install -r requirements.txt"
-        print(f"error: the package {error.name} is not installed for {sys.executable}; {setup}", file=sys.stderr)
-        sys.exit(1)
-    except RuntimeError as error:
-        hint = hint_of(error)
-        if hint is None:
-            raise
-        print(f"error: {hint}", file=sys.stderr)
-        sys.exit(1)
-    except MemoryError:
-        print("error: the memory is too small for these settings: lower view.size or train.batch_size", file=sys.stderr)
-        sys.exit(1)
-    except (InputError, OSError) as error:
-        print(f"error: {_line(error)}", file=sys.stderr)
-        sys.exit(1)
+        line = f"the package {error.name} is not installed for {sys.executable}; {setup}"
+    elif isinstance(error, RuntimeError):
+        line = hint_of(error)
+    elif isinstance(error, MemoryError):
+        line = "the memory is too small for these settings: lower view.size or train.batch_size"
+    elif isinstance(error, (InputError, OSError)):
+        line = _line(error)
+    if line is None:
+        raise error
+    print(f"error: {line}", file=sys.stderr)
+    sys.exit(1)

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,18 @@ def replacing(path: Path) -> Iterator[Path]:
             os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def require_writable(folder: Path, setting: str) -> None:
+    """Raise InputError where no file can be made in the folder, which may be absent; `setting` chooses another."""
+    place = next(path for path in (Path(folder).absolute(), *Path(folder).absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            return
+    except OSError as error:
+        reason = error.strerror if place.is_dir() else "a file is where a folder is needed"
+        where = f"{folder} cannot be written ({place}: {reason})"
+        raise InputError(f"{where}; choose another place with {setting}=FOLDER") from None
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -1,4 +1,4 @@
-"""A pool of processes that leave interruptions to their parent and end with it. Standard library only."""
+"""Pools that do not delay a stop: processes that leave interruptions to their parent and end with it, and threads."""
 
 import contextlib
 import multiprocessing
@@ -6,11 +6,13 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from src.base.errors import InputError
+from src.base.stopping import children_without_interrupts
+from src.base.text import one_line
 
 
 def _end_with_parent() -> None:
@@ -31,18 +33,45 @@ def _start_worker(initialize: Callable[..., None] | None, arguments: tuple) -> N
 @contextlib.contextmanager
 def worker_pool(
     processes: int, purpose: str, initialize: Callable[..., None] | None = None, *arguments: Any
-) -> Iterator[ProcessPoolExecutor]:
+) -> Iterator[Executor]:
     """A pool that is left without waiting for calls that have not begun. initialize(*arguments) runs in each process.
 
-    Raises InputError where a process is killed; purpose: what it does, for the message ("decodes photos").
+    Where the block raises, calls that have begun are ended, too. Where the system has no semaphores for processes, as
+    with a /dev/shm that cannot be written, one line says so and a thread of this one does the work. purpose: what the
+    processes do, for messages ("decodes photos"). Raises InputError where one is killed.
     """
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, context, _start_worker, (initialize, arguments))
     try:
+        pool = ProcessPoolExecutor(processes, context, _start_worker, (initialize, arguments))
+    except (ImportError, NotImplementedError, OSError) as error:
+        print(f"no other process {purpose}: none can be started ({one_line(str(error))}; see /dev/shm)", flush=True)
+        with thread_pool(1, initializer=initialize, initargs=arguments) as thread:
+            yield thread
+        return
+    try:
+        with children_without_interrupts():
+            for _ in range(processes):
+                pool.submit(int)  # starts one of them
         yield pool
-    except BrokenProcessPool:
+    except BaseException as error:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        if not isinstance(error, BrokenProcessPool):
+            raise
         raise InputError(
             f"a process that {purpose} was ended from outside, often because memory ran out; run the same command again"
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def thread_pool(threads: int, **options: Any) -> Iterator[ThreadPoolExecutor]:
+    """A pool of threads that is left without waiting for its calls where the block raises. options: the executor's."""
+    pool = ThreadPoolExecutor(threads, **options)
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()

@@ -9,7 +9,6 @@ The codebook comes from pixels of the training photos alone: no test photo and n
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from tqdm import tqdm
 
 from src.base.files import read_json, replacing, write_json
 from src.base.randomness import fold_in
+from src.base.worker_pool import thread_pool
 from src.data.handcrafted import DECODED_SHORT_SIDE, measured
 from src.data.image import Unreadable, decode
 
@@ -162,7 +162,7 @@ def build_codebook_features(
     """
     files = [Path(root, path) for path in paths]
     progress, codes_file = folder / "noted.json", folder / "codes.npy"
-    with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
+    with threadpool_limits(1), thread_pool(threads) as pool:
         book = _load_codebook(folder / "codebook.npz", [files[i] for i in np.flatnonzero(training)])
         width = book.basis.shape[1]
 

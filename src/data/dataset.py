@@ -1,15 +1,12 @@
 """From the cached pixels and the table to batches of tensors, in an order that is a function of (seed, epoch)."""
 
-import multiprocessing
-import signal
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from src.base.randomness import fold_in
 from src.data.augment import Augmenter
@@ -138,35 +135,3 @@ class BatchDataset(Dataset):
             return captions
         generator = np.random.default_rng(fold_in(self.seed, "captions", epoch, row))
         return [captions[i] for i in generator.permutation(len(captions))[: self.captions_per_photo]]
-
-
-def _leave_signals_to_the_main_process(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def load_batches(
-    dataset: BatchDataset, slices: Iterable[BatchSlice], workers: int, pin: bool
-) -> Iterator[dict[str, Any]]:
-    """The batches of the slices, in order, prefetched by `workers` processes where there are any.
-
-    Where the system has no way to start such processes, one line says so and this process loads.
-    """
-    if workers:
-        # not fork: the threads of torch and of CUDA do not survive it
-        method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-        try:
-            return iter(
-                DataLoader(
-                    dataset,
-                    batch_size=None,
-                    sampler=slices,
-                    num_workers=workers,
-                    pin_memory=pin,
-                    multiprocessing_context=method,
-                    prefetch_factor=4,
-                    worker_init_fn=_leave_signals_to_the_main_process,
-                )
-            )
-        except (ImportError, OSError, ValueError) as error:  # no semaphores, no start method
-            print(f"run.workers={workers}: no worker process can be started ({error}); batches load in this process")
-    return iter(DataLoader(dataset, batch_size=None, sampler=slices, pin_memory=pin))

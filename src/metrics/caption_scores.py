@@ -5,15 +5,14 @@ pycocoevalcap counts in Python, are counted with numpy.
 """
 
 import re
-import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
 from src.base.errors import InputError
+from src.base.worker_pool import thread_pool
 from src.metrics.bleu_cider import bleu_scores, compare
-from src.metrics.java import scorer_file, start
+from src.metrics.java import run, scorer_file
 from src.metrics.meteor import MeteorCounter, meteor_score
 from src.metrics.rouge import rouge_l
 from src.metrics.word_error_rate import error_rate, word_errors
@@ -48,7 +47,7 @@ def tokenize(captions: list[list[str]]) -> list[list[str]]:
 
 def _ptb(lines: list[str]) -> list[str]:
     """Stanford's PTBTokenizer on lines without line breaks: as many lines of tokens."""
-    process = start(
+    process = run(
         [
             "-cp",
             str(scorer_file("tokenizer", "stanford-corenlp-3.4.1.jar")),
@@ -56,15 +55,13 @@ def _ptb(lines: list[str]) -> list[str]:
             "-preserveLines",
             "-lowerCase",
         ],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        input="\n".join([*lines, ""]).encode("utf-8", "replace"),
+        capture_output=True,
     )
-    output, errors = process.communicate("\n".join([*lines, ""]).encode("utf-8", "replace"))
     if process.returncode != 0:
-        message = " ".join(errors.decode("utf-8", "replace").split())[-300:]
+        message = " ".join(process.stderr.decode("utf-8", "replace").split())[-300:]
         raise InputError(f"the caption tokenizer (Java) failed: {message or f'exit code {process.returncode}'}")
-    tokens = output.decode("utf-8").split("\n")[:-1]
+    tokens = process.stdout.decode("utf-8").split("\n")[:-1]
     if len(tokens) != len(lines):
         raise RuntimeError(f"the tokenizer made {len(tokens)} lines of {len(lines)} captions")
     return tokens
@@ -123,7 +120,7 @@ def score_captions(
         raise ValueError(f"{len(candidates)} captions for {len(references)} photos")
     if not tokenized:
         *references, candidates = tokenize([*references, candidates])
-    with ThreadPoolExecutor(max_workers=1) as executor:
+    with thread_pool(1) as executor:
         stats = executor.submit(meteor.stats, references, candidates)
         ngrams, rouge = compare(references, candidates), rouge_l(references, candidates)
         bleu, cider = ngrams.bleu_counts, ngrams.cider_d()

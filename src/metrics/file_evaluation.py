@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from src.base.csv_files import read_rows
 from src.base.errors import InputError
 from src.base.spelling import match_names, shown
 from src.base.text import finite_number
+from src.base.worker_pool import thread_pool
 from src.metrics.caption_scores import collapse, score_captions, tokenize
 from src.metrics.coco_files import read_annotations, read_results
 from src.metrics.competition_score import caption_score
@@ -191,7 +191,7 @@ def evaluate_files(
     """
     pairs = pair(read_predictions(predictions), read_references(references))
     training = [list(texts) for texts in read_references(train).captions.values() if texts] if train else []
-    with ThreadPoolExecutor(max_workers=1) as executor:
+    with thread_pool(1) as executor:
         waiting = executor.submit(mos_block, pairs.mos_pred, pairs.mos_truth, metric.bootstrap, seed)
         caption, baseline = _evaluate_captions(pairs, training, metric, seed, meteor)
         mos = waiting.result()

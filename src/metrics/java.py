@@ -2,8 +2,9 @@
 
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from src.base.errors import InputError
 
@@ -18,6 +19,7 @@ _OPTIONS = (
     # The optimising compiler occupies a core for longer than these programs run.
     "-XX:TieredStopAtLevel=1",
 )
+T = TypeVar("T")
 _OVERRIDES = ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS")
 
 
@@ -59,8 +61,20 @@ def start(arguments: list[str], **options: Any) -> subprocess.Popen[bytes]:
 
     options: of subprocess.Popen. Raises InputError where Java cannot be started at all.
     """
+    return _started(subprocess.Popen, arguments, options)
+
+
+def run(arguments: list[str], **options: Any) -> subprocess.CompletedProcess[bytes]:
+    """As `start`, but wait for the process; one that is not waited for to its end is killed.
+
+    options: of subprocess.run.
+    """
+    return _started(subprocess.run, arguments, options)
+
+
+def _started(how: Callable[..., T], arguments: list[str], options: dict[str, Any]) -> T:
     try:
-        return subprocess.Popen(command(*arguments), env=environment(), process_group=0, **options)
+        return how(command(*arguments), env=environment(), process_group=0, **options)
     except OSError as error:
         raise InputError(
             f"Java cannot be started ({java()}: {error.strerror}); "

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from src.base.errors import InputError
-from src.metrics.java import scorer_file, start
+from src.metrics.java import run, scorer_file
 
 
 def spice(references: list[list[str]], candidates: list[str]) -> float:
@@ -26,13 +26,13 @@ def spice(references: list[list[str]], candidates: list[str]) -> float:
         captions, scores = Path(folder, "captions.json"), Path(folder, "scores.json")
         captions.write_text(json.dumps(photos), encoding="utf-8")
         jar = str(scorer_file("spice", "spice-1.0.jar"))
-        process = start(
+        process = run(
             ["-Xmx8G", "-jar", jar, str(captions), "-out", str(scores), "-subset", "-silent"],
             cwd=folder,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )
-        errors = process.communicate()[1].decode("utf-8", "replace")
+        errors = process.stderr.decode("utf-8", "replace")
         if process.returncode != 0 or not scores.exists():
             raise InputError(f"SPICE failed ({' '.join(errors.split())[-200:]}); leave it out with metric.spice=false")
         results = json.loads(scores.read_text(encoding="utf-8"))

@@ -64,7 +64,7 @@ def _start(stage: str, settings: Settings, fold: int, place: int, gpus: int, opt
             stage,
             this_fold,
             *options,
-            environment={} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu},
+            environment={"PYTHONIOENCODING": "utf-8"} | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}),
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on

@@ -11,7 +11,7 @@ from src.base.errors import InputError
 from src.base.files import digest_of, file_digest, read_json
 from src.pipeline import runs
 from src.pipeline.artefacts import Artefact, outputs_digest, tree_signature
-from src.pipeline.resolved import DEMO, SUBMISSIONS, data_root, folds_of, has_networks, search_plan
+from src.pipeline.resolved import DEMO, data_root, folds_of, has_networks, search_plan
 from src.pipeline.trained_runs import joined
 from src.settings.former_names import read_saved
 from src.settings.keys import changing, flatten
@@ -40,7 +40,7 @@ def demo() -> Artefact:
 
 def photos(settings: Settings) -> Artefact:
     """The table of photos, their pixels, handcrafted features and statistics, made by preprocess."""
-    ours = DEMO, Path(settings.run.root), SUBMISSIONS
+    ours = DEMO, Path(settings.run.root), Path(settings.run.submissions)
     inputs = {"data": tree_signature(data_root(settings), *ours)}
     return _cached(settings, "preprocess", "photos", _part(settings, "data", "view"), inputs)
 
@@ -190,5 +190,5 @@ def submission(settings: Settings) -> Artefact:
     inputs = {"predictions": outputs_digest(ensemble(settings)), "score": outputs_digest(score(settings))}
     forms = [data_root(settings) / name for name in ("sample_submission.csv", "test.csv", "train.csv")]
     inputs |= {form.name: file_digest(form) for form in forms if form.is_file()}
-    marker = runs.submission_marker(runs.run_folder(settings))
-    return Artefact("submit", SUBMISSIONS, marker, {}, inputs, guard=SUBMISSIONS / "submission.csv")
+    marker, folder = runs.submission_marker(runs.run_folder(settings)), Path(settings.run.submissions)
+    return Artefact("submit", folder, marker, {}, inputs, guard=folder / "submission.csv")

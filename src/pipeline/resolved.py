@@ -13,7 +13,6 @@ from src.settings.load import changed
 from src.settings.schema import Settings
 from src.settings.tuning import DECODING_SPACE, DEMO_SPACE, DEMO_TRIALS, TuneSettings
 
-SUBMISSIONS = Path("submissions")
 DATA = Path("data")
 DEMO = DATA / "demo"
 DECODING_TRIALS = 20

@@ -5,7 +5,8 @@ What counts is the stage's command and every file of src that it imports, direct
 - settings: the values are compared by themselves, name by name (see `artefacts`);
 - pipeline: it decides what is made when and where, not what is in it;
 - demo, unless it is what is made: its photos are told by their own size and time, as any other data;
-- base: errors, locks, machine, provenance, text_table, worker_pool, which are messages, locks, processes and records.
+- base: errors, locks, machine, provenance, stopping, text_table, worker_pool, which are messages, locks, processes and
+  records.
 Of a file, layout, comments, docstrings, annotations, print statements, help texts, the arguments of exceptions that are
 raised, and statements that only draw or report do not count. Of requirements.txt, what stands above its line
 "# What follows changes no result" counts.
@@ -19,7 +20,7 @@ from src.base.files import digest, digest_of
 
 _ROOMS_LEFT_OUT = {"plots", "reports", "video", "settings", "pipeline", "demo"}
 _FILES_LEFT_OUT = {
-    f"base/{name}.py" for name in ("errors", "locks", "machine", "provenance", "text_table", "worker_pool")
+    f"base/{name}.py" for name in ("errors", "locks", "machine", "provenance", "stopping", "text_table", "worker_pool")
 }
 _SHOWING = ("src.plots", "src.reports", "src.video")
 _WORDS = {"help", "description", "desc", "metavar"}

@@ -152,6 +152,8 @@ class RunSettings:
     """Folder under run.root; not given: the name of the --config file, or demo."""
     root: RuntimeOnly[str] = "runs"
     """Folder of all runs and of the cache that they share."""
+    submissions: RuntimeOnly[str] = "submissions"
+    """Folder of the submissions."""
     seed: NonNegativeInt = 0
     """Seed of weights, order, augmentation and dropout."""
     threads: Annotated[int, Field(ge=1, le=1024)] = 1

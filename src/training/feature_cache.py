@@ -1,6 +1,5 @@
 """A frozen encoder's features of all photos, computed once and memory-mapped from then on."""
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from src.base.errors import InputError
 from src.base.files import read_json, write_json
 from src.base.machine import usable_cores
 from src.base.randomness import fold_in, seed_torch
+from src.base.worker_pool import thread_pool
 from src.data.image import Unreadable, at_own_aspect, decode
 from src.data.table import load_table
 from src.models.encoder import Encoder, views_of
@@ -75,7 +75,7 @@ def _compute(settings: Settings, folder: Path, device: torch.device) -> list[str
     workers = max(1, usable_cores() // threads) if device.type == "cpu" else 1
     with (
         progress(len(views), done, "features", True) as bar,
-        ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,)) as pool,
+        thread_pool(workers, initializer=torch.set_num_threads, initargs=(threads,)) as pool,
     ):
         for block, first in enumerate(range(done, len(views), _BLOCK)):
             rows = list(range(first, min(first + _BLOCK, len(views))))

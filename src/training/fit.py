@@ -15,7 +15,8 @@ import torch
 from src.base.errors import InputError, Stopped
 from src.base.randomness import fold_in, seed_torch
 from src.data.augment import Augmenter
-from src.data.dataset import BatchDataset, BatchSlice, epoch_batches, load_batches, rank_slice
+from src.data.dataset import BatchDataset, BatchSlice, epoch_batches, rank_slice
+from src.data.loading import load_batches
 from src.metrics.meteor import Meteor
 from src.models.captioner import Captioner, build_captioner, with_heads
 from src.models.encoder import CachedEncoder
@@ -121,13 +122,28 @@ class Fit:
                 losses = self.engine.train_one_epoch(
                     batches, train_state.epoch, train_state.step, self.steps, interrupt, self._after_step
                 )
-                row = {"epoch": train_state.epoch + 1, **losses, **self.validate()}
+                row = {"epoch": train_state.epoch + 1, **losses, **self._validate_or_stop(interrupt)}
                 self._finish_epoch(row, writer, time.perf_counter() - began)
                 if signum := max(self.ranks.all_gather(interrupt.signal)):
                     self._stop(signum)
                 report(row)
         self._warn_if_worse()
         return train_state
+
+    def _validate_or_stop(self, interrupt: Interrupt) -> dict[str, float]:
+        """The validation scores. A request to stop is obeyed at once; the epoch as trained is kept, to be validated."""
+        self.train_state.step = self.steps
+        state = self._state()  # takes all processes, of which each stops by itself below
+        signum = max(self.ranks.all_gather(interrupt.signal))
+        try:
+            if signum:
+                raise Stopped("", signum)
+            with interrupt.at_once():
+                return self.validate()
+        except Stopped as stop:
+            if self.ranks.main:
+                checkpoint.save(self.folder / "last.pt", state)
+            self._stop(stop.signal)
 
     def _batches(self) -> Iterator[dict[str, Any]]:
         """This process's batches of all steps that are left."""
@@ -213,8 +229,11 @@ class Fit:
             "scores": dict(row),
         }
 
+    def _state(self) -> dict[str, Any]:
+        return {"engine": self.engine.state(), "train_state": dataclasses.asdict(self.train_state)}
+
     def _save(self) -> None:
-        state = {"engine": self.engine.state(), "train_state": dataclasses.asdict(self.train_state)}
+        state = self._state()
         if self.ranks.main:
             checkpoint.save(self.folder / "last.pt", state)
 

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from src.base.errors import InputError
-from src.data.dataset import BatchDataset, BatchSlice, load_batches
+from src.data.dataset import BatchDataset, BatchSlice
 from src.data.labels import Labels
+from src.data.loading import load_batches
 from src.settings.schema import Settings
 from src.training.distributed import Ranks
 from src.training.metrics_log import progress

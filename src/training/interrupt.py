@@ -1,25 +1,21 @@
-"""A request to stop, obeyed between two optimiser steps so that a checkpoint can be written first."""
+"""A request to stop, obeyed where a checkpoint can be written first."""
 
+import contextlib
 import signal
 import threading
-import time
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
 from src.base.errors import Stopped
 
-_ECHO = 2.0  # seconds in which torchrun passes on a signal that the terminal has sent to all processes already
-
 
 class Interrupt:
-    """Remembers SIGINT (Ctrl-C) or SIGTERM while its block runs; `signal` is 0 as long as there was none.
-
-    A second request, made after more than two seconds, raises Stopped at once.
-    """
+    """Remembers SIGINT (Ctrl-C) or SIGTERM while its block runs; `signal` is 0 as long as there was none."""
 
     def __init__(self) -> None:
         self.signal = 0
-        self._since = 0.0
+        self._at_once = False
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupt":
@@ -32,7 +28,22 @@ class Interrupt:
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
 
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Inside the block, which changes no state that is to be saved, a request raises Stopped at once."""
+        self._at_once = True
+        try:
+            if self.signal:
+                self._raise()
+            yield
+        finally:
+            self._at_once = False
+
     def _remember(self, signum: int, _: FrameType | None) -> None:
-        if self.signal and time.monotonic() - self._since > _ECHO:
-            raise Stopped("the last checkpoint stands; the same command goes on from there", signum)
-        self.signal, self._since = signum, time.monotonic()
+        self.signal = signum
+        if self._at_once:
+            self._raise()
+
+    def _raise(self) -> None:
+        self._at_once = False  # a second request must not disturb what the first has begun
+        raise Stopped("the last checkpoint stands; the same command goes on from there", self.signal)

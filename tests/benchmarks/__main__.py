@@ -11,6 +11,7 @@ from tests.benchmarks import (
     memory,
     preprocessing,
     reward,
+    stops,
     training,
     utility,
 )
@@ -24,6 +25,7 @@ BENCHMARKS = {
     "memory": memory.run,
     "preprocessing": preprocessing.run,
     "reward": reward.run,
+    "stops": stops.run,
     "training": training.run,
     "utility": utility.run,
 }

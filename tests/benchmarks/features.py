@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from src.base.randomness import make_deterministic
-from src.data.dataset import BatchDataset, epoch_batches, load_batches, rank_slice
+from src.data.dataset import BatchDataset, epoch_batches, rank_slice
+from src.data.loading import load_batches
 from src.settings.schema import AugmentSettings, EncoderSettings, Settings
 from src.training.distributed import Ranks
 from src.training.engine import Engine

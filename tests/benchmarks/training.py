@@ -11,7 +11,8 @@ import torch
 
 from src.base.randomness import make_deterministic
 from src.data.augment import Augmenter
-from src.data.dataset import BatchDataset, epoch_batches, load_batches, rank_slice
+from src.data.dataset import BatchDataset, epoch_batches, rank_slice
+from src.data.loading import load_batches
 from src.data.vocabulary import Vocabulary
 from src.settings.schema import Settings
 from src.training.distributed import Ranks

@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 import torch
 
-from src.data import dataset
-from src.data.dataset import BatchDataset, BatchSlice, epoch_batches, load_batches, rank_slice
+from src.data import loading
+from src.data.dataset import BatchDataset, BatchSlice, epoch_batches, rank_slice
 from src.data.labels import EncodedCaptions
+from src.data.loading import load_batches
 from src.data.vocabulary import END, PAD, Vocabulary
 
 CAPTIONS = [("dark sky", "a sharp tree"), (), ("blue", "!!!", "dark blue sky", "sharp"), ("tree",)]
@@ -87,14 +88,14 @@ def test_a_process_started_by_spawn_loads_the_same_batches(labels, monkeypatch):
 
 
 def test_where_no_process_can_be_started_this_one_loads(labels, monkeypatch, capsys):
-    start = dataset.DataLoader.__iter__
+    start = loading.DataLoader.__iter__
 
     def refused(loader):
         if loader.num_workers:
             raise OSError("Function not implemented")
         return start(loader)
 
-    monkeypatch.setattr(dataset.DataLoader, "__iter__", refused)
+    monkeypatch.setattr(loading.DataLoader, "__iter__", refused)
     slices = [BatchSlice(-1, np.array([row])) for row in range(4)]
     loaded = load_batches(BatchDataset(labels[0], None, 0, 1), slices, 2, False)
     assert [batch["row"].item() for batch in loaded] == [0, 1, 2, 3]

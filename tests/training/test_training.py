@@ -4,6 +4,7 @@ import dataclasses
 import math
 import os
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -294,6 +295,40 @@ def test_training_cut_at_any_step_goes_on_at_the_same_bit(prepared, tmp_path, cu
     Fit(settings, data, 0, pieces, ONE, None).run()
     assert (pieces / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
     assert (pieces / "best-mos.pt").read_bytes() == (whole / "best-mos.pt").read_bytes()
+    assert equal(checkpoint.load(pieces / "last.pt"), checkpoint.load(whole / "last.pt"))
+
+
+class SlowMeteor:
+    """Sends this process SIGTERM when it is asked for the second time, and then does not answer for long."""
+
+    def __init__(self, meteor):
+        self.meteor, self.calls, self.sent = meteor, 0, math.inf
+
+    def stats(self, references, candidates):
+        self.calls += 1
+        if self.calls == 2:
+            self.sent = time.monotonic()
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        return self.meteor.stats(references, candidates)
+
+
+@pytest.mark.parametrize("moment", ["scoring", "last step of an epoch"])
+def test_training_stopped_in_validation_stops_at_once_and_validates_again(prepared, tmp_path, meteor, moment):
+    settings, data = prepared("train.epochs=3")
+    whole, pieces = tmp_path / "whole", tmp_path / "pieces"
+    whole.mkdir(), pieces.mkdir()
+    Fit(settings, data, 0, whole, ONE, meteor).run()
+    slow = SlowMeteor(meteor)
+    fit = Fit(settings, data, 0, pieces, ONE, slow if moment == "scoring" else meteor)
+    if moment != "scoring":
+        AtStep(fit, 2 * fit.steps)
+    with pytest.raises(Stopped, match=f"fold 0, epoch 2 of 3, step {fit.steps} of {fit.steps}, is saved"):
+        fit.run()
+    assert time.monotonic() - slow.sent < 3
+    Fit(settings, data, 0, pieces, ONE, meteor).run()
+    for name in ("metrics.csv", "best-mos.pt", "best-caption.pt"):
+        assert (pieces / name).read_bytes() == (whole / name).read_bytes(), name
     assert equal(checkpoint.load(pieces / "last.pt"), checkpoint.load(whole / "last.pt"))
 
 

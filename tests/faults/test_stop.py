@@ -1,0 +1,81 @@
+"""SIGTERM and Ctrl-C end a program within seconds, whatever it is doing, and the same command goes on."""
+
+import os
+import random
+import signal
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from src.base.locks import lock
+from src.base.stopping import GRACE
+from tests.helpers.checkout import checkout
+from tests.helpers.stops import SETTINGS, Stop, program, stages_stopped, start, stop, stop_when_ready
+
+BUSY = {
+    "sleeps": ("time.sleep(60)", False),
+    "computes in a library": ("hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)", True),
+    "a library drops the exception": (
+        "while True:\n    with contextlib.suppress(BaseException):\n        time.sleep(60)",
+        True,
+    ),
+    "a destructor waits": (
+        "class Waits:\n    def __del__(self):\n        time.sleep(60)\nwaits = Waits()\ndel waits\ntime.sleep(60)",
+        False,
+    ),
+    "waits for threads": ("with thread_pool(2) as pool:\n    list(pool.map(time.sleep, [60, 60, 60]))", True),
+    "waits for processes": (
+        "with worker_pool(2, 'waits', int) as pool:\n    list(pool.map(time.sleep, [60, 60, 60]))",
+        False,
+    ),
+    "cleans up for long": ("try:\n    time.sleep(60)\nfinally:\n    time.sleep(60)", True),
+    "waits for another process": (
+        "from src.base.locks import lock\nwith lock('owned', 'b', wait=True):\n    time.sleep(60)",
+        False,
+    ),
+}
+"""What the main thread does, and whether only the thread that watches can end it."""
+
+
+def test_a_program_stops_whatever_it_is_doing(tmp_path):
+    def ended(what: str) -> Stop:
+        (folder := tmp_path / what).mkdir()
+        with lock(folder / "owned", "a test", wait=False):
+            return stop_when_ready(program(folder, BUSY[what][0]), folder)
+
+    with ThreadPoolExecutor(len(BUSY)) as pool:
+        for what, stopped in zip(BUSY, pool.map(ended, BUSY), strict=True):
+            assert stopped.code == 128 + signal.SIGTERM
+            lines = [line for line in stopped.printed.splitlines() if line.startswith("stopped: ")]
+            assert lines == ["stopped: the same command, without --fresh, goes on"], what
+            watched = BUSY[what][1]
+            assert watched or stopped.seconds < GRACE - 0.5, f"{what}: it should not have to be ended"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_stops_them_as_one(number, tmp_path):
+    body = BUSY["waits for processes"][0]
+    ended = stop_when_ready(program(tmp_path, body), tmp_path, number, group=True)
+    assert ended.printed.splitlines() == ["stopped: the same command, without --fresh, goes on"]
+
+
+def test_more_signals_do_not_disturb_a_stop(tmp_path):
+    body = "try:\n    time.sleep(60)\nfinally:\n    time.sleep(1)\n    print('cleaned up', flush=True)"
+    process = start(program(tmp_path, body), tmp_path)
+    assert process.stdout and process.stdout.readline() == "ready\n"
+    os.kill(process.pid, signal.SIGINT)
+    for _ in range(5):
+        os.kill(process.pid, signal.SIGINT)
+    ended = stop(process, signal.SIGINT)
+    assert ended and ended.printed.startswith("cleaned up\nstopped: ")
+
+
+@pytest.mark.slow
+def test_stages_stopped_at_random_moments_submit_the_same(competition, tmp_path):
+    seed = int(os.environ.get("SEED", random.randrange(10**6)))
+    print(f"SEED={seed}")
+    folders = [checkout(tmp_path / name, competition) for name in ("stopped", "undisturbed")]
+    stops = stages_stopped(*folders, SETTINGS, 10, seed)
+    assert stops
+    submissions = [(folder / "submissions" / "submission.csv").read_bytes() for folder in folders]
+    assert submissions[0] == submissions[1]
