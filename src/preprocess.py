@@ -44,8 +44,9 @@ def make_photos(settings: Settings, work: Making) -> None:
 
     root = data_root(settings)
     table, rejections = read_dataset(root, settings.data.format)
+    paths, megapixels = table["path"].tolist(), settings.data.maximum_megapixels
     problems = build_pixel_cache(
-        work.folder, root, table["path"].tolist(), settings.view, usable_cores(), progress=True
+        work.folder, root, paths, settings.view, usable_cores(), progress=True, megapixels=megapixels
     )
     rejections += [
         Rejection(f"{row.part} photo", row.photo_id, row.path, problem)
