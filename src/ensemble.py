@@ -99,7 +99,8 @@ def photo_features(settings: Settings, runs: Sequence[Settings], table: "pd.Data
         with making(artefact) as work:
             if work:
                 root, paths = resolved.data_root(runs[0]), table["path"].tolist()
-                work.outputs += build_codebook_features(work.folder, root, paths, for_training(table), usable_cores())
+                megapixels, training = runs[0].data.maximum_megapixels, for_training(table)
+                work.outputs += build_codebook_features(work.folder, root, paths, training, usable_cores(), megapixels)
         codebook = np.load(artefact.folder / "codes.npy")
     frozen = {
         run.run.name: mos_features(outputs.features(run).folder)[:].mean(1, dtype=np.float64)

@@ -51,8 +51,9 @@ def make_photos(settings: Settings, work: Making) -> None:
     if not rejections:
         labels = table[for_training(table)]
         check_labels(settings, len(labels), labels["mos"].nunique(), labels["captions"].map(len).sum(), wordless)
+    paths, megapixels = table["path"].tolist(), settings.data.maximum_megapixels
     problems = build_pixel_cache(
-        work.folder, root, table["path"].tolist(), settings.view, usable_cores(), progress=True
+        work.folder, root, paths, settings.view, usable_cores(), progress=True, megapixels=megapixels
     )
     rejections += [
         Rejection(f"{row.part} photo", row.photo_id, row.path, problem)

@@ -22,7 +22,7 @@ from src.base.files import read_json, replacing, write_json
 from src.base.randomness import fold_in
 from src.base.worker_pool import thread_pool
 from src.data.handcrafted import DECODED_SHORT_SIDE, measured
-from src.data.image import Unreadable, decode
+from src.data.image import DEFAULT_MEGAPIXELS, Unreadable, decode
 
 PATCH, STRIDE = 7, 4
 CODEWORDS, NEAREST = 100, 5
@@ -133,19 +133,19 @@ def _moments(patches: np.ndarray, labels: np.ndarray, words: np.ndarray) -> np.n
     return moments
 
 
-def _load_rgb(path: Path) -> np.ndarray | None:
+def _load_rgb(path: Path, megapixels: int) -> np.ndarray | None:
     """The photo as handcrafted features see it; None where it cannot be read."""
     try:
-        return measured(decode(path.read_bytes(), DECODED_SHORT_SIDE))
+        return measured(decode(path.read_bytes(), DECODED_SHORT_SIDE, megapixels))
     except (OSError, ValueError, Unreadable):
         return None
 
 
-def _load_codebook(file: Path, photos: Sequence[Path]) -> Codebook:
+def _load_codebook(file: Path, photos: Sequence[Path], megapixels: int) -> Codebook:
     """The codebook in the file, which is learned from some of the photos first where it is absent."""
     if not file.is_file():
         order = np.random.default_rng(fold_in(0, "codebook photos")).permutation(len(photos))[:LEARNED_PHOTOS]
-        pictures = [rgb for i in np.sort(order) if (rgb := _load_rgb(photos[i])) is not None]
+        pictures = [rgb for i in np.sort(order) if (rgb := _load_rgb(photos[i], megapixels)) is not None]
         with replacing(file) as temporary, open(temporary, "wb") as out:
             np.savez(out, **asdict(learn_codebook(pictures)))
     with np.load(file) as arrays:
@@ -153,21 +153,27 @@ def _load_codebook(file: Path, photos: Sequence[Path]) -> Codebook:
 
 
 def build_codebook_features(
-    folder: Path, root: Path, paths: Sequence[str], training: np.ndarray, threads: int
+    folder: Path,
+    root: Path,
+    paths: Sequence[str],
+    training: np.ndarray,
+    threads: int,
+    megapixels: int = DEFAULT_MEGAPIXELS,
 ) -> list[str]:
     """Write codebook.npz and codes.npy (float32 [N, F], zeros for a photo that cannot be read); returns their names.
 
-    paths: of all N photos under root; training: bool [N], those that the codebook may be learned from. Called again
-    after it was cut off it goes on. The caller holds the folder's lock.
+    paths: of all N photos under root; training: bool [N], those that the codebook may be learned from.
+    megapixels: as for `decode`. Called again after it was cut off it goes on. The caller holds the folder's lock.
     """
     files = [Path(root, path) for path in paths]
     progress, codes_file = folder / "noted.json", folder / "codes.npy"
     with threadpool_limits(1), thread_pool(threads) as pool:
-        book = _load_codebook(folder / "codebook.npz", [files[i] for i in np.flatnonzero(training)])
+        learned_from = [files[i] for i in np.flatnonzero(training)]
+        book = _load_codebook(folder / "codebook.npz", learned_from, megapixels)
         width = book.basis.shape[1]
 
         def describe(file: Path) -> np.ndarray:
-            rgb = _load_rgb(file)
+            rgb = _load_rgb(file, megapixels)
             return np.zeros(width, np.float32) if rgb is None else book.describe(rgb)
 
         done = read_json(progress)["photos"] if progress.is_file() and codes_file.is_file() else 0

@@ -29,9 +29,10 @@ class BatchSlice:
 
 
 def epoch_batches(rows: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """The shuffled rows of an epoch in batches; the last one may be smaller, but never one photo alone.
+    """The shuffled rows of an epoch in batches, ceil(photos / batch_size) of them; the last one may be smaller.
 
-    BatchNorm has no statistics of a single photo: where one would be left over, batches are of nearly equal size.
+    A step on a single photo is mostly noise: where one would be left over, batches are of nearly equal size, so that
+    only batches of two still leave one.
     """
     order = np.random.default_rng(fold_in(seed, "order", epoch)).permutation(np.sort(rows))
     if len(order) % batch_size == 1 and len(order) > 1 and batch_size > 1:

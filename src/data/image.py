@@ -1,7 +1,9 @@
 """A photo file's bytes become upright RGB pixels, and these the square view that the network sees."""
 
+import contextlib
 import dataclasses
 import hashlib
+import importlib
 import io
 import math
 import stat
@@ -12,14 +14,31 @@ from pathlib import Path
 import cv2
 import imagehash
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
+from src.base.signatures import PHOTO_PLUGINS, known_format
 from src.data.handcrafted import DECODED_SHORT_SIDE, handcrafted_features
-from src.settings.schema import ViewSettings
+from src.settings.schema import DataSettings, ViewSettings
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
-MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
-"""A larger photo is refused from its header: a small file can unfold to fill the memory."""
+
+def _plugins() -> list[str]:
+    """The names of the formats that an installed package adds to Pillow's."""
+    names = []
+    for name, module in PHOTO_PLUGINS.items():
+        with contextlib.suppress(ImportError):
+            plugin = importlib.import_module(module)
+            if hasattr(plugin, "register_heif_opener"):  # the other one registers itself
+                plugin.register_heif_opener()
+            names.append(name)
+    return names
+
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", *_plugins())
+# Pillow's own limit would refuse a JPEG before `draft` has made it small; `decode` has one that looks afterwards
+Image.MAX_IMAGE_PIXELS = None
+DEFAULT_MEGAPIXELS = DataSettings.maximum_megapixels
+NEVER_REDUCED = 1 << 30
+"""A short side in pixels that no photo has."""
 MAX_FILE_BYTES = 1 << 29
 """A larger file is no photo, and would fill the memory before it could be refused."""
 DIGEST_BYTES = 16
@@ -29,6 +48,8 @@ _MARGIN = 1.5
 averages in the frequency domain; the rest is averaged by area, and the two differ by about a grey level."""
 _FLAT = 2.0
 """Standard deviation, in grey levels of a 32x32 copy, below which a photo has no structure to hash."""
+_NEW_SUBFILE_TYPE = 254
+"""A tag of TIFF: 1 where an image is a reduced version of another one in the file."""
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -76,30 +97,64 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _reason(error: Exception, content: bytes) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return f"not a photo in a known format (it begins with {content[:12]!r})"
-    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        return f"more than {MAX_PIXELS // 1_000_000} million pixels"
+        known = known_format(content)
+        what = f": it is {known[0]}; {known[1]}" if known else f" (it begins with {content[:12]!r})"
+        return f"not a photo in a known format{what}"
     if isinstance(error, MemoryError):
         return "too large for the memory"
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def decode(content: bytes, short_side: int) -> np.ndarray:
+def _pixels_in_memory(image: Image.Image, whole: int) -> int:
+    """How many pixels loading the image will hold, to a factor of two. whole: those of the photo before `draft`.
+
+    libjpeg keeps the coefficients of the whole photo, 3 bytes a pixel at least, where not all colours come in one scan,
+    as in a progressive JPEG; otherwise what `draft` asked for.
+    """
+    reduced = image.width * image.height
+    if not isinstance(image, JpegImagePlugin.JpegImageFile) or "progressive" not in image.info and _one_scan(image):
+        return reduced
+    return max(reduced, whole // 2)
+
+
+def _one_scan(image: JpegImagePlugin.JpegImageFile) -> bool:
+    """Whether the first scan of a JPEG, behind whose header Pillow has stopped, holds all of its colours."""
+    length = 6 + 2 * image.layers
+    assert image.fp is not None
+    image.fp.seek(-2 - length, io.SEEK_CUR)
+    return image.fp.read(2 + length).startswith(b"\xff\xda" + length.to_bytes(2) + bytes([image.layers]))
+
+
+def _prepare(image: Image.Image, short_side: int, megapixels: int) -> None:
+    """Have a JPEG decoded at reduced scale. Raises Unreadable for what would fill the memory, and for raw photos."""
+    width, height = image.size
+    image.draft(None, (short_side, short_side))
+    if _pixels_in_memory(image, width * height) > megapixels * 1_000_000:
+        raise Unreadable(
+            f"{width} × {height} pixels, more than {megapixels} million; make it smaller, or raise "
+            "data.maximum_megapixels"
+        )
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_NEW_SUBFILE_TYPE) == 1:  # NEF, DNG, ARW
+        raise Unreadable("a raw photo, of which only a preview could be read; develop it to JPEG or PNG")
+
+
+def decode(content: bytes, short_side: int, megapixels: int = DEFAULT_MEGAPIXELS) -> np.ndarray:
     """Upright RGB pixels of a photo file, uint8 [H, W, 3].
 
     short_side: pixels; a JPEG at least twice that large is decoded at 1/2, 1/4 or 1/8 scale, no smaller than that.
+    megapixels: a photo of more million pixels in memory is refused from its header, as a small file can unfold to fill
+    the memory; of a JPEG decoded at reduced scale the reduced ones count.
     EXIF orientation is applied, broken EXIF ignored. CMYK, grayscale and palette become RGB; transparency is laid over
     white; 16 bits become 8; of an animation the first frame is taken; colour profiles are not applied.
-    Raises Unreadable: empty, not a photo, truncated, damaged, more than MAX_PIXELS, floating-point pixels.
+    Raises Unreadable: empty, not a photo, truncated, damaged, too many pixels, floating-point pixels.
     """
     if not content:
         raise Unreadable("the file is empty")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-                image.draft(None, (short_side, short_side))
+                _prepare(image, short_side, megapixels)
                 return np.array(_to_rgb(_upright(image)))
         except Unreadable:
             raise
@@ -110,7 +165,7 @@ def decode(content: bytes, short_side: int) -> np.ndarray:
 def needed_short_side(view: ViewSettings, least: int) -> int:
     """The short side, in pixels, below which a JPEG is not decoded for this view; `least` at least."""
     if view.fit == "native":
-        return MAX_PIXELS  # never at reduced scale
+        return NEVER_REDUCED
     return max(math.ceil(_MARGIN * view.size), least)
 
 
@@ -217,8 +272,11 @@ def _read(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def load_photo(path: Path, view: ViewSettings) -> Photo:
-    """Read and decode the photo once for everything. Never raises for what is wrong with the file."""
+def load_photo(path: Path, view: ViewSettings, megapixels: int = DEFAULT_MEGAPIXELS) -> Photo:
+    """Read and decode the photo once for everything. Never raises for what is wrong with the file.
+
+    megapixels: as for `decode`.
+    """
     problem = None
     try:
         content = _read(path)
@@ -227,7 +285,7 @@ def load_photo(path: Path, view: ViewSettings) -> Photo:
         content, digest = b"", bytes(DIGEST_BYTES)
         problem = getattr(error, "strerror", None) or str(error)
     try:
-        rgb = decode(content, needed_short_side(view, DECODED_SHORT_SIDE))
+        rgb = decode(content, needed_short_side(view, DECODED_SHORT_SIDE), megapixels)
     except Unreadable as error:
         problem = problem or str(error)
         rgb = np.zeros((view.size, view.size, 3), np.uint8)

@@ -26,7 +26,7 @@ from src.base.files import digest_of, naming, write_json
 from src.base.machine import sync_data
 from src.base.worker_pool import worker_pool
 from src.data.handcrafted import NAMES
-from src.data.image import DIGEST_BYTES, load_photo
+from src.data.image import DEFAULT_MEGAPIXELS, DIGEST_BYTES, load_photo
 from src.settings.schema import ViewSettings
 
 PROGRESS = "problems.json"
@@ -77,9 +77,11 @@ def _write(path: Path, begin: int, rows: np.ndarray) -> None:
         file.write(rows.tobytes())
 
 
-def _decode_chunk(folder: Path, view: ViewSettings, begin: int, photos: Sequence[Path]) -> dict[int, str]:
+def _decode_chunk(
+    folder: Path, view: ViewSettings, megapixels: int, begin: int, photos: Sequence[Path]
+) -> dict[int, str]:
     """Decode photos and write them as the rows from `begin` on; the problems of the unreadable ones, by row."""
-    loaded = [load_photo(photo, view) for photo in photos]
+    loaded = [load_photo(photo, view, megapixels) for photo in photos]
     for name, (dtype, _) in _shapes(view, 0).items():
         rows = np.stack([np.asarray(getattr(photo, name.removesuffix(".npy")), dtype) for photo in loaded])
         _write(folder / name, begin, rows)
@@ -94,9 +96,9 @@ def _state(path: Path) -> list[int] | None:
     return [status.st_size, status.st_mtime_ns] if stat.S_ISREG(status.st_mode) else None
 
 
-def _key(root: Path, paths: Sequence[str], view: ViewSettings) -> str:
+def _key(root: Path, paths: Sequence[str], view: ViewSettings, megapixels: int) -> str:
     photos = [[path, _state(root / path)] for path in paths]
-    return digest_of([VERSION, CHUNK, asdict(view), NAMES, photos])
+    return digest_of([VERSION, CHUNK, asdict(view), megapixels, NAMES, photos])
 
 
 def _read_progress(file: Path, key: str) -> Done | None:
@@ -120,19 +122,25 @@ def _write_progress(folder: Path, names: Iterable[str], key: str, done: Done) ->
 
 
 def build_pixel_cache(
-    folder: Path, root: Path, paths: Sequence[str], view: ViewSettings, processes: int, progress: bool
+    folder: Path,
+    root: Path,
+    paths: Sequence[str],
+    view: ViewSettings,
+    processes: int,
+    progress: bool,
+    megapixels: int = DEFAULT_MEGAPIXELS,
 ) -> list[str | None]:
     """Decode the photos `root`/`paths` into the arrays named above, in `folder`.
 
     Returns for each photo None, or the reason why it is unreadable; such a photo is black. An interrupted build is
     resumed, and the files are the same bytes; with other arguments, or where the size or time of a photo has changed,
     it starts over; a complete one returns at once. One process at a time may build a folder: the caller holds its lock.
-    processes: 1 decodes in this process.
+    processes: 1 decodes in this process. megapixels: as for `decode`.
     Raises InputError where a decoding process is killed, OSError where the disk is full.
     """
     folder, root = Path(folder), Path(root)
     folder.mkdir(parents=True, exist_ok=True)
-    shapes, key = _shapes(view, len(paths)), _key(root, paths, view)
+    shapes, key = _shapes(view, len(paths)), _key(root, paths, view, megapixels)
     done = _read_progress(folder / PROGRESS, key)
     if done is None or not all((folder / name).exists() for name in shapes):
         (folder / PROGRESS).unlink(missing_ok=True)
@@ -142,7 +150,7 @@ def build_pixel_cache(
     begins = [begin for begin in range(0, len(paths), CHUNK) if begin not in done]
     if begins:
         chunks = [[root / path for path in paths[begin : begin + CHUNK]] for begin in begins]
-        decode_chunk = functools.partial(_decode_chunk, folder, view)
+        decode_chunk = functools.partial(_decode_chunk, folder, view, megapixels)
         finished = len(paths) - sum(map(len, chunks))
         workers = min(processes, len(chunks))
         with (

@@ -11,8 +11,8 @@ from src.base.text_table import text_table
 from src.metrics.bootstrap import interval
 from src.metrics.caption_scores import CaptionScores
 from src.metrics.competition_score import caption_score, resampled_caption_scores
-from src.metrics.mos_score import mos_score, resampled_mos_scores
-from src.metrics.significance import FEWEST, paired
+from src.metrics.mos_score import FEWEST, is_measurable, mos_score, resampled_mos_scores
+from src.metrics.significance import paired
 from src.settings.schema import CaptionWeights
 
 
@@ -30,12 +30,12 @@ class AblationStep:
 
 @dataclass(frozen=True)
 class ScoredStep:
-    """A step scored: of what (MOS or caption), and its score in each resample."""
+    """A step scored: of what (MOS or caption), and its score in each resample; None and empty where not measured."""
 
     kind: str
     step: str
     on: bool
-    score: float
+    score: float | None
     resampled: np.ndarray
     photos: int
     side_branch: bool = False
@@ -47,8 +47,10 @@ def score_mos_step(
     step: AblationStep, predicted: np.ndarray, truth: np.ndarray, resamples: int, seed: int
 ) -> ScoredStep:
     """predicted, truth: MOS of the labelled photos [photos]."""
-    resampled = resampled_mos_scores(predicted, truth, resamples, seed)
-    score = mos_score(predicted, truth)["score"]
+    score, resampled = None, np.zeros(0)
+    if is_measurable(truth):
+        resampled = resampled_mos_scores(predicted, truth, resamples, seed)
+        score = mos_score(predicted, truth)["score"]
     return ScoredStep("MOS", step.name, step.on, score, resampled, len(truth), step.side_branch)
 
 
@@ -63,15 +65,17 @@ def score_caption_step(
 
 def ablation_rows(steps: Sequence[ScoredStep]) -> list[dict]:
     """One row a step: kind, step, on, photos, score with its 95% interval, gain over the step that it starts from with
-    that of the paired bootstrap; None where a kind begins, and where there are too few photos for an interval. And the
-    share of distinct captions."""
-    rows, above = [], None
+    that of the paired bootstrap; None where a kind begins, and where there are too few photos for an interval; no
+    score where none was measured. And the share of distinct captions."""
+    rows: list[dict] = []
+    above: ScoredStep | None = None
     for step in steps:
-        low, high = interval(step.resampled) if step.photos >= FEWEST else (None, None)
+        low, high = interval(step.resampled) if len(step.resampled) and step.photos >= FEWEST else (None, None)
         row = {"kind": step.kind, "step": step.step, "on": step.on, "photos": step.photos, "score": step.score}
         row |= {"low": low, "high": high, "gain": None, "gain_low": None, "gain_high": None, "p": None}
-        if above and above.kind == step.kind and step.photos >= FEWEST:
-            test = paired(step.score - above.score, step.resampled - above.resampled, step.photos)
+        before = above.score if above and above.kind == step.kind and step.photos >= FEWEST else None
+        if above and before is not None and step.score is not None:
+            test = paired(step.score - before, step.resampled - above.resampled, step.photos)
             row |= {"gain": test.difference, "gain_low": test.low, "gain_high": test.high, "p": test.p}
         rows.append(row | {"distinct": step.distinct})
         above = above if step.side_branch else step
@@ -93,7 +97,8 @@ def ablation_text(rows: Sequence[dict], resamples: int) -> str:
     cells = [["", "", "score", "95%", "gain", "95%", "distinct", ""]]
     for row in rows:
         form = ".4f" if row["kind"] == "MOS" else ".3f"
-        shown = [_number(row["score"], form), _interval(row, "", form), _number(row["gain"], f"+{form}")]
+        score = "not measured" if row["score"] is None else f"{row['score']:{form}}"
+        shown = [score, _interval(row, "", form), _number(row["gain"], f"+{form}")]
         off = "" if row["on"] else "off"
         distinct = _number(row["distinct"], ".0%")
         cells.append([row["kind"], row["step"], *shown, _interval(row, "gain_", f"+{form}"), distinct, off])

@@ -26,6 +26,8 @@ from src.training.infer import autocast
 
 SHOWN_SHORT_SIDE = 640
 """Pixels: a JPEG is decoded no smaller than that to be drawn."""
+UNREAD_SUFFIXES = {".heic", ".heif", ".hif", ".jxl", ".dng", ".nef", ".cr2", ".cr3", ".arw", ".raf", ".orf", ".rw2"}
+"""Of photos that cannot be read without a further package: in a folder they are reported, not passed over."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,7 @@ class PhotoCaptioner:
 def photos_in(folder: Path) -> list[Path]:
     """The photos in the folder, known by the ends of their names, sorted. Raises InputError where there is none."""
     suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS}
+    suffixes |= UNREAD_SUFFIXES
     photos = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.is_file())
     if not photos:
         raise InputError(f"{folder}: no photos in it (folders inside it are not searched)")
@@ -190,11 +193,16 @@ def photos_in(folder: Path) -> list[Path]:
 def describe_files(captioner: PhotoCaptioner, paths: Iterable[Path]) -> Iterator[FilePrediction]:
     """Each photo file with its prediction, or with the reason why it cannot be read; in order."""
     paths, batch_size = list(paths), captioner.settings.train.batch_size
+    megapixels = captioner.settings.data.maximum_megapixels
     for begin in range(0, len(paths), batch_size):
-        photos = [(path, load_photo(path, captioner.view)) for path in paths[begin : begin + batch_size]]
+        batch = paths[begin : begin + batch_size]
+        photos = [(path, load_photo(path, captioner.view, megapixels)) for path in batch]
         readable = [(path, photo) for path, photo in photos if photo.problem is None]
         whole = captioner.settings.encoder.whole_photos
-        seen = [captioner.seen(decode(path.read_bytes(), whole)) if whole else photo.pixels for path, photo in readable]
+        seen = [
+            captioner.seen(decode(path.read_bytes(), whole, megapixels)) if whole else photo.pixels
+            for path, photo in readable
+        ]
         crops = np.stack([photo.crops for _, photo in readable]) if readable else None
         predictions = iter(captioner.describe(seen, crops) if readable else [])
         for path, photo in photos:
@@ -215,10 +223,10 @@ def attention_of_file(
     Raises InputError as `PhotoCaptioner.attention_maps` does.
     """
     whole = captioner.settings.encoder.whole_photos
-    content = path.read_bytes()
-    decoded = decode(content, whole or needed_short_side(captioner.view, DECODED_SHORT_SIDE))
+    content, megapixels = path.read_bytes(), captioner.settings.data.maximum_megapixels
+    decoded = decode(content, whole or needed_short_side(captioner.view, DECODED_SHORT_SIDE), megapixels)
     maps = captioner.attention_maps(captioner.seen(decoded))
-    photo = decode(content, needed_short_side(captioner.view, SHOWN_SHORT_SIDE))
+    photo = decode(content, needed_short_side(captioner.view, SHOWN_SHORT_SIDE), megapixels)
     height, width = photo.shape[:2]
     return maps, photo, (0, 0, height, width) if whole else view_box(height, width, captioner.view)
 

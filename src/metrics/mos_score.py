@@ -8,13 +8,22 @@ from scipy.stats import rankdata
 
 from src.metrics.bootstrap import resample_counts
 
+FEWEST = 3
+"""Photos below which a correlation, and so a MOS score, is not defined."""
+
+
+def is_measurable(truth: ArrayLike) -> bool:
+    """Whether predictions of these labels [photos] have a MOS score: fewer than FEWEST or equal ones give none."""
+    truth = np.asarray(truth, dtype=np.float64)
+    return len(truth) >= FEWEST and np.ptp(truth) > 0
+
 
 def plcc(x: ArrayLike, y: ArrayLike) -> float:
     """Pearson's linear correlation of two vectors [photos]; nan below 3 photos or where one of them is constant."""
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if x.shape != y.shape or x.ndim != 1:
         raise ValueError(f"two vectors of one length are needed, not {x.shape} and {y.shape}")
-    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+    if len(x) < FEWEST or np.ptp(x) == 0 or np.ptp(y) == 0:
         return float("nan")
     x, y = _unit(x), _unit(y)
     return float(np.clip(x @ y, -1.0, 1.0))

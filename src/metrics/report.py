@@ -9,11 +9,9 @@ from src.metrics.bootstrap import interval
 from src.metrics.caption_scores import CaptionScores
 from src.metrics.competition_score import caption_score, resampled_caption_scores
 from src.metrics.diagnostics import diagnostic_warnings
-from src.metrics.mos_score import mos_score, resampled_mos_scores
+from src.metrics.mos_score import FEWEST, is_measurable, mos_score, resampled_mos_scores
 from src.settings.schema import CaptionWeights
 
-FEWEST = 3
-"""Photos below which a correlation, and so a MOS score, is not defined."""
 _CAPTION_PARTS = {"cider_d": "CIDEr-D", "meteor": "METEOR", "bleu3": "BLEU-3", "bleu4": "BLEU-4", "rouge_l": "ROUGE-L",
                   "wer": "WER"}  # fmt: skip
 
@@ -23,7 +21,7 @@ def mos_block(predicted: np.ndarray, truth: np.ndarray, resamples: int, seed: in
 
     Constant predictions have no correlation: plcc and srcc are None and the score, as in the competition, 0.
     """
-    if len(truth) < FEWEST or np.ptp(truth) == 0:
+    if not is_measurable(truth):
         return None
     bounds = list(interval(resampled_mos_scores(predicted, truth, resamples, seed))) if resamples else None
     return _plain({**mos_score(predicted, truth), "interval": bounds, "photos": len(truth)})
@@ -56,7 +54,7 @@ def evaluation_report(
     """
     warnings = [*notes, *diagnostic_warnings(**diagnostics)]
     for name, block, reached in (("MOS", mos, baseline["mos"]), ("caption", caption, baseline["caption"])):
-        if block is not None and reached is not None and block["score"] < reached:
+        if block is not None and reached is not None and block["photos"] >= FEWEST and block["score"] < reached:
             warnings.append(f"the {name} score {block['score']:.4f} is under its baseline {reached:.4f}")
     return {"mos": mos, "caption": caption, "baseline": _plain(baseline), "warnings": warnings}
 
@@ -93,9 +91,11 @@ def _score_lines(
     name: str, block: dict | None, parts: dict[str, str], baseline_name: str, baseline: float | None
 ) -> list[str]:
     if block is None:
-        return [f"  {name:<14} not measured: no predictions, or too few labels"]
+        return [f"  {name:<14} not measured: no predictions, or too few or equal labels"]
     verdict = ""
-    if baseline is not None:
+    if baseline is not None and block["photos"] < FEWEST:
+        verdict = f"   {baseline_name} {baseline:.4f}, too few photos to compare"
+    elif baseline is not None:
         side = "ABOVE" if block["score"] > baseline else "UNDER" if block["score"] < baseline else "EQUAL TO"
         verdict = f"   {side} {baseline_name} {baseline:.4f}"
     shown = "  ".join(f"{title} {_figure(block[key])}" for key, title in parts.items())

@@ -14,11 +14,8 @@ import numpy as np
 from src.metrics.bootstrap import interval, resample_counts
 from src.metrics.caption_scores import CaptionScores
 from src.metrics.competition_score import caption_score, resampled_caption_scores
-from src.metrics.mos_score import mos_score, resampled_mos_scores
+from src.metrics.mos_score import FEWEST, is_measurable, mos_score, resampled_mos_scores
 from src.settings.schema import CaptionWeights
-
-FEWEST = 3
-"""Photos below which there is no test."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +56,11 @@ def paired_captions(
 def paired_mos(
     system: np.ndarray, reference: np.ndarray, truth: np.ndarray, resamples: int, seed: int
 ) -> Paired | None:
-    """Test of the MOS score: predictions of two systems and the labels, [photos] each. None below FEWEST photos."""
+    """Test of the MOS score: predictions of two systems and the labels, [photos] each. None where the labels
+    have no MOS score (`is_measurable`)."""
     if not len(system) == len(reference) == len(truth):
         raise ValueError(f"a pair needs the same photos, not {len(system)}, {len(reference)} and {len(truth)}")
-    if len(truth) < FEWEST:
+    if not is_measurable(truth):
         return None
     whole = mos_score(system, truth)["score"] - mos_score(reference, truth)["score"]
     ours, theirs = (resampled_mos_scores(predicted, truth, resamples, seed) for predicted in (system, reference))

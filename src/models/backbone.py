@@ -15,7 +15,8 @@ from src.models.encoder import Encoder, trainable
 from src.models.faster_rcnn import DETECTORS, build_faster_rcnn
 from src.models.features import Features
 from src.models.levels import BlockStatistics, channel_statistics
-from src.models.weights import fetch_torchvision, fit_weights, one_line, published_weights, read_weights
+from src.models.weights import fetch_torchvision, fit_weights, one_line, published_weights
+from src.models.weights_files import read_weights
 from src.settings.schema import EncoderSettings
 
 # Not ImageNet's usual mean and std: these weights were converted from TensorFlow.

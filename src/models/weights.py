@@ -1,43 +1,30 @@
-"""Pretrained encoder weights: from a package, the hub or a local file, without executing anything in them."""
+"""Pretrained encoder weights: where they come from, and how they enter a backbone."""
 
 import logging
 import sys
-from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from huggingface_hub import try_to_load_from_cache
-from timm.models import load_pretrained, load_state_dict
+from timm.models import load_pretrained
 from torch import nn
 
 from src.base.errors import InputError
 from src.models.packaged_weights import read_packaged, weights_package
+from src.models.weights_files import check_finite, read_weights, unwrapped
 from src.settings.schema import EncoderSettings
 
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
-_ENDINGS = (".safetensors", ".pt", ".pth")
+_WELL_KNOWN = {
+    "layer4.0.conv1.weight": ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+    "conv_stem.weight": ("efficientnet_b0", "tf_efficientnet_lite0", "mobilenetv3_large_100"),
+    "stages.3.blocks.0.conv_dw.weight": ("convnext_tiny", "convnext_small", "convnext_base"),
+    "blocks.0.attn.qkv.weight": ("vit_tiny_patch16_224", "vit_small_patch16_224", "vit_base_patch16_224"),
+    "layers.0.blocks.0.attn.qkv.weight": ("swin_tiny_patch4_window7_224",),
+}
+"""Models whose weights are most often at hand, by a tensor that they have."""
 _FILTERS = ("checkpoint_filter_fn", "_filter_fn")
-
-
-def read_weights(path: str) -> dict[str, torch.Tensor]:
-    """The tensors of a .safetensors, .pt or .pth file by name, without the prefixes of DataParallel and compile.
-
-    Raises InputError where the file is absent, damaged, of another kind, or holds more than data.
-    """
-    file = Path(path)
-    if file.suffix.lower() not in _ENDINGS:
-        raise InputError(f"encoder.weights={path} has none of the endings {', '.join(_ENDINGS)}; give such a file")
-    if not file.is_file():
-        raise InputError(f"encoder.weights={path} does not exist; give a weights file")
-    try:
-        weights = load_state_dict(str(file), weights_only=True)
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
-        raise InputError(f"encoder.weights={path} cannot be read safely ({reason}); get it again") from None
-    if not weights or not all(isinstance(value, torch.Tensor) for value in weights.values()):
-        raise InputError(f"encoder.weights={path} is no dictionary of tensors; give a file of weights")
-    return weights
 
 
 def published_weights(name: str) -> dict[str, torch.Tensor]:
@@ -109,16 +96,18 @@ def fit_weights(
     """Load `weights` into `backbone`; where it has one input channel, the first layer's weights are summed over three.
 
     `config` is timm's configuration of the backbone (first layer, classifier). Keys under the modules in `ignored` and
-    under classifiers are skipped. Raises InputError with counts where tensors are missing, foreign or of another shape:
-    then the file is that of another network.
+    under classifiers are skipped. Raises InputError where a tensor is not finite, and with counts where tensors are
+    missing, foreign or of another shape: then the file is that of another network.
     """
+    weights = unwrapped(weights, backbone.state_dict())
+    check_finite(weights)
     classifiers = config.get("classifier") or ()
     ignored = ignored | set((classifiers,) if isinstance(classifiers, str) else classifiers)
     module = sys.modules[type(backbone).__module__]
     convert = next((getattr(module, name, None) for name in _FILTERS if getattr(module, name, None)), None)
     logging.getLogger("timm.models").setLevel(logging.ERROR)  # unmatched keys are counted below
     results: list[Any] = []
-    misshapen, reason = 0, ""
+    reason = ""
     # timm drops the result of load_state_dict, which names the missing and unexpected keys
     hook = backbone.register_load_state_dict_post_hook(lambda _, result: results.append(result))
     try:
@@ -127,20 +116,44 @@ def fit_weights(
             strict=False,
         )  # fmt: skip
     except Exception as error:
-        misshapen, reason = str(error).count("size mismatch for"), " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:100]
     finally:
         hook.remove()
-    missing, foreign = [], []
-    if results:
-        missing = [key for key in results[-1].missing_keys if not key.endswith("num_batches_tracked")]
-        foreign = [key for key in results[-1].unexpected_keys if not _under(key, ignored)]
+    missing, foreign = (results[-1].missing_keys, results[-1].unexpected_keys) if results else ([], [])
+    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
+    foreign = [key for key in foreign if not _under(key, ignored)]
     if missing or foreign or reason:
-        counts = f"{len(missing)} of its tensors are not in the file, {misshapen} have another shape there and "
-        example = f"for example {(missing or foreign)[0]}" if missing or foreign else reason
-        raise InputError(
-            f"encoder.weights do not fit the encoder of {len(backbone.state_dict())} tensors: {counts}{len(foreign)} "
-            f"of the file's {len(weights)} have no place ({example}); give that encoder's own file"
-        )
+        raise InputError(_misfit(backbone, weights, reason, missing, foreign))
+
+
+def _misfit(
+    backbone: nn.Module, weights: dict[str, torch.Tensor], reason: str, missing: list[str], foreign: list[str]
+) -> str:
+    """Why the weights are those of another network. reason: what timm said where it gave up, then by name."""
+    own = {name: value for name, value in backbone.state_dict().items() if not name.endswith("num_batches_tracked")}
+    if reason:
+        missing, foreign = [name for name in own if name not in weights], [name for name in weights if name not in own]
+    misshapen = [name for name in own if name in weights and weights[name].shape != own[name].shape] if reason else []
+    example = ", ".join([*missing, *misshapen, *foreign][:3]) or reason
+    likely, fitting = looks_like(weights), len(own) - len(missing) - len(misshapen)
+    return (
+        f"encoder.weights do not fit the encoder of {len(own)} tensors: {fitting} fit, {len(missing)} of its "
+        f"tensors are not in the file, {len(misshapen)} have another shape there and "
+        f"{len(foreign)} of the file's {len(weights)} have no place (first: {example}); "
+        + (f"the file looks like that of encoder.name={likely}" if likely else "give that encoder's own file")
+    )
+
+
+def looks_like(weights: dict[str, torch.Tensor]) -> str | None:
+    """The one of some well-known models of timm whose tensors the file holds, apart from a classifier."""
+    for name in next((names for tensor, names in _WELL_KNOWN.items() if tensor in weights), ()):
+        with torch.device("meta"):
+            state = timm.create_model(name, num_classes=0).state_dict()
+        shapes = {key: value.shape for key, value in state.items() if not key.endswith("num_batches_tracked")}
+        rest = [key for key in weights if key not in state]
+        if len(rest) <= 4 and all(key in weights and weights[key].shape == shape for key, shape in shapes.items()):
+            return name
+    return None
 
 
 def _under(key: str, modules: set[str]) -> bool:

@@ -4,11 +4,13 @@ Stages after tune work with the winner of the search: see `resolved.tuned`.
 What runs share lies in runs/cache under a name made from settings and inputs; the rest in runs/NAME.
 """
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from src.base.errors import InputError
 from src.base.files import digest_of, file_digest, read_json
+from src.base.signatures import PHOTO_PLUGINS
 from src.pipeline import runs
 from src.pipeline.artefacts import Artefact, outputs_digest, tree_signature
 from src.pipeline.resolved import DEMO, data_root, folds_of, has_networks, search_plan
@@ -42,6 +44,8 @@ def photos(settings: Settings) -> Artefact:
     """The table of photos, their pixels, handcrafted features and statistics, made by preprocess."""
     ours = DEMO, Path(settings.run.root), Path(settings.run.submissions)
     inputs = {"data": tree_signature(data_root(settings), *ours)}
+    # what makes more photos readable: those that were refused are decoded once it is installed
+    inputs |= {module: "installed" for module in PHOTO_PLUGINS.values() if find_spec(module)}
     return _cached(settings, "preprocess", "photos", _part(settings, "data", "view"), inputs)
 
 
@@ -80,7 +84,8 @@ def codebook_features(settings: Settings) -> Artefact:
     """The photos' numbers from a codebook of patches, made by ensemble; the same for every view of the photos."""
     made = photos(settings).record()
     inputs = {name: made["outputs"][name]["sha256"] for name in ("photos.jsonl", "digests.npy")} if made else {}
-    return _cached(settings, "data.codebook", "codes", {}, inputs)
+    limit = {"data.maximum_megapixels": settings.data.maximum_megapixels}
+    return _cached(settings, "data.codebook", "codes", limit, inputs)
 
 
 def _weights(settings: Settings) -> dict[str, str]:

@@ -113,6 +113,7 @@ def comparison_row(run: EvaluatedRun) -> dict[str, Any]:
     photos, seconds = (sum(_column(timing, name)) for name in ("photos", "seconds"))
     return {
         "run": run.name,
+        "task": settings.get("task"),
         "encoder": settings.get("encoder.name"),
         "decoder": None if settings.get("task") == "mos" else settings.get("decoder.name"),
         "remarks": ", ".join(_remarks(settings)),

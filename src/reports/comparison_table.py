@@ -71,7 +71,7 @@ def _tests(rows: list[Row], tests: list[RunTests], resamples: int) -> str:
     tested = [
         {"run": row["run"], "mos": test.mos, "caption": test.caption}
         for row, test in zip(rows[1:], tests, strict=True)
-        if not test.refused
+        if test.mos or test.caption
     ]
     if tested:
         columns: list[tuple[str, str, Show]] = []
@@ -84,8 +84,9 @@ def _tests(rows: list[Row], tests: list[RunTests], resamples: int) -> str:
         uncorrected = "; p is not corrected for the number of runs" if len(tested) > 1 else ""
         lines.append(_table(f"Paired bootstrap against {first}, {resamples} resamples{uncorrected}", columns, tested))
     for row, test in zip(rows[1:], tests, strict=True):
-        if test.refused:
-            lines.append(f"{_short(row['run'])} is not tested against {first}: it has {test.refused}")
+        if not (test.mos or test.caption):
+            why = f"it has {test.refused}" if test.refused else "too few photos, or equal labels"
+            lines.append(f"{_short(row['run'])} is not tested against {first}: {why}")
     return "\n".join(lines)
 
 
@@ -108,12 +109,12 @@ def _table(title: str, columns: list[tuple[str, str, Show]], rows: list[Row], wo
 
 
 def _with_baseline(row: Row, name: str, form: str) -> Row:
-    """A score with its interval, and its baseline, as text; None where there is none."""
+    """A score with its interval, and its baseline, as text; nothing of a task that the run did not learn."""
     score, low, high, baseline = (row[f"{name}_{key}"] for key in ("score", "low", "high", "baseline"))
     if score is None:
-        return {}
+        return {f"{name}_text": "not measured"} if row["task"] in (name, "both") else {}
     text = f"{score:{form}}" + ("" if low is None else f" [{low:{form}}, {high:{form}}]")
-    under = None if baseline is None else f"{'UNDER ' if score < baseline else ''}{baseline:{form}}"
+    under = None if baseline is None else f"{'UNDER ' if low is not None and score < baseline else ''}{baseline:{form}}"
     return {f"{name}_text": text, f"{name}_baseline_text": under}
 
 

@@ -24,7 +24,7 @@ class EncoderSettings:
     """Start from published weights: of an installed package (tf_efficientnet_lite0, 1, 2), else of the model hub, which
     are downloaded the first time. false: from scratch."""
     weights: str | None = None
-    """Start from a local weights file (.safetensors, .pt, .pth) instead."""
+    """Start from a local file that safetensors or torch.save wrote instead, whatever is around its tensors."""
     frozen: bool = True
     """Keep the encoder's initial weights; only the heads are trained."""
     output_stride: Annotated[int, Field(ge=2)] | None = None

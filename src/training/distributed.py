@@ -148,6 +148,30 @@ def sync_batchnorm(module: M, settings: Settings, ranks: Ranks) -> M:
     return timm.layers.convert_sync_batchnorm(module, ranks.tensor_group) if ranks.world_size > 1 else module
 
 
+def accept_single_values(module: M) -> M:
+    """The module, whose BatchNorms in training take a channel's single value by their running statistics.
+
+    Torch refuses it, as it has no statistics of its own. It comes of one photo whose feature map is a single cell: the
+    last one of an epoch, a micro-batch, or the part of a batch that a process or a GPU gets. SyncBatchNorm has the
+    values of all processes and stays as it is.
+    """
+    for norm in module.modules():
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm) and not isinstance(norm, nn.SyncBatchNorm):
+            norm.register_forward_pre_hook(_leave_training_for_a_single_value)
+            norm.register_forward_hook(_return_to_training, always_call=True)
+    return module
+
+
+def _leave_training_for_a_single_value(norm: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+    if norm.training and inputs[0].numel() == inputs[0].shape[1]:
+        norm.training, norm.has_left_training = False, True
+
+
+def _return_to_training(norm: Any, *_: object) -> None:
+    if getattr(norm, "has_left_training", False):
+        norm.training, norm.has_left_training = True, False
+
+
 def notice(settings: Settings, ranks: Ranks) -> str:
     """One sentence where what `parallel` names is not there, else ""."""
     gpus = torch.cuda.device_count() if ranks.device.type == "cuda" else 0

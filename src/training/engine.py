@@ -16,7 +16,7 @@ from src.base.errors import InputError
 from src.base.randomness import fold_in, seed_torch
 from src.settings.schema import Settings
 from src.training.batch_loss_exchange import BatchLossExchange, LossGradients
-from src.training.distributed import Ranks, replicate, sync_batchnorm, wrap
+from src.training.distributed import Ranks, accept_single_values, replicate, sync_batchnorm, wrap
 from src.training.infer import autocast, map_tensors, to_device
 from src.training.interrupt import Interrupt
 from src.training.metrics_log import progress
@@ -49,7 +49,7 @@ class Engine:
         self.ranks = ranks
         task = task.to(ranks.device)
         self.ema = build_ema(task, settings.train.ema_decay)
-        self.task = sync_batchnorm(task, settings, ranks)  # after the copy, which is never trained
+        self.task = accept_single_values(sync_batchnorm(task, settings, ranks))  # after the copy, never trained
         self.optimizer = build_optimizer(self.task, settings.optim)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=settings.train.precision == "fp16")
         self.autocast = autocast(settings, ranks.device)

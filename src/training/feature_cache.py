@@ -102,7 +102,8 @@ def _pixels(settings: Settings, path: Path, view: np.ndarray) -> np.ndarray:
     if long_side is None:
         return np.asarray(view)
     try:
-        return at_own_aspect(decode(path.read_bytes(), long_side), long_side, settings.view)
+        rgb = decode(path.read_bytes(), long_side, settings.data.maximum_megapixels)
+        return at_own_aspect(rgb, long_side, settings.view)
     except (OSError, Unreadable):
         return np.asarray(view)  # black, as everywhere
 

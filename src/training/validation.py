@@ -7,7 +7,7 @@ import numpy as np
 from src.metrics.caption_scores import score_captions
 from src.metrics.competition_score import caption_score
 from src.metrics.meteor import Meteor
-from src.metrics.mos_score import mos_score
+from src.metrics.mos_score import is_measurable, mos_score
 from src.metrics.word_error_rate import error_rate, word_errors
 from src.settings.schema import Settings
 from src.training.distributed import Ranks, replicate
@@ -65,7 +65,7 @@ class Validator:
         scores: dict[str, float] = {}
         mos = self.data.labels.mos[self.rows]
         rated = ~np.isnan(mos)
-        if self.settings.task != "caption" and len(np.unique(mos[rated])) > 1 and rated.sum() > 2:
+        if self.settings.task != "caption" and is_measurable(mos[rated]):
             result = mos_score(np.array([outputs[row][0] for row in self.rows])[rated], mos[rated])
             scores |= {f"val_{name}": float(np.nan_to_num(value)) for name, value in result.items() if name != "score"}
             scores["val_mos_score"] = result["score"]

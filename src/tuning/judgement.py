@@ -17,8 +17,8 @@ from src.base.text import one_line
 from src.metrics.caption_scores import score_captions
 from src.metrics.competition_score import caption_score
 from src.metrics.meteor import Meteor
-from src.metrics.mos_score import mos_score_of_counts
-from src.metrics.significance import FEWEST, Paired, paired_scores
+from src.metrics.mos_score import FEWEST, is_measurable, mos_score_of_counts
+from src.metrics.significance import Paired, paired_scores
 from src.pipeline.resolved import SearchPlan
 from src.settings.keys import flatten
 from src.settings.load import changed
@@ -132,9 +132,12 @@ def _where(plan: SearchPlan) -> str:
 
 
 def scored_photos(labels: ValidationLabels, objective: str) -> list[int]:
-    """The rows of the photos that the objective counts; none where one of its labels is on fewer than FEWEST."""
+    """The rows of the photos that the objective counts; none where one of its labels is on fewer than FEWEST, or
+    all MOS are equal."""
     by_label = {"mos": set(labels.mos), "caption": set(labels.references)}
     counted = list(by_label.values()) if objective == "mean" else [by_label[objective]]
+    if objective != "caption" and not is_measurable(list(labels.mos.values())):
+        return []
     return sorted(set().union(*counted)) if min(map(len, counted)) >= FEWEST else []
 
 

@@ -1,12 +1,16 @@
 """Photo files of every kind become upright RGB pixels, and these the view that was asked for."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from src.data.image import Unreadable, decode, to_view
+from src.base.signatures import PHOTO_PLUGINS
+from src.data.image import FORMATS, NEVER_REDUCED, Unreadable, decode, to_view
 from src.settings.schema import ViewSettings
-from tests.helpers.pictures import UNREADABLE, drawing, encoded
+from tests.helpers.pictures import UNREADABLE, drawing, encoded, resized
 
 
 def close(one, other, tolerance):
@@ -129,3 +133,57 @@ def test_reduced_decoding_loses_next_to_nothing():
     assert reduced.shape == (240, 360, 3) and full.shape == (960, 1440, 3)
     one, other = (to_view(rgb, ViewSettings(size=128)).astype(float) for rgb in (reduced, full))
     assert 10 * np.log10(255**2 / ((one - other) ** 2).mean()) > 40
+
+
+def non_interleaved(jpeg: bytes) -> bytes:
+    """The JPEG with the header of a scan of its first colour alone."""
+    begin = jpeg.index(b"\xff\xda")
+    end = begin + 2 + int.from_bytes(jpeg[begin + 2 : begin + 4])
+    return jpeg[:begin] + b"\xff\xda\0\x08\1" + jpeg[begin + 5 : begin + 7] + b"\0\x3f\0" + jpeg[end:]
+
+
+def test_what_is_held_whole_in_memory_counts_whole():
+    """A JPEG of one scan is small at reduced scale. Of one with several libjpeg keeps all coefficients."""
+    gray = drawing().convert("L")
+    plain, progressive = (resized(encoded(gray, progressive=several), 12_000, 9_000) for several in (False, True))
+    assert decode(plain, 300, 10).shape == decode(progressive, 300, 55).shape == (1125, 1500, 3)
+    separate = resized(non_interleaved(encoded(drawing())), 12_000, 9_000)
+    for content, short_side in ((progressive, 300), (separate, 300), (plain, NEVER_REDUCED)):
+        assert "12000 × 9000 pixels, more than 53 million" in reason(content, short_side, 53)
+
+
+def reason(content: bytes, short_side: int, megapixels: int) -> str:
+    with pytest.raises(Unreadable) as error:
+        decode(content, short_side, megapixels)
+    return str(error.value)
+
+
+LARGE = """
+import resource, sys
+from pathlib import Path
+from src.data.image import load_photo
+from src.settings.schema import ViewSettings
+load_photo(Path(sys.argv[1]), ViewSettings())
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+photo = load_photo(Path(sys.argv[2]), ViewSettings())
+print(photo.problem, photo.pixels.shape, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def test_a_photo_of_108_megapixels_takes_little_memory(tmp_path):
+    drawing().save(tmp_path / "small.jpg")
+    Image.new("RGB", (12_000, 9_000), (90, 120, 60)).save(tmp_path / "large.jpg", quality=60)
+    command = [sys.executable, "-c", LARGE, tmp_path / "small.jpg", tmp_path / "large.jpg"]
+    problem, *shape, megabytes = subprocess.check_output(command, text=True).split()
+    assert problem == "None" and "".join(shape) == "(224,224,3)" and int(megabytes) < 100
+
+
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize("name", PHOTO_PLUGINS)
+def test_formats_of_optional_packages_are_turned_once(name, orientation):
+    if name not in FORMATS:
+        pytest.skip(f"{PHOTO_PLUGINS[name]} is not installed (requirements-optional.txt)")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    content = encoded(STORED[orientation](drawing()), name, quality=95, exif=exif.tobytes())
+    close(decode(content, 64), np.asarray(drawing()), 4)

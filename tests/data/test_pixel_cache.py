@@ -67,11 +67,11 @@ def test_build_goes_on_where_it_was_cut_off(album, tmp_path, monkeypatch):
     build_pixel_cache(tmp_path / "whole", root, paths, view, 1, False)
     real, calls = pixel_cache._decode_chunk, []
 
-    def cut_off(folder, view, begin, photos):
+    def cut_off(folder, view, megapixels, begin, photos):
         calls.append(begin)
         if calls == [0, CHUNK]:
             raise KeyboardInterrupt
-        return real(folder, view, begin, photos)
+        return real(folder, view, megapixels, begin, photos)
 
     monkeypatch.setattr(pixel_cache, "_SYNC_EVERY", 1)
     monkeypatch.setattr(pixel_cache, "_decode_chunk", cut_off)

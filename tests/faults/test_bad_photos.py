@@ -6,13 +6,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from src import preprocess
+from src.base.signatures import PHOTO_PLUGINS
+from src.data.image import FORMATS
 from src.data.table import load_table
 from tests.helpers.bad_input import SMALL, exit_code, hurry, refused
-from tests.helpers.pictures import drawing, encoded, png
+from tests.helpers.pictures import drawing, encoded, png, resized
 
 
 @pytest.fixture
@@ -34,8 +37,9 @@ UNREADABLE = {
     "cut off in the header": (WHOLE[:20], "not a photo"),
     "second half zeros": (encoded(drawing(), "PNG")[:3000] + bytes(3000), "broken PNG"),
     "PNG without pixels": (png(40, 40), "truncated"),
-    "a bomb": (png(20_000, 20_000, bytes(1000)), "more than 89 million pixels"),
-    "a larger bomb": (png(2**31 - 1, 2**31 - 1), "million pixels"),
+    "a bomb": (png(20_000, 20_000, bytes(1000)), "20000 × 20000 pixels, more than 89 million"),
+    "a larger bomb": (png(2**31 - 1, 2**31 - 1), "raise data.maximum_megapixels"),
+    "a bomb of a JPEG": (resized(encoded(drawing(), progressive=True), 60_000, 60_000), "60000 × 60000 pixels"),
     "floating-point pixels": (encoded(drawing().convert("F"), "TIFF"), "save it with 8 or 16 bits"),
 }
 
@@ -241,3 +245,93 @@ def test_an_odd_photo_becomes_the_right_pixels(kind, odd_photos):
 
 def test_links_and_names_that_are_no_ascii_are_followed(odd_photos):
     np.testing.assert_array_equal(odd_photos[len(ODD)], odd_photos[0])
+
+
+def tiff(**tags: int) -> bytes:
+    info = TiffImagePlugin.ImageFileDirectory_v2()
+    info[254] = tags["subfile"]
+    return encoded(drawing(), "TIFF", tiffinfo=info)
+
+
+# a file that is called .jpg, what it is, and what to do about it
+FOREIGN = {
+    "HEIC": (b"\0\0\0\x24ftypheic\0\0\0\0mif1MiHEmiaf" + bytes(4000), "HEIC; convert it", "pip install pillow-heif"),
+    "HEIC of an odd brand": (b"\0\0\0\x18ftypMiHE\0\0\0\0mif1miaf" + bytes(400), "HEIC", "pillow-heif"),
+    "JPEG XL": (b"\xff\x0a" + bytes(400), "JPEG XL; convert it", "pip install pillow-jxl-plugin"),
+    "JPEG XL, boxed": (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(400), "JPEG XL", "pillow-jxl-plugin"),
+    "a video": (b"\0\0\0\x20ftypisom\0\0\2\0isomiso2", "a video", "give a photo"),
+    "CR3": (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom" + bytes(400), "a raw photo of Canon", "develop it"),
+    "RAF": (b"FUJIFILMCCD-RAW 0201" + bytes(400), "a raw photo of Fujifilm", "develop it"),
+    "NEF, a TIFF with a preview": (tiff(subfile=1), "a raw photo", "develop it"),
+    "PDF": (b"%PDF-1.7\n%\xe2\xe3\n", "PDF", "export its picture"),
+    "SVG": (b'\xef\xbb\xbf<?xml version="1.0"?>\n<svg xmlns="x"/>', "SVG", "convert it"),
+    "a web page": (b"\n<!DOCTYPE html><html><body>404</body></html>", "a web page", "get the file itself again"),
+    "an answer": (b'{"error": "rate limit"}', "JSON", "get the file itself again"),
+    "an LFS pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "Git LFS", "git lfs pull"),
+    "an annex pointer": (b"/annex/objects/SHA256E-s1--2.jpg\n", "git-annex", "git annex get"),
+    "a broken download": (bytes(5000), "empty space", "get the file itself again"),
+    "saved as text": (b"\xff\xd8\xff\xe0\0\x10JFIF".decode("utf-8", "replace").encode(), "saved as text", "again"),
+    "base64": (b"data:image/jpeg;base64,/9j/4AAQ", "base64", "decode it"),
+    "a companion": (b"\0\x05\x16\x07\0\2\0\0Mac OS X" + bytes(90), "macOS", "leave it out"),
+    "an archive": (b"PK\3\4" + bytes(90), "an archive", "unpack it"),
+    "too large": (
+        png(10_000, 9_000),
+        "10000 × 9000 pixels, more than 89 million; make it smaller",
+        "maximum_megapixels",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def foreign_photos(tmp_path_factory):
+    """Why preprocess refuses each of the photos of FOREIGN, and the pixels of two large ones behind them."""
+    folder = tmp_path_factory.mktemp("foreign")
+    (folder / "data").mkdir()
+    large = Image.new("L", (12_000, 9_000), 90)
+    contents = [content for content, *_ in FOREIGN.values()]
+    contents += [encoded(large, quality=60), encoded(large, quality=60, progressive=True)]
+    for index, content in enumerate(contents):
+        (folder / "data" / f"{index}.jpg").write_bytes(content)
+    rows = "".join(f"{index},{index}.jpg,{index / 5},x\n" for index in range(len(contents)))
+    (folder / "data" / "train.csv").write_text("img_name,img_path,mos,comments\n" + rows)
+    (folder / "data" / "test.csv").write_text(f"img_name,img_path\nt,{len(contents) - 1}.jpg\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr("src.data.image.FORMATS", tuple(name for name in FORMATS if name not in PHOTO_PLUGINS))
+        hurry(patch)
+        assert exit_code(preprocess, "data.root=data", "view.size=32", "data.on_bad_photo=skip") == 0
+        rejected = pd.read_csv("runs/demo/rejected.csv").set_index("path")["reason"]
+        return rejected, np.load(next(Path().glob("runs/cache/photos-*/pixels.npy")))[len(FOREIGN) :]
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_what_pillow_cannot_read_is_named(kind, foreign_photos):
+    reason = foreign_photos[0][f"{list(FOREIGN).index(kind)}.jpg"]
+    assert not [word for word in FOREIGN[kind][1:] if word not in reason], reason
+    assert len(reason) < 160
+
+
+def test_a_jpeg_of_108_megapixels_is_used(foreign_photos):
+    rejected, pixels = foreign_photos
+    assert len(rejected) == len(FOREIGN) and np.abs(pixels.astype(int) - 90).max() <= 1
+
+
+def test_the_limit_of_pixels_is_a_setting(competition_copy, capfd):
+    (competition_copy / "data" / "train" / "b.jpg").write_bytes(encoded(Image.new("L", (1200, 1000)), "PNG"))
+    arguments = [*SMALL, "data.maximum_megapixels=1"]
+    refused(capfd, preprocess, arguments, ("1200 × 1000 pixels, more than 1 million", "data.maximum_megapixels"))
+    assert exit_code(preprocess, *SMALL, "data.maximum_megapixels=2") == 0
+
+
+def test_photos_of_an_optional_package_are_read_once_it_is_there(competition_copy, capfd, monkeypatch):
+    """Refused first, and not for good: what was decoded before does not count once the package is installed."""
+    photo = competition_copy / "data" / "train" / "b.jpg"
+    photo.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99))
+    monkeypatch.setattr("src.data.image.FORMATS", tuple(name for name in FORMATS if name not in PHOTO_PLUGINS))
+    monkeypatch.setattr("src.pipeline.outputs.find_spec", lambda module: None)
+    refused(capfd, preprocess, SMALL, ("HEIC", "pip install pillow-heif"))
+
+    monkeypatch.setattr("src.pipeline.outputs.find_spec", lambda module: module == "pillow_heif" or None)
+    monkeypatch.setitem(Image.OPEN, "HEIF", (lambda *_: drawing(), lambda prefix: prefix[4:12] == b"ftypheic"))
+    monkeypatch.setattr("src.data.image.FORMATS", (*FORMATS, "HEIF"))
+    assert exit_code(preprocess, *SMALL) == 0

@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
 from src import evaluate, preprocess, split, submit, train, tune
 from src.settings import load
@@ -215,34 +214,6 @@ def test_a_bad_search_is_refused_before_the_first_trial(kind, place, capfd):
     (place / "searching.yaml").write_text("tune.space: {optim.lr: {low: 1e-4, high: 1e-2}}\nrun.name: demo\n")
     arguments, *words = SEARCHES[kind]
     refused(capfd, tune, [*SMALL, "task=mos", "tune.trials=2", *arguments], tuple(words))
-
-
-WEIGHTS = {
-    "absent": ("none.pt", None, "does not exist", "give a weights file"),
-    "a folder": ("folder.pt", Path.mkdir, "does not exist", "give a weights file"),
-    "of another ending": ("weights.bin", Path.touch, "has none of the endings", "give such a file"),
-    "empty": ("weights.pt", Path.touch, "cannot be read safely", "get it again"),
-    "text": ("weights.pt", lambda path: path.write_text("weights\n"), "cannot be read safely", "get it again"),
-    "text, safetensors": ("w.safetensors", lambda path: path.write_text("x" * 99), "cannot be read", "get it again"),
-    "code": ("weights.pth", lambda path: torch.save(Malicious(), path), "cannot be read safely", "get it again"),
-    "numbers": ("weights.pt", lambda path: torch.save({"a": 3}, path), "is no dictionary of tensors", "give a file"),
-    "of another network": (
-        "weights.pt",
-        lambda path: torch.save({"fc.weight": torch.ones(3, 3)}, path),
-        "do not fit the encoder",
-        "give that encoder's own file",
-    ),
-}
-
-
-@pytest.mark.parametrize("kind", WEIGHTS)
-def test_bad_weights_are_refused(kind, place, capfd):
-    name, make, *words = WEIGHTS[kind]
-    if make:
-        make(place / name)
-    arguments = [*SMALL, "task=mos", "--fold=0", "encoder.name=test_resnet", f"encoder.weights={name}"]
-    refused(capfd, train, arguments, ("encoder.weights", *words))
-    assert not (place / "executed").exists()
 
 
 TRAINING = {

@@ -30,12 +30,18 @@ def png(width: int, height: int, rows: bytes = b"") -> bytes:
     return b"\x89PNG\r\n\x1a\n" + body
 
 
+def resized(jpeg: bytes, width: int, height: int) -> bytes:
+    """The JPEG with another size in its header, for which its data do not suffice."""
+    at = next(at for marker in (b"\xff\xc0", b"\xff\xc2") if (at := jpeg.find(marker)) > 0) + 5
+    return jpeg[:at] + struct.pack(">HH", height, width) + jpeg[at + 4 :]
+
+
 UNREADABLE = {
     "empty": (b"", "empty"),
     "text": (b"this is not a photo", "not a photo in a known format"),
     "truncated": (encoded(drawing(600, 400))[:4000], "truncated"),
     "header_only": (encoded(drawing(), "PNG")[:40], "."),
-    "bomb": (png(40_000, 40_000, bytes(1000)), "million pixels"),
+    "bomb": (png(40_000, 40_000, bytes(1000)), "more than 89 million"),
     "float": (encoded(drawing().convert("F"), "TIFF"), "floating-point"),
 }
 """The content of a photo file, and a part of the reason why it is refused."""

@@ -12,7 +12,13 @@ PARTS += ("repeated_pairs", "dangling", "unk_share")
 
 
 def row(name: str, mos: float | None, caption: float | None) -> dict[str, Any]:
-    figures: dict[str, Any] = {"run": name, "encoder": "e" * 40, "decoder": "mask_predict", "remarks": "r" * 60}
+    figures: dict[str, Any] = {
+        "run": name,
+        "task": "both",
+        "encoder": "e" * 40,
+        "decoder": "mask_predict",
+        "remarks": "r" * 60,
+    }
     for task, score in (("mos", mos), ("caption", caption)):
         figures |= {f"{task}_{key}": None if score is None else value for key, value in SCORES.items()}
         figures[f"{task}_score"] = score

@@ -173,16 +173,17 @@ def test_a_folder_becomes_a_table(place, competition, capsys):
     for name in sorted(files, reverse=True)[:5]:
         shutil.copy(files[name], folder)
     (folder / "broken.jpg").write_bytes(b"no photo")
+    (folder / "phone.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
     (folder / "notes.txt").write_text("no photo either")
     before = sorted(folder.iterdir())
     caption.main([str(folder), "train.batch_size=4"])
     out = capsys.readouterr().out
     rows = rows_of("runs/demo/captions.csv")
-    assert "runs/demo/captions.csv: 6 photos, 1 of them not readable and left empty (first: broken.jpg:" in out
-    assert [row["photo"] for row in rows] == sorted(path.name for path in before if path.suffix == ".jpg")
+    assert "runs/demo/captions.csv: 7 photos, 2 of them not readable and left empty (first: broken.jpg:" in out
+    assert [row["photo"] for row in rows] == sorted(path.name for path in before if path.suffix != ".txt")
     predicted = {row["photo_id"]: row for row in rows_of("runs/demo/predictions/test.csv")}
     for row in rows:
-        if row["photo"] == "broken.jpg":
+        if row["photo"] in ("broken.jpg", "phone.HEIC"):
             assert row["mos"] == row["caption"] == ""
             continue
         wanted = predicted[row["photo"].removesuffix(".jpg")]
