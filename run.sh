@@ -127,6 +127,7 @@ fi
 
 export STAGES_END_WITH_PARENT=$$ # no stage outlives this script, even where the script is killed
 stages=$("$PYTHON" -m src.pipeline.stages) || exit "${stopped:-1}"
+run -m src.preprocess --check ${arguments[@]+"${arguments[@]}"}
 for stage in $stages; do
     run -m "src.$stage" ${arguments[@]+"${arguments[@]}"}
 done

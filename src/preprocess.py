@@ -2,9 +2,12 @@
 
 Writes runs/cache/photos-KEY/ (photos.jsonl, pixels.npy, handcrafted.npy, phash.npy, statistics.json and .png,
 rejected.csv) and runs/cache/vocabulary-KEY/ (vocabulary.json, captions.npz). Makes the demo competition in data/demo
-first where data.root is not given and data/train.csv is absent.
+first where data.root is not given and data/train.csv is absent. --check looks, in seconds and all at once, for what would
+end this run in any stage: the tables, photo files, labels, form, folds, places, the network and its weights.
 """
 
+import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,6 +46,7 @@ def make_photos(settings: Settings, work: Making) -> None:
     from src.data.statistics import dataset_statistics
     from src.data.table import Rejection, drop_wordless, for_training, save_table, write_rejections
     from src.plots.data_histograms import draw_statistics
+    from src.reports.preflight import check_labels
 
     root = data_root(settings)
     table, rejections = read_dataset(root, settings.data.format)
@@ -96,43 +100,10 @@ def report_rejected(settings: Settings, source: Path) -> None:
     print(f"preprocess: {line}", flush=True)
 
 
-def check_labels(
-    settings: Settings, photos: int, scores: int, captions: int, wordless: Sequence[tuple[str, str]]
-) -> None:
-    """Raise InputError where the task has nothing to learn from; the line names a task that has.
-
-    photos: that can be used for training; scores: how many different MOS they have; captions: how many of them they
-    have; wordless: photo and text of captions that were left out.
-    """
-    if not photos:
-        rejected = rejected_path(run_folder(settings))
-        raise InputError(f"no photo is left for training; {rejected} says of each what is wrong with it: mend them")
-    labels = {"mos": scores, "caption": captions}
-    lacking = [task for task in labels if settings.task in ("both", task) and not labels[task]]
-    if not lacking:
-        return
-    reasons = dict.fromkeys(labels, "no photo for training that can be used has one")
-    if wordless:
-        reasons["caption"] = f"none of the {len(wordless)} holds a letter or digit ({_example(wordless)})"
-    if settings.data.format == "dacon":
-        from src.data.readers.dacon import missing_column
-
-        root = data_root(settings)
-        columns = {task: missing_column(root, task) for task in lacking}
-        reasons |= {task: f"{root / 'train.csv'} has no column {column}" for task, column in columns.items() if column}
-    needs = "; and ".join(f"{'MOS' if task == 'mos' else 'captions'}: {reasons[task]}" for task in lacking)
-    possible = [task for task, found in (("mos", scores > 1), ("caption", captions > 0)) if found]
-    hint = f"task={possible[0]} works with these data" if possible else "no task works with these data"
-    raise InputError(f"task={settings.task} needs {needs}; {hint}")
-
-
-def _example(wordless: Sequence[tuple[str, str]]) -> str:
-    photo_id, caption = wordless[0]
-    return f"only emoji, punctuation or the like, such as {caption[:40]!r} of photo {photo_id}"
-
-
 def report_statistics(settings: Settings, file: Path) -> None:
     """Say what of the labels was left out or may be a mistake. Raises InputError as `check_labels`."""
+    from src.reports.preflight import check_labels, wordless_example
+
     statistics = read_json(file)
     alike, wordless = statistics["photos"].get("look_alikes"), statistics["captions"].get("wordless", [])
     if alike:
@@ -140,15 +111,34 @@ def report_statistics(settings: Settings, file: Path) -> None:
         print(f"preprocess: {len(alike)} names are written in several ways, such as {pair}: they count as different "
               "photos", flush=True)  # fmt: skip
     if wordless:
-        print(f"preprocess: {len(wordless)} captions without a letter or digit are left out ({_example(wordless)})",
+        print(f"preprocess: {len(wordless)} captions without a letter or digit are left out ({wordless_example(wordless)})",
               flush=True)  # fmt: skip
     mos = statistics["mos"]
     scores = 0 if mos is None else 1 + (mos["min"] < mos["max"])
     check_labels(settings, statistics["photos"]["train"], scores, statistics["captions"]["count"], wordless)
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--check", action="store_true", help="look for all that would end the run later, and stop")
+
+
+def check(settings: Settings) -> None:
+    """Print all that would end the run later, a line each, of which the last is raised as InputError."""
+    from src.reports.preflight import preflight_faults
+
+    faults = preflight_faults(settings)
+    for fault in faults[:-1]:
+        print(f"error: {fault}", file=sys.stderr, flush=True)
+    if faults:
+        raise InputError(faults[-1])
+    print("preprocess: nothing was found that would end this run", flush=True)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    settings, options = load(argv, "preprocess", __doc__)
+    settings, options = load(argv, "preprocess", __doc__, add_options)
+    if options.check:
+        check(settings)
+        return
     require_writable(Path(settings.run.root), "run.root")
     require_writable(Path(settings.run.submissions), "run.submissions")  # else hours of training would end in a refusal
     if settings.data.root is None and data_root(settings) == DEMO:

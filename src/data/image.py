@@ -162,6 +162,28 @@ def decode(content: bytes, short_side: int, megapixels: int = DEFAULT_MEGAPIXELS
             raise Unreadable(_reason(error, content)) from None
 
 
+def header_fault(path: Path, short_side: int, megapixels: int = DEFAULT_MEGAPIXELS) -> str | None:
+    """Why a photo file cannot be used, as far as its header tells; None where it may be. Arguments as for `decode`."""
+    head = b""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with open(path, "rb") as file:
+                head = file.read(4096)
+                if not head:
+                    return "the file is empty"
+                file.seek(0)
+                with Image.open(file, formats=FORMATS) as image:
+                    _prepare(image, short_side, megapixels)
+        except Unreadable as fault:
+            return str(fault)
+        except OSError as error:
+            return error.strerror or _reason(error, head)
+        except Exception as error:
+            return _reason(error, head)
+    return None
+
+
 def needed_short_side(view: ViewSettings, least: int) -> int:
     """The short side, in pixels, below which a JPEG is not decoded for this view; `least` at least."""
     if view.fit == "native":

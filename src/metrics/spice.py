@@ -17,7 +17,7 @@ def spice(references: list[list[str]], candidates: list[str]) -> float:
     The first call downloads Stanford's models into pycocoevalcap's own folder.
     Raises InputError where that fails, or where the jar does.
     """
-    _fetch_models()
+    fetch_models()
     photos = [
         {"image_id": photo, "test": candidate, "refs": group}
         for photo, (group, candidate) in enumerate(zip(references, candidates, strict=True))
@@ -40,7 +40,8 @@ def spice(references: list[list[str]], candidates: list[str]) -> float:
     return float(np.nanmean([np.nan if value is None else float(value) for value in values]))
 
 
-def _fetch_models() -> None:
+def fetch_models() -> None:
+    """Download the models where they are absent. Raises InputError where that fails."""
     from pycocoevalcap.spice.get_stanford_models import get_stanford_models
 
     try:

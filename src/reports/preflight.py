@@ -1,0 +1,162 @@
+"""What would end a run later, found in seconds and all at once, before the first long stage."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from src.base.errors import InputError
+from src.base.files import require_writable
+from src.base.machine import usable_cores
+from src.base.worker_pool import thread_pool
+from src.data.folds import assign_folds, merge_groups
+from src.data.handcrafted import DECODED_SHORT_SIDE
+from src.data.image import header_fault, needed_short_side
+from src.data.readers.dacon import missing_column
+from src.data.readers.registry import read_dataset
+from src.data.table import Rejection, drop_wordless, for_training
+from src.pipeline.resolved import DEMO, data_root, folds_of, has_networks
+from src.pipeline.runs import fold_folder, marker_of, rejected_path, run_folder
+from src.pipeline.trained_runs import joined
+from src.settings.schema import Settings
+from src.submission.form import read_form
+
+_SHOWN = 3  # examples of each fault
+
+
+def preflight_faults(settings: Settings) -> list[str]:
+    """Lines for all that is wrong with places, tables, photo files, named runs, network and scorers; none if nothing.
+
+    Of a photo only the header is read. The embedded demo competition, which the program makes, is not looked at.
+    """
+    faults = _raised(require_writable, Path(settings.run.root), "run.root")
+    faults += _raised(require_writable, Path(settings.run.submissions), "run.submissions")
+    if settings.data.root is not None or data_root(settings) != DEMO:
+        faults += _data_faults(settings)
+    faults += _raised(_check_named_runs, settings)
+    if has_networks(settings):
+        faults += _raised(_check_network, settings)
+    if settings.task != "mos":
+        faults += _raised(_check_scorers, settings)
+    return list(dict.fromkeys(faults))
+
+
+def _raised(check: Callable[..., Any], *arguments: Any) -> list[str]:
+    """The line of the error that a check raises."""
+    try:
+        check(*arguments)
+    except InputError as error:
+        return [str(error)]
+    return []
+
+
+def _data_faults(settings: Settings) -> list[str]:
+    root = data_root(settings)
+    try:
+        table, rejections = read_dataset(root, settings.data.format)
+    except InputError as error:
+        return [str(error)]
+    table, wordless = drop_wordless(table)
+    rejections += _unreadable(settings, table)
+    faults = []
+    if rejections and settings.data.on_bad_photo == "stop":
+        shown = "; ".join(f"{r.where}: {r.photo_id} {r.path}: {r.reason}" for r in rejections[:_SHOWN])
+        more = f" and {len(rejections) - _SHOWN} more" if len(rejections) > _SHOWN else ""
+        faults.append(f"{len(rejections)} rows or photos cannot be used ({shown}{more}); mend them, or set "
+                      "data.on_bad_photo=skip")  # fmt: skip
+    rejected = {rejection.photo_id for rejection in rejections}
+    usable = table[for_training(table) & ~table["photo_id"].isin(rejected).to_numpy()]
+    scores, captions = usable["mos"].nunique(), int(usable["captions"].map(len).sum())
+    faults += _raised(check_labels, settings, len(usable), scores, captions, wordless)
+    faults += _raised(read_form, root, settings.data.format, settings.task)
+    if len(usable) and not settings.split.official:
+        split, captioned = settings.split, usable["captions"].map(bool).to_numpy()
+        groups = merge_groups(usable["group"].to_numpy())
+        mos = usable["mos"].to_numpy(float)
+        faults += _raised(assign_folds, mos, groups, split.folds, split.holdout, split.seed, captioned)
+    return faults
+
+
+def _unreadable(settings: Settings, table: pd.DataFrame) -> list[Rejection]:
+    """The photos whose headers tell that they cannot be used."""
+    root, megapixels = data_root(settings), settings.data.maximum_megapixels
+    short_side = needed_short_side(settings.view, DECODED_SHORT_SIDE)
+    listed = table[table["path"] != ""]
+    with thread_pool(4 * usable_cores()) as pool:  # they wait for the disk
+        faults = list(pool.map(lambda path: header_fault(root / path, short_side, megapixels), listed["path"]))
+    return [
+        Rejection(f"{row.part} photo", row.photo_id, row.path, fault)
+        for row, fault in zip(listed.itertuples(), faults, strict=True)
+        if fault
+    ]
+
+
+def check_labels(
+    settings: Settings, photos: int, scores: int, captions: int, wordless: Sequence[tuple[str, str]]
+) -> None:
+    """Raise InputError where the task has nothing to learn from; the line names a task that has.
+
+    photos: that can be used for training; scores: how many different MOS they have; captions: how many of them they
+    have; wordless: photo and text of captions that were left out.
+    """
+    if not photos:
+        rejected = rejected_path(run_folder(settings))
+        raise InputError(f"no photo is left for training; {rejected} says of each what is wrong with it: mend them")
+    possible = {"mos": scores > 1, "caption": captions > 0}
+    lacking = [task for task in possible if settings.task in ("both", task) and not possible[task]]
+    if not lacking:
+        return
+    reasons = dict.fromkeys(possible, "no photo for training that can be used has one")
+    if scores == 1:
+        reasons["mos"] = "all photos for training have the same"
+    if wordless:
+        reasons["caption"] = f"none of the {len(wordless)} holds a letter or digit ({wordless_example(wordless)})"
+    if settings.data.format == "dacon":
+        root = data_root(settings)
+        columns = {task: missing_column(root, task) for task in lacking}
+        reasons |= {task: f"{root / 'train.csv'} has no column {column}" for task, column in columns.items() if column}
+    needs = "; and ".join(f"{'MOS' if task == 'mos' else 'captions'}: {reasons[task]}" for task in lacking)
+    other = next((task for task in possible if possible[task]), None)
+    hint = f"task={other} works with these data" if other else "no task works with these data"
+    raise InputError(f"task={settings.task} needs {needs}; {hint}")
+
+
+def wordless_example(wordless: Sequence[tuple[str, str]]) -> str:
+    """The first of the captions without a word."""
+    photo_id, caption = wordless[0]
+    return f"only emoji, punctuation or the like, such as {caption[:40]!r} of photo {photo_id}"
+
+
+def _check_named_runs(settings: Settings) -> None:
+    joined(settings)
+    named = {"train.start_from": settings.train.start_from, "decoder.distill_from": settings.decoder.distill_from}
+    for key, name in named.items():
+        for k in folds_of(settings) if name else []:
+            folder = fold_folder(Path(settings.run.root, name or ""), k)
+            if not marker_of(folder).is_file():
+                raise InputError(f"{key}={name}: {folder} is not a finished fold; train that run first")
+
+
+def _check_network(settings: Settings) -> None:
+    """Build the network, its published weights included, as training does."""
+    from src.models.captioner import with_heads
+    from src.models.encoders import build_encoder
+    from src.training.feature_cache import frozen_encoder
+
+    channels = 3 if settings.view.color == "rgb" else 1
+    mean, std = (0.5,) * channels, (0.25,) * channels
+    if settings.encoder.frozen:
+        encoder = frozen_encoder(settings, mean, std)
+    else:
+        encoder = build_encoder(settings.encoder, channels, settings.view.size, mean, std)
+    with_heads(encoder, settings, 10, (0.0, 10.0, 5.0))
+
+
+def _check_scorers(settings: Settings) -> None:
+    from src.metrics.java import java
+    from src.metrics.spice import fetch_models
+
+    java()
+    if settings.metric.spice:
+        fetch_models()
