@@ -2,8 +2,8 @@
 
 Writes runs/cache/photos-KEY/ (photos.jsonl, pixels.npy, handcrafted.npy, phash.npy, statistics.json and .png,
 rejected.csv) and runs/cache/vocabulary-KEY/ (vocabulary.json, captions.npz). Makes the demo competition in data/demo
-first where data.root is not given and data/train.csv is absent. --check looks, in seconds and all at once, for what would
-end this run in any stage: the tables, photo files, labels, form, folds, places, the network and its weights.
+first where data.root is not given and data/train.csv is absent. --check looks, in seconds and all at once, for what
+would end this run in any stage: the tables, photo files, labels, form, folds, places, the network and its weights.
 """
 
 import argparse
@@ -107,12 +107,12 @@ def report_statistics(settings: Settings, file: Path) -> None:
     statistics = read_json(file)
     alike, wordless = statistics["photos"].get("look_alikes"), statistics["captions"].get("wordless", [])
     if alike:
-        pair = " and ".join(map(ascii, alike[0]))
-        print(f"preprocess: {len(alike)} names are written in several ways, such as {pair}: they count as different "
-              "photos", flush=True)  # fmt: skip
+        example = " and ".join(map(ascii, alike[0]))
+        line = f"{len(alike)} names are written in several ways, such as {example}: they count as different photos"
+        print(f"preprocess: {line}", flush=True)
     if wordless:
-        print(f"preprocess: {len(wordless)} captions without a letter or digit are left out ({wordless_example(wordless)})",
-              flush=True)  # fmt: skip
+        line = f"{len(wordless)} captions without a letter or digit are left out ({wordless_example(wordless)})"
+        print(f"preprocess: {line}", flush=True)
     mos = statistics["mos"]
     scores = 0 if mos is None else 1 + (mos["min"] < mos["max"])
     check_labels(settings, statistics["photos"]["train"], scores, statistics["captions"]["count"], wordless)

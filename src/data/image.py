@@ -8,8 +8,10 @@ import io
 import math
 import stat
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import cv2
 import imagehash
@@ -148,40 +150,36 @@ def decode(content: bytes, short_side: int, megapixels: int = DEFAULT_MEGAPIXELS
     white; 16 bits become 8; of an animation the first frame is taken; colour profiles are not applied.
     Raises Unreadable: empty, not a photo, truncated, damaged, too many pixels, floating-point pixels.
     """
-    if not content:
-        raise Unreadable("the file is empty")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-                _prepare(image, short_side, megapixels)
-                return np.array(_to_rgb(_upright(image)))
-        except Unreadable:
-            raise
-        except Exception as error:  # PIL's decoders raise whatever a damaged file leads them to.
-            raise Unreadable(_reason(error, content)) from None
+    with _opened(io.BytesIO(content), content, short_side, megapixels) as image:
+        return np.array(_to_rgb(_upright(image)))
 
 
 def header_fault(path: Path, short_side: int, megapixels: int = DEFAULT_MEGAPIXELS) -> str | None:
     """Why a photo file cannot be used, as far as its header tells; None where it may be. Arguments as for `decode`."""
-    head = b""
+    try:
+        with open(path, "rb") as file, _opened(file, file.peek(4096), short_side, megapixels):
+            return None
+    except Unreadable as fault:
+        return str(fault)
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+@contextlib.contextmanager
+def _opened(file: IO[bytes], head: bytes, short_side: int, megapixels: int) -> Iterator[Image.Image]:
+    """The photo of a file with its header read; head: its first bytes. Whatever fails inside raises Unreadable."""
+    if not head:
+        raise Unreadable("the file is empty")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            with open(path, "rb") as file:
-                head = file.read(4096)
-                if not head:
-                    return "the file is empty"
-                file.seek(0)
-                with Image.open(file, formats=FORMATS) as image:
-                    _prepare(image, short_side, megapixels)
-        except Unreadable as fault:
-            return str(fault)
-        except OSError as error:
-            return error.strerror or _reason(error, head)
-        except Exception as error:
-            return _reason(error, head)
-    return None
+            with Image.open(file, formats=FORMATS) as image:
+                _prepare(image, short_side, megapixels)
+                yield image
+        except Unreadable:
+            raise
+        except Exception as error:  # PIL's decoders raise whatever a damaged file leads them to.
+            raise Unreadable(_reason(error, head)) from None
 
 
 def needed_short_side(view: ViewSettings, least: int) -> int:
