@@ -11,7 +11,8 @@ from PIL import Image
 from src.base.csv_files import write_csv
 from src.base.errors import InputError
 from src.data.handcrafted import DECODED_SHORT_SIDE
-from src.data.image import FORMATS, at_own_aspect, decode, load_photo, needed_short_side, to_view
+from src.data.image import FORMATS, decode, load_photo
+from src.data.view import at_own_aspect, needed_short_side, to_view
 from src.data.vocabulary import END, PAD, Vocabulary
 from src.decoding.strategy import CaptionSearch
 from src.inference.caption_candidates import CaptionGenerator

@@ -12,10 +12,11 @@ from src.base.machine import usable_cores
 from src.base.worker_pool import thread_pool
 from src.data.folds import assign_folds, merge_groups
 from src.data.handcrafted import DECODED_SHORT_SIDE
-from src.data.image import header_fault, needed_short_side
+from src.data.image import header_fault
 from src.data.readers.dacon import missing_column
 from src.data.readers.registry import read_dataset
 from src.data.table import Rejection, drop_wordless, for_training
+from src.data.view import needed_short_side
 from src.pipeline.resolved import DEMO, data_root, folds_of, has_networks
 from src.pipeline.runs import fold_folder, marker_of, rejected_path, run_folder
 from src.pipeline.trained_runs import joined

@@ -10,8 +10,9 @@ from src.base.files import read_json, write_json
 from src.base.machine import usable_cores
 from src.base.randomness import fold_in, seed_torch
 from src.base.worker_pool import thread_pool
-from src.data.image import Unreadable, at_own_aspect, decode
+from src.data.image import Unreadable, decode
 from src.data.table import load_table
+from src.data.view import at_own_aspect
 from src.models.encoder import Encoder, views_of
 from src.models.encoders import build_encoder
 from src.models.fine_tuning import LateStages

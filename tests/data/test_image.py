@@ -8,7 +8,8 @@ import pytest
 from PIL import ExifTags, Image
 
 from src.base.signatures import PHOTO_PLUGINS
-from src.data.image import FORMATS, NEVER_REDUCED, Unreadable, decode, to_view
+from src.data.image import FORMATS, Unreadable, decode
+from src.data.view import NEVER_REDUCED, to_view
 from src.settings.schema import ViewSettings
 from tests.helpers.pictures import UNREADABLE, drawing, encoded, resized
 

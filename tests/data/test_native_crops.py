@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from src.data.dataset import BatchDataset, BatchSlice
-from src.data.image import decode, load_photo, native_crops, to_view
+from src.data.image import decode, load_photo
 from src.data.table import load_table
+from src.data.view import native_crops, to_view
 from src.inference.mos_prediction import predict_mos
 from src.inference.networks import open_network
 from src.inference.photo_captioner import view_box

@@ -13,8 +13,9 @@ import pytest
 
 from src.data import pixel_cache
 from src.data.handcrafted import NAMES
-from src.data.image import decode, to_view
+from src.data.image import decode
 from src.data.pixel_cache import CHUNK, build_pixel_cache
+from src.data.view import to_view
 from src.settings.schema import ViewSettings
 from tests.helpers.pictures import UNREADABLE, drawing, encoded
 

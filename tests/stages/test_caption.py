@@ -17,7 +17,8 @@ from PIL import Image
 
 from src import caption, predict, preprocess, split, train
 from src.base.errors import InputError
-from src.data.image import load_photo, to_view
+from src.data.image import load_photo
+from src.data.view import to_view
 from src.data.vocabulary import Vocabulary
 from src.inference.networks import open_network
 from src.inference.photo_captioner import PhotoCaptioner, Prediction, view_box

@@ -13,9 +13,10 @@ from src.base.files import read_json
 from src.base.randomness import make_deterministic
 from src.data.augment import Augmenter
 from src.data.dataset import BatchDataset, BatchSlice
-from src.data.image import at_own_aspect, decode
+from src.data.image import decode
 from src.data.labels import Labels
 from src.data.table import load_table
+from src.data.view import at_own_aspect
 from src.models.encoder import views_of
 from src.pipeline import outputs
 from src.settings.load import load

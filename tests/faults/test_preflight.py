@@ -1,0 +1,88 @@
+"""preprocess --check names all that would end a run later, at once, in seconds, and writes nothing."""
+
+from pathlib import Path
+
+import pytest
+
+from src import preprocess
+from tests.conftest import TINY
+from tests.helpers.bad_input import LONGEST_LINE, exit_code, small_competition
+
+HEADER, HEIC = "img_name,img_path,mos,comments\n", b"\0\0\0\x24ftypheic" + bytes(400)
+
+
+@pytest.fixture
+def place(workplace) -> Path:
+    small_competition(workplace / "data")
+    return workplace
+
+
+def told(capsys, *arguments: str) -> list[str]:
+    """The lines of the check, after it has failed and written nothing."""
+    before = {path: path.stat().st_mtime_ns for path in Path().rglob("*")}
+    assert exit_code(preprocess, "--check", "data.root=data", *TINY, *arguments) == 1
+    assert {path: path.stat().st_mtime_ns for path in Path().rglob("*")} == before
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("weights of")]
+    assert all(line.startswith("error: ") and len(line) <= LONGEST_LINE for line in lines)
+    return lines
+
+
+def test_what_is_whole_passes(place, capsys):
+    assert exit_code(preprocess, "--check", "data.root=data", *TINY) == 0
+    assert "nothing was found that would end this run" in capsys.readouterr().out
+    assert not Path("runs").exists() and not any(Path("submissions").iterdir())
+
+
+def test_all_faults_are_told_at_once(place, capsys):
+    train = Path("data/train.csv").read_text().replace("./train/b.jpg", "./train/none.jpg")
+    Path("data/train.csv").write_text(train)
+    Path("data/train/a.jpg").write_bytes(HEIC)
+    Path("data/test/z.jpg").write_bytes(b"")
+    Path("data/sample_submission.csv").write_text("img_name,mos,comments\nx,5,a\ny,5,a\n")
+    Path("here").write_text("a file")
+    names = ("split.folds=5", "encoder.name=resnet5", "run.submissions=here/below", "train.start_from=gone")
+    lines = "\n".join(told(capsys, *names))
+    for part in (
+        "here/below cannot be written",
+        "3 rows or photos cannot be used",
+        "no such file",
+        "HEIC",
+        "the file is empty",
+        "do not list the same photos (1 differ, such as z)",
+        "form 4 groups, too few for 5 folds",
+        "train.start_from=gone: runs/gone/fold-0 is not a finished fold",
+        "encoder.name=resnet5 is not a model of timm",
+    ):
+        assert part in lines, part
+
+
+LABELS = {
+    "no column of captions": (HEADER.replace(",comments", ""), "", "has no column comments; task=mos works"),
+    "no MOS": (HEADER, ",a word", "task=both needs MOS: no photo for training"),
+    "one MOS": (HEADER, "3.5,a word", "task=both needs MOS: all photos for training have the same; task=caption works"),
+    "emoji": (HEADER, "{i}.5,😍", "none of the 6 holds a letter or digit"),
+    "nothing": (HEADER, ",", "no task works with these data"),
+    "another column": (HEADER.replace("img_path", "file"), "1,a", "column img_path is missing"),
+}
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_labels_that_the_task_lacks(place, capsys, name):
+    header, cells, message = LABELS[name]
+    labels = cells or "{i}.5"
+    rows = "".join(f"{n},./train/{n}.jpg,{labels.format(i=i + 2)}\n" for i, n in enumerate("abcdef"))
+    Path("data/train.csv").write_text(header + rows, encoding="utf-8")
+    assert message in "\n".join(told(capsys))
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["encoder.weights=none.pth"], "encoder.weights=none.pth"),
+    (["encoder.weights=data/train.csv"], "encoder.weights=data/train.csv"),
+    (["decoder.name=attention", "decoder.layers=2"], "decoder.layers=2"),
+    (["decoder.distill_from=teacher", "decoder.name=mask_predict"], "decoder.distill_from=teacher"),
+    (["ensemble.runs=[one, two]"], "one: no such run"),
+    (["data.format=coco"], "annotations"),
+    (["split.holdout=0.5", "data.maximum_megapixels=1", "run.root=data/train.csv"], "cannot be written"),
+])  # fmt: skip
+def test_settings_that_would_end_a_stage(place, capsys, arguments, message):
+    assert message in "\n".join(told(capsys, *arguments))
