@@ -158,7 +158,7 @@ class TrainSettings:
     patience: NonNegativeInt = 0
     """Stop after that many epochs in which neither score improved, not before self_critical.from_epoch; 0 never."""
     checkpoint_steps: RuntimeOnly[PositiveInt] = 200
-    """Write a checkpoint (last.pt) every that many steps, besides at the end of every epoch."""
+    """Write a checkpoint (last.pt) every that many steps, besides at the end of an epoch where it is 20 s old."""
     log_batches: RuntimeOnly[NonNegativeInt] = 0
     """Print a line with the loss every that many batches; 0 prints one line per epoch."""
     start_from: str | None = None

@@ -34,6 +34,8 @@ from src.training.self_critical import SelfCritical
 from src.training.task import Task
 from src.training.validation import Validator
 
+_SAVE_AFTER = 20.0  # seconds since the last checkpoint after which the end of an epoch writes one
+
 
 @dataclass
 class TrainState:
@@ -97,12 +99,13 @@ class Fit:
         if ranks.main and self.encoder.warning:
             print(f"fold {fold}: {self.encoder.warning}", flush=True)
         if settings.encoder.cached:
-            task.model.encoder = CachedEncoder(
-                self.encoder
-            )  # weights that do not change need no average, no checkpoint
+            # weights that do not change need no average, no checkpoint
+            task.model.encoder = CachedEncoder(self.encoder)
         self.engine = Engine(task, settings, ranks, self_critical)
         self.validate = Validator(self.engine.ema.module, settings, data, ranks, meteor)
         self.train_state = TrainState()
+        self._best: dict[str, dict[str, Any]] = {}  # by task, what best-*.pt is to hold
+        self._saved = time.monotonic()
         last = folder / "last.pt"
         if ranks.shared_paths(lambda: [last] if last.is_file() else []):
             self._resume(last)
@@ -125,6 +128,7 @@ class Fit:
                 row = {"epoch": train_state.epoch + 1, **losses, **self._validate_or_stop(interrupt)}
                 self._finish_epoch(row, writer, time.perf_counter() - began)
                 if signum := max(self.ranks.all_gather(interrupt.signal)):
+                    self._save()
                     self._stop(signum)
                 report(row)
         self._warn_if_worse()
@@ -141,8 +145,7 @@ class Fit:
             with interrupt.at_once():
                 return self.validate()
         except Stopped as stop:
-            if self.ranks.main:
-                checkpoint.save(self.folder / "last.pt", state)
+            self._save(state)
             self._stop(stop.signal)
 
     def _batches(self) -> Iterator[dict[str, Any]]:
@@ -198,26 +201,31 @@ class Fit:
                 writer.add_scalar(name, row[name], train_state.epoch)
             writer.flush()
             print(epoch_line(row, self.settings.train.epochs, seconds), flush=True)
-        self._save()  # last: all before it is written again where the process dies in between
+        ended = train_state.epoch >= self.settings.train.epochs or self._patience_exhausted()
+        due = ended or time.monotonic() - self._saved > _SAVE_AFTER
+        if any(self.ranks.all_gather(int(due))):
+            self._save()
 
     def _keep_best(self, row: dict[str, float]) -> bool:
-        """Write best-mos.pt and best-caption.pt where this epoch's score is the best; without labels, each epoch.
+        """Keep this epoch's weights for best-mos.pt and best-caption.pt where its score is the best, or is unknown.
 
         Returns whether a score improved.
         """
-        improved = False
+        improved, state = False, None
         for name in {"both": ["mos", "caption"]}.get(self.settings.task, [self.settings.task]):
             score = row.get(f"val_{name}_score")
             if score is None or score > self.train_state.best.get(name, -1.0):
                 self.train_state.best[name] = -1.0 if score is None else score
                 improved = improved or score is not None
                 if self.ranks.main:
-                    checkpoint.save(self.folder / f"best-{name}.pt", self._export_state(row))
+                    self._best[name] = state = state or self._export_state(row)
         return improved
 
     def _export_state(self, row: dict[str, float]) -> dict[str, Any]:
         """The averaged weights with all that is needed to use them apart from the run."""
-        weights = self.engine.ema.module.model.state_dict()
+        weights = {
+            name: value.to("cpu", copy=True) for name, value in self.engine.ema.module.model.state_dict().items()
+        }
         if self.settings.encoder.cached:
             weights |= {f"encoder.{name}": value for name, value in self.encoder.state_dict().items()}
         return {
@@ -232,10 +240,15 @@ class Fit:
     def _state(self) -> dict[str, Any]:
         return {"engine": self.engine.state(), "train_state": dataclasses.asdict(self.train_state)}
 
-    def _save(self) -> None:
-        state = self._state()
+    def _save(self, state: dict[str, Any] | None = None) -> None:
+        """Write the best weights, and then last.pt, which says that they are there. state: not the present one."""
+        state = state or self._state()
         if self.ranks.main:
+            for name, best in self._best.items():
+                checkpoint.save(self.folder / f"best-{name}.pt", best)
             checkpoint.save(self.folder / "last.pt", state)
+        self._best.clear()
+        self._saved = time.monotonic()
 
     def _resume(self, last: Path) -> None:
         state = checkpoint.load(last)

@@ -208,7 +208,7 @@ def started(place: Path, own: list[str]) -> multiprocessing.Process:
 
 @pytest.mark.slow
 def test_a_judge_that_is_killed_is_followed_by_one_of_two_workers_to_the_same_verdict(bright, place, one_thread):
-    whole, killed = (arguments(bright, name, *NOISE) for name in ("whole", "killed"))
+    whole, killed = (arguments(bright, name, *NOISE, "train.checkpoint_steps=1") for name in ("whole", "killed"))
     process = started(place, whole)
     process.join()
     results = {name: place / "runs" / name / "tune" for name in ("whole", "killed")}
