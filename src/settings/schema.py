@@ -40,7 +40,7 @@ class DataSettings:
     on_bad_photo: RuntimeOnly[Literal["stop", "skip"]] = "stop"
     """A row or photo that cannot be used: stop with one line, or leave it out. Either way it is in rejected.csv."""
     maximum_megapixels: Annotated[int, Field(ge=1, le=4000)] = 89
-    """A photo of more million pixels cannot be used: it takes up to some 20 bytes of memory a pixel. Of a JPEG the
+    """A photo of more million pixels cannot be used: it takes up to some 15 bytes of memory a pixel. Of a JPEG the
     pixels at the reduced scale of its decoding count, of a progressive one at least half of all."""
 
 

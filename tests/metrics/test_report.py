@@ -35,6 +35,15 @@ def test_what_cannot_be_measured_has_no_score_rather_than_zero():
     assert text.count("not measured") == 2 and "ABOVE" not in text and "0." not in text
 
 
+def test_a_caption_score_of_one_photo_is_not_held_against_its_baseline(meteor):
+    block = caption_block(score_captions([["a nice photo"]], ["a photo"], meteor), CaptionWeights(), 50, seed=0)
+    baseline, healthy = {"mos": None, "caption": 9.0, "sentence": "so it is"}, {"captions": None, "mos": None}
+    report = evaluation_report(None, block, baseline, healthy, [])
+    text = summary("a run", report)
+    assert report["warnings"] == [] and "UNDER" not in text
+    assert "constant sentence 9.0000, too few photos to compare" in text
+
+
 @pytest.mark.parametrize(("baseline", "words"), [(0.2, "ABOVE ridge baseline 0.2000"), (0.99, "UNDER ridge baseline")])
 def test_a_score_stands_beside_its_baseline_and_interval(baseline, words):
     truth = np.arange(9.0)

@@ -79,6 +79,11 @@ def test_p_of_normal_differences_is_that_of_a_normal_test(size):
     assert (test.low, test.high) == pytest.approx((size - 1.96, size + 1.96), abs=0.01)
 
 
+@pytest.mark.parametrize("truth", [np.arange(2.0), np.full(9, 4.0)])
+def test_labels_without_a_correlation_give_no_test(truth):
+    assert paired_mos(np.arange(len(truth)), -np.arange(len(truth)), truth, 100, 0) is None
+
+
 def test_equal_systems_are_seldom_told_apart_and_pairing_narrows_the_interval():
     rng, covered, narrower = np.random.default_rng(0), 0, []
     for _ in range(60):

@@ -270,6 +270,9 @@ def test_an_ablation_shows_every_step_and_skipped_ones_in_grey(tmp_path, drawn):
     assert size(tmp_path / "a.png")[0] == 1600
     draw_ablation(rows[3:], tmp_path / "a.png")
     assert len(drawn[1].axes) == 1
+    draw_ablation([row | {"score": None, "low": None, "high": None} for row in rows[:2]] + rows[3:], tmp_path / "a.png")
+    unmeasured, _ = drawn[2].axes
+    assert not unmeasured.lines and [text.get_text() for text in unmeasured.texts][1:] == ["–", "–", "not measured"]
 
 
 def test_equal_content_gives_equal_bytes_whatever_the_callers_settings(tmp_path):

@@ -16,7 +16,7 @@ from src import compare, ensemble, evaluate, predict, preprocess, rebuild, split
 from src.base.errors import InputError
 from src.base.locks import lock
 from src.data.table import load_table
-from src.ensembling.ablation import AblationStep, ScoredStep, ablation_rows, score_mos_step
+from src.ensembling.ablation import AblationStep, ScoredStep, ablation_rows, ablation_text, score_mos_step
 from src.ensembling.caption_rules import CaptionRules
 from src.ensembling.caption_selection import select_captions
 from src.ensembling.caption_strategy import MIXTURES, CaptionStrategy, StrategySelection
@@ -194,6 +194,16 @@ def test_where_no_test_photo_can_be_read_training_photos_still_get_captions(mete
     searched, rules = ["the light"] * 5, CaptionRules(frozenset({"of"}), False, 0.05)
     found = select_captions(corpus, [run], searched, {}, constants, rules, CachedMeteor(meteor))
     assert found.captions.keys() == {0, 1, 2, 3} and constants.keys() == {0, 1}
+
+
+@pytest.mark.parametrize("truth", [np.arange(2.0), np.full(50, 4.0), np.zeros(0)], ids=["two", "equal", "none"])
+def test_a_step_that_cannot_be_measured_has_no_score_and_no_gain(truth):
+    predicted = np.random.default_rng(0).normal(size=len(truth))
+    steps = [score_mos_step(AblationStep(name, True), predicted, truth, 100, 0) for name in ("one", "two")]
+    rows = ablation_rows(steps)
+    assert [(row["score"], row["low"], row["gain"], row["p"]) for row in rows] == [(None,) * 4] * 2
+    lines = ablation_text(rows, 100).splitlines()[2:]
+    assert all(line.split()[2:] == ["not", "measured"] for line in lines)
 
 
 def test_gains_are_over_the_step_that_one_starts_from():

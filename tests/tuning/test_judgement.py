@@ -256,3 +256,5 @@ def test_the_mean_objective_counts_each_label_where_it_is(meteor):
         linear = mos_score([predicted[row][0] for row in rated], [mos[row] for row in rated])["score"]
         assert value == pytest.approx((linear + caption_score(captions.subset(places).totals(), weights) / 10) / 2)
     assert scored_photos(ValidationLabels(dict.fromkeys(range(2), 1.0), references), "mean") == []
+    equal = ValidationLabels(dict.fromkeys(range(9), 1.0), references)
+    assert scored_photos(equal, "mos") == scored_photos(equal, "mean") == [], "equal MOS have no correlation"
