@@ -41,7 +41,7 @@ def test_the_loss_of_alignments_is_the_sum_over_them():
         assert loss[5] == 0
         (gradient,) = torch.autograd.grad(loss.sum(), log_probs, retain_graph=True)
         assert gradient.isfinite().all() and not gradient[~masked].any()
-    too_long = alignment_loss(log_probs[:1], targets[1:2], torch.ones(1, 5, dtype=torch.bool), captions([6]), blank)
+    too_long = alignment_loss(log_probs[:1], targets[1:2], torch.ones(1, 5, dtype=torch.bool), captions([6], 6), blank)
     assert too_long.isinf().all(), "a caption that does not fit must not be free"
 
 
