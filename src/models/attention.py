@@ -162,7 +162,7 @@ class AttentionDecoder(CausalDecoder):
     def teacher_forced(
         self, features: Features, inputs: torch.Tensor, photo: torch.Tensor | None = None
     ) -> TeacherForced:
-        state, outputs, weights = self.start_each(features, photo), [], []
+        state, outputs, weights = self.start_each(features, len(inputs), photo), [], []
         for word in self.word_input(self.dropout(self.embedding(inputs))).unbind(1):
             state = self._advance(word, state)
             outputs.append(state.hidden[0])
@@ -183,9 +183,9 @@ class AttentionDecoder(CausalDecoder):
         logits = self.output(self.dropout(state.hidden[0]))
         return F.log_softmax(logits.float(), dim=-1), state
 
-    def reorder(self, state: AttentionState, index: torch.Tensor) -> AttentionState:
+    def reorder(self, state: AttentionState, index: torch.Tensor, balanced: bool = False) -> AttentionState:
         hidden = tuple(tensor.index_select(0, index) for tensor in state.hidden)
-        memory = state.memory.reorder(index, len(state.attention))
+        memory = state.memory if balanced else state.memory.reorder(index, len(state.attention))
         return AttentionState(hidden, memory, state.attention.index_select(0, index))
 
 

@@ -50,20 +50,15 @@ class CTCMaskPredict(MaskPredict):
         Word l is at position floor((l + u) * upsample) with one u in [0, 1) per caption, so that there is a blank
         between any two words.
         """
-        words = word_counts(captions)
-        length = self.target_length(words)
-        width = max(int(length.max()), 1) if len(length) else 1
-        within = torch.arange(width, device=length.device) < length.unsqueeze(1)
-        targets = torch.where(within, self.blank, PAD)
-        word = torch.arange(captions.shape[1], device=length.device)
-        position = ((word + uniforms[:, :1].double()) * self.upsample).long().clamp(max=width - 1)
-        present = word < words.unsqueeze(1)
-        row = torch.arange(len(captions), device=length.device).unsqueeze(1).expand_as(position)
-        targets[row[present], position[present]] = captions[present]
-        masked_words = random_mask(words, word.numel(), uniforms[:, 1:])
-        masked = targets == self.blank
-        masked[row[masked_words], position[masked_words]] = True
-        return targets, masked
+        words, longest = word_counts(captions), max(captions.shape[1] - 1, 1)
+        # as wide as the longest caption may be: to ask how long it is would wait for a GPU
+        place = torch.arange(self.upsample * longest, device=captions.device)
+        within = place < self.target_length(words).unsqueeze(1)
+        word = place // self.upsample
+        of_word = place % self.upsample == (uniforms[:, :1].double() * self.upsample).long()
+        targets = torch.where(of_word, captions[:, word], self.blank).masked_fill(~within, PAD)
+        masked_words = random_mask(words, captions.shape[1], uniforms[:, 1:])
+        return targets, within & (~of_word | masked_words[:, word])
 
     def log_prob(self, features: Features, captions: torch.Tensor) -> torch.Tensor:
         """Log-probability of each word and of END given the words before, in a single pass of the most probable length.

@@ -53,7 +53,8 @@ class CausalDecoder(Decoder):
     ) -> TeacherForced:
         """Logits of the token at each position given the input tokens [N, T] up to it: see `shift_right`.
 
-        photo: the photo of each caption, int64 [N]; not given: caption n is of photo n.
+        photo: the photo of each caption, int64 [N]; not given: the N / P captions of photo p, of the P in `features`,
+        are the rows from p * N / P on.
         """
 
     @abstractmethod
@@ -68,13 +69,22 @@ class CausalDecoder(Decoder):
         """
 
     @abstractmethod
-    def reorder(self, state: Any, index: torch.Tensor) -> State:
-        """The state of the captions at `index` (int64 [M], with omissions and repetitions)."""
+    def reorder(self, state: Any, index: torch.Tensor, balanced: bool = False) -> State:
+        """The state of the captions at `index` (int64 [M], with omissions and repetitions).
 
-    def start_each(self, features: Features, photo: torch.Tensor | None) -> Any:
-        """The state of captions before their first token; photo: as for `teacher_forced`."""
-        state = self.start(features)
-        return state if photo is None else self.reorder(state, photo)
+        balanced: the photos stay in their order, each with equally many captions. To find that out would wait for a
+        GPU.
+        """
+
+    def start_each(self, features: Features, captions: int, photo: torch.Tensor | None) -> Any:
+        """The state of so many captions before their first token; photo: as for `teacher_forced`."""
+        state, photos = self.start(features), len(features)
+        if photo is not None:
+            return self.reorder(state, photo)
+        if captions == photos:
+            return state
+        each = torch.arange(photos, device=features.device).repeat_interleave(captions // photos)
+        return self.reorder(state, each, balanced=True)
 
     def log_prob(self, features: Features, captions: torch.Tensor) -> torch.Tensor:
         return token_log_probs(self.teacher_forced(features, shift_right(captions)).logits, captions)

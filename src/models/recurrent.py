@@ -83,7 +83,7 @@ class Recurrent(CausalDecoder):
     ) -> TeacherForced:
         self.cell.flatten_parameters()
         image = self.image(features.pooled)
-        image = image if photo is None else image[photo]
+        image = image.repeat_interleave(len(inputs) // len(image), 0) if photo is None else image[photo]
         embedded = self._inputs(inputs, image)
         if self.image_at_every_word:
             outputs, _ = self._run(embedded, None)
@@ -105,7 +105,7 @@ class Recurrent(CausalDecoder):
         logits = self.output(self.dropout(outputs.squeeze(1)))
         return F.log_softmax(logits.float(), dim=-1), RecurrentState(hidden, state.image)
 
-    def reorder(self, state: RecurrentState, index: torch.Tensor) -> RecurrentState:
+    def reorder(self, state: RecurrentState, index: torch.Tensor, balanced: bool = False) -> RecurrentState:
         hidden = tuple(tensor.index_select(1, index) for tensor in state.hidden)
         return RecurrentState(hidden, state.image.index_select(0, index))
 

@@ -159,7 +159,7 @@ class Transformer(TransformerStack, CausalDecoder):
     def teacher_forced(
         self, features: Features, inputs: torch.Tensor, photo: torch.Tensor | None = None
     ) -> TeacherForced:
-        words, weights, _ = self._run(inputs, self.start_each(features, photo))
+        words, weights, _ = self._run(inputs, self.start_each(features, len(inputs), photo))
         return TeacherForced(self.logits(words), weights)
 
     def start(self, features: Features) -> TransformerState:
@@ -172,9 +172,11 @@ class Transformer(TransformerStack, CausalDecoder):
         log_probs = F.log_softmax(self.logits(words.squeeze(1)).float(), dim=-1)
         return log_probs, TransformerState(cache, state.memory, weights.squeeze(1))
 
-    def reorder(self, state: TransformerState, index: torch.Tensor) -> TransformerState:
+    def reorder(self, state: TransformerState, index: torch.Tensor, balanced: bool = False) -> TransformerState:
         cache = tuple((keys.index_select(0, index), values.index_select(0, index)) for keys, values in state.cache)
-        memory = tuple(each.reorder(index, len(state.attention)) for each in state.memory)
+        memory = state.memory
+        if not balanced:
+            memory = tuple(each.reorder(index, len(state.attention)) for each in memory)
         return TransformerState(cache, memory, state.attention.index_select(0, index))
 
     def _run(

@@ -228,7 +228,7 @@ class Engine:
     def _global_counts(self, batch: dict[str, Any]) -> torch.Tensor:
         """What the summed losses are divided by, over all processes [L]; signals to stop travel along."""
         counts = self.task.counts(batch["mos"], batch["captions"], batch.get("uniforms")).sum(0)
-        signals = counts.new_tensor([float(self.interrupt.signal)])
+        signals = counts.new_full((1,), float(self.interrupt.signal))  # new_tensor would wait for the GPU
         counts, self.signals = self.ranks.all_reduce(torch.cat([counts, signals])).split([len(counts), 1])
         return counts
 

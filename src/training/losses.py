@@ -38,9 +38,10 @@ def caption_loss(log_probs: torch.Tensor, captions: torch.Tensor, smoothing: flo
     log_probs: [N, T, V] of every token; captions: int64 [N, T]. smoothing: share of the target spread evenly over the
     vocabulary (Szegedy et al. 2016).
     """
-    target = log_probs.gather(-1, captions.unsqueeze(-1)).squeeze(-1)
-    log_likelihood = (1 - smoothing) * target + smoothing * log_probs.mean(-1)
-    return -(log_likelihood * (captions != PAD)).sum(1)
+    # the exact gradient of gather would wait for a GPU
+    loss = F.nll_loss(log_probs.flatten(0, 1), captions.flatten(), ignore_index=PAD, reduction="none")
+    evenly = -log_probs.mean(-1) * (captions != PAD)
+    return ((1 - smoothing) * loss.view_as(captions) + smoothing * evenly).sum(1)
 
 
 def alignment_loss(
@@ -52,12 +53,50 @@ def alignment_loss(
     the places whose symbols are to be predicted; the others have probability 1 and cost nothing. captions: int64
     [N, T]; an empty one costs nothing. A caption that does not fit its canvas costs infinitely much; a decoder's
     `mask_tokens` never makes such a canvas.
+
+    Forward and backward variables of Graves et al. 2006, whose states are blank, word, blank … word, blank. F.ctc_loss
+    reads the lengths of captions and canvases, and so waits for a GPU, and has no exact gradient there.
     """
-    visible = torch.full_like(log_probs, float("-inf")).scatter(2, canvas.unsqueeze(2), 0.0)
-    log_probs = torch.where(masked.unsqueeze(2), log_probs, visible).transpose(0, 1)
-    words, places = word_counts(captions), (canvas != PAD).sum(1)
-    loss = F.ctc_loss(log_probs, captions, places.clamp(min=1), words, blank=blank, reduction="none")
+    words = word_counts(captions)
+    symbols = captions.new_full((len(captions), 2 * captions.shape[1] - 1), blank)
+    symbols[:, 1::2] = captions[:, :-1]
+    row = torch.arange(len(captions), device=captions.device).unsqueeze(1)
+    emitted = log_probs.transpose(1, 2)[row, symbols].transpose(1, 2)  # [N, P, states]
+    with torch.no_grad():
+        visible = torch.where(symbols.unsqueeze(1) == canvas.unsqueeze(2), 0.0, float("-inf")).to(emitted.dtype)
+        joint = _alignments(torch.where(masked.unsqueeze(2), emitted, visible), canvas != PAD, symbols, words)
+        total = joint[:, :1].logsumexp(2, keepdim=True)
+        share = (joint - total).exp().nan_to_num() * masked.unsqueeze(2)
+    # the gradient by an emission is its share of the alignments' probability; the value added is 0
+    loss = -total.flatten() - (share * (emitted - emitted.detach())).sum((1, 2))
     return torch.where(words > 0, loss, 0.0)
+
+
+def _alignments(
+    emitted: torch.Tensor, within: torch.Tensor, symbols: torch.Tensor, words: torch.Tensor
+) -> torch.Tensor:
+    """Log-probability of all alignments that are in a state at a place: [N, P, S].
+
+    emitted: [N, P, S], of each state's symbol at each place. within: bool [N, P], the places that are aligned. symbols:
+    int64 [N, S]. words: int64 [N]; alignments end in state 2 * words or the one before.
+    """
+    states = torch.arange(symbols.shape[1], device=symbols.device)
+    skips = (states >= 3) & (states % 2 == 1) & (symbols != symbols.roll(2, 1))  # the blank before it
+    # both directions at once: from the end on, a state's neighbours are mirrored
+    emission = torch.cat([emitted, emitted.flip(1, 2)])
+    within = torch.cat([within, within.flip(1)]).unsqueeze(2)
+    skipped = torch.cat([skips, skips.flip(1).roll(2, 1)])
+    skipped = torch.where(skipped, 0.0, float("-inf")).to(emitted.dtype)
+    last = len(states) - 1 - 2 * words.unsqueeze(1)
+    begun = torch.cat([(states == 0).expand(len(words), -1), states == last])
+    reached = F.pad(torch.where(begun, 0.0, float("-inf")).to(emitted.dtype), (2, 0), value=float("-inf"))
+    entered = []
+    for place in range(emission.shape[1]):
+        before = reached[:, 2:]
+        entered.append(torch.logaddexp(before, reached[:, 1:-1]).logaddexp(reached[:, :-2] + skipped))
+        reached[:, 2:] = torch.where(within[:, place], entered[-1] + emission[:, place], before)
+    forward, backward = torch.stack(entered, 1).chunk(2)
+    return forward + emitted + backward.flip(1, 2)
 
 
 def attention_loss(attention: torch.Tensor, captions: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

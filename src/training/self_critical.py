@@ -46,6 +46,7 @@ class SelfCritical:
         sums over samples are those of STATISTICS, and the number of samples. A photo without references gets no
         reward: its captions are empty.
         """
+        # rewards are computed from words on the host, so that each step of this training waits for the GPU
         rows, device = batch["row"].cpu().numpy(), batch["row"].device
         samples, greedy = self.settings.samples, self.settings.baseline == "greedy"
         uniforms = uniforms_for(fold_in(self.seed, "self-critical", step), rows, samples, self.width)

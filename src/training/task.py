@@ -153,15 +153,17 @@ class Task(nn.Module):
         means = sums / counts.clamp(min=1)
         extra = means[2:].sum() * (self.loss.length_weight if self.non_autoregressive else self.loss.attention_weight)
         if self.log_variance is None:
-            return means[:2] @ means.new_tensor([self.loss.mos_weight, self.loss.caption_weight]) + extra
-        return (torch.exp(-self.log_variance) * means[:2] * self._learned(self.log_variance)).sum() + extra
+            return means[0] * self.loss.mos_weight + means[1] * self.loss.caption_weight + extra
+        return (torch.exp(-self.log_variance) * means[:2])[self._learned].sum() + extra
 
     def penalty(self) -> torch.Tensor | float:
         """The part of the loss that belongs to the step, not to any photo."""
-        return 0.0 if self.log_variance is None else (self.log_variance * self._learned(self.log_variance)).sum() / 2
+        return 0.0 if self.log_variance is None else self.log_variance[self._learned].sum() / 2
 
-    def _learned(self, like: torch.Tensor) -> torch.Tensor:
-        return like.new_tensor([self.model.mos_head is not None, self.model.decoder is not None])
+    @property
+    def _learned(self) -> slice:
+        """Which of the first two terms are learned."""
+        return slice(int(self.model.mos_head is None), 1 + (self.model.decoder is not None))
 
     @property
     def _causal(self) -> CausalDecoder:
@@ -206,16 +208,19 @@ class Task(nn.Module):
     ) -> list[torch.Tensor]:
         """Caption and, where it has a weight, attention loss of a causal captioner, each [B]."""
         flat, each = captions.flatten(0, 1), captions.shape[1]
-        rows = _rows_to_learn((flat != PAD).any(1))
-        photos, photo = (rows // each).unique_consecutive(return_inverse=True)
-        features, flat = features.select(photos), flat[rows]
+        rows, photo = _rows_to_learn((flat != PAD).any(1)), None
+        if rows is not None:
+            photos, photo = (rows // each).unique_consecutive(return_inverse=True)
+            features, flat = features.select(photos), flat[rows]
         inputs = shift_right(flat)
         if self.sampling_probability and advantages is None:
             inputs = self._scheduled_sampling(features, inputs, photo)
         output = self._causal.teacher_forced(features, inputs, photo)
 
         def by_photo(loss: torch.Tensor) -> torch.Tensor:
-            return loss.new_zeros(captions.shape[:2]).flatten().index_copy(0, rows, loss).view(-1, each)
+            if rows is not None:
+                loss = loss.new_zeros(captions.shape[:2]).flatten().index_copy(0, rows, loss)
+            return loss.view(-1, each)
 
         if self.loss.label_smoothing and advantages is None:
             log_probs = torch.log_softmax(output.logits.float(), -1)
@@ -227,10 +232,11 @@ class Task(nn.Module):
             losses[0] = losses[0] * advantages
         if "attention" in self.terms:
             assert output.attention is not None
-            losses.append(by_photo(attention_loss(output.attention, flat, features.mask[photo])))
+            mask = features.mask.repeat_interleave(each, 0) if photo is None else features.mask[photo]
+            losses.append(by_photo(attention_loss(output.attention, flat, mask)))
         return [loss.sum(1) for loss in losses]
 
-    def _scheduled_sampling(self, features: Features, inputs: torch.Tensor, photo: torch.Tensor) -> torch.Tensor:
+    def _scheduled_sampling(self, features: Features, inputs: torch.Tensor, photo: torch.Tensor | None) -> torch.Tensor:
         """Inputs [N, T], some tokens of which are replaced by samples from the model.
 
         Scheduled sampling (Bengio et al. 2015) in two passes (Mihaylova and Martins 2019): the samples of all places
@@ -238,7 +244,8 @@ class Task(nn.Module):
         """
         with torch.no_grad():
             probabilities = self._causal.teacher_forced(features, inputs, photo).logits[:, :-1].float().softmax(-1)
-            sampled = torch.multinomial(probabilities.flatten(0, 1), 1).view(len(inputs), -1)
+            # as torch.multinomial draws, which waits for the GPU to check its input
+            sampled = (probabilities / torch.empty_like(probabilities).exponential_()).argmax(-1)
         replaced = torch.rand(sampled.shape, device=sampled.device) < self.sampling_probability
         tokens = inputs[:, 1:]
         return torch.cat([inputs[:, :1], torch.where(replaced & (tokens != PAD), sampled, tokens)], dim=1)
@@ -248,13 +255,13 @@ class Task(nn.Module):
         return nn.functional.pad(candidates.tokens, (0, width - candidates.tokens.shape[2]), value=PAD)
 
 
-def _rows_to_learn(labelled: torch.Tensor) -> torch.Tensor:
+def _rows_to_learn(labelled: torch.Tensor) -> torch.Tensor | None:
     """The rows that are labelled, bool [N], one at least: those without a label cost nothing.
 
-    On a GPU all rows: to count them would wait for it in every step.
+    On a GPU None, for all rows: to count them would wait for it in every step.
     """
-    rows = torch.arange(len(labelled), device=labelled.device)
     if labelled.device.type != "cpu":
-        return rows
+        return None
+    rows = torch.arange(len(labelled))
     learned = rows[labelled]
     return learned if len(learned) else rows[:1]

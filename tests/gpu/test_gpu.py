@@ -1,4 +1,7 @@
-"""One GPU computes what the CPU does, in any precision, ends at the same bits after a cut, and may be too small."""
+"""One GPU computes what the CPU does, in any precision, ends at the same bits after a cut, and may be too small.
+
+No training step waits for it.
+"""
 
 import contextlib
 import os
@@ -14,7 +17,8 @@ from timm.utils import ModelEmaV3
 from src import caption, predict, train, tune
 from src.base.errors import Stopped, hint_of
 from tests.conftest import TINY
-from tests.training.test_training import EXACT, PLAIN
+from tests.helpers import training_steps
+from tests.training.test_training import EXACT, PLAIN, prepared  # noqa: F401
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here"),
@@ -112,6 +116,20 @@ def test_faster_arithmetic_learns_the_same(setting, competition):
     fast = setting.replace("=", "-")
     train.main([*arguments, f"run.name={fast}", setting])
     assert np.abs(losses(fast) / losses("plain") - 1).max(axis=None) < 0.03
+
+
+@pytest.mark.parametrize("name", training_steps.CAPTIONERS)
+def test_no_step_waits_for_the_gpu(name, prepared):  # noqa: F811
+    _, data = prepared()
+    for arguments in training_steps.STEPS:
+        settings = training_steps.settings_of(*training_steps.CAPTIONERS[name], *arguments)
+        step = training_steps.training_step(settings, data, torch.device("cuda"))
+        step()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
 
 
 def test_caption_speaks_of_a_photo(competition, capsys):

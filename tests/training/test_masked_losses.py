@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from src.models.decoder import END, PAD, UNK
+from src.models.decoder import END, PAD, UNK, word_counts
 from src.training.losses import alignment_loss
 from src.training.masked_losses import fill_masked, masked_losses
 from tests.helpers.plain_ctc import (
@@ -41,8 +41,50 @@ def test_the_loss_of_alignments_is_the_sum_over_them():
         assert loss[5] == 0
         (gradient,) = torch.autograd.grad(loss.sum(), log_probs, retain_graph=True)
         assert gradient.isfinite().all() and not gradient[~masked].any()
-    too_long = alignment_loss(log_probs[:1], targets[1:2], torch.ones(1, 5, dtype=torch.bool), captions([6]), blank)
+    too_long = alignment_loss(log_probs[:1], targets[1:2], torch.ones(1, 5, dtype=torch.bool), captions([6], 6), blank)
     assert too_long.isinf().all(), "a caption that does not fit must not be free"
+
+
+@pytest.mark.parametrize("upsample", [2, 5])
+def test_the_gradient_of_alignments_is_that_of_torch_s_loss(upsample):
+    """Of every logit, where all symbols are masked: equal neighbours, words of one letter and no caption among them."""
+    decoder, tokens = random_decoder("ctc_mask_predict", upsample=upsample), captions([5, 3, 1, 0, 6])
+    tokens[0, :3], tokens[4, 1:5] = 4, 5
+    canvas, _ = decoder.mask_tokens(tokens, uniforms(decoder, tokens))
+    logits = torch.randn(*canvas.shape, VOCABULARY + 1, requires_grad=True)
+    log_probs, words, places = logits.log_softmax(2), word_counts(tokens), (canvas != PAD).sum(1)
+    loss = alignment_loss(log_probs, canvas, canvas != PAD, tokens, decoder.blank)
+    plain = torch.nn.functional.ctc_loss(
+        log_probs.transpose(0, 1), tokens, places, words, decoder.blank, reduction="none", zero_infinity=True
+    )
+    torch.testing.assert_close(loss[words > 0], plain[words > 0], rtol=1e-5, atol=1e-5)
+    weights = torch.rand(5) * (words > 0)
+    gradient, expected = (
+        torch.autograd.grad((each * weights).sum(), logits, retain_graph=True)[0] for each in (loss, plain)
+    )
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5)
+    assert gradient[words > 0].abs().amax((1, 2)).min() > 1e-3 and not gradient[words == 0].any()
+
+
+@pytest.mark.parametrize("upsample", [2, 3])
+def test_words_of_an_alignment_are_where_their_number_puts_them(upsample):
+    decoder, tokens = random_decoder("ctc_mask_predict", upsample=upsample), captions([5, 0, 1, 7])
+    numbers = uniforms(decoder, tokens)
+    numbers[:, 0] = torch.tensor([0.0, 0.4, 1 - 2**-24, 0.5])
+    for rows, width in ((slice(None), 7), (slice(0, 3), 7), (slice(1, 2), 7)):  # a part of a batch is as wide as all
+        canvas, masked = decoder.mask_tokens(tokens[rows], numbers[rows])
+        assert canvas.shape == masked.shape == (len(tokens[rows]), width * upsample)
+        for caption, row, line, hidden in zip(tokens[rows], numbers[rows], canvas, masked, strict=True):
+            words = [token for token in caption.tolist() if token > END]
+            expected = [decoder.blank] * (upsample * len(words)) + [PAD] * (upsample * (width - len(words)))
+            places = [math.floor((word + row[0].item()) * upsample) for word in range(len(words))]
+            for place, word in zip(places, words, strict=True):
+                expected[place] = word
+            assert line.tolist() == expected
+            assert torch.equal(hidden | (line > END) & (line != decoder.blank), line != PAD), "all blanks are masked"
+            assert not words or 1 <= hidden[places].sum() <= len(words)
+    empty, _ = decoder.mask_tokens(torch.zeros(2, 1, dtype=torch.long), torch.rand(2, 4))
+    assert not empty.any()
 
 
 @pytest.mark.parametrize("name", NON_AUTOREGRESSIVE)

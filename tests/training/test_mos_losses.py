@@ -29,21 +29,49 @@ def scores(photos: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_losses_of_a_batch_against_scipy_and_a_loop():
     predicted, mos = scores()
-    assert plcc_loss(predicted, mos, 1.0).item() == pytest.approx(1 - pearsonr(predicted, mos)[0], abs=1e-3)
-    np.testing.assert_allclose(soft_ranks(mos, 0), rankdata(mos))
-    np.testing.assert_allclose(soft_ranks(predicted, 1e-6), rankdata(predicted), atol=1e-3)
-    assert srcc_loss(predicted, mos, 1.0).item() == pytest.approx(1 - spearmanr(predicted, mos)[0], abs=0.01)
+    every = torch.ones(40, dtype=torch.bool)
+    assert plcc_loss(predicted, mos, every, 1.0).item() == pytest.approx(1 - pearsonr(predicted, mos)[0], abs=1e-3)
+    np.testing.assert_allclose(soft_ranks(mos, every, 0), rankdata(mos))
+    np.testing.assert_allclose(soft_ranks(predicted, every, 1e-6), rankdata(predicted), atol=1e-3)
+    assert srcc_loss(predicted, mos, every, 1.0).item() == pytest.approx(1 - spearmanr(predicted, mos)[0], abs=0.01)
     pairs = [(i, j) for i, j in itertools.permutations(range(len(mos)), 2) if mos[i] > mos[j]]
     slow = np.mean([np.log1p(np.exp(-(predicted[i] - predicted[j]).item() / 1.5)) for i, j in pairs])
-    assert rank_loss(predicted, mos, 1.5).item() == pytest.approx(slow, rel=1e-5)
+    assert rank_loss(predicted, mos, every, 1.5).item() == pytest.approx(slow, rel=1e-5)
 
 
-def test_a_photo_without_a_label_takes_no_part():
-    predicted, mos = scores()
-    loss = LossSettings(plcc=1, rank=1, srcc=1)
-    more = torch.cat([predicted, torch.tensor([3.0])]), torch.cat([mos, torch.tensor([torch.nan])])
-    assert batch_loss(*more, 1.0, loss) == batch_loss(predicted, mos, 1.0, loss) > 0
-    assert batch_loss(predicted[:2], torch.tensor([5, torch.nan]), 1.0, loss) == 0
+def plain_batch_loss(predicted: torch.Tensor, mos: torch.Tensor, std: float) -> torch.Tensor:
+    """The three losses of photos that all have a label, each with weight 1, from their formulas."""
+
+    def correlation(x: torch.Tensor, y: torch.Tensor, unit: float) -> torch.Tensor:
+        x, y = (x - x.mean()) / unit, (y - y.mean()) / unit
+        return (x * y).mean() / ((x.square().mean() + 1e-4) * (y.square().mean() + 1e-4)).sqrt()
+
+    pairs = [(i, j) for i, j in itertools.permutations(range(len(mos)), 2) if mos[i] > mos[j]]
+    ordered = [torch.log1p(torch.exp((predicted[j] - predicted[i]) / std)) for i, j in pairs]
+    ranks = torch.stack([torch.sigmoid((value - predicted) / (0.1 * std)).sum() for value in predicted])
+    spearman = correlation(ranks, torch.from_numpy(rankdata(mos)).float(), len(mos) / 12**0.5)
+    return 2 - correlation(predicted, mos, std) - spearman + torch.stack(ordered).mean()
+
+
+@pytest.mark.parametrize("unlabelled", [[], [0], [11], [2, 3, 7], list(range(2, 12)), list(range(11)), list(range(12))])
+def test_a_photo_without_a_label_takes_no_part(unlabelled):
+    predicted, mos = scores(12)
+    mos[unlabelled] = torch.nan
+    predicted[unlabelled[:1]] = 1e4  # nor does its prediction count
+    rows = torch.nonzero(~mos.isnan()).flatten()
+    leaf, alone = predicted.clone().requires_grad_(), predicted[rows].requires_grad_()
+    loss = batch_loss(leaf, mos, 1.3, LossSettings(plcc=1, rank=1, srcc=1))
+    loss.backward()
+    assert not leaf.grad[unlabelled].any()
+    if len(rows) < 2:
+        assert loss == 0 and not leaf.grad.any()
+        return
+    expected = plain_batch_loss(alone, mos[rows], 1.3)
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5) and loss > 0
+    torch.testing.assert_close(leaf.grad[rows], alone.grad, rtol=1e-4, atol=1e-6)
+    pearson = batch_loss(predicted, mos, 1.3, LossSettings(plcc=1)).item()
+    assert pearson == pytest.approx(1 - pearsonr(predicted[rows], mos[rows])[0], abs=0.01)
 
 
 def test_equal_predictions_have_a_gradient_towards_the_labels_order():
@@ -51,7 +79,7 @@ def test_equal_predictions_have_a_gradient_towards_the_labels_order():
     mos = torch.tensor([4.0, 5.0, 7.0])
     for loss in (plcc_loss, rank_loss, srcc_loss):
         predicted = torch.full((3,), 5.0, requires_grad=True)
-        loss(predicted, mos, 1.0).backward()
+        loss(predicted, mos, torch.ones(3, dtype=torch.bool), 1.0).backward()
         assert predicted.grad.isfinite().all() and (predicted.grad.diff() < 0).all(), loss
 
 
