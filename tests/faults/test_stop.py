@@ -60,9 +60,9 @@ def test_a_signal_to_all_processes_stops_them_as_one(number, tmp_path):
 
 
 def test_more_signals_do_not_disturb_a_stop(tmp_path):
-    body = "try:\n    time.sleep(60)\nfinally:\n    time.sleep(1)\n    print('cleaned up', flush=True)"
+    body = "try:\n    print('begun', flush=True)\n    time.sleep(60)\nfinally:\n    time.sleep(1)\n    print('cleaned up', flush=True)"
     process = start(program(tmp_path, body), tmp_path)
-    assert process.stdout and process.stdout.readline() == "ready\n"
+    assert process.stdout and [process.stdout.readline() for _ in range(2)] == ["ready\n", "begun\n"]
     os.kill(process.pid, signal.SIGINT)
     for _ in range(5):
         os.kill(process.pid, signal.SIGINT)
