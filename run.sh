@@ -27,9 +27,14 @@ fail() {
     exit 1
 }
 
+briefly() ( # run what ends by itself in a moment; Python would answer Ctrl-C with a traceback
+    trap '' INT
+    exec "$@"
+)
+
 find_python() {
     for candidate in python3 python3.13 python3.12 python3.11 python3.14 python; do
-        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+        if briefly "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
             echo "$candidate"
             return
         fi
@@ -60,10 +65,8 @@ set_up() {
 
 look_here() {
     PYTHON=$(find_python) || fail "no Python 3.11 or newer found in this environment"
-    "$PYTHON" - <<'CODE'
-import importlib.metadata, signal, sys
-
-signal.signal(signal.SIGINT, signal.SIG_DFL)
+    briefly "$PYTHON" - <<'CODE'
+import importlib.metadata, sys
 
 missing, other = [], []
 for line in open("requirements.txt", encoding="utf-8"):
@@ -126,7 +129,7 @@ if [ -n "$tests" ]; then
 fi
 
 export STAGES_END_WITH_PARENT=$$ # no stage outlives this script, even where the script is killed
-stages=$("$PYTHON" -m src.pipeline.stages) || exit "${stopped:-1}"
+stages=$(briefly "$PYTHON" -m src.pipeline.stages) || exit "${stopped:-1}"
 run -m src.preprocess --check ${arguments[@]+"${arguments[@]}"}
 for stage in $stages; do
     run -m "src.$stage" ${arguments[@]+"${arguments[@]}"}

@@ -8,7 +8,6 @@ import sys
 # both stand still. Read once, when the library is loaded; processes that are started inherit it.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-if (
-    sys.argv[0] == "-m"
-):  # a stage begins: until it obeys Ctrl-C in its own way it has nothing to lose, and ends silently
+# A stage begins: until it handles Ctrl-C by itself it has nothing to lose, and ends silently.
+if sys.argv[0] == "-m":
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -43,8 +43,6 @@ _RUNTIME_HINTS = {
     "Timed out waiting": "another process of this training did not answer for 10 minutes. " + _GO_ON,
     "gloo/transport": "another process of this training ended; what it printed says why. " + _GO_ON,
     "remote process exiting": "another process of this training ended; what it printed says why. " + _GO_ON,
-    "DataLoader worker": "a process that loads photos ended, often because shared memory is full (docker: --shm-size): "
-    "set run.workers=0, or give it more memory",
 }
 
 

@@ -162,7 +162,8 @@ class RunSettings:
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
     """Threads of torch in each process; another number changes rounding."""
     workers: RuntimeOnly[Annotated[int, Field(ge=0, le=1024)]] = 0
-    """Processes that load training photos; preprocessing uses as many as there are cores."""
+    """Processes that load training photos; where they fail, the training process does it itself. Preprocessing uses as
+    many as there are cores."""
     jobs: RuntimeOnly[Annotated[int, Field(ge=1, le=1024)] | None] = None
     """Folds that are trained and predicted side by side, and random trials of tune, each in a process of its own. Not
     given: as many as there are GPUs; without a GPU as many as there are cores for (run.threads each)."""

@@ -117,9 +117,10 @@ class Fit:
 
         Raises Stopped where the process was asked to stop; the same call then goes on.
         """
-        batches, train_state = self._batches(), self.train_state
+        train_state = self.train_state
         writer = tensorboard(self.folder / "tensorboard", train_state.epoch) if self.ranks.main else None
         with Interrupt() as interrupt, contextlib.closing(writer) if writer else contextlib.nullcontext():
+            batches = self._until_stopped(self._batches(), interrupt)
             while train_state.epoch < self.settings.train.epochs and not self._patience_exhausted():
                 began = time.perf_counter()
                 losses = self.engine.train_one_epoch(
@@ -136,7 +137,6 @@ class Fit:
 
     def _validate_or_stop(self, interrupt: Interrupt) -> dict[str, float]:
         """The validation scores. A request to stop is obeyed at once; the epoch as trained is kept, to be validated."""
-        self.train_state.step = self.steps
         state = self._state()  # takes all processes, of which each stops by itself below
         signum = max(self.ranks.all_gather(interrupt.signal))
         try:
@@ -147,6 +147,20 @@ class Fit:
         except Stopped as stop:
             self._save(state)
             self._stop(stop.signal)
+
+    def _until_stopped(self, batches: Iterator[dict[str, Any]], interrupt: Interrupt) -> Iterator[dict[str, Any]]:
+        """The batches. A request to stop is obeyed at once while one is waited for; several processes stop together."""
+        at_once = interrupt.at_once if self.ranks.world_size == 1 else contextlib.nullcontext
+        while True:
+            try:
+                with at_once():
+                    batch = next(batches, None)
+            except Stopped as stop:
+                self._save_step()
+                self._stop(stop.signal)
+            if batch is None:
+                return
+            yield batch
 
     def _batches(self) -> Iterator[dict[str, Any]]:
         """This process's batches of all steps that are left."""
@@ -169,13 +183,12 @@ class Fit:
         return 0 < self.settings.train.patience <= min(self.train_state.bad_epochs, rewarded)
 
     def _after_step(self, done: int) -> None:
+        self.train_state.step = done
         if done == self.steps:
             return  # the epoch's end saves by itself, and looks for signals
         signum = self.engine.stop_signal()
         if signum or self.engine.steps % self.settings.train.checkpoint_steps == 0:
-            self.engine.means(self.train_state.epoch, done - 1)  # no checkpoint of a loss that is not finite
-            self.train_state.step = done
-            self._save()
+            self._save_step()
         if signum:
             self._stop(signum)
 
@@ -239,6 +252,11 @@ class Fit:
 
     def _state(self) -> dict[str, Any]:
         return {"engine": self.engine.state(), "train_state": dataclasses.asdict(self.train_state)}
+
+    def _save_step(self) -> None:
+        if self.train_state.step:
+            self.engine.means(self.train_state.epoch, self.train_state.step - 1)  # not where a loss is not finite
+        self._save()
 
     def _save(self, state: dict[str, Any] | None = None) -> None:
         """Write the best weights, and then last.pt, which says that they are there. state: not the present one."""

@@ -12,7 +12,9 @@ import pytest
 from src import preprocess
 from src.data.pixel_cache import build_pixel_cache
 from src.settings.schema import ViewSettings
+from tests.conftest import TINY
 from tests.helpers.bad_input import SMALL, hurry, refused, small_competition
+from tests.helpers.checkout import checkout, environment
 from tests.helpers.stops import program
 
 SHOWN = "– 한국어 é 😍 \\udcff"
@@ -34,6 +36,8 @@ def test_a_console_that_cannot_show_a_character_ends_nothing(encoding, tmp_path)
     assert "\\udcff" in printed and ("é" in printed or encoding in ("ascii", "cp949")), printed
 
 
+NOBODY = ["unshare", "--user", "--map-user=54321", "--map-group=54321"]
+"""Runs a program as a user that has no entry in /etc/passwd."""
 PLACES = {
     "submissions locked": ("run.submissions=locked", "locked cannot be written", "run.submissions=FOLDER"),
     "submissions below a locked one": ("run.submissions=locked/a/b", "locked/a/b", "run.submissions=FOLDER"),
@@ -71,3 +75,19 @@ def test_without_semaphores_photos_are_decoded_by_this_process(error, tmp_path, 
     printed = capsys.readouterr().out
     assert printed.count("\n") == 1 and "no other process decodes photos" in printed
     assert np.load(tmp_path / "cache" / "pixels.npy").any(axis=(1, 2, 3)).all()
+
+
+@pytest.mark.slow
+def test_a_user_without_a_name_or_home_runs_code_that_cannot_be_written(competition, tmp_path):
+    if subprocess.run([*NOBODY, "true"], capture_output=True).returncode:
+        pytest.skip("no user namespaces here")
+    folder = checkout(tmp_path / "code", competition)
+    for path in [folder, *folder.rglob("*")]:
+        path.chmod(path.stat().st_mode & ~0o222)
+    results = [f"run.root={tmp_path}/runs", f"run.submissions={tmp_path}/submissions"]
+    variables = {"PATH": environment()["PATH"], "HOME": "/"}
+    command = [*NOBODY, "./run.sh", "--here", *TINY, "split.holdout=0.4", "run.workers=1", *results]
+    answer = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True)
+    assert answer.returncode == 0 and "Traceback" not in answer.stderr, answer.stderr[-2000:]
+    assert (tmp_path / "submissions" / "submission.csv").is_file()
+    assert not (folder / "runs").exists() and not (folder / "submissions").exists()

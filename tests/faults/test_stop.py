@@ -3,13 +3,14 @@
 import os
 import random
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from src.base.locks import lock
 from src.base.stopping import GRACE
-from tests.helpers.checkout import checkout
+from tests.helpers.checkout import REPOSITORY, checkout, environment
 from tests.helpers.stops import SETTINGS, Stop, program, stages_stopped, start, stop, stop_when_ready
 
 BUSY = {
@@ -60,14 +61,30 @@ def test_a_signal_to_all_processes_stops_them_as_one(number, tmp_path):
 
 
 def test_more_signals_do_not_disturb_a_stop(tmp_path):
-    body = "try:\n    time.sleep(60)\nfinally:\n    time.sleep(1)\n    print('cleaned up', flush=True)"
+    body = (
+        "try:\n    print('begun', flush=True)\n    time.sleep(60)\n"
+        "finally:\n    time.sleep(1)\n    print('cleaned up', flush=True)"
+    )
     process = start(program(tmp_path, body), tmp_path)
-    assert process.stdout and process.stdout.readline() == "ready\n"
+    assert process.stdout and [process.stdout.readline() for _ in range(2)] == ["ready\n", "begun\n"]
     os.kill(process.pid, signal.SIGINT)
     for _ in range(5):
         os.kill(process.pid, signal.SIGINT)
     ended = stop(process, signal.SIGINT)
     assert ended and ended.printed.startswith("cleaned up\nstopped: ")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_run_sh_stops_while_it_starts(number, tmp_path):
+    for name in ("run.sh", "requirements.txt", "src"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    started = [start(["bash", "./run.sh", "--here"], tmp_path, environment()) for _ in range(4)]
+    for moment, process in enumerate(started):
+        time.sleep(0.2)
+        os.kill(process.pid, number) if moment % 2 else os.killpg(process.pid, number)
+    for process in started:
+        printed = process.communicate(timeout=20)[0]
+        assert process.returncode == 128 + number and "Traceback" not in printed and "error:" not in printed, printed
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from src.base.errors import InputError, Stopped
 from src.base.randomness import fold_in, make_deterministic
 from src.data import vocabulary as words
 from src.data.dataset import BatchDataset, epoch_batches, rank_slice
+from src.data.loading import load_batches
 from src.models import decoder as tokens
 from src.models.decoder import token_log_probs
 from src.pipeline import outputs
@@ -329,6 +330,31 @@ def test_training_stopped_in_validation_stops_at_once_and_validates_again(prepar
     Fit(settings, data, 0, pieces, ONE, meteor).run()
     for name in ("metrics.csv", "best-mos.pt", "best-caption.pt"):
         assert (pieces / name).read_bytes() == (whole / name).read_bytes(), name
+    assert equal(checkpoint.load(pieces / "last.pt"), checkpoint.load(whole / "last.pt"))
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2])
+def test_training_stopped_while_it_waits_for_a_batch_saves_what_it_has(prepared, tmp_path, monkeypatch, cut):
+    settings, data = prepared("task=mos")
+    whole, pieces = tmp_path / "whole", tmp_path / "pieces"
+    whole.mkdir(), pieces.mkdir()
+    Fit(settings, data, 0, whole, ONE, None).run()
+
+    def slow(*arguments):
+        for number, batch in enumerate(load_batches(*arguments)):
+            if number == cut:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(60)
+            yield batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr("src.training.fit.load_batches", slow)
+        fit = Fit(settings, data, 0, pieces, ONE, None)
+        epoch, step = divmod(cut, fit.steps)
+        with pytest.raises(Stopped, match=f"epoch {epoch + 1} of 2, step {step} of {fit.steps}, is saved"):
+            fit.run()
+    Fit(settings, data, 0, pieces, ONE, None).run()
+    assert (pieces / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
     assert equal(checkpoint.load(pieces / "last.pt"), checkpoint.load(whole / "last.pt"))
 
 
