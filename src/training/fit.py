@@ -9,16 +9,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
 import torch
 
 from src.base.errors import InputError, Stopped
-from src.base.randomness import fold_in, seed_torch
 from src.data.augment import Augmenter
 from src.data.dataset import BatchDataset, BatchSlice, epoch_batches, rank_slice
 from src.data.loading import load_batches
 from src.metrics.meteor import Meteor
-from src.models.captioner import Captioner, build_captioner, with_heads
+from src.models.captioner import Captioner
 from src.models.encoder import CachedEncoder
 from src.pipeline.runs import fold_folder
 from src.settings.keys import changing
@@ -26,12 +24,11 @@ from src.settings.schema import Settings
 from src.training import checkpoint
 from src.training.distributed import Ranks
 from src.training.engine import Engine
-from src.training.feature_cache import feature_statistics, frozen_encoder, late_statistics
 from src.training.fold_data import FoldData
+from src.training.fold_task import build_task
 from src.training.interrupt import Interrupt
 from src.training.metrics_log import append_timing, epoch_line, tensorboard, write_metrics
 from src.training.self_critical import SelfCritical
-from src.training.task import Task
 from src.training.validation import Validator
 
 _SAVE_AFTER = 20.0  # seconds since the last checkpoint after which the end of an epoch writes one
@@ -51,35 +48,6 @@ class TrainState:
     rows: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, float] = field(default_factory=dict)
     started_at: float | None = None
-
-
-def build_task(settings: Settings, data: FoldData, fold: int) -> Task:
-    """The fold's task with weights drawn from (run.seed, fold); a frozen encoder's from run.seed alone."""
-    scale, words = data.scale(settings.task), len(data.vocabulary)
-    mos_range, seed = (scale.low, scale.high, scale.mean), fold_in(settings.run.seed, "weights", fold)
-    mean, std = data.channel_mean, data.channel_std
-    if settings.encoder.frozen:
-        encoder = frozen_encoder(settings, mean, std)
-        seed_torch(seed)
-        network = with_heads(encoder, settings, words, mos_range)
-        if encoder.levels_width and data.labels.features:
-            _standardise(network, data.labels.features, data.labelled(settings.task))
-    else:
-        seed_torch(seed)
-        network = build_captioner(settings, len(mean), words, mos_range, mean, std)
-    return Task(network, settings.loss, scale, settings.vocabulary.maximum_words, settings.decoding.passes)
-
-
-def _standardise(network: Captioner, features: Path, rows: np.ndarray) -> None:
-    """Give the heads the statistics of the training photos' cached levels, and of what the late stages make of some."""
-    mean, std = feature_statistics(features, rows)
-    if network.levels_in_grid is not None:
-        network.levels_in_grid.standardiser.fit(mean, std)
-    if network.mos_head is not None:
-        if network.late_stages is not None:
-            late_mean, late_std = late_statistics(network.late_stages, features, rows)
-            mean, std = torch.cat([mean, late_mean]), torch.cat([std, late_std])
-        network.mos_head.standardiser.fit(mean, std)
 
 
 class Fit:

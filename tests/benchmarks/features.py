@@ -16,8 +16,8 @@ from src.settings.schema import AugmentSettings, EncoderSettings, Settings
 from src.training.distributed import Ranks
 from src.training.engine import Engine
 from src.training.feature_cache import frozen_encoder
-from src.training.fit import build_task
 from src.training.fold_data import FoldData
+from src.training.fold_task import build_task
 from src.training.interrupt import Interrupt
 from tests.benchmarks.training import made_up
 

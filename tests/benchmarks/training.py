@@ -17,8 +17,8 @@ from src.data.vocabulary import Vocabulary
 from src.settings.schema import Settings
 from src.training.distributed import Ranks
 from src.training.engine import Engine
-from src.training.fit import build_task
 from src.training.fold_data import FoldData
+from src.training.fold_task import build_task
 from src.training.interrupt import Interrupt
 
 ONE = Ranks(0, 1, torch.device("cpu"))

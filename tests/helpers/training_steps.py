@@ -16,8 +16,8 @@ from src.settings.load import load
 from src.settings.schema import Settings
 from src.training.distributed import Ranks
 from src.training.engine import Engine
-from src.training.fit import build_task
 from src.training.fold_data import FoldData
+from src.training.fold_task import build_task
 from src.training.infer import to_device
 from src.training.task import Task
 from tests.conftest import TINY

@@ -13,7 +13,7 @@ from src.training.batch_loss_exchange import BatchLossExchange
 from src.training.batch_losses import batch_loss, plcc_loss, rank_loss, soft_ranks, srcc_loss
 from src.training.distributed import Ranks
 from src.training.engine import Engine
-from src.training.fit import build_task
+from src.training.fold_task import build_task
 from src.training.losses import distribution_loss
 from tests.training.test_training import EXACT, ONE, PLAIN, prepared  # noqa: F401
 

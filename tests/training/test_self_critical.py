@@ -18,8 +18,9 @@ from src.pipeline import outputs
 from src.settings.load import load
 from src.training.distributed import Ranks
 from src.training.engine import Engine
-from src.training.fit import Fit, build_task
+from src.training.fit import Fit
 from src.training.fold_data import read_fold
+from src.training.fold_task import build_task
 from src.training.interrupt import Interrupt
 from src.training.self_critical import SelfCritical
 from tests.conftest import TINY

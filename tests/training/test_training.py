@@ -25,8 +25,9 @@ from src.settings.schema import OptimSettings
 from src.training import checkpoint
 from src.training.distributed import Ranks
 from src.training.engine import Engine, build_ema
-from src.training.fit import Fit, build_task
+from src.training.fit import Fit
 from src.training.fold_data import read_fold
+from src.training.fold_task import build_task
 from src.training.infer import infer
 from src.training.interrupt import Interrupt
 from src.training.losses import attention_loss, caption_loss, mos_loss

@@ -1,0 +1,42 @@
+"""A fold's task as training begins: the network with its first weights, and the scale of the labels."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from src.base.randomness import fold_in, seed_torch
+from src.models.captioner import Captioner, build_captioner, with_heads
+from src.settings.schema import Settings
+from src.training.feature_cache import feature_statistics, frozen_encoder, late_statistics
+from src.training.fold_data import FoldData
+from src.training.task import Task
+
+
+def build_task(settings: Settings, data: FoldData, fold: int) -> Task:
+    """The fold's task with weights drawn from (run.seed, fold); a frozen encoder's from run.seed alone."""
+    scale, words = data.scale(settings.task), len(data.vocabulary)
+    mos_range, seed = (scale.low, scale.high, scale.mean), fold_in(settings.run.seed, "weights", fold)
+    mean, std = data.channel_mean, data.channel_std
+    if settings.encoder.frozen:
+        encoder = frozen_encoder(settings, mean, std)
+        seed_torch(seed)
+        network = with_heads(encoder, settings, words, mos_range)
+        if encoder.levels_width and data.labels.features:
+            _standardise(network, data.labels.features, data.labelled(settings.task))
+    else:
+        seed_torch(seed)
+        network = build_captioner(settings, len(mean), words, mos_range, mean, std)
+    return Task(network, settings.loss, scale, settings.vocabulary.maximum_words, settings.decoding.passes)
+
+
+def _standardise(network: Captioner, features: Path, rows: np.ndarray) -> None:
+    """Give the heads the statistics of the training photos' cached levels, and of what the late stages make of some."""
+    mean, std = feature_statistics(features, rows)
+    if network.levels_in_grid is not None:
+        network.levels_in_grid.standardiser.fit(mean, std)
+    if network.mos_head is not None:
+        if network.late_stages is not None:
+            late_mean, late_std = late_statistics(network.late_stages, features, rows)
+            mean, std = torch.cat([mean, late_mean]), torch.cat([std, late_std])
+        network.mos_head.standardiser.fit(mean, std)
