@@ -1,5 +1,6 @@
 """Pretrained encoder weights: where they come from, and how they enter a backbone."""
 
+import functools
 import logging
 import sys
 from typing import Any
@@ -27,6 +28,11 @@ _WELL_KNOWN = {
 _FILTERS = ("checkpoint_filter_fn", "_filter_fn")
 
 
+@functools.cache
+def _say_once(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 def published_weights(name: str) -> dict[str, torch.Tensor]:
     """The published weights of a timm model, by the names of its layers.
 
@@ -35,7 +41,7 @@ def published_weights(name: str) -> dict[str, torch.Tensor]:
     """
     package = weights_package(name)
     if package and package.path():
-        print(f"weights of {name}: package {package.package}", file=sys.stderr)
+        _say_once(f"weights of {name}: package {package.package}")
         with torch.device("meta"):
             model = timm.create_model(name)
         return read_packaged(package, model)
@@ -43,7 +49,7 @@ def published_weights(name: str) -> dict[str, torch.Tensor]:
     files = [try_to_load_from_cache(repository, file) for file in _HUB_FILES] if repository else []
     cached = next((file for file in files if isinstance(file, str)), None)
     if cached:
-        print(f"weights of {name}: {cached}", file=sys.stderr)
+        _say_once(f"weights of {name}: {cached}")
         return read_weights(cached)
     print(f"fetching the weights of {name}; they are kept for the next time", file=sys.stderr)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries say nothing that the line below does not
