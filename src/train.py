@@ -72,13 +72,14 @@ def train_fold(
     return [*kept[settings.task], "metrics.csv"]
 
 
-def take_over(searched: Settings, settings: Settings, folds: list[int]) -> None:
+def take_over(searched: Settings, settings: Settings, folds: list[int]) -> list[int]:
     """Put the networks that tune has trained with the settings that won in the place of folds that are not begun.
 
-    searched: the settings before the winner's were put in.
+    searched: the settings before the winner's were put in. Returns the folds of which nothing is left to train.
     """
+    taken: list[int] = []
     if not search_plan(searched).trials or outdated(outputs.tuning(searched)):
-        return
+        return taken
     for k in folds:
         folder, trained = outputs.fold(settings, k).folder, fold_folder(tuning_folder(run_folder(settings)), k)
         with lock(folder, "train", wait=False):
@@ -86,6 +87,8 @@ def take_over(searched: Settings, settings: Settings, folds: list[int]) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
                 os.replace(trained, folder)
                 print(f"train: {folder}: trained by tune with these settings", flush=True)
+                taken.append(k)
+    return taken
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -94,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if os.environ.get("RANK", "0") == "0":
         ensure_inputs(settings, "train")
         settings = tuned(settings)
-    missing = []
+    missing, taken = [], []
     if "RANK" not in os.environ:
         missing = [k for k in folds_of(settings) if options.fresh or outdated(outputs.fold(settings, k))]
         for fold in (k for k in folds_of(settings) if k not in missing):
@@ -102,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not missing:
             return
         if not options.fresh:
-            take_over(searched, settings, missing)
+            taken = take_over(searched, settings, missing)
     from src.base.randomness import make_deterministic
     from src.metrics.meteor import shared_meteor
     from src.pipeline.fold_jobs import run_side_by_side
@@ -115,8 +118,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if ranks.main and notice(settings, ranks):
         print(f"train: {notice(settings, ranks)}", flush=True)
     features = cached_features(settings, ranks)
-    if run_side_by_side("train", settings, missing, ["--fresh"] * options.fresh):
-        return
+    if run_side_by_side("train", settings, [k for k in missing if k not in taken], ["--fresh"] * options.fresh):
+        missing = taken
+        if not missing:
+            return
     meteor = shared_meteor() if ranks.main and settings.task != "mos" else None
     sources = (outputs.photos, outputs.vocabulary, outputs.folds)
     folders = ranks.shared_paths(lambda: [source(settings).folder for source in sources])
