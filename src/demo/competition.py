@@ -110,7 +110,7 @@ def _write_tables(folder: Path, photos: list[Photo], rng: np.random.Generator) -
 
 
 def make_competition(
-    root: Path, progress: bool = True, seed: int = 0, train: int = 1500, test: int = 300, processes: int | None = None
+    root: Path, progress: bool = True, seed: int = 0, train: int = 750, test: int = 150, processes: int | None = None
 ) -> None:
     """Make the demo competition in the folder `root`, which appears whole or not at all.
 

@@ -3,6 +3,7 @@
 import sys
 
 from tests.benchmarks import (
+    busy,
     constant,
     decoding,
     evaluation,
@@ -17,6 +18,7 @@ from tests.benchmarks import (
 )
 
 BENCHMARKS = {
+    "busy": busy.run,
     "constant": constant.run,
     "decoding": decoding.run,
     "evaluation": evaluation.run,
