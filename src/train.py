@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.base.errors import guarded
+from src.base.errors import InputError, guarded
 from src.base.files import write_json
 from src.base.locks import lock
 from src.base.provenance import provenance
@@ -72,6 +72,21 @@ def train_fold(
     return [*kept[settings.task], "metrics.csv"]
 
 
+def check_folds(settings: Settings, folds: list[int]) -> None:
+    """Raise InputError where a fold has no photos or no labels to learn from, before any of them is trained."""
+    from src.training.fold_data import read_fold
+
+    photos, vocabulary, assigned = (
+        make(settings).folder for make in (outputs.photos, outputs.vocabulary, outputs.folds)
+    )
+    for fold in folds:
+        data = read_fold(photos, vocabulary, assigned, fold, settings.vocabulary.maximum_words)
+        try:
+            data.scale(settings.task)
+        except InputError as error:
+            raise InputError(f"fold {fold}: {error}") from None
+
+
 def take_over(searched: Settings, settings: Settings, folds: list[int]) -> list[int]:
     """Put the networks that tune has trained with the settings that won in the place of folds that are not begun.
 
@@ -112,6 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from src.training.distributed import init_ranks, notice, shutdown
     from src.training.feature_cache import cached_features
 
+    check_folds(settings, missing)
     make_deterministic(settings.run.threads)
     ranks = init_ranks()
     settings = ranks.broadcast(settings)

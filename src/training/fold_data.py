@@ -41,9 +41,9 @@ class FoldData:
         """Statistics of the training labels. Raises InputError where the task has nothing to learn."""
         mos = self.labels.mos[self.labelled("mos")].astype(np.float64)
         if task != "caption" and (len(mos) < 2 or mos.min() == mos.max()):
-            raise InputError(f"task={task}: the training photos hold no two different MOS; use task=caption")
+            raise InputError(f"task={task}: its training photos hold no two different MOS; use task=caption")
         if task != "mos" and not len(self.labelled("caption")):
-            raise InputError(f"task={task}: the training photos hold no caption; use task=mos")
+            raise InputError(f"task={task}: its training photos hold no caption; use task=mos")
         if task == "caption":
             return Scale(0.0, 1.0, 0.5, 1.0)
         return Scale(float(mos.min()), float(mos.max()), float(mos.mean()), float(mos.std()))

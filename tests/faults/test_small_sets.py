@@ -163,3 +163,19 @@ def test_a_single_value_is_normalised_by_running_statistics(replicated):
     norm.eval()
     norm(one)
     assert not norm.training
+
+
+def test_a_fold_without_labels_to_learn_from_is_named_before_any_is_trained(workplace, monkeypatch, capsys):
+    hurry(monkeypatch)
+    small_competition(workplace / "data")
+    train_csv = Path("data/train.csv")
+    labels = pd.read_csv(train_csv)
+    labels.loc[1:, "comments"] = np.nan
+    labels.to_csv(train_csv, index=False)
+    for stage in (preprocess, split):
+        assert exit_code(stage, *SMALL, "split.folds=3") == 0
+    capsys.readouterr()
+    assert exit_code(train, *SMALL, "split.folds=3", "tune.trials=0") == 1
+    printed = capsys.readouterr().err
+    assert "error: fold " in printed and "task=both: its training photos hold no caption; use task=mos" in printed
+    assert not list(Path("runs").glob("*/fold-*"))
