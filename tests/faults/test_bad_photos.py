@@ -224,7 +224,7 @@ def odd_photos(tmp_path_factory):
     table = "img_name,img_path,mos,comments\n"
     for index, (content, _) in enumerate(ODD.values()):
         (folder / "data" / f"{index}.jpg").write_bytes(content)
-        table += f"{index},{index}.jpg,5,x\n"
+        table += f"{index},{index}.jpg,{3 + index % 4},x\n"
     (folder / "data" / "사진 1.jpeg").symlink_to("0.jpg")
     (folder / "data" / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"not listed, and no UTF-8 in its name")
     (folder / "data" / "train.csv").write_text(table + "link,사진 1.jpeg,5,x\n")
