@@ -1,5 +1,6 @@
 """Wrong settings files, arguments, places and encoders end any stage with one clear line."""
 
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -78,6 +79,8 @@ def test_a_settings_file_that_cannot_be_opened_is_refused(place, capfd):
     (place / "configs" / "demo.yaml").write_text("task: mos\n")
     refused(capfd, split, ["--config=configs/dem.yaml"], ("no such file; did you mean configs/demo.yaml?",))
     refused(capfd, split, ["--config", "configs"], ("--config configs", "Is a directory"))
+    os.mkfifo("pipe.yaml")
+    refused(capfd, split, ["--config", "pipe.yaml"], ("--config pipe.yaml", "a pipe or device in place of a file"))
     (place / "configs" / "demo.yaml").chmod(0)
     refused(capfd, split, ["--config", "configs/demo.yaml"], ("--config configs/demo.yaml", "Permission denied"))
 

@@ -222,7 +222,7 @@ def apply(damage: Damage, root: Path) -> None:
             rows = _rows(content)
         except UnicodeDecodeError:  # damaged before
             return
-        if rows and min(map(len, rows)) == len(rows[0]) > 0:
+        if len(rows) > 1 and min(map(len, rows)) >= len(rows[0]) > 0:
             path.write_bytes(_text(_cells(kind, rows, rng)))
     else:
         path.write_bytes(_bytes(kind, content, rng) if content.isascii() else content[: len(content) // 2])

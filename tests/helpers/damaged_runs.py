@@ -59,7 +59,8 @@ class Ended:
     @property
     def unforeseen(self) -> bool:
         """Whether --check found nothing, and a stage failed."""
-        return not self.codes.get("check") and any(self.codes.values())
+        decoded = "rows or photos cannot be used" in self.error  # --check reads but the headers of photos
+        return not self.codes.get("check") and any(self.codes.values()) and not decoded
 
     @property
     def false_alarm(self) -> bool:
@@ -106,14 +107,18 @@ def _variables(case: Case) -> None:
 
 
 def _streams(case: Case, folder: Path) -> None:
-    """Have this process read and print where the case says."""
+    """Have this process read and print where the case says, as a new one would."""
     full = "output to a full disk" in case.places
     encoding = "ascii" if "ascii" in case.places else "utf-8"
-    for number, path in enumerate(["/dev/null", "/dev/full" if full else folder / "output", folder / "errors"]):
-        os.dup2(os.open(path, os.O_RDWR | os.O_CREAT * (number > 0) | os.O_APPEND * (number > 0), 0o644), number)
-    if "no input" in case.places:
-        os.close(0)
-    sys.stdout, sys.stderr = (open(n, "w", encoding=encoding, closefd=False) for n in (1, 2))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.close()
+    for number, path in enumerate(["/dev/full" if full else folder / "output", folder / "errors"], 1):
+        opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(opened, number)
+        os.close(opened)
+    sys.stdout = open(1, "w", encoding=encoding, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", 1, encoding=encoding, errors="backslashreplace", closefd=False)  # noqa: SIM115
 
 
 def _limits(case: Case) -> None:
@@ -139,9 +144,12 @@ def _go_through(case: Case, folder: Path) -> None:
     if case.yaml is not None:
         arguments += ["--config", "mine.yaml"]
     codes = os.open(folder / "codes", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    _streams(case, folder)
     _limits(case)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    if "no input" in case.places:
+        os.close(0)
     for stage in ["check", *STAGES]:
+        _streams(case, folder)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(LONGEST)
         if stage == "check":
@@ -154,14 +162,14 @@ def _go_through(case: Case, folder: Path) -> None:
             return
 
 
-def _seen(root: Path) -> dict[str, object]:
+def seen(root: Path) -> dict[str, object]:
     """Everything below a folder: kind, size, time and content."""
-    seen: dict[str, object] = {}
+    found: dict[str, object] = {}
     for path in sorted(root.rglob("*")):
         status = path.lstat()
         content = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
-        seen[str(path)] = (status.st_mode, status.st_mtime_ns * (not path.is_dir()), status.st_ino, content)
-    return seen
+        found[str(path)] = (status.st_mode, status.st_mtime_ns * (not path.is_dir()), status.st_ino, content)
+    return found
 
 
 def _broken(path: Path) -> str:
@@ -189,7 +197,7 @@ def _broken(path: Path) -> str:
     return ""
 
 
-def _problems(case: Case, folder: Path, before: dict[str, object], status: int) -> Iterator[str]:
+def problems(case: Case, folder: Path, before: dict[str, object], status: int) -> Iterator[str]:
     """What must not be after a case."""
     printed = (folder / "output").read_text(errors="replace") if (folder / "output").exists() else ""
     errors = (folder / "errors").read_text(errors="replace") if (folder / "errors").exists() else ""
@@ -207,7 +215,7 @@ def _problems(case: Case, folder: Path, before: dict[str, object], status: int) 
     if any(codes.values()) and not lines:
         yield f"line: none says why: {errors[-300:]}"
     yield from (f"line: {len(line)} characters: {line}" for line in lines if len(line) > LONGEST_LINE)
-    after = _seen(folder / "here")
+    after = seen(folder / "here")
     yield from (f"changed: {path}" for path, was in before.items() if after.get(path) != was)
     data = str(folder / "here" / "data")
     if not any(given.startswith(("run.root=", "run.submissions=")) for given in (*case.arguments, case.yaml or "")):
@@ -242,7 +250,7 @@ def run_case(case: Case, folder: Path) -> Ended:
     """Run a case in an empty folder, by a process of its own."""
     began = time.monotonic()
     _make(case, folder / "here")
-    before = _seen(folder / "here")
+    before = seen(folder / "here")
     if not (process := os.fork()):
         _child(case, folder)
     status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
@@ -250,8 +258,8 @@ def run_case(case: Case, folder: Path) -> Ended:
         os.killpg(process, signal.SIGKILL)  # what it has left running
     errors = folder / "errors"
     lines = [line for line in errors.read_text(errors="replace").splitlines() if line] if errors.exists() else []
-    problems = list(_problems(case, folder, before, status))
-    return Ended(_codes(folder), problems, lines[-1] if lines else "", time.monotonic() - began)
+    harm = list(problems(case, folder, before, status))
+    return Ended(_codes(folder), harm, lines[-1] if lines else "", time.monotonic() - began)
 
 
 def _serve() -> None:
@@ -293,8 +301,9 @@ class Runner:
         return Ended(**json.loads(self._process.stdout.readline()))
 
     def __exit__(self, *_: object) -> None:
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._process.wait(2 * LONGEST)
 
 
 if __name__ == "__main__":
