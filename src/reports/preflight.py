@@ -10,7 +10,7 @@ from src.base.errors import InputError
 from src.base.files import require_writable
 from src.base.machine import usable_cores
 from src.base.worker_pool import thread_pool
-from src.data.folds import assign_folds, merge_groups
+from src.data.folds import assign_folds, merge_groups, official_folds
 from src.data.handcrafted import DECODED_SHORT_SIDE
 from src.data.image import header_fault
 from src.data.readers.dacon import missing_column
@@ -71,7 +71,7 @@ def _data_faults(settings: Settings) -> list[str]:
     scores, captions = usable["mos"].nunique(), int(usable["captions"].map(len).sum())
     faults += _raised(check_labels, settings, len(usable), scores, captions, wordless)
     faults += _raised(read_form, root, settings.data.format, settings.task)
-    if len(usable) and not settings.split.official:
+    if len(usable):
         faults += _raised(_check_folds, settings, usable)
     return faults
 
@@ -79,8 +79,11 @@ def _data_faults(settings: Settings) -> list[str]:
 def _check_folds(settings: Settings, usable: pd.DataFrame) -> None:
     """Raise InputError where folds cannot be dealt, or one leaves nothing to learn from, but for near-duplicates."""
     split, captioned, mos = settings.split, usable["captions"].map(bool).to_numpy(), usable["mos"].to_numpy(float)
-    groups = merge_groups(usable["group"].to_numpy())
-    folds = assign_folds(mos, groups, split.folds, split.holdout, split.seed, captioned)
+    if split.official:
+        folds = official_folds(usable["part"].tolist())
+    else:
+        groups = merge_groups(usable["group"].to_numpy())
+        folds = assign_folds(mos, groups, split.folds, split.holdout, split.seed, captioned)
     several, some = usable["mos"].nunique() > 1, captioned.any()  # else `check_labels` has told it
     for k in folds_of(settings):
         trained = folds != k
