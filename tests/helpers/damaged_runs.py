@@ -39,8 +39,9 @@ SETTINGS = [
     "data.root=data", "view.size=16", "encoder.name=test_resnet", "encoder.pretrained=false", "encoder.frozen=false",
     "encoder.more_levels=[]", "mos_head.hidden=0", "decoder.name=recurrent", "decoder.embedding=8", "decoder.hidden=8",
     "decoder.project=8", "decoder.attention=8", "decoder.feedforward=8", "decoder.heads=2",
-    "vocabulary.minimum_count=1", "split.folds=2", "train.epochs=1", "train.captions_per_photo=1", "train.batch_size=4", "decoding.beam=2",
-    "decoding.maximum_words=5", "metric.bootstrap=100", "predict.samples=2", "run.name=damaged", "run.jobs=1",
+    "vocabulary.minimum_count=1", "split.folds=2", "train.epochs=1", "train.captions_per_photo=1", "train.batch_size=4",
+    "decoding.beam=2", "decoding.maximum_words=5", "metric.bootstrap=100", "predict.samples=2",
+    "run.name=damaged", "run.jobs=1",
 ]  # fmt: skip
 
 
