@@ -150,11 +150,13 @@ def test_a_bad_argument_is_refused(kind, place, capfd):
 PLACES = {
     "no data folder": (["data.root=nowhere"], "nowhere: no such folder", "must hold train.csv and test.csv"),
     "data.root is a file": (["data.root=data/train.csv"], "data/train.csv: not a folder", "must hold train.csv"),
-    "data.root without tables": (["data.root=submissions"], "submissions/train.csv is absent", "put it there"),
+    "data.root without tables": (["data.root=data/train"], "data/train/train.csv is absent", "put it there"),
     "run.root is a file": (["run.root=data/train.csv"], "a file is where a folder is needed", "run.root=FOLDER"),
     "run.root below a file": (["run.root=data/train.csv/x"], "a file is where a folder", "run.root=FOLDER"),
     "run.root is read-only": (["run.root=locked"], "locked", "choose another place with run.root=FOLDER"),
-    "a run's name too long": (["run.name=" + "n" * 300], "name is too long", "choose a shorter one"),
+    "a run's name too long": (["run.name=" + "é" * 101], "longer than 200 bytes", "choose a shorter one"),
+    "runs among the data": (["run.root=data"], "run.root=data is the folder of the data", "another place"),
+    "submissions among the data": (["run.submissions=./train/../data"], "is the folder of the data", "another place"),
 }
 
 

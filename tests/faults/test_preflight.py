@@ -83,6 +83,7 @@ def test_labels_that_the_task_lacks(place, capsys, name):
     (["decoder.distill_from=teacher", "decoder.name=mask_predict"], "decoder.distill_from=teacher"),
     (["ensemble.runs=[one, two]"], "one: no such run"),
     (["data.format=coco"], "annotations"),
+    (["run.root=data"], "run.root=data is the folder of the data"),
     (["split.official=true"], "split.official: this data set has no validation part"),
     (["predict.tta_scales=[0.5,1]", "encoder.name=test_vit"], "predict.tta_scales=[0.5, 1.0]"),
     (["split.holdout=0.5", "data.maximum_megapixels=1", "run.root=data/train.csv"], "cannot be written"),

@@ -18,6 +18,8 @@ SEED = int(os.environ.get("SEED", random.randrange(10**6)))
 NUMBER = 12
 FOUND = [
     Case("both", (("a fifo", "train.csv", 0), ("cut", "test/x.jpg", 5))),
+    Case("mos", (("names otherwise", "train.csv", 131073), ("column of cells", "train.csv", 1917))),
+    Case("both", yaml="run.root: ~/elsewhere\ndecoder.name: nothing\n"),
     Case("mos", (("a device", "test.csv", 0), ("huge header", "train/a.jpg", 2)), places=("no HOME", "long TMPDIR")),
 ]
 """Cases that once did harm, and one of each kind."""

@@ -27,7 +27,24 @@ CELLS = [
     "./train/a.jpg", "./train", "nothing.jpg", "a", "A", "x", "word " * 3000, "\x1b[31mred", "a\nb", "a,b",
     "True", "007",
 ]  # fmt: skip
-TEXTS = ["", ".", "..", "a b", "é", "nothing", "x/y", "a" * 300, "-", "~", "null", "data", "data/train.csv", "%s", "\t"]
+TEXTS = [
+    "",
+    ".",
+    "..",
+    "a b",
+    "é",
+    "nothing",
+    "x/y",
+    "a" * 300,
+    "-",
+    "~",
+    "~/x",
+    "null",
+    "data",
+    "data/train.csv",
+    "%s",
+    "\t",
+]
 WRONG = ["", "nan", "inf", "-1", "1e400", "abc", "[1", "{a: b}", "[]", "null", "é", "9" * 30, "true", "0x10", "1,5"]
 
 
@@ -244,7 +261,7 @@ _CHOICES = {
     "ensemble.runs": ["null", "[]", "[one]", "[damaged]", "[damaged,damaged]", "[../x]"],
     "view.size": ["16", "17", "32", "4096", "15"],
     "run.name": ["damaged", "a b", "é", "..", ".", "x/y", "a" * 300, "", "CON", "-x", "한국어", "cache"],
-    "run.root": ["elsewhere", "data", "data/train.csv", "a" * 300, "..", "elsewhere/é/b c", ""],
+    "run.root": ["elsewhere", "data", "data/train.csv", "a" * 300, "..", "elsewhere/é/b c", "", "~/x", "~nobody"],
     "run.submissions": ["elsewhere", "data", "data/train.csv", "a" * 300, "runs", "elsewhere/é/b c", ""],
 }
 _SMALL = ["0", "1", "2", "3", "5", "7"]

@@ -96,6 +96,7 @@ def _make(case: Case, here: Path) -> None:
 
 
 def _variables(case: Case) -> None:
+    os.environ["HOME"] = str(Path().absolute())
     for name, value in (_VARIABLES[place] for place in case.places if place in _VARIABLES):
         os.environ.pop(name, None)
         if value is not None:
