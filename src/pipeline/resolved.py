@@ -27,13 +27,12 @@ def data_root(settings: Settings) -> Path:
     """
     if settings.data.root is not None:
         root = Path(settings.data.root)
-        for setting, place in (("run.root", settings.run.root), ("run.submissions", settings.run.submissions)):
-            if os.path.realpath(root) == os.path.realpath(place):  # each output would count as a change of the data
-                raise InputError(
-                    f"{setting}={place} is the folder of the data; choose another place, such as {place}/ours"
-                )
-        return root
-    return DATA if settings.data.format != "dacon" or (DATA / "train.csv").exists() else DEMO
+    else:
+        root = DATA if settings.data.format != "dacon" or (DATA / "train.csv").exists() else DEMO
+    for setting, place in (("run.root", settings.run.root), ("run.submissions", settings.run.submissions)):
+        if os.path.realpath(root) == os.path.realpath(place):  # each output would count as a change of the data
+            raise InputError(f"{setting}={place} is the folder of the data; choose another place, such as {place}/ours")
+    return root
 
 
 def has_networks(settings: Settings) -> bool:

@@ -27,24 +27,7 @@ CELLS = [
     "./train/a.jpg", "./train", "nothing.jpg", "a", "A", "x", "word " * 3000, "\x1b[31mred", "a\nb", "a,b",
     "True", "007",
 ]  # fmt: skip
-TEXTS = [
-    "",
-    ".",
-    "..",
-    "a b",
-    "é",
-    "nothing",
-    "x/y",
-    "a" * 300,
-    "-",
-    "~",
-    "~/x",
-    "null",
-    "data",
-    "data/train.csv",
-    "%s",
-    "\t",
-]
+TEXTS = ["", ".", "..", "a b", "é", "nothing", "x/y", "a" * 300, "-", "~", "~/x", "null", "data", "%s", "\t"]
 WRONG = ["", "nan", "inf", "-1", "1e400", "abc", "[1", "{a: b}", "[]", "null", "é", "9" * 30, "true", "0x10", "1,5"]
 
 
