@@ -15,6 +15,7 @@ from src.base.csv_files import read_rows
 from src.base.errors import InputError, guarded
 from src.base.files import read_json, require_writable, write_bytes
 from src.base.machine import usable_cores
+from src.base.text import one_line
 from src.pipeline.artefacts import Making, making, tree_signature
 from src.pipeline.outputs import demo, photos, vocabulary
 from src.pipeline.resolved import DEMO, data_root
@@ -128,7 +129,7 @@ def check(settings: Settings) -> None:
 
     faults = preflight_faults(settings)
     for fault in faults[:-1]:
-        print(f"error: {fault}", file=sys.stderr, flush=True)
+        print(f"error: {one_line(fault)}", file=sys.stderr, flush=True)
     if faults:
         raise InputError(faults[-1])
     print("preprocess: nothing was found that would end this run", flush=True)

@@ -2,7 +2,7 @@
 
 import math
 
-LONGEST_WORD, LONGEST_LINE = 120, 1000
+LONGEST_WORD, LONGEST_LINE = 120, 390
 """Characters of a reported line and of its words; a damaged file may have put a megabyte into a message."""
 
 

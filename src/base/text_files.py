@@ -1,14 +1,27 @@
 """Strict reading of a text file that the user gave: every fault of the file itself is one clear line."""
 
+import errno
 from pathlib import Path
 
 from src.base.errors import InputError
 
 
+def file_content(path: Path) -> bytes:
+    """The bytes of a file that the user gave.
+
+    Raises OSError, also for a pipe or device among the files, of which reading may never end. One in /dev or /proc,
+    such as /dev/stdin, is given on purpose.
+    """
+    endless = path.exists() and not path.is_file() and not path.is_dir()
+    if endless and path.absolute().parts[1] not in ("dev", "proc"):
+        raise OSError(errno.EINVAL, "a pipe or device in place of a file", str(path))
+    return path.read_bytes()
+
+
 def read_text(path: Path, kind: str = "text") -> str:
     """The file's text, which must be UTF-8 with or without a byte order mark. Raises InputError."""
     try:
-        content = path.read_bytes()
+        content = file_content(path)
     except IsADirectoryError:
         raise InputError(f"{path} is a folder, expected a {kind} file") from None
     except OSError as error:

@@ -1,6 +1,7 @@
 """Where the data lie, which folds a run has, and what tune searches: settings with nothing left open."""
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,18 @@ JUDGE_FOLDS = 2
 
 
 def data_root(settings: Settings) -> Path:
-    """The folder of the data: the one given, or data, or the demo where a competition's data/train.csv is absent."""
+    """The folder of the data: the one given, or data, or the demo where a competition's data/train.csv is absent.
+
+    Raises InputError where outputs would go into the very same folder.
+    """
     if settings.data.root is not None:
-        return Path(settings.data.root)
-    return DATA if settings.data.format != "dacon" or (DATA / "train.csv").exists() else DEMO
+        root = Path(settings.data.root)
+    else:
+        root = DATA if settings.data.format != "dacon" or (DATA / "train.csv").exists() else DEMO
+    for setting, place in (("run.root", settings.run.root), ("run.submissions", settings.run.submissions)):
+        if os.path.realpath(root) == os.path.realpath(place):  # each output would count as a change of the data
+            raise InputError(f"{setting}={place} is the folder of the data; choose another place, such as {place}/ours")
+    return root
 
 
 def has_networks(settings: Settings) -> bool:

@@ -10,7 +10,7 @@ from src.base.errors import InputError
 from src.base.files import require_writable
 from src.base.machine import usable_cores
 from src.base.worker_pool import thread_pool
-from src.data.folds import assign_folds, merge_groups
+from src.data.folds import assign_folds, merge_groups, official_folds
 from src.data.handcrafted import DECODED_SHORT_SIDE
 from src.data.image import header_fault
 from src.data.readers.dacon import missing_column
@@ -71,12 +71,27 @@ def _data_faults(settings: Settings) -> list[str]:
     scores, captions = usable["mos"].nunique(), int(usable["captions"].map(len).sum())
     faults += _raised(check_labels, settings, len(usable), scores, captions, wordless)
     faults += _raised(read_form, root, settings.data.format, settings.task)
-    if len(usable) and not settings.split.official:
-        split, captioned = settings.split, usable["captions"].map(bool).to_numpy()
-        groups = merge_groups(usable["group"].to_numpy())
-        mos = usable["mos"].to_numpy(float)
-        faults += _raised(assign_folds, mos, groups, split.folds, split.holdout, split.seed, captioned)
+    if len(usable):
+        faults += _raised(_check_folds, settings, usable)
     return faults
+
+
+def _check_folds(settings: Settings, usable: pd.DataFrame) -> None:
+    """Raise InputError where folds cannot be dealt, or one leaves nothing to learn from, but for near-duplicates."""
+    split, captioned, mos = settings.split, usable["captions"].map(bool).to_numpy(), usable["mos"].to_numpy(float)
+    if split.official:
+        folds = official_folds(usable["part"].tolist())
+    else:
+        groups = merge_groups(usable["group"].to_numpy())
+        folds = assign_folds(mos, groups, split.folds, split.holdout, split.seed, captioned)
+    several, some = usable["mos"].nunique() > 1, captioned.any()  # else `check_labels` has told it
+    for k in folds_of(settings):
+        trained = folds != k
+        constant = several and usable["mos"][trained].nunique() < 2 and settings.task != "caption"
+        wordless = some and not captioned[trained].any() and settings.task != "mos"
+        if constant or wordless:
+            what = "two different MOS" if constant else "caption"
+            raise InputError(f"task={settings.task}: the photos to train fold {k} on hold no {what}; give more photos")
 
 
 def _unreadable(settings: Settings, table: pd.DataFrame) -> list[Rejection]:
@@ -140,10 +155,15 @@ def _check_named_runs(settings: Settings) -> None:
 
 
 def _check_network(settings: Settings) -> None:
-    """Build the network, its published weights included, as training does."""
+    """Build the network, its published weights included, as training and predict do on this machine."""
+    import torch
+
+    from src.inference.mos_prediction import MosPredictor
     from src.models.captioner import with_heads
     from src.models.encoders import build_encoder
+    from src.training.distributed import Ranks, sync_batchnorm
     from src.training.feature_cache import frozen_encoder
+    from src.training.infer import autocast
 
     channels = 3 if settings.view.color == "rgb" else 1
     mean, std = (0.5,) * channels, (0.25,) * channels
@@ -151,7 +171,11 @@ def _check_network(settings: Settings) -> None:
         encoder = frozen_encoder(settings, mean, std)
     else:
         encoder = build_encoder(settings.encoder, channels, settings.view.size, mean, std)
-    with_heads(encoder, settings, 10, (0.0, 10.0, 5.0))
+    network = with_heads(encoder, settings, 10, (0.0, 10.0, 5.0))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    sync_batchnorm(network, settings, Ranks(0, 1, device))
+    autocast(settings, device)
+    MosPredictor(network, settings.predict.tta_flips, settings.predict.tta_scales)
 
 
 def _check_scorers(settings: Settings) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from src.settings.fields import STRICT, NonNegativeFloat, NonNegativeInt, PositiveInt, ShareBelowOne, Width
+from src.settings.fields import STRICT, NonNegativeFloat, NonNegativeInt, Place, PositiveInt, ShareBelowOne, Width
 
 NON_AUTOREGRESSIVE = ("mask_predict", "ctc_mask_predict")
 """The decoders that predict all words of a caption in parallel."""
@@ -23,7 +23,7 @@ class EncoderSettings:
     pretrained: bool = True
     """Start from published weights: of an installed package (tf_efficientnet_lite0, 1, 2), else of the model hub, which
     are downloaded the first time. false: from scratch."""
-    weights: str | None = None
+    weights: Place | None = None
     """Start from a local file that safetensors or torch.save wrote instead, whatever is around its tensors."""
     frozen: bool = True
     """Keep the encoder's initial weights; only the heads are trained."""

@@ -3,13 +3,14 @@
 The defaults are those of the embedded demo competition.
 """
 
+import os
 from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from src.settings.ensembling import EnsembleSettings
-from src.settings.fields import STRICT, NonNegativeFloat, NonNegativeInt, PositiveInt, RuntimeOnly
+from src.settings.fields import STRICT, NonNegativeFloat, NonNegativeInt, Place, PositiveInt, RuntimeOnly
 from src.settings.model import (
     NON_AUTOREGRESSIVE,
     NON_AUTOREGRESSIVE_WORDS,
@@ -33,7 +34,7 @@ from src.settings.tuning import TuneSettings
 class DataSettings:
     """Where the photos and labels are."""
 
-    root: RuntimeOnly[str | None] = None
+    root: RuntimeOnly[Place | None] = None
     """Folder of the data set. Not given: data, or the demo in data/demo where a competition's train.csv is absent."""
     format: Literal["dacon", "coco", "karpathy", "flickr8k", "flickr30k"] = "dacon"
     """Layout of that folder, see data/README.md."""
@@ -147,15 +148,19 @@ class MetricSettings:
     """Also compute SPICE; downloads 384 MB the first time and is slow."""
 
 
+_LONGEST_NAME = 200
+"""Bytes of a run's name; files are named after it, and a file system takes some 255."""
+
+
 @dataclass(frozen=True, config=STRICT)
 class RunSettings:
     """Where a run lives and what it may use."""
 
     name: RuntimeOnly[str] = "demo"
     """Folder under run.root; not given: the name of the --config file, or demo."""
-    root: RuntimeOnly[str] = "runs"
+    root: RuntimeOnly[Place] = "runs"
     """Folder of all runs and of the cache that they share."""
-    submissions: RuntimeOnly[str] = "submissions"
+    submissions: RuntimeOnly[Place] = "submissions"
     """Folder of the submissions."""
     seed: NonNegativeInt = 0
     """Seed of weights, order, augmentation and dropout."""
@@ -171,6 +176,8 @@ class RunSettings:
     def __post_init__(self) -> None:
         if not self.name.strip(". ") or set(self.name) & set("/\\\0"):
             raise ValueError(f"run.name={self.name!r}: expected the plain name of a folder")
+        if len(os.fsencode(self.name)) > _LONGEST_NAME:
+            raise ValueError(f"run.name={self.name[:40]}…: longer than {_LONGEST_NAME} bytes; choose a shorter one")
         if self.name in ("cache", "comparison", "log", "submission"):
             raise ValueError(f"run.name={self.name}: that name is taken by the pipeline's own files")
 

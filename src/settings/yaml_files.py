@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import yaml
 
 from src.base.text import one_line
+from src.base.text_files import file_content
 
 CONFIGS = Path("configs")
 _WHOLE = ("tune.space",)
@@ -91,7 +92,7 @@ def read_tree(text: str) -> Any:
 def read_yaml(path: str) -> list[tuple[str, str]]:
     """The settings of a file as (dotted key, text)."""
     try:
-        tree = read_tree(Path(path).read_text(encoding="utf-8-sig"))
+        tree = read_tree(file_content(Path(path)).decode("utf-8-sig"))
     except InvalidYaml as error:
         refuse(f"--config {path}: {error}")
     except FileNotFoundError:

@@ -1,6 +1,7 @@
 """Label files that are broken in every way stop preprocess with one clear line; odd ones go through."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -74,6 +75,15 @@ def test_a_broken_train_csv_stops_preprocess(kind, competition_copy, capfd):
     content, *words = BROKEN[kind]
     (competition_copy / "data" / "train.csv").write_bytes(content)
     refused(capfd, preprocess, SMALL, tuple(words))
+
+
+@pytest.mark.parametrize("name", ["train.csv", "test.csv"])
+@pytest.mark.parametrize("put", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["a pipe", "a device"])
+def test_a_table_that_never_ends_stops_preprocess(name, put, competition_copy, capfd):
+    path = competition_copy / "data" / name
+    path.unlink()
+    put(path)
+    refused(capfd, preprocess, SMALL, (f"data/{name} cannot be read (a pipe or device in place of a file)", "check"))
 
 
 def test_a_broken_test_csv_stops_preprocess(competition_copy, capfd):

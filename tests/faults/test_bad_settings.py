@@ -1,5 +1,6 @@
 """Wrong settings files, arguments, places and encoders end any stage with one clear line."""
 
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -78,6 +79,8 @@ def test_a_settings_file_that_cannot_be_opened_is_refused(place, capfd):
     (place / "configs" / "demo.yaml").write_text("task: mos\n")
     refused(capfd, split, ["--config=configs/dem.yaml"], ("no such file; did you mean configs/demo.yaml?",))
     refused(capfd, split, ["--config", "configs"], ("--config configs", "Is a directory"))
+    os.mkfifo("pipe.yaml")
+    refused(capfd, split, ["--config", "pipe.yaml"], ("--config pipe.yaml", "a pipe or device in place of a file"))
     (place / "configs" / "demo.yaml").chmod(0)
     refused(capfd, split, ["--config", "configs/demo.yaml"], ("--config configs/demo.yaml", "Permission denied"))
 
@@ -147,11 +150,13 @@ def test_a_bad_argument_is_refused(kind, place, capfd):
 PLACES = {
     "no data folder": (["data.root=nowhere"], "nowhere: no such folder", "must hold train.csv and test.csv"),
     "data.root is a file": (["data.root=data/train.csv"], "data/train.csv: not a folder", "must hold train.csv"),
-    "data.root without tables": (["data.root=submissions"], "submissions/train.csv is absent", "put it there"),
+    "data.root without tables": (["data.root=data/train"], "data/train/train.csv is absent", "put it there"),
     "run.root is a file": (["run.root=data/train.csv"], "a file is where a folder is needed", "run.root=FOLDER"),
     "run.root below a file": (["run.root=data/train.csv/x"], "a file is where a folder", "run.root=FOLDER"),
     "run.root is read-only": (["run.root=locked"], "locked", "choose another place with run.root=FOLDER"),
-    "a run's name too long": (["run.name=" + "n" * 300], "name is too long", "choose a shorter one"),
+    "a run's name too long": (["run.name=" + "é" * 101], "longer than 200 bytes", "choose a shorter one"),
+    "runs among the data": (["run.root=data"], "run.root=data is the folder of the data", "another place"),
+    "submissions among the data": (["run.submissions=./train/../data"], "is the folder of the data", "another place"),
 }
 
 

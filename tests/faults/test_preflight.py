@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from src import preprocess
 from tests.conftest import TINY
@@ -82,7 +83,27 @@ def test_labels_that_the_task_lacks(place, capsys, name):
     (["decoder.distill_from=teacher", "decoder.name=mask_predict"], "decoder.distill_from=teacher"),
     (["ensemble.runs=[one, two]"], "one: no such run"),
     (["data.format=coco"], "annotations"),
+    (["run.root=data"], "run.root=data is the folder of the data"),
+    (["split.official=true"], "split.official: this data set has no validation part"),
+    (["predict.tta_scales=[0.5,1]", "encoder.name=test_vit"], "predict.tta_scales=[0.5, 1.0]"),
     (["split.holdout=0.5", "data.maximum_megapixels=1", "run.root=data/train.csv"], "cannot be written"),
 ])  # fmt: skip
 def test_settings_that_would_end_a_stage(place, capsys, arguments, message):
     assert message in "\n".join(told(capsys, *arguments))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="about a machine without a GPU")
+@pytest.mark.parametrize("setting", ["train.precision=fp16", "train.sync_batchnorm=true"])
+def test_settings_that_need_a_gpu(place, capsys, setting):
+    assert f"{setting} needs" in "\n".join(told(capsys, setting))
+
+
+@pytest.mark.parametrize(("task", "cells", "lacking"), [
+    ("both", "{mos},a word", "no two different MOS"),
+    ("caption", "{i}.5,{words}", "no caption"),
+])  # fmt: skip
+def test_a_fold_that_would_be_trained_without_labels(place, capsys, task, cells, lacking):
+    rows = [f"{n},./train/{n}.jpg," + cells.format(i=i, mos=3 + (i > 4), words="a word" * (i > 4))
+            for i, n in enumerate("abcdef")]  # fmt: skip
+    Path("data/train.csv").write_text("\n".join([HEADER.strip(), *rows, ""]))
+    assert f"on hold {lacking}; give more photos" in "\n".join(told(capsys, f"task={task}"))

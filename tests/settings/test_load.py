@@ -223,3 +223,12 @@ def test_help_imports_nothing_heavy_and_explains_every_setting(stage):
         assert line in words, setting.key
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in answer.stderr.splitlines()}
     assert "pydantic" in imported and not imported & HEAVY
+
+
+def test_a_tilde_is_the_home_folder_also_in_a_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.yaml").write_text("run:\n  root: ~/runs\nencoder.weights: ~/a.pt\n")
+    given = ["--config", str(tmp_path / "mine.yaml"), "data.root=~/data", "run.submissions=a~b"]
+    settings, _ = load(given, "split")
+    places = settings.run.root, settings.encoder.weights, settings.data.root, settings.run.submissions
+    assert places == (f"{tmp_path}/runs", f"{tmp_path}/a.pt", f"{tmp_path}/data", "a~b")
