@@ -2,7 +2,7 @@
 
 Each RUN is the name of a predicted run on the same photos and folds; their sizes, networks and captioners may differ.
 Without names the run itself. All that learns from predictions is fitted here. MOS: regressors on features of the
-photos, and the non-negative blend of the members that help on the other folds (ensemble.mos). Captions: of what all
+photos, and the mean of the members that help on the other folds (ensemble.mos). Captions: of what all
 captioners' searches and random samples wrote and people wrote of the nearest training photos, the one with the highest
 expected score, for each fold by the strategy that was best on the other folds, without what nobody says
 (ensemble.broken_endings, ensemble.repeats, ensemble.maximum_share); or as the first run's search wrote them

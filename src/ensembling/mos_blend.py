@@ -8,7 +8,7 @@ import pandas as pd
 
 from src.ensembling.ablation import AblationStep, ScoredStep, score_mos_step
 from src.ensembling.regressors import TEST, PhotoFeatures, member_name, regressor_members
-from src.ensembling.stacking import FEWEST, blend, blend_weights, clip_to_labels, helpful_members
+from src.ensembling.stacking import blend, clip_to_labels, helpful_members
 from src.settings.schema import Settings
 
 
@@ -46,21 +46,18 @@ def mos_members(
 def blend_mos(
     members: Mapping[str, np.ndarray], mos: np.ndarray, fold: np.ndarray, first: str, settings: Settings
 ) -> MosBlend:
-    """The non-negative blend of members [N], which are at least one, less those that do not help, and its ablation.
+    """The mean of the members [N] that help, which are at least one, and its ablation.
 
     mos: [N], NaN where unknown. fold: [N], TEST for test photos. first: the name of the first run.
     """
     names, stacked = list(members), np.column_stack(list(members.values()))
     known = ~np.isnan(mos) & (fold != TEST) & ~np.isnan(stacked).any(1)
     kept = helpful_members(stacked[known], mos[known])
-    weights = np.full(len(kept), 1 / len(kept))
-    if known.sum() >= FEWEST:
-        weights = blend_weights(stacked[known][:, kept], mos[known])
 
-    def blended(columns: list[int], select: bool = False) -> np.ndarray:
-        return clip_to_labels(blend(stacked[:, columns], mos, fold, select), mos, fold)
+    def blended(columns: list[int]) -> np.ndarray:
+        return clip_to_labels(stacked[:, columns].mean(1), mos, fold)
 
-    whole = blended(list(range(len(names))), select=True)
+    whole = clip_to_labels(blend(stacked, mos, fold), mos, fold)
     used = settings.ensemble.mos
     steps: list[tuple[AblationStep, np.ndarray]] = []
     if "network" in names[1:]:
@@ -76,7 +73,7 @@ def blend_mos(
         score_mos_step(step, predicted[known], mos[known], settings.metric.bootstrap, settings.run.seed)
         for step, predicted in steps
     ]
-    return MosBlend(whole, dict(zip([names[i] for i in kept], weights.tolist(), strict=True)), scored)
+    return MosBlend(whole, {names[i]: 1 / len(kept) for i in kept}, scored)
 
 
 def used_mos(

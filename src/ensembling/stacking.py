@@ -1,11 +1,10 @@
-"""The non-negative blend of several members' MOS, each photo's fitted on the other folds.
+"""The blend of several members' MOS: the plain mean of those that help, selected for each photo on the other folds.
 
-Breiman 1996, "Stacked regressions": least squares with weights of at least 0. Other stackers (ridge regression, an
-isotonic curve, boosted trees) did not do better.
+Least squares with weights of at least 0 (Breiman 1996, "Stacked regressions"), ridge regression, an isotonic curve and
+boosted trees did not do better: weights that fit some folds fit others less well (docs/results.md).
 """
 
 import numpy as np
-from scipy.optimize import nnls
 from sklearn.model_selection import KFold
 
 from src.ensembling.regressors import TEST
@@ -13,67 +12,50 @@ from src.metrics.mos_score import mos_score
 from src.metrics.significance import paired_mos
 
 FEWEST = 10
-"""Labelled photos below which the blend is the plain mean."""
+"""Labelled photos below which the blend is the mean of all members."""
 _RESAMPLES = 200
 """Of the paired bootstrap that says whether a member helps."""
 
 
-def blend_weights(members: np.ndarray, mos: np.ndarray) -> np.ndarray:
-    """Non-negative weights [M] that sum to 1, by least squares; equal ones where none helps.
-
-    members: [N, M] out-of-fold predictions. mos: [N] labels.
-    """
-    weights, _ = nnls(members - members.mean(0), mos - mos.mean())
-    return weights / weights.sum() if weights.sum() > 0 else np.full(len(weights), 1 / len(weights))
-
-
 def helpful_members(members: np.ndarray, mos: np.ndarray) -> list[int]:
-    """The columns of members [N, M] that belong into the blend: the best one, and those that raise its score.
+    """The columns of members [N, M] that belong into the mean: the best one, and those that raise its score.
 
-    Taken in turn, the better ones first; one is kept where a paired bootstrap over the photos, cut in five, tells the
-    gain from nothing. mos: [N] labels, all known.
+    Taken in turn, the better ones first; one is kept where a paired bootstrap over the photos tells the gain from
+    nothing. All where there are fewer than FEWEST photos. mos: [N] labels, all known.
     """
-    one_fold = np.zeros(len(mos), int)
-
-    def blended(columns: list[int]) -> np.ndarray:
-        return blend(members[:, columns], mos, one_fold, select=False)
-
+    if len(mos) < FEWEST:
+        return list(range(members.shape[1]))
     alone = [mos_score(column, mos)["score"] for column in members.T]
     best, *others = np.argsort(alone)[::-1].tolist()
-    kept, predicted = [best], blended([best])
+    kept = [best]
     for column in others:
-        wider = blended([*kept, column])
-        test = paired_mos(wider, predicted, mos, _RESAMPLES, seed=0)
+        wider, narrower = (members[:, columns].mean(1) for columns in ([*kept, column], kept))
+        test = paired_mos(wider, narrower, mos, _RESAMPLES, seed=0)
         if test and test.low > 0:
-            kept, predicted = [*kept, column], wider
+            kept.append(column)
     return sorted(kept)
 
 
-def blend(members: np.ndarray, mos: np.ndarray, fold: np.ndarray, select: bool) -> np.ndarray:
-    """One MOS for every photo [N] from those of several members, of one run or of many.
+def blend(members: np.ndarray, mos: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """One MOS for every photo [N] from those of several members, of one run or of many: the mean of those that help.
 
     members: [N, M], NaN rows where nothing was predicted. mos: [N], NaN where unknown. fold: [N], TEST for test
-    photos. select: only the `helpful_members` are blended. A photo's members and weights come from the labelled photos
-    of the other folds only, so that its out-of-fold score is honest; with one fold alone, that fold is cut in five.
-    With fewer than 10 labelled photos it is the plain mean.
+    photos. Which members help a photo is told by the labelled photos of the other folds only, so that its out-of-fold
+    score is honest; with one fold alone, that fold is cut in five.
     """
     complete = ~np.isnan(members).any(1)
     usable = (fold != TEST) & ~np.isnan(mos) & complete
-    predicted = np.where(complete, members.mean(1), np.nan)
-    if usable.sum() < FEWEST:
-        return predicted
     part = fold.copy()
-    if len(np.unique(fold[usable])) < 2:
+    if usable.sum() >= FEWEST and len(np.unique(fold[usable])) < 2:
         rows = np.flatnonzero(usable)
         for number, (_, held_out) in enumerate(KFold(5).split(rows)):
             part[rows[held_out]] = number
     held_out_parts = [(part == number) & (fold != TEST) for number in np.unique(part[usable])]
-    rest = ~np.any(held_out_parts, axis=0)  # test photos, and those of which no fold was left out
-    for held_out in [*held_out_parts, rest]:
+    rest = ~np.any(held_out_parts, axis=0) if held_out_parts else np.full(len(fold), True)
+    predicted = np.full(len(members), np.nan)
+    for held_out in [*held_out_parts, rest]:  # rest: test photos, and those of which no fold was left out
         fitted, wanted = usable & ~held_out, held_out & complete
-        if wanted.any():
-            kept = helpful_members(members[fitted], mos[fitted]) if select else list(range(members.shape[1]))
-            predicted[wanted] = members[wanted][:, kept] @ blend_weights(members[fitted][:, kept], mos[fitted])
+        predicted[wanted] = members[wanted][:, helpful_members(members[fitted], mos[fitted])].mean(1)
     return predicted
 
 

@@ -18,7 +18,7 @@ class EnsembleSettings:
     """Captions with the highest expected score among those of all searches, runs and nearest training photos, or as the
     first run's own search wrote them."""
     mos: Literal["blend", "network", "ridge", "boosting", "svr"] = "blend"
-    """Member whose MOS is submitted: non-negative blend of those that help, or one alone. Every member's score is
+    """Member whose MOS is submitted: the mean of those that help, or one alone. Every member's score is
     printed."""
     neighbours: Annotated[int, Field(ge=1, le=1000)] = 40
     """Nearest training photos whose captions are proposed for a photo."""
