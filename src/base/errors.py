@@ -67,7 +67,8 @@ def guarded(main: Callable[[], None]) -> None:
     end_with_parent()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a console that cannot show a character shows its code
-            stream.reconfigure(errors="backslashreplace")
+            with contextlib.suppress(OSError):  # what stands behind it was exchanged for a pipe
+                stream.reconfigure(errors="backslashreplace")
     try:
         with StopRequests() as requests:
             try:

@@ -236,6 +236,7 @@ def test_a_full_disk_loses_nothing(name, place, capfd, monkeypatch):
 def test_training_on_a_disk_that_fills_goes_on_from_its_last_checkpoint(place, finished, capfd, monkeypatch):
     shutil.rmtree("runs/demo")
     with monkeypatch.context() as patch:
+        patch.setattr("src.training.fit._SAVE_AFTER", 0)  # a checkpoint after every epoch
         fill_disk(patch, "last.pt", spared=1)
         capfd.readouterr()
         assert exit_code(train, *QUICK) == 1
