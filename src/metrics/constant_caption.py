@@ -72,13 +72,13 @@ def constant_sentences(
     tokenized: bool = False,
 ) -> list[ConstantCaption]:
     """The `constant_sentence` of each of several sets of references, searched for side by side on several cores."""
-    sets = [group if tokenized else tokenize(group) for group in references]
-    sets = [[texts for group in one if (texts := [text for text in group if text])] for one in sets]
+    sets = [photos if tokenized else tokenize(photos) for photos in references]
+    sets = [[texts for group in photos if (texts := [text for text in group if text])] for photos in sets]
     if not all(sets):
         raise InputError("the training captions hold no words, so there is no constant sentence; leave them out")
     processes = min(usable_cores(), len(sets))
     if processes < 2 or max(map(len, sets)) < _FEW_PHOTOS:
-        beams = [_final_beam(one, weights, seed) for one in sets]
+        beams = [_final_beam(photos, weights, seed) for photos in sets]
     else:
         with worker_pool(processes, "searches for constant sentences") as pool:
             beams = list(pool.map(_final_beam, sets, [weights] * len(sets), [seed] * len(sets)))

@@ -1,5 +1,6 @@
 """The networks that are judged: those of the settings as they are and of the best trial, on folds apart."""
 
+import os
 import shutil
 import time
 from pathlib import Path
@@ -88,7 +89,8 @@ class JudgedNetworks:
             if trained_with(folder, winner):
                 (place / folder.name).mkdir(exist_ok=True)
                 for path in (path for path in map(folder.joinpath, NETWORK) if path.is_file()):
-                    shutil.copy2(path, place / folder.name / path.name)
+                    keep = shutil.copy2 if path.suffix == ".csv" else os.replace  # a trial's metrics.csv stays with it
+                    keep(path, place / folder.name / path.name)
         for path in self.folder.rglob("*.pt"):
             path.unlink()
 

@@ -53,12 +53,14 @@ def _mean_columns(rows: list[list[float]]) -> list[float]:
 
 
 def read_trial_fold(settings: Settings, fold: int, ranks: Ranks) -> FoldData:
+    """What the fold is trained and validated on, with cached features and a teacher's captions where they are used."""
     photos, vocabulary, folds = (make(settings).folder for make in (outputs.photos, outputs.vocabulary, outputs.folds))
     features, captions = cached_features(settings, ranks), load_teacher_captions(settings, fold, ranks)
     return read_fold(photos, vocabulary, folds, fold, settings.vocabulary.maximum_words, features, captions)
 
 
 def labels_of(folds: list[FoldData]) -> ValidationLabels:
+    """The labels of the folds' validation photos, by row."""
     mos = {row: float(data.labels.mos[row]) for data in folds for row in data.validation_rows.tolist()}
     references = {
         row: list(captions)
@@ -94,13 +96,13 @@ class TrainingObjective:
             stages.ensure_inputs(settings, "tune")
         folders = [fold_folder(self.folder / str(claim.number), fold) for fold in self.folds]
         kept = (*NETWORK, SETTINGS) if claim.number == 0 else ("metrics.csv",)
-        for own in folders:
-            claim_folder(own, settings)
+        for folder in folders:
+            claim_folder(folder, settings)
         with cleared(folders, kept), logged(folders[0] / "log.txt"):
             fits = []
-            for fold, own in zip(self.folds, folders, strict=True):
+            for fold, folder in zip(self.folds, folders, strict=True):
                 data = read_trial_fold(settings, fold, self.ranks)
-                fits.append(Fit(settings, data, fold, own, self.ranks, self.meteor))
+                fits.append(Fit(settings, data, fold, folder, self.ranks, self.meteor))
             for epoch in range(1, settings.train.epochs + 1):
                 for fit in fits:
                     if fit.train_state.epoch < epoch:
