@@ -27,45 +27,65 @@ fail() {
     exit 1
 }
 
-briefly() ( # run what ends by itself in a moment; Python would answer Ctrl-C with a traceback
-    trap '' INT
-    exec "$@"
-)
+# A signal interrupts `wait` and nothing else for certain: bash 5.2 loses some that come while it reads $(...) or waits
+# for a program in the foreground. So every program that takes time runs in the background.
+child=
+run() {
+    [ -n "$stopped" ] && exit "$stopped"
+    "$@" &
+    child=$!
+    [ -n "$stopped" ] && stop "$stopped" # it came between the two lines above
+    local code
+    while :; do
+        wait "$child"
+        code=$?
+        kill -0 "$child" 2>/dev/null || break
+    done
+    child=
+    [ -z "$stopped" ] || exit "$stopped"
+    return "$code"
+}
+
+stop() { # have the program stop; a terminal's Ctrl-C does not reach what runs in the background and starts yet
+    stopped=$1
+    [ -n "$child" ] || return
+    kill -TERM "$child" 2>/dev/null
+    { sleep 1 && kill -TERM "$child"; } >/dev/null 2>&1 & # again: it is lost where it meets the child before its exec
+}
+stopped=
+trap 'stop 143' TERM
+trap 'stop 130' INT
 
 find_python() {
-    for candidate in python3 python3.13 python3.12 python3.11 python3.14 python; do
-        if briefly "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-            echo "$candidate"
-            return
-        fi
+    for PYTHON in python3 python3.13 python3.12 python3.11 python3.14 python; do
+        run "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && return
     done
     return 1
 }
 
 is_set_up() {
-    [ "$(cat .venv/installed 2>/dev/null)" = "$(cksum <requirements.txt)" ] && "$PYTHON" -c '' 2>/dev/null
+    cksum <requirements.txt | cmp -s - .venv/installed && "$PYTHON" -c '' 2>/dev/null
 }
 
 set_up() {
-    local base
     PYTHON=.venv/bin/python
     is_set_up && return
-    base=$(find_python) || fail "no Python 3.11 or newer found; install one and run this again"
+    find_python || fail "no Python 3.11 or newer found; install one and run this again"
     command -v flock >/dev/null && exec 9>.setup.lock && flock 9 # a second start waits for the first
+    local base=$PYTHON
+    PYTHON=.venv/bin/python
     is_set_up && exec 9>&- && return
     # venv --clear empties what a link points to: somebody else's environment
     [ -L .venv ] && fail ".venv is a link to an environment without the packages of requirements.txt: remove the link, or use --here"
     echo "setting up .venv (once; several GB are downloaded)"
-    "$base" -m venv --clear .venv || fail "$base cannot make a virtual environment; install its venv package (Debian: apt install python3-venv)"
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check -r requirements.txt ||
+    run "$base" -m venv --clear .venv || fail "$base cannot make a virtual environment; install its venv package (Debian: apt install python3-venv)"
+    run "$PYTHON" -m pip install --quiet --disable-pip-version-check -r requirements.txt ||
         fail "the packages of requirements.txt could not be installed: see above; run this again when that is mended"
     cksum <requirements.txt >.venv/installed
     exec 9>&-
 }
 
-look_here() {
-    PYTHON=$(find_python) || fail "no Python 3.11 or newer found in this environment"
-    briefly "$PYTHON" - <<'CODE'
+LOOK_HERE='
 import importlib.metadata, sys
 
 missing, other = [], []
@@ -83,34 +103,12 @@ for line in open("requirements.txt", encoding="utf-8"):
 if other:
     print("--here: other versions than pinned, so numbers may differ in their last digits:", ", ".join(other))
 if missing:
-    sys.exit(f"error: --here: this environment lacks packages; pip install {' '.join(missing)}")
-CODE
+    sys.exit(f"error: --here: this environment lacks packages; pip install {'\'' '\''.join(missing)}")
+'
+look_here() {
+    find_python || fail "no Python 3.11 or newer found in this environment"
+    run "$PYTHON" -c "$LOOK_HERE" || exit
 }
-
-child=
-run() {
-    [ -n "$stopped" ] && exit "$stopped"
-    "$PYTHON" "$@" &
-    child=$!
-    [ -n "$stopped" ] && stop "$stopped" # it came between the two lines above
-    local code
-    while :; do
-        wait "$child"
-        code=$?
-        kill -0 "$child" 2>/dev/null || break # a signal to this script ends wait early
-    done
-    child=
-    [ -z "$stopped" ] || exit "$stopped"
-    [ "$code" -eq 0 ] || exit "$code"
-}
-
-stop() { # have the stage stop, and wait for it; a terminal's Ctrl-C it has got as well, or ignores while it starts
-    stopped=$1
-    [ -n "$child" ] && kill -TERM "$child" 2>/dev/null
-}
-stopped=
-trap 'stop 143' TERM
-trap 'stop 130' INT
 
 here= tests= arguments=()
 [ "${1:-}" = test ] && tests=yes && shift
@@ -122,15 +120,10 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-if [ -n "$here" ]; then look_here || exit "${stopped:-1}"; else set_up; fi
+if [ -n "$here" ]; then look_here; else set_up; fi
 if [ -n "$tests" ]; then
-    run -m pytest ${arguments[@]+"${arguments[@]}"}
-    exit 0
+    run "$PYTHON" -m pytest ${arguments[@]+"${arguments[@]}"}
+else
+    export STAGES_END_WITH_PARENT=$$ # no stage outlives this script, even where the script is killed
+    run "$PYTHON" -m src.pipeline.stages ${arguments[@]+"${arguments[@]}"}
 fi
-
-export STAGES_END_WITH_PARENT=$$ # no stage outlives this script, even where the script is killed
-stages=$(briefly "$PYTHON" -m src.pipeline.stages) || exit "${stopped:-1}"
-run -m src.preprocess --check ${arguments[@]+"${arguments[@]}"}
-for stage in $stages; do
-    run -m "src.$stage" ${arguments[@]+"${arguments[@]}"}
-done

@@ -78,6 +78,8 @@ def guarded(main: Callable[[], None]) -> None:
             except Stopped:
                 raise
             except BaseException as error:
+                if isinstance(error, SystemExit) and error.code == 128 + requests.signal:  # its child has said it
+                    raise
                 if requests.signal:  # processes of this one have got the signal as well, and ended
                     raise Stopped(GO_ON, requests.signal) from None
                 _end(error)

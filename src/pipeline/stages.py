@@ -1,4 +1,4 @@
-"""The stages in order, what each writes, and how one is started. run.sh runs those that `python -m` this names."""
+"""The stages in order, what each writes, and how one is started. `python -m` this runs them all, as run.sh does."""
 
 import os
 import subprocess
@@ -6,7 +6,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from src.base.errors import Stopped
+from src.base.errors import Stopped, guarded
+from src.base.stopping import children_without_interrupts
 from src.pipeline import outputs
 from src.pipeline.artefacts import Artefact, outdated, tree_signature
 from src.pipeline.resolved import DEMO, data_root, folds_of, has_networks, search_plan, tuned
@@ -53,7 +54,7 @@ def ensure_inputs(settings: Settings, stage: str) -> None:
         no_demo_yet = data_root(settings) == DEMO and settings.data.root is None and not outputs.demo().record()
         if no_demo_yet or any(outdated(artefact, code=False) for artefact in outputs_of(earlier, settings)):
             print(f"{stage}: needs {earlier} first", flush=True)
-            _run_stage(earlier, settings)
+            _finish(start_stage(earlier, settings))
             tree_signature.cache_clear()
 
 
@@ -61,24 +62,35 @@ def start_stage(
     stage: str, settings: Settings, *options: str, environment: Mapping[str, str] | None = None, **popen: Any
 ) -> subprocess.Popen:
     """Start a stage as a process that does not outlive this one. popen: what subprocess.Popen takes."""
+    return _start([f"src.{stage}", *as_arguments(settings), *options], environment, **popen)
+
+
+def _start(arguments: list[str], environment: Mapping[str, str] | None = None, **popen: Any) -> subprocess.Popen:
     outside = {k: v for k, v in os.environ.items() if k not in _TORCHRUN}
     outside |= {"STAGES_END_WITH_PARENT": str(os.getpid()), **(environment or {})}
-    command = [sys.executable, "-m", f"src.{stage}", *as_arguments(settings), *options]
-    return subprocess.Popen(command, env=outside, **popen)
+    with children_without_interrupts():  # while it starts, Python would answer one with a traceback
+        return subprocess.Popen([sys.executable, "-m", *arguments], env=outside, **popen)
 
 
-def _run_stage(stage: str, settings: Settings) -> None:
-    """Run a stage as a process that is asked to stop when this one is. Ends as it does where it fails: it said why."""
-    process = start_stage(stage, settings)
+def _finish(process: subprocess.Popen) -> None:
+    """Wait for a stage, which is asked to stop when this process is. Ends as it does where it fails: it said why."""
     try:
-        code = process.wait()
-    except Stopped:
-        process.terminate()
         process.wait()
-        raise
-    if code:
-        raise SystemExit(code)
+    except Stopped as stop:
+        process.terminate()
+        if process.wait() < 0:  # it had not begun, and said nothing
+            raise
+        raise SystemExit(128 + stop.signal) from None
+    if process.returncode:
+        raise SystemExit(process.returncode)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run every stage, each as a process of its own with these arguments, after a look at all that could end it."""
+    arguments = sys.argv[1:] if argv is None else argv
+    for command in (["preprocess", "--check"], *([stage] for stage in STAGES)):
+        _finish(_start([f"src.{command[0]}", *command[1:], *arguments]))
 
 
 if __name__ == "__main__":
-    print(*STAGES, sep="\n")
+    guarded(main)
