@@ -63,7 +63,8 @@ def train_fold(
         save(settings, settings_path(folder))
         origin = {"weights": weights_origin(settings.encoder)}
         write_json(folder / "provenance.json", provenance(version, PACKAGES) | origin)
-    fit = Fit(settings, data, fold, folder, ranks, meteor)
+    validated = data.validated_on(settings.train.validation_photos)
+    fit = Fit(settings, validated, fold, folder, ranks, meteor)
     fit.run()
     if ranks.main:
         write_parameters(folder / "parameters.json", fit.engine.task.model, fit.encoder)

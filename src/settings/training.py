@@ -157,6 +157,8 @@ class TrainSettings:
     """Decay per step of the averaged weights that are validated and kept; 0 uses the weights themselves."""
     patience: NonNegativeInt = 0
     """Stop after that many epochs in which neither score improved, not before self_critical.from_epoch; 0 never."""
+    validation_photos: PositiveInt = 5000
+    """Photos of the left-out fold that each epoch is validated on at most; predict takes all of them."""
     checkpoint_steps: RuntimeOnly[PositiveInt] = 200
     """Write a checkpoint (last.pt) every that many steps, besides at the end of an epoch where it is 20 s old."""
     log_batches: RuntimeOnly[NonNegativeInt] = 0

@@ -37,6 +37,13 @@ class FoldData:
         rated = ~np.isnan(self.labels.mos[self.train_rows])
         return self.train_rows[{"mos": rated, "caption": captioned, "both": rated | captioned}[task]]
 
+    def validated_on(self, photos: int) -> "FoldData":
+        """With so many validation photos at most, evenly spread over the table."""
+        count = len(self.validation_rows)
+        kept = np.arange(min(photos, count)) * count // min(photos, count)
+        references = [self.references[place] for place in kept.tolist()]
+        return replace(self, validation_rows=self.validation_rows[kept], references=references)
+
     def scale(self, task: str) -> Scale:
         """Statistics of the training labels. Raises InputError where the task has nothing to learn."""
         mos = self.labels.mos[self.labelled("mos")].astype(np.float64)

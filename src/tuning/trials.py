@@ -56,7 +56,8 @@ def read_trial_fold(settings: Settings, fold: int, ranks: Ranks) -> FoldData:
     """What the fold is trained and validated on, with cached features and a teacher's captions where they are used."""
     photos, vocabulary, folds = (make(settings).folder for make in (outputs.photos, outputs.vocabulary, outputs.folds))
     features, captions = cached_features(settings, ranks), load_teacher_captions(settings, fold, ranks)
-    return read_fold(photos, vocabulary, folds, fold, settings.vocabulary.maximum_words, features, captions)
+    data = read_fold(photos, vocabulary, folds, fold, settings.vocabulary.maximum_words, features, captions)
+    return data.validated_on(settings.train.validation_photos)
 
 
 def labels_of(folds: list[FoldData]) -> ValidationLabels:

@@ -238,6 +238,18 @@ def test_random_numbers_of_a_caption_are_its_own(prepared):
     assert "uniforms" not in BatchDataset(data.labels, None, 5, 2)[rank_slice(rows, 0, 1, 4)]
 
 
+def test_epochs_are_validated_on_photos_from_all_over_the_table(prepared):
+    _, data = prepared()
+    count = len(data.validation_rows)
+    few = data.validated_on(7)
+    places = np.searchsorted(data.validation_rows, few.validation_rows)
+    assert (data.validation_rows[places] == few.validation_rows).all() and len(set(places.tolist())) == 7
+    assert set(np.diff(places)) <= {count // 7, count // 7 + 1}
+    assert few.references == [data.references[place] for place in places.tolist()]
+    whole = data.validated_on(count + 1)
+    assert (whole.validation_rows == data.validation_rows).all() and whole.references == data.references
+
+
 @pytest.mark.parametrize("decoder", ["mask_predict", "ctc_mask_predict"])
 def test_non_autoregressive_captions_do_not_depend_on_the_reference(prepared, decoder, tmp_path):
     """Validation writes the same whatever the references say; with visible words it does not."""
