@@ -133,9 +133,9 @@ def _exposure(frame: np.ndarray, luma: np.ndarray, aspect: float) -> list[float]
         aspect,
         mean,
         sd,
-        share @ (square * centred) / (sd**3 + 1e-3),
+        float(share @ (square * centred)) / (sd**3 + 1e-3),
         math.log(share @ (square * square) / (sd**4 + 1e-3) + 1e-3),
-        -green @ np.log(green),
+        -float(green @ np.log(green)),
         math.log(share[:16].sum() + 1e-3),
         math.log(share[240:].sum() + 1e-3),
     ]
@@ -187,7 +187,7 @@ def _mscn(luma: np.ndarray, square: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     """Mean-subtracted contrast-normalised luma, and 1 + local deviation, which it was divided by. square: of luma."""
     mean, deviation = (cv2.GaussianBlur(image, (7, 7), 7 / 6) for image in (luma, square))
     deviation = cv2.subtract(deviation, cv2.multiply(mean, mean), deviation)
-    deviation = cv2.sqrt(cv2.max(deviation, 0.0, deviation), deviation)
+    deviation = cv2.sqrt(np.maximum(deviation, 0, out=deviation), deviation)
     centred = cv2.subtract(luma, mean, mean)
     deviation += 1
     return cv2.divide(centred, deviation, centred), deviation
@@ -244,7 +244,7 @@ def _colour(rgb: np.ndarray) -> list[float]:
     hsv = cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)
     hue, saturation, value = cv2.split(hsv)
     s_mean, s_sd = (part.item() for part in cv2.meanStdDev(saturation))
-    vivid = cv2.compare(saturation, 38, cv2.CMP_GT)
+    vivid = (saturation > 38).astype(np.uint8)
     hues = cv2.calcHist([hue], [0], vivid, [20], [0, 180]).ravel() + 1.0
     hues /= hues.sum()
     chroma = _mean(cv2.multiply(saturation, value, scale=1 / 255, dtype=cv2.CV_32F))
