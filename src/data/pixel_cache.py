@@ -36,6 +36,8 @@ CHUNK = 16
 """Photos decoded and written at once: few, as the processes end up to one chunk apart."""
 VERSION = 3
 """Raise when the same photo would give other numbers than before."""
+_PHOTOS_A_PROCESS = 64
+"""Fewer are decoded sooner than another process has started."""
 _SYNC_EVERY = 16
 """Chunks between two entries into problems.json: what a killed build does again."""
 
@@ -181,7 +183,7 @@ def build_pixel_cache(
     if chunks:
         decode_chunk = functools.partial(_decode_chunk, folder, view, megapixels)
         left = sum(len(photos) for _, photos in chunks)
-        others = min(processes, len(chunks)) - 1
+        others = min(processes, -(-left // _PHOTOS_A_PROCESS)) - 1
         with (
             worker_pool(others, "decodes photos", _prepare_process) if others else nullcontext() as pool,
             tqdm(
