@@ -80,8 +80,13 @@ def near_duplicates(phash: np.ndarray, distance: int) -> np.ndarray:
         keys = ((hashes >> np.uint64(band * _BAND_BITS)) & np.uint64(0xFFFF)).astype(np.int64)
         order = np.argsort(keys, kind="stable")
         for flip in flips:
-            for left, right in _matches(keys, keys ^ flip, order):
-                near = (left < right) & (np.bitwise_count(hashes[left] ^ hashes[right]) <= distance)
+            # each pair once: of two keys that differ in a bit, one has it
+            rows = np.flatnonzero(keys & flip) if flip else np.arange(len(keys))
+            for index, right in _matches(keys, keys[rows] ^ flip, order):
+                left = rows[index]
+                near = np.bitwise_count(hashes[left] ^ hashes[right]) <= distance
+                if not flip:
+                    near &= left < right
                 links.append((left[near], right[near]))
     starts, ends = (np.concatenate(side) for side in zip(*links, strict=True))
     return _first_members(_components(starts, ends, len(hashes))[inverse])

@@ -11,6 +11,8 @@ Bovik, No-Reference Image Quality Assessment in the Spatial Domain, TIP 2012); c
 Measuring Colourfulness in Natural Images, HVEI 2003).
 """
 
+import math
+
 import cv2
 import numpy as np
 
@@ -20,6 +22,9 @@ DECODED_SHORT_SIDE = 224
 """A JPEG may be decoded at a reduced scale down to that many pixels: near enough to SHORT_SIDE to need no resize."""
 _SMALLEST = 64
 _BLOCK = 16
+_LEVELS = np.arange(256.0)
+_NOISE = np.array([1.0, -2.0, 1.0])
+"""Immerkær's kernel is the product of this one along both axes."""
 
 EXPOSURE = (
     "aspect",  # log(width / height)
@@ -91,43 +96,48 @@ def _mean(image: np.ndarray) -> float:
     return cv2.mean(image)[0]
 
 
-def _blocks(image: np.ndarray) -> np.ndarray:
-    """Mean of each 16x16 block, float32 [blocks]."""
-    rows, columns = image.shape[0] // _BLOCK, image.shape[1] // _BLOCK
-    whole = image[: rows * _BLOCK, : columns * _BLOCK]
+def _mean_product(one: np.ndarray, other: np.ndarray) -> float:
+    """Mean of the products of two float32 images, without an image of them: by row, then in double precision."""
+    return float(np.vecdot(one, other).sum(dtype=np.float64)) / one.size
+
+
+def _blocks(image: np.ndarray, side: int = _BLOCK) -> np.ndarray:
+    """Mean of each block of side x side pixels, float32 [blocks]."""
+    rows, columns = image.shape[0] // side, image.shape[1] // side
+    whole = image[: rows * side, : columns * side]
     return cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA).ravel()
 
 
-def _quantiles(values: np.ndarray, *shares: float) -> np.ndarray:
-    """The order statistics nearest to these shares; numpy's interpolating quantile costs six times as much."""
-    ranks = np.rint(np.array(shares) * (len(values) - 1)).astype(int)
-    return np.sort(values)[ranks]
+def _log_quantiles(values: np.ndarray, offset: float, *shares: float) -> list[float]:
+    """log(value + offset) of the order statistics nearest to these shares."""
+    ranked = np.sort(values)
+    return [math.log(ranked[round(share * (len(values) - 1))] + offset) for share in shares]
 
 
-def _block_deviation(luma: np.ndarray) -> np.ndarray:
-    """Standard deviation within each block."""
-    return np.sqrt(np.maximum(_blocks(cv2.multiply(luma, luma)) - _blocks(luma) ** 2, 0))
+def _block_deviation(quarter: np.ndarray, square: np.ndarray) -> np.ndarray:
+    """Standard deviation of luma within each block. quarter: luma at a quarter of the scale; square: of the luma."""
+    mean = _blocks(quarter, _BLOCK * quarter.shape[0] // square.shape[0])
+    return np.sqrt(np.maximum(_blocks(square) - mean * mean, 0))
 
 
 def _exposure(frame: np.ndarray, luma: np.ndarray, aspect: float) -> list[float]:
     """The features EXPOSURE. frame: uint8 [H, W, 3]; luma: uint8 [H, W]."""
-    counts = cv2.calcHist([luma], [0], None, [256], [0, 256]).ravel().astype(np.float64)
-    share = counts / counts.sum()
-    levels = np.arange(256)
-    green = cv2.calcHist([frame], [1], None, [256], [0, 256]).ravel().astype(np.float64)
-    green = green[green > 0] / green.sum()
-    mean = share @ levels
-    centred = levels - mean
-    sd = np.sqrt(share @ centred**2)
+    share = cv2.calcHist([luma], [0], None, [256], [0, 256]).ravel().astype(np.float64) / luma.size
+    green = cv2.calcHist([frame], [1], None, [256], [0, 256]).ravel().astype(np.float64) / luma.size
+    green = green[green > 0]
+    mean = float(share @ _LEVELS)
+    centred = _LEVELS - mean
+    square = centred * centred
+    sd = math.sqrt(share @ square)
     return [
         aspect,
         mean,
         sd,
-        share @ centred**3 / (sd**3 + 1e-3),
-        np.log(share @ centred**4 / (sd**4 + 1e-3) + 1e-3),
-        -green @ np.log(green),
-        np.log(share[:16].sum() + 1e-3),
-        np.log(share[240:].sum() + 1e-3),
+        float(share @ (square * centred)) / (sd**3 + 1e-3),
+        math.log(share @ (square * square) / (sd**4 + 1e-3) + 1e-3),
+        -float(green @ np.log(green)),
+        math.log(share[:16].sum() + 1e-3),
+        math.log(share[240:].sum() + 1e-3),
     ]
 
 
@@ -138,9 +148,10 @@ def _blockiness(gray: np.ndarray) -> float:
     for axis in (0, 1):
         ahead, behind = (gray[:, 1:], gray[:, :-1]) if axis else (gray[1:], gray[:-1])
         steps = cv2.reduce(cv2.absdiff(ahead, behind), 1 - axis, cv2.REDUCE_AVG, dtype=cv2.CV_32F).ravel()
-        border = np.arange(len(steps)) % 8 == 7
-        ratios.append(np.log((steps[border].mean() + 0.1) / (steps[~border].mean() + 0.1)))
-    return float(np.mean(ratios))
+        border, every = steps[7::8].sum(dtype=np.float64), steps.sum(dtype=np.float64)
+        at_border = len(steps) // 8
+        ratios.append(math.log((border / at_border + 0.1) / ((every - border) / (len(steps) - at_border) + 0.1)))
+    return sum(ratios) / 2
 
 
 def _gradient(gray: np.ndarray) -> tuple[float, float]:
@@ -148,75 +159,78 @@ def _gradient(gray: np.ndarray) -> tuple[float, float]:
     along, down = cv2.spatialGradient(gray)
     xx, yy, total = (cv2.norm(g, cv2.NORM_L2SQR) / gray.size / 64 for g in (along, down, cv2.add(along, down)))
     xy = (total - xx - yy) / 2
-    return float(np.log(xx + yy + 0.1)), float(np.hypot(xx - yy, 2 * xy) / (xx + yy + 1e-3))
+    return math.log(xx + yy + 0.1), math.hypot(xx - yy, 2 * xy) / (xx + yy + 1e-3)
 
 
-def _sharpness(gray: np.ndarray, luma: np.ndarray, half: np.ndarray) -> list[float]:
-    """The features SHARPNESS. gray: uint8 [H, W]; luma: the same as float32; half: luma at half scale."""
-    laplacian = cv2.Laplacian(luma, cv2.CV_32F)
-    energy = cv2.multiply(laplacian, laplacian)
-    laplacian_half = cv2.Laplacian(half, cv2.CV_32F)
-    energy_half = cv2.multiply(laplacian_half, laplacian_half)
-    height, width = energy.shape
+def _sharpness(gray: np.ndarray, luma: list[np.ndarray], squares: list[np.ndarray]) -> list[float]:
+    """The features SHARPNESS. gray: uint8 [H, W]; luma: the same as float32, and at half scale; squares: of luma."""
+    laplacian, laplacian_half = (cv2.Laplacian(scale, cv2.CV_32F) for scale in luma[:2])
+    energy, energy_half = (cv2.multiply(image, image) for image in (laplacian, laplacian_half))
+    height, width = gray.shape
     centre = energy[height // 4 : height - height // 4, width // 4 : width - width // 4]
-    p50, p90 = np.log(_quantiles(_blocks(energy), 0.5, 0.9) + 0.1)
-    kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
-    noise = cv2.norm(cv2.filter2D(luma, cv2.CV_32F, kernel), cv2.NORM_L1) / luma.size
+    p50, p90 = _log_quantiles(_blocks(energy), 0.1, 0.5, 0.9)
+    noise = cv2.norm(cv2.sepFilter2D(gray, cv2.CV_16S, _NOISE, _NOISE), cv2.NORM_L1) / gray.size
     return [
         p90,
         p50,
-        *np.log(_quantiles(_blocks(energy_half), 0.9) + 0.1),
-        0.5 * np.log((_mean(centre) + 0.5) / (_mean(energy) + 0.5)),
-        *np.log(_quantiles(_block_deviation(luma), 0.1, 0.9) + 0.5),
-        *np.log(_quantiles(_block_deviation(half), 0.5) + 0.5),
+        *_log_quantiles(_blocks(energy_half), 0.1, 0.9),
+        0.5 * math.log((_mean(centre) + 0.5) / (_mean(energy) + 0.5)),
+        *_log_quantiles(_block_deviation(luma[2], squares[0]), 0.5, 0.1, 0.9),
+        *_log_quantiles(_block_deviation(luma[2], squares[1]), 0.5, 0.5),
         *_gradient(gray),
-        np.log(np.sqrt(np.pi / 2) / 6 * noise + 0.05),
+        math.log(math.sqrt(math.pi / 2) / 6 * noise + 0.05),
         _blockiness(gray),
     ]
 
 
-def _mscn(luma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean-subtracted contrast-normalised luma, and the local deviation it was divided by."""
-    mean = cv2.GaussianBlur(luma, (7, 7), 7 / 6)
-    square = cv2.GaussianBlur(cv2.multiply(luma, luma), (7, 7), 7 / 6)
-    deviation = cv2.sqrt(np.maximum(cv2.subtract(square, cv2.multiply(mean, mean)), 0))
-    return cv2.divide(cv2.subtract(luma, mean), deviation + np.float32(1)), deviation
+def _mscn(luma: np.ndarray, square: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean-subtracted contrast-normalised luma, and 1 + local deviation, which it was divided by. square: of luma."""
+    mean, deviation = (cv2.GaussianBlur(image, (7, 7), 7 / 6) for image in (luma, square))
+    deviation = cv2.subtract(deviation, cv2.multiply(mean, mean), deviation)
+    deviation = cv2.sqrt(np.maximum(deviation, 0, out=deviation), deviation)
+    centred = cv2.subtract(luma, mean, mean)
+    deviation += 1
+    return cv2.divide(centred, deviation, centred), deviation
 
 
-def _shape(values: np.ndarray) -> float:
-    """Log of (mean |x|)² / mean x², which rises with the shape parameter of a generalised Gaussian."""
-    absolute = cv2.norm(values, cv2.NORM_L1) / values.size
-    return float(np.log((absolute**2 + 1e-9) / (cv2.norm(values, cv2.NORM_L2SQR) / values.size + 1e-9)))
+def _shape(values: np.ndarray, energy: float) -> float:
+    """Log of (mean |x|)² / mean x², which rises with the shape parameter of a generalised Gaussian. energy: mean x²."""
+    return math.log(((cv2.norm(values, cv2.NORM_L1) / values.size) ** 2 + 1e-9) / (energy + 1e-9))
 
 
-def _scene(luma: np.ndarray, half: np.ndarray) -> list[float]:
-    """The features SCENE: the distributions of MSCN luma and of products of its neighbours, as in BRISQUE."""
-    full, _ = _mscn(luma)
-    variance = _mean(cv2.multiply(full, full)) + 1e-6
-    beside = _mean(cv2.multiply(full[:, :-1], full[:, 1:]))
-    values = [variance, _shape(full), beside / variance, _shape(cv2.multiply(full[:-1, :-1], full[1:, 1:]))]
+def _scene(luma: list[np.ndarray], squares: list[np.ndarray]) -> list[float]:
+    """The features SCENE: the distributions of MSCN luma and of products of its neighbours, as in BRISQUE.
 
-    middle, _ = _mscn(half)
-    square = cv2.multiply(middle, middle)
-    variance = _mean(square) + 1e-6
-    diagonal = cv2.multiply(middle[:-1, :-1], middle[1:, 1:])
-    antidiagonal = cv2.multiply(middle[:-1, 1:], middle[1:, :-1])
-    energy = cv2.multiply(antidiagonal, antidiagonal)
-    signed = _mean(cv2.multiply(antidiagonal, np.abs(antidiagonal)))
-    values += [
-        np.log(_mean(cv2.multiply(square, square)) / variance**2 + 1e-3),
-        _mean(cv2.multiply(middle[:, :-1], middle[:, 1:])) / variance,
-        _mean(diagonal) / variance,
-        _mean(antidiagonal) / variance,
-        _shape(antidiagonal),
-        np.sqrt(max(_mean(energy) - signed, 0.0) / 2),
-        np.sqrt(max(_mean(energy) + signed, 0.0) / 2),
+    luma: float32 [H, W], and at a half and a quarter of that scale; squares: of luma.
+    """
+    full, _ = _mscn(luma[0], squares[0])
+    energy = _mean_product(full, full)
+    variance = energy + 1e-6
+    diagonal = cv2.multiply(full[:-1, :-1], full[1:, 1:])
+    values = [
+        variance,
+        _shape(full, energy),
+        _mean_product(full[:, :-1], full[:, 1:]) / variance,
+        _shape(diagonal, _mean_product(diagonal, diagonal)),
     ]
-
-    small, deviation = _mscn(_halved(half))
-    beside = _mean(cv2.multiply(small[:, :-1], small[:, 1:]))
-    values += [beside / (_mean(cv2.multiply(small, small)) + 1e-6), np.log(_mean(deviation) + 0.1)]
-    return values
+    half, _ = _mscn(luma[1], squares[1])
+    square = cv2.multiply(half, half)
+    variance = _mean(square) + 1e-6
+    antidiagonal = cv2.multiply(half[:-1, 1:], half[1:, :-1])
+    energy = _mean_product(antidiagonal, antidiagonal)
+    signed = _mean_product(antidiagonal, np.abs(antidiagonal))
+    values += [
+        math.log(_mean_product(square, square) / variance**2 + 1e-3),
+        _mean_product(half[:, :-1], half[:, 1:]) / variance,
+        _mean_product(half[:-1, :-1], half[1:, 1:]) / variance,
+        _mean(antidiagonal) / variance,
+        _shape(antidiagonal, energy),
+        math.sqrt(max(energy - signed, 0.0) / 2),
+        math.sqrt(max(energy + signed, 0.0) / 2),
+    ]
+    quarter, deviation = _mscn(luma[2], squares[2])
+    beside = _mean_product(quarter[:, :-1], quarter[:, 1:])
+    return [*values, beside / (_mean_product(quarter, quarter) + 1e-6), math.log(_mean(deviation) - 0.9)]
 
 
 def _colour(rgb: np.ndarray) -> list[float]:
@@ -229,20 +243,21 @@ def _colour(rgb: np.ndarray) -> list[float]:
     )
     hsv = cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)
     hue, saturation, value = cv2.split(hsv)
-    (_, s_mean, v_mean), (_, s_sd, _) = (part.ravel() for part in cv2.meanStdDev(hsv))
+    s_mean, s_sd = (part.item() for part in cv2.meanStdDev(saturation))
     vivid = (saturation > 38).astype(np.uint8)
     hues = cv2.calcHist([hue], [0], vivid, [20], [0, 180]).ravel() + 1.0
     hues /= hues.sum()
     chroma = _mean(cv2.multiply(saturation, value, scale=1 / 255, dtype=cv2.CV_32F))
+    cast = math.hypot(rg_mean, yb_mean)
     return [
-        np.log(np.hypot(rg_sd, yb_sd) + 0.3 * np.hypot(rg_mean, yb_mean) + 1),
-        np.log(np.hypot(rg_mean, yb_mean) + 1),
-        np.log(rg_sd + 1),
-        np.log(chroma + 1),
+        math.log(math.hypot(rg_sd, yb_sd) + 0.3 * cast + 1),
+        math.log(cast + 1),
+        math.log(rg_sd + 1),
+        math.log(chroma + 1),
         s_mean / 255,
         s_sd / 255,
         -float(hues @ np.log(hues)),
-        np.log(cv2.norm(cv2.Laplacian(yellow_blue, cv2.CV_32F), cv2.NORM_L1) / yellow_blue.size + 0.1),
+        math.log(cv2.norm(cv2.Laplacian(yellow_blue, cv2.CV_32F), cv2.NORM_L1) / yellow_blue.size + 0.1),
     ]
 
 
@@ -250,8 +265,9 @@ def handcrafted_features(rgb: np.ndarray) -> np.ndarray:
     """The features NAMES of a photo, uint8 [H, W, 3] as decoded, not squashed: float32 [F], always finite."""
     frame = measured(rgb)
     gray = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-    luma = gray.astype(np.float32)
-    half = _halved(luma)
-    values = _exposure(frame, gray, float(np.log(rgb.shape[1] / rgb.shape[0])))
-    values += _sharpness(gray, luma, half) + _scene(luma, half) + _colour(_halved(_halved(frame)))
+    luma = [gray.astype(np.float32)]
+    luma += [half := _halved(luma[0]), _halved(half)]
+    squares = [cv2.multiply(scale, scale) for scale in luma]
+    values = _exposure(frame, gray, math.log(rgb.shape[1] / rgb.shape[0]))
+    values += _sharpness(gray, luma, squares) + _scene(luma, squares) + _colour(_halved(_halved(frame)))
     return np.array(values, np.float32)

@@ -185,7 +185,7 @@ def perceptual_hash(gray: np.ndarray) -> int:
     small = cv2.resize(gray, (32, 32), interpolation=cv2.INTER_AREA)
     if cv2.meanStdDev(small)[1].item() < _FLAT:
         return int.from_bytes(hashlib.blake2b(small.tobytes(), digest_size=8).digest(), "big")
-    return int(str(imagehash.phash(Image.fromarray(gray))), 16)
+    return int.from_bytes(np.packbits(imagehash.phash(Image.fromarray(gray)).hash).tobytes())
 
 
 @dataclass(frozen=True)

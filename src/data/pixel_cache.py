@@ -13,7 +13,9 @@ import functools
 import json
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -30,15 +32,19 @@ from src.data.image import DEFAULT_MEGAPIXELS, DIGEST_BYTES, load_photo
 from src.settings.schema import ViewSettings
 
 PROGRESS = "problems.json"
-CHUNK = 64
-"""Photos decoded and written at once."""
-VERSION = 2
+CHUNK = 16
+"""Photos decoded and written at once: few, as the processes end up to one chunk apart."""
+VERSION = 3
 """Raise when the same photo would give other numbers than before."""
-_SYNC_EVERY = 4
+_PHOTOS_A_PROCESS = 64
+"""Fewer are decoded sooner than another process has started."""
+_SYNC_EVERY = 16
 """Chunks between two entries into problems.json: what a killed build does again."""
 
 Done = dict[int, dict[int, str]]
 """Finished chunks, by their first row, with the problems of their unreadable photos by row."""
+Chunks = Sequence[tuple[int, Sequence[Path]]]
+"""Photos to be decoded, by the first row of each chunk."""
 
 
 def _shapes(view: ViewSettings, photos: int) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
@@ -61,7 +67,7 @@ def _create(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> None:
         np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
 
 
-def _start_worker() -> None:
+def _prepare_process() -> None:
     cv2.setNumThreads(1)
     # Freeing one large block teaches glibc to keep smaller ones: without it each picture is mapped, faulted in page
     # by page and unmapped again, which doubles the time of the features.
@@ -74,7 +80,7 @@ def _write(path: Path, begin: int, rows: np.ndarray) -> None:
         np.lib.format.read_magic(file)
         np.lib.format.read_array_header_1_0(file)
         file.seek(file.tell() + begin * rows[0].nbytes)
-        file.write(rows.tobytes())
+        file.write(rows.data)
 
 
 def _decode_chunk(
@@ -86,6 +92,28 @@ def _decode_chunk(
         rows = np.stack([np.asarray(getattr(photo, name.removesuffix(".npy")), dtype) for photo in loaded])
         _write(folder / name, begin, rows)
     return {row: photo.problem for row, photo in enumerate(loaded, begin) if photo.problem is not None}
+
+
+def _decoded(
+    pool: Executor | None, decode_chunk: Callable[[int, Sequence[Path]], dict[int, str]], chunks: Chunks
+) -> Iterator[tuple[int, dict[int, str]]]:
+    """Decode the chunks; the first row and the problems of each as it is finished.
+
+    The pool begins with the first chunks, this process with the last, at once: the pool's processes take half a second
+    to start.
+    """
+    if pool is None:
+        yield from ((begin, decode_chunk(begin, photos)) for begin, photos in chunks)
+        return
+    _prepare_process()
+    running = deque((begin, photos, pool.submit(decode_chunk, begin, photos)) for begin, photos in chunks)
+    while running and running[-1][2].cancel():
+        begin, photos, _ = running.pop()
+        yield begin, decode_chunk(begin, photos)
+        while running and running[0][2].done():
+            begin, _, future = running.popleft()
+            yield begin, future.result()
+    yield from ((begin, future.result()) for begin, _, future in running)
 
 
 def _state(path: Path) -> list[int] | None:
@@ -147,21 +175,25 @@ def build_pixel_cache(
         for name, (dtype, shape) in shapes.items():
             _create(folder / name, dtype, shape)
         done = {}
-    begins = [begin for begin in range(0, len(paths), CHUNK) if begin not in done]
-    if begins:
-        chunks = [[root / path for path in paths[begin : begin + CHUNK]] for begin in begins]
+    chunks = [
+        (begin, [root / path for path in paths[begin : begin + CHUNK]])
+        for begin in range(0, len(paths), CHUNK)
+        if begin not in done
+    ]
+    if chunks:
         decode_chunk = functools.partial(_decode_chunk, folder, view, megapixels)
-        finished = len(paths) - sum(map(len, chunks))
-        workers = min(processes, len(chunks))
+        left = sum(len(photos) for _, photos in chunks)
+        others = min(processes, -(-left // _PHOTOS_A_PROCESS)) - 1
         with (
-            worker_pool(workers, "decodes photos", _start_worker) if workers > 1 else nullcontext() as pool,
-            tqdm(total=len(paths), initial=finished, desc="decode", unit=" photos", disable=not progress) as bar,
+            worker_pool(others, "decodes photos", _prepare_process) if others else nullcontext() as pool,
+            tqdm(
+                total=len(paths), initial=len(paths) - left, desc="decode", unit=" photos", disable=not progress
+            ) as bar,
         ):
-            results = (pool.map if pool else map)(decode_chunk, begins, chunks)
-            for index, (begin, chunk, problems) in enumerate(zip(begins, chunks, results, strict=True), 1):
+            for index, (begin, problems) in enumerate(_decoded(pool, decode_chunk, chunks), 1):
                 done[begin] = problems
-                bar.update(len(chunk))
-                if index % _SYNC_EVERY == 0 or index == len(begins):
+                bar.update(min(CHUNK, len(paths) - begin))
+                if index % _SYNC_EVERY == 0 or index == len(chunks):
                     _write_progress(folder, shapes, key, done)
     problems = {row: problem for rows in done.values() for row, problem in rows.items()}
     return [problems.get(row) for row in range(len(paths))]

@@ -6,7 +6,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from nltk.tokenize import NLTKWordTokenizer
@@ -23,14 +23,25 @@ _APOSTROPHES = str.maketrans({"’": "'", "‘": "'", "`": "'", "´": "'", "“"
 _PUNCTUATION = re.compile(r"(?<!\d)[.,;:!?…]+|[.,;:!?…]+(?!\d)")
 
 
+_PLAIN = re.compile(r"[^\W_]+(?:[-'][^\W_]+)*")
+"""A word that the tokenizer divides in the same way in any sentence: "gonna" → "gon", "na"; "don't" → "do", "n't"."""
+
+
+@lru_cache(maxsize=1 << 16)
+def _tokens(text: str) -> tuple[str, ...]:
+    return tuple(token for token in _TOKENIZER.tokenize(text) if any(character.isalnum() for character in token))
+
+
 def tokenize(text: str) -> list[str]:
     """Lower-cased Penn Treebank tokens that contain a letter or digit ("don't" → "do", "n't").
 
     Punctuation is dropped because the scorer drops it, so that a captioner need not learn it. Needs no download.
     """
     text = unicodedata.normalize("NFC", text).lower().translate(_APOSTROPHES)
-    text = " ".join(_PUNCTUATION.sub(" ", text).split())
-    return [token for token in _TOKENIZER.tokenize(text) if any(character.isalnum() for character in token)]
+    words = _PUNCTUATION.sub(" ", text).split()
+    if all(map(_PLAIN.fullmatch, words)):
+        return [token for word in words for token in _tokens(word)]
+    return list(_tokens.__wrapped__(" ".join(words)))
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,11 @@
 """Tokens as the scorer counts them, ids that are stable, captions that come back."""
 
 import json
+import random
 from pathlib import Path
 
 import pytest
+from nltk.tokenize import NLTKWordTokenizer
 
 from src.base.errors import InputError
 from src.data.vocabulary import END, PAD, SPECIAL, START, UNK, Vocabulary, tokenize
@@ -24,6 +26,17 @@ COMMENTS = Path(__file__).parents[2].parent / "shared" / "data" / "dacon_comment
 )
 def test_tokens(text, tokens):
     assert tokenize(text) == tokens.split()
+
+
+WORDS = ["a", "don't", "it's", "rock'n'roll", "d'ye", "'tis", "dogs'", "well-lit", "cannot", "gonna", "--", "n't", "(a"]
+
+
+def test_a_word_at_a_time_gives_the_tokens_of_the_whole_sentence():
+    rng = random.Random(0)
+    for _ in range(500):
+        sentence = " ".join(rng.choices(WORDS, k=6))
+        whole = NLTKWordTokenizer().tokenize(sentence)
+        assert tokenize(sentence) == [token for token in whole if any(map(str.isalnum, token))], sentence
 
 
 def test_words_are_ranked_and_counted():

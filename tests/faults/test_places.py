@@ -71,6 +71,7 @@ def test_without_semaphores_photos_are_decoded_by_this_process(error, tmp_path, 
     small_competition(tmp_path)
     photos = [f"train/{name}.jpg" for name in "abcdef"]
     monkeypatch.setattr("src.data.pixel_cache.CHUNK", 2)
+    monkeypatch.setattr("src.data.pixel_cache._PHOTOS_A_PROCESS", 2)
     assert build_pixel_cache(tmp_path / "cache", tmp_path, photos, ViewSettings(size=16), 2, False) == [None] * 6
     printed = capsys.readouterr().out
     assert printed.count("\n") == 1 and "no other process decodes photos" in printed
