@@ -7,6 +7,8 @@ requirements-app.txt. Uploaded photos are removed as soon as they are answered.
 """
 
 import argparse
+import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +26,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     settings, options = load_run(argv, "app", __doc__, add_options)
     root = Path(settings.run.root)
+    with tempfile.TemporaryDirectory() as uploads:
+        os.environ |= {"GRADIO_TEMP_DIR": uploads, "GRADIO_ANALYTICS_ENABLED": "False"}  # read when it is imported
+        serve_run(settings, root, options.host, options.port)
+
+
+def serve_run(settings: Settings, root: Path, host: str, port: int) -> None:
+    """Serve the page for the run and all other finished ones in `root`, until the process is stopped."""
     try:
         import gradio  # noqa: F401
     except ModuleNotFoundError:
@@ -40,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     others = [name for name in trained_runs(root) if name != first and finished_folds(root / name)]
     pages = Pages(open_run, RunAnswers(settings))
     labels = [(" · ".join(filter(None, (name, score_of(open_run(name))))), name) for name in (first, *others)]
-    serve(build_page(pages, labels, first), options.host, options.port)
+    serve(build_page(pages, labels, first), host, port)
 
 
 if __name__ == "__main__":

@@ -33,16 +33,6 @@ h2 {font-size: 16px; font-weight: 600}
 _LOCK = threading.Lock()  # one answer at a time: each takes all cores
 
 
-class PhotoInput(gradio.Image):
-    """A photo as it was uploaded, byte for byte: Gradio's own would decode it and might write it anew."""
-
-    def get_block_name(self) -> str:
-        return "image"
-
-    def preprocess(self, payload: Any) -> str | None:
-        return payload and payload.path
-
-
 class Pages:
     """What the page's buttons do. open_run: the settings of a finished run by its name. first: one that is open."""
 
@@ -130,7 +120,11 @@ def build_page(pages: Pages, names: list[tuple[str, str]], first: str) -> gradio
         with gradio.Row():
             with gradio.Column():
                 sources = ["upload", "clipboard", "webcam"]
-                photo = PhotoInput(label="A photo", sources=sources, type="filepath", height=320)
+                photo = gradio.Image(
+                    label="A photo", sources=sources, type="filepath", height=320, alt_text="The photo"
+                )
+                # as it was uploaded, byte for byte: Gradio's own way would decode it and might write it anew
+                photo.preprocess = lambda payload: payload and payload.path  # type: ignore[method-assign]
             with gradio.Column():
                 mos = gradio.Textbox(label="Mean opinion score", lines=3, interactive=False)
                 caption = gradio.Textbox(label="Caption", lines=2, interactive=False)
