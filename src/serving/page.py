@@ -129,7 +129,11 @@ def build_page(pages: Pages, names: list[tuple[str, str]], first: str) -> gradio
                 mos = gradio.Textbox(label="Mean opinion score", lines=3, interactive=False)
                 caption = gradio.Textbox(label="Caption", lines=2, interactive=False)
                 others = gradio.Dataframe(
-                    label="Runners-up", headers=["caption", "expected score"], interactive=False, wrap=True
+                    label="Runners-up, with expected scores",
+                    headers=["caption", "score"],
+                    column_widths=["80%", "20%"],
+                    interactive=False,
+                    wrap=True,
                 )
         gradio.HTML("<h2>Where the captioner looked at each word</h2>", padding=False)
         attention = gradio.Image(
