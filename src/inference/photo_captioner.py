@@ -15,7 +15,7 @@ from src.data.image import FORMATS, decode, load_photo
 from src.data.view import at_own_aspect, needed_short_side, to_view
 from src.data.vocabulary import END, PAD, Vocabulary
 from src.decoding.strategy import CaptionSearch
-from src.inference.caption_candidates import CaptionGenerator
+from src.inference.caption_candidates import CaptionGenerator, candidate_searches
 from src.inference.mos_prediction import MosPredictor
 from src.inference.networks import best_fold, open_captioners, open_network
 from src.models.captioner import Captioner
@@ -100,6 +100,8 @@ class PhotoCaptioner:
             search, averaging = CaptionSearch(settings.decoding, words), settings.decoding.model_averaging
             self.generator = CaptionGenerator(networks, [search], settings.run.seed, averaging).to(self.device)
             self.attending = networks[list(folders).index(best)]
+            searches = [CaptionSearch(decoding, words) for decoding in candidate_searches(settings).values()]
+            self.explorer = CaptionGenerator(networks, searches, settings.run.seed, averaging).to(self.device)
             self.vocabulary = Vocabulary(tuple(words), (0,) * len(words))
 
     @property
@@ -147,6 +149,16 @@ class PhotoCaptioner:
     def describe_frame(self, frame: np.ndarray) -> Prediction:
         """MOS and caption of a video's frame, BGR uint8 [H, W, 3]."""
         return self.describe([self.seen(np.ascontiguousarray(frame[:, :, ::-1]))])[0]
+
+    def candidates(self, photo: np.ndarray) -> tuple[list[str], np.ndarray]:
+        """Captions of one photo, uint8 as `seen` gives it, by all searches of predict, and its pooled features [D].
+
+        For a run with captions.
+        """
+        with torch.inference_mode(), autocast(self.settings, self.device):
+            *tokens, pooled = self.explorer(self._inputs([photo])[0], torch.arange(1, device=self.device))
+        captions = [self.vocabulary.decode(ids) for of_search in tokens for ids in of_search[0].tolist()]
+        return [caption for caption in dict.fromkeys(captions) if caption], pooled[0].cpu().numpy()
 
     def attention_maps(self, photo: np.ndarray) -> AttentionMaps:
         """Where the captioner attends while it writes the caption of one photo, uint8 as `seen` gives it.
@@ -216,6 +228,12 @@ def write_captions(out: Path, rows: Iterable[FilePrediction]) -> None:
     write_csv(out, ["photo", "mos", "caption"], cells)
 
 
+def seen_of_file(captioner: PhotoCaptioner, path: Path) -> np.ndarray:
+    """What the networks see of a readable photo file: see `PhotoCaptioner.seen`."""
+    smallest = captioner.settings.encoder.whole_photos or needed_short_side(captioner.view, DECODED_SHORT_SIDE)
+    return captioner.seen(decode(path.read_bytes(), smallest, captioner.settings.data.maximum_megapixels))
+
+
 def attention_of_file(
     captioner: PhotoCaptioner, path: Path
 ) -> tuple[AttentionMaps, np.ndarray, tuple[int, int, int, int]]:
@@ -225,8 +243,7 @@ def attention_of_file(
     """
     whole = captioner.settings.encoder.whole_photos
     content, megapixels = path.read_bytes(), captioner.settings.data.maximum_megapixels
-    decoded = decode(content, whole or needed_short_side(captioner.view, DECODED_SHORT_SIDE), megapixels)
-    maps = captioner.attention_maps(captioner.seen(decoded))
+    maps = captioner.attention_maps(seen_of_file(captioner, path))
     photo = decode(content, needed_short_side(captioner.view, SHOWN_SHORT_SIDE), megapixels)
     height, width = photo.shape[:2]
     return maps, photo, (0, 0, height, width) if whole else view_box(height, width, captioner.view)

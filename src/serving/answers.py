@@ -1,0 +1,188 @@
+"""Everything that a run says of one photo: MOS with an interval, captions, attention, and training photos like it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from src.base.errors import InputError
+from src.base.files import read_json
+from src.data.prediction_tables import read_predictions
+from src.data.table import for_training, load_table
+from src.ensembling.caption_rules import rare_endings
+from src.ensembling.evidence import EvidenceMixture
+from src.ensembling.expected_score import ExpectedScorer, mixed
+from src.ensembling.mbr import EvidenceSource
+from src.ensembling.retrieval import nearest_neighbours, neighbour_evidence
+from src.inference.fold_predictions import read_fold_candidates
+from src.inference.networks import best_fold
+from src.inference.photo_captioner import PhotoCaptioner, attention_of_file, describe_files, folds_to_ask, seen_of_file
+from src.metrics.caption_scores import tokenize
+from src.pipeline import outputs
+from src.pipeline.runs import fold_folder, run_folder
+from src.plots.attention_maps import draw_attention
+from src.settings.schema import Settings
+
+COVERED = 0.8
+"""Share of photos whose MOS the interval holds."""
+LIKE_IT = 300
+"""Photos with the nearest predicted MOS, whose errors give the interval."""
+SHOWN = 6
+"""Nearest training photos that are shown, and runners-up."""
+_NEIGHBOURS = 40
+_TEMPERATURE = 0.1
+_EVIDENCE = EvidenceMixture(0.5, 0.5, 0)
+
+
+@dataclass(frozen=True)
+class TrainingPhoto:
+    """One of the training photos that look most like the photo."""
+
+    pixels: np.ndarray
+    """uint8 [H, W, 3]."""
+    mos: float | None
+    captions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a run says of a photo. None, and empty, where it has learned no such thing."""
+
+    mos: float | None
+    interval: tuple[float, float] | None
+    """Of the MOS: holds the MOS of COVERED of the training photos that were predicted like this, out of fold."""
+    rank: float | None
+    """Share of the training photos with a lower MOS."""
+    caption: str | None
+    expected: float | None
+    """The caption's expected score."""
+    runners_up: list[tuple[str, float]]
+    """Other captions with their expected scores, best first."""
+    neighbours: list[TrainingPhoto]
+
+
+class RunAnswers:
+    """A finished run that answers about photos as `src.caption` does, and more.
+
+    Raises InputError where no fold is finished, or the run has not predicted.
+    """
+
+    def __init__(self, settings: Settings):
+        self.settings, run = settings, run_folder(settings)
+        self.captioner = PhotoCaptioner(run, settings)
+        photos = outputs.photos(settings).folder
+        if not (photos / "photos.jsonl").is_file():
+            raise InputError(f"{photos}: its photos are gone; python -m src.preprocess run.name={run.name} makes them")
+        table = load_table(photos / "photos.jsonl")
+        self.training = np.flatnonzero(for_training(table))
+        self.mos, self.captions = table["mos"].to_numpy(float), table["captions"].tolist()
+        self.pixels = np.load(photos / "pixels.npy", mmap_mode="r")
+        self.predicted, self.error = self._errors(table["photo_id"].tolist())
+        self.pooled: np.ndarray | None = None
+        self.scorer: ExpectedScorer | None = None
+        self.tokens: list[list[str]] = []
+        self.broken: frozenset[str] = frozenset()
+        if settings.task != "mos":
+            self._read_captions(run)
+
+    def _errors(self, photo_ids: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """MOS that the networks predict of rated training photos out of fold, and how much higher the true ones are."""
+        path = outputs.predictions(self.settings).folder / "oof.csv"
+        if self.settings.task == "caption" or not path.is_file():
+            return np.empty(0), np.empty(0)
+        mos = dict(zip(photo_ids, self.mos.tolist(), strict=True))
+        predictions = read_predictions(path)
+        predicted, true = predictions["mos"].to_numpy(float), np.array([mos[name] for name in predictions["photo_id"]])
+        rated = np.isfinite(predicted) & np.isfinite(true)
+        return predicted[rated], (true - predicted)[rated]
+
+    def _read_captions(self, run: Path) -> None:
+        folders = {fold: fold_folder(run, fold) for fold in folds_to_ask(run, self.settings.train.fold)}
+        predicted = outputs.fold_predictions(self.settings, best_fold(folders)).folder
+        training = set(self.training.tolist())
+        captions = [list(texts) if row in training else [] for row, texts in enumerate(self.captions)]
+        self.tokens = tokenize(captions)
+        self.broken = rare_endings([text for texts in self.tokens for text in texts])
+        self.scorer = ExpectedScorer([texts for texts in self.tokens if texts], self.settings.metric.weights)
+        if (predicted / "pooled.npy").is_file():
+            self.pooled = read_fold_candidates(predicted).pooled
+
+    def __call__(self, path: Path) -> Answer:
+        """The answer about a photo file. Raises InputError where it is no photo that can be read."""
+        ((_, prediction, problem),) = describe_files(self.captioner, [path])
+        if prediction is None:
+            raise InputError(f"not a photo that can be read: {problem}")
+        mos, caption = prediction.mos, prediction.caption
+        rated = self.mos[self.training][np.isfinite(self.mos[self.training])]
+        rank = None if mos is None or not len(rated) else float((rated < mos).mean())
+        ranked: list[tuple[str, float]] = []
+        neighbours: list[TrainingPhoto] = []
+        if caption is not None:
+            candidates, pooled = self.captioner.candidates(seen_of_file(self.captioner, path))
+            whole = [text for text in candidates if text.split()[-1] not in self.broken]
+            rows, ranked = self._ranked(list(dict.fromkeys([caption, *whole])), pooled)
+            neighbours = [self._training_photo(row) for row in rows[:SHOWN]]
+        expected = dict(ranked).get(caption or "")
+        others = [pair for pair in ranked if pair[0] != caption][:SHOWN]
+        return Answer(mos, self._interval(mos), rank, caption, expected, others, neighbours)
+
+    def _interval(self, mos: float | None) -> tuple[float, float] | None:
+        if mos is None or not len(self.error):
+            return None
+        near = np.argsort(np.abs(self.predicted - mos), kind="stable")[:LIKE_IT]
+        low, high = np.quantile(self.error[near], [(1 - COVERED) / 2, (1 + COVERED) / 2])
+        return float(mos + low), float(mos + high)
+
+    def _ranked(self, candidates: list[str], pooled: np.ndarray) -> tuple[list[int], list[tuple[str, float]]]:
+        """The rows of the nearest training photos with captions, and the candidates with expected scores, best first.
+
+        The evidence is half the other candidates, half what people wrote of the nearest training photos.
+        """
+        assert self.scorer is not None
+        written = EvidenceSource(candidates)
+        parts, weights = [self.scorer.expected([candidates], [written.leaving_one_out(candidates)])], [1.0]
+        rows: list[int] = []
+        if self.pooled is not None:
+            captioned = np.array([row for row in self.training.tolist() if self.tokens[row]])
+            known = captioned[np.isfinite(self.pooled[captioned]).all(axis=1)]
+            features = np.concatenate([self.pooled, pooled[None]])
+            neighbours = nearest_neighbours(features, np.array([len(self.pooled)]), known, _NEIGHBOURS)
+            rows = [row for row in neighbours.rows[0].tolist() if row >= 0]
+            (near,) = neighbour_evidence(neighbours, self.tokens, _TEMPERATURE)
+            parts.append(self.scorer.expected([candidates], [near.leaving_one_out(candidates)]))
+            weights = [_EVIDENCE.candidates, _EVIDENCE.neighbours]
+        scores = mixed(parts, weights).caption_score
+        order = np.argsort(-scores, kind="stable").tolist()
+        return rows, [(candidates[place], float(scores[place])) for place in order]
+
+    def _training_photo(self, row: int) -> TrainingPhoto:
+        pixels = np.asarray(self.pixels[row])
+        mos = None if np.isnan(self.mos[row]) else float(self.mos[row])
+        return TrainingPhoto(np.broadcast_to(pixels, (*pixels.shape[:2], 3)), mos, self.captions[row])
+
+    def draw_attention(self, path: Path, out: Path) -> bool:
+        """Draw where the captioner looks at each word as a PNG; False where it does not attend, or has no words."""
+        try:
+            maps, photo, box = attention_of_file(self.captioner, path)
+        except InputError:
+            return False
+        if not maps.words:
+            return False
+        draw_attention(photo, maps.words, maps.weights, maps.layout, box, out, " ".join(maps.words), maps.parts)
+        return True
+
+
+def caption_rows(answers: RunAnswers, paths: list[Path], names: list[str]) -> list[tuple]:
+    """(name, mos, caption, problem) of each photo file, as `src.caption` writes them; empty cells where unreadable."""
+    rows = []
+    for name, (_, prediction, problem) in zip(names, describe_files(answers.captioner, paths), strict=True):
+        rows.append((name, prediction and prediction.mos, prediction and prediction.caption, problem))
+    return rows
+
+
+def score_of(settings: Settings) -> str:
+    """A finished run's scores in a few words; "" where it was not evaluated."""
+    path = run_folder(settings) / "score.json"
+    report = read_json(path)["oof"] if path.is_file() else {}
+    named = {"mos": "MOS", "caption": "captions"}
+    return ", ".join(f"{named[key]} {report[key]['score']:.3f}" for key in named if report.get(key))
