@@ -19,12 +19,10 @@ from src.pipeline import budget, outputs, resolved
 from src.pipeline.artefacts import making, outdated
 from src.pipeline.runs import planned_settings, run_folder
 from src.pipeline.stages import ensure_inputs
-from src.settings.keys import flatten
+from src.settings.keys import assemble, flatten
 from src.settings.load import changed, load
 from src.settings.planning import Choice, plans_of
 from src.settings.schema import Settings
-
-_BEGAN = time.monotonic()
 
 
 def possible_plans(settings: Settings) -> list[list[Choice]]:
@@ -55,19 +53,21 @@ def _minutes(seconds: float) -> str:
 
 def choose(settings: Settings) -> dict[str, Any]:
     """The content of plan.json; prints what was chosen."""
-    from src.reports.costs import measured_costs
+    began = time.monotonic()
+    from src.reports.costs import measured_costs  # takes as long as to start any stage
 
+    start = 1 + time.monotonic() - began
     assert settings.run.minutes is not None
     flat, plans = flatten(settings), possible_plans(settings)
     flat["tune.trials"] = resolved.search_plan(settings).trials
-    costs = measured_costs(settings, feature_variants(settings, plans), _BEGAN)
+    costs = measured_costs(settings, feature_variants(settings, plans), start)
     spent, limit = budget.spent(), 60 * settings.run.minutes
     while True:
         plan, seconds, fits = budget.best_plan(plans, flat, costs, budget.MARGIN * limit - spent)
         try:
-            changed(settings, budget.values_of(plan), "the plan")
+            assemble(flatten(settings) | budget.values_of(plan))
             break
-        except ConfigError:  # a setting that is given does not go with a choice
+        except ValueError:  # a setting that is given does not go with a choice
             plans.remove(plan)
     total = spent + sum(seconds.values())
     print(f"plan: {in_words(seconds)}; with {_minutes(spent)} so far {_minutes(total)} of {settings.run.minutes:g} min")

@@ -68,7 +68,7 @@ class Costs:
     regressors: float
     """All that the ensemble does for MOS."""
     choice: float
-    """The choice among captions of a photo, for each of its candidates."""
+    """The choice among captions of a photo, for each of its candidates and each neighbour."""
     rest: float
     """From evaluate to the end."""
 
@@ -102,9 +102,9 @@ def stage_seconds(flat: Mapping[str, Any], costs: Costs) -> dict[str, float]:
     seconds["prediction"] = costs.start + _waves(folds, 2 * costs.start + predicted, costs)
     seconds["ensemble"] = costs.start + costs.regressors
     if candidates and flat["ensemble.captions"] == "mbr":
-        own = 12 + flat["predict.samples"]  # of one network, greedy and both beam searches among them
-        written = folds * costs.validated * own + costs.tested * own * folds
-        seconds["ensemble"] += costs.choice * written
+        own, neighbours = 12 + flat["predict.samples"], flat["ensemble.neighbours"]  # 12: greedy and both beams
+        compared = folds * costs.validated * (own + neighbours) + costs.tested * (own * folds + neighbours)
+        seconds["ensemble"] += costs.choice * compared
     return seconds | {"evaluation": costs.rest}
 
 

@@ -36,24 +36,23 @@ from src.training.fit import Fit
 from src.training.fold_data import FoldData, read_fold
 
 _SEEN, _TRAINED, _VALIDATED = 8, 96, 64  # photos that the pieces are done with
-_CODEBOOK, _CODES, _REGRESSORS, _CHOICE, _REPORTS = 10.0, 0.0154, 15.0, 0.0011, 0.006
+_CODEBOOK, _CODES, _REGRESSORS, _CHOICE, _REPORTS = 10.0, 0.0154, 15.0, 0.00049, 0.006
 """Seconds on one calm core of the machine of docs/results.md: learning the codebook, a photo's codes, the regressors of
-1,600 photos and 3 folds; on two cores: the choice among captions by each candidate, reports by each photo."""
+1,600 photos and 3 folds; on two cores: the choice among captions by each candidate or neighbour, reports by each photo."""
 _PIECE = 0.25
 """Seconds there for `_pace`."""
 
 
-def measured_costs(settings: Settings, variants: Mapping[str, Settings], started: float) -> Costs:
+def measured_costs(settings: Settings, variants: Mapping[str, Settings], start: float) -> Costs:
     """The costs of a run with these settings. preprocess and split must have run.
 
-    variants: settings of other features, by `features_key`. started: when this process began, by the monotonic clock.
+    variants: settings of other features, by `features_key`. start: seconds that a process takes to start.
     """
     ranks, source = init_ranks(), outputs.photos(settings).folder
     table = load_table(source / "photos.jsonl")
     fold = folds_of(settings)[0]
     vocabulary, folds = outputs.vocabulary(settings).folder, outputs.folds(settings).folder
     data = read_fold(source, vocabulary, folds, fold, settings.vocabulary.maximum_words)
-    start = 1.0 + time.monotonic() - started
     rng = np.random.default_rng(settings.run.seed)
     with TemporaryDirectory() as folder, _silent():
         seen = rng.permutation(len(table))[:_SEEN].tolist()
