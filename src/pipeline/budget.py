@@ -88,7 +88,7 @@ def stage_seconds(flat: Mapping[str, Any], costs: Costs) -> dict[str, float]:
     photo = costs.searched_photo
     if candidates:
         photo += costs.other_searches + flat["predict.samples"] * costs.sample
-    seconds = {"features": features + costs.start}
+    seconds = {"features": features and features + costs.start}
     trials, left = flat["tune.trials"] or 0, folds
     if trials:
         judged = 2 if flat["tune.judge_folds"] is None else len(flat["tune.judge_folds"])
