@@ -35,10 +35,10 @@ from src.training.feature_cache import frozen_encoder
 from src.training.fit import Fit
 from src.training.fold_data import FoldData, read_fold
 
-_SEEN, _TRAINED, _VALIDATED = 8, 96, 64  # photos that the pieces are done with
+_SEEN, _TRAINED, _VALIDATED = 6, 96, 32  # photos that the pieces are done with
 _CODEBOOK, _CODES, _REGRESSORS, _CHOICE, _REPORTS = 10.0, 0.0154, 15.0, 0.00049, 0.006
 """Seconds on one calm core of the machine of docs/results.md: learning the codebook, a photo's codes, the regressors of
-1,600 photos and 3 folds; on two cores: the choice among captions by each candidate or neighbour, reports by each photo."""
+1,600 photos and 3 folds; on two cores: the choice among captions by candidate and neighbour, reports by photo."""
 _PIECE = 0.25
 """Seconds there for `_pace`."""
 
@@ -115,30 +115,42 @@ def _features(
     data: FoldData,
     device: torch.device,
 ) -> tuple[dict[str, float], list[dict[str, np.ndarray]]]:
-    """Seconds of a photo and its mirror image by `features_key`, and the features of the settings as they are."""
+    """Seconds of a photo and its mirror image by `features_key`, and the features of the settings as they are.
+
+    Each size is timed with the backbones as they are, and each choice of backbones at one size: the others follow.
+    """
     if not settings.encoder.cached:
         return {}, []
     files = [data_root(settings) / table["path"].iloc[row] for row in rows]
     views = np.load(outputs.photos(settings).folder / "pixels.npy", mmap_mode="r")[rows]
     threads = settings.run.threads
     workers = max(1, usable_cores() // threads) if device.type == "cpu" else 1
+    own, at_own = _name_and_size(features_key(flatten(settings)))
     encoders: dict[str, Encoder] = {}
-    seconds, arrays = {}, []
+    seconds: dict[str, float] = {}
     with thread_pool(workers, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
         for key, variant in variants.items():
-            name = key.partition(" at ")[0]
-            if name not in encoders:
-                encoder = frozen_encoder(variant, data.channel_mean, data.channel_std).to(device)
-                encoders[name] = encoder
-                _encode(encoder, variant, files[0], views[0])  # the first call is slow
-            if not outdated(outputs.features(variant)):
-                seconds[key] = 0.0
+            name, size = _name_and_size(key)
+            if name != own and size != at_own:
                 continue
+            if name not in encoders:
+                encoders[name] = frozen_encoder(variant, data.channel_mean, data.channel_std).to(device)
+                _encode(encoders[name], variant, files[0], views[0])  # the first call is slow
             encode = functools.partial(_encode, encoders[name], variant)
             seconds[key] = _seconds(lambda: list(pool.map(encode, files, views))) / len(rows)  # noqa: B023
-    own = encoders[features_key(flatten(settings)).partition(" at ")[0]]
-    arrays = [_encode(own, settings, file, view) for file, view in zip(files[:2], views[:2], strict=True)]
+    base = f"{own} at {at_own}"
+    for key in variants:
+        name, size = _name_and_size(key)
+        if key not in seconds:
+            seconds[key] = seconds[f"{name} at {at_own}"] * seconds[f"{own} at {size}"] / seconds[base]
+    seconds |= {key: 0.0 for key, variant in variants.items() if not outdated(outputs.features(variant))}
+    arrays = [_encode(encoders[own], settings, file, view) for file, view in zip(files[:2], views[:2], strict=True)]
     return seconds, arrays
+
+
+def _name_and_size(key: str) -> tuple[str, str]:
+    name, _, size = key.rpartition(" at ")
+    return name, size
 
 
 def _encode(encoder: Encoder, settings: Settings, file: Path, view: np.ndarray) -> dict[str, np.ndarray]:
@@ -212,7 +224,7 @@ def _network(settings: Settings, data: FoldData, fold: int, folder: Path, traine
         }
         return predict_fold(folder, changed(brief, values, "the measurement"), data, [], ranks, "").seconds / validated
 
-    predicted(1)
+    predicted(0)  # the first call is slow
     alone, one, many = predicted(0), predicted(1), predicted(11)
     sample = max(0.0, many - one) / 10
     return seconds | {"searched_photo": alone, "other_searches": max(0.0, one - alone - sample), "sample": sample}

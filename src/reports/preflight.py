@@ -76,7 +76,9 @@ def _data_faults(settings: Settings) -> list[str]:
         faults += _raised(_check_folds, settings, usable)
     minutes, least = settings.run.minutes, (_LEAST_SECONDS + _LEAST_OF_PHOTO * len(table)) / 60
     if minutes is not None and minutes < least:
-        faults.append(f"run.minutes={minutes:g}: {len(table)} photos take at least {least:.1f} on any machine; give more")
+        faults.append(
+            f"run.minutes={minutes:g}: {len(table)} photos take at least {least:.1f} on any machine; give more"
+        )
     return faults
 
 

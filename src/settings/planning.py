@@ -16,8 +16,8 @@ LARGE, SMALL = "tf_efficientnet_lite2", "tf_efficientnet_lite0"
 class Choice:
     """Settings in the place of those as they are.
 
-    loss: of score, in thousandths of the MOS score plus a tenth of the caption score; what is lost on the real photos
-    of docs/results.md, where it was measured, else about that. name: what is left out, in words.
+    loss: of score, in thousandths of the MOS score plus a tenth of the caption score: an estimate. name: what is left
+    out, in words.
     """
 
     loss: float
