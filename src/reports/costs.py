@@ -35,7 +35,7 @@ from src.training.feature_cache import frozen_encoder
 from src.training.fit import Fit
 from src.training.fold_data import FoldData, read_fold
 
-_SEEN, _TRAINED, _VALIDATED = 6, 96, 32  # photos that the pieces are done with
+_SEEN, _TRAINED, _VALIDATED = 6, 96, 64  # photos that the pieces are done with
 _CODEBOOK, _CODES, _REGRESSORS, _CHOICE, _REPORTS = 10.0, 0.0154, 15.0, 0.00049, 0.006
 """Seconds on one calm core of the machine of docs/results.md: learning the codebook, a photo's codes, the regressors of
 1,600 photos and 3 folds; on two cores: the choice among captions by candidate and neighbour, reports by photo."""
@@ -216,15 +216,22 @@ def _network(settings: Settings, data: FoldData, fold: int, folder: Path, traine
     left = float(epoch["seconds"]) - len(data.labelled(settings.task)) * trained_photo
     seconds["validated_photo"] = max(0.0, left) / validated
 
-    def predicted(samples: int) -> float:
+    def predicted(samples: int, rows: int = validated) -> float:
         values = {
             "predict.candidates": bool(samples),
             "predict.samples": max(1, samples),
             "ensemble.captions": "search",
         }
-        return predict_fold(folder, changed(brief, values, "the measurement"), data, [], ranks, "").seconds / validated
+        part = dataclasses.replace(data, validation_rows=data.validation_rows[:rows])
+        return predict_fold(folder, changed(brief, values, "the measurement"), part, [], ranks, "").seconds
 
-    predicted(0)  # the first call is slow
-    alone, one, many = predicted(0), predicted(1), predicted(11)
-    sample = max(0.0, many - one) / 10
-    return seconds | {"searched_photo": alone, "other_searches": max(0.0, one - alone - sample), "sample": sample}
+    few = validated // 4
+    predicted(0, few)  # the first call is slow
+    # each call opens the networks, which only the differences leave out
+    least, alone, one, many = predicted(0, few), predicted(0), predicted(1), predicted(11)
+    sample = max(0.0, many - one) / (10 * validated)
+    return seconds | {
+        "searched_photo": max(0.0, alone - least) / (validated - few),
+        "other_searches": max(0.0, (one - alone) / validated - sample),
+        "sample": sample,
+    }

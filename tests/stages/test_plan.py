@@ -1,7 +1,6 @@
 """run.minutes through the stages' mains, on a tiny competition: the plan, what follows it, and what stays."""
 
 import dataclasses
-import json
 import shutil
 import time
 
@@ -80,7 +79,8 @@ def test_a_generous_budget_gives_the_bytes_of_none(competition, begun):
     ("stage", "kept", "minutes_gone", "chosen"),
     [
         ("predict", "", 1, None),
-        ("predict", "", 12, {"predict.samples": 10}),
+        ("predict", "", 13, None),
+        ("predict", "", 14, {"predict.samples": 5}),
         ("predict", "", 19, {"predict.candidates": False, "ensemble.captions": "search"}),
         ("predict", "ensemble.captions", 19, {"predict.samples": 5}),
         ("ensemble", "", 19, {"ensemble.captions": "search"}),
@@ -118,8 +118,8 @@ def test_costs_are_measured_in_pieces_of_the_run_itself(competition, workplace, 
     assert (measured["photos"], measured["tested"], measured["folds"], measured["jobs"]) == (80, 20, 2, 1)
     assert measured["trained"] + measured["validated"] == 60
     assert measured["features"].keys() == {f"test_resnet at {side}" for side in (512, 384, 256, 128)}
-    times = [*measured["features"].values(), *(measured[k] for k in ("trained_photo", "searched_photo", "choice"))]
-    assert all(0 < seconds < 5 for seconds in times) and json.dumps(measured)
+    times = [*measured["features"].values(), *(measured[k] for k in ("trained_photo", "regressors", "choice"))]
+    assert all(0 < seconds < 20 for seconds in times) and measured["searched_photo"] >= 0
     left = {path.name for path in (workplace / "runs" / "measured").iterdir() if not path.name.startswith(".")}
     assert left == {"plan", "rejected.csv"}, "the measurement leaves nothing"
 
