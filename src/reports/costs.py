@@ -225,13 +225,13 @@ def _network(settings: Settings, data: FoldData, fold: int, folder: Path, traine
         part = dataclasses.replace(data, validation_rows=data.validation_rows[:rows])
         return predict_fold(folder, changed(brief, values, "the measurement"), part, [], ranks, "").seconds
 
-    few = validated // 4
+    few = max(1, validated // 4)
     predicted(0, few)  # the first call is slow
     # each call opens the networks, which only the differences leave out
     least, alone, one, many = predicted(0, few), predicted(0), predicted(1), predicted(11)
     sample = max(0.0, many - one) / (10 * validated)
     return seconds | {
-        "searched_photo": max(0.0, alone - least) / (validated - few),
+        "searched_photo": max(0.0, alone - least) / max(1, validated - few),
         "other_searches": max(0.0, (one - alone) / validated - sample),
         "sample": sample,
     }

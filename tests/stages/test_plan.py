@@ -17,6 +17,8 @@ from src.settings.load import load
 from tests.conftest import TINY
 from tests.pipeline.test_budget import calm_costs
 
+pytestmark = pytest.mark.slow
+
 STAGES = (preprocess, split, plan, tune, train, predict, ensemble, evaluate, submit)
 GIVEN = ("train.epochs", "ensemble.captions", "predict.candidates")
 FREE = [argument for argument in TINY if not argument.startswith(GIVEN)]
