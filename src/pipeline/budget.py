@@ -188,9 +188,9 @@ _STAGE_PARTS = {
     "ensemble": ("ensemble", "evaluation"),
 }
 _OPEN = {
-    "train": {"train.epochs", "predict.samples", "predict.candidates", "ensemble.captions"},
-    "predict": {"predict.samples", "predict.candidates", "ensemble.captions"},
-    "ensemble": {"ensemble.captions"},
+    "train": {"train.epochs", "predict.samples", "predict.candidates", "ensemble.captions", "ensemble.neighbours"},
+    "predict": {"predict.samples", "predict.candidates", "ensemble.captions", "ensemble.neighbours"},
+    "ensemble": {"ensemble.captions", "ensemble.neighbours"},
 }
 """What a stage that begins late may still choose."""
 

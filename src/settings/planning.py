@@ -8,6 +8,8 @@ from typing import Any
 
 TRIALS = (10, 8, 6, 4, 2)
 """Of the search, where there is time for some; random ones alone, which run side by side."""
+FEW_SAMPLES, FEW_NEIGHBOURS = 2, 10
+"""Of captions that are chosen from, where there is little time."""
 LARGE, SMALL = "tf_efficientnet_lite2", "tf_efficientnet_lite0"
 """The default encoder, and one of its kind that takes less than half the time."""
 
@@ -46,7 +48,11 @@ def choices_of(flat: Mapping[str, Any]) -> list[list[Choice]]:
         for share, loss in ((1 / 2, 2), (1 / 4, 4))
         if flat["ensemble.captions"] == "mbr" and (count := max(1, round(samples * share))) < samples
     ]
-    captions.append(Choice(12, "the choice among captions", search))
+    if flat["ensemble.captions"] == "mbr" and flat["ensemble.neighbours"] > FEW_NEIGHBOURS:
+        few = {"predict.samples": min(FEW_SAMPLES, samples), "ensemble.neighbours": FEW_NEIGHBOURS}
+        captions.append(Choice(7, "most samples and neighbours of captions", few))
+    # dear: the choice also keeps a captioner of few epochs from scoring below a constant sentence
+    captions.append(Choice(30, "the choice among captions", search))
     alone = flat["split.holdout"] or flat["split.official"]
     folds = [] if alone else [Choice(25, "all folds but one", {"train.fold": 0})]
     lists = [trials, [AS_IT_IS, *training], [AS_IT_IS, *captions], [AS_IT_IS, *folds]]

@@ -84,9 +84,10 @@ def test_a_generous_budget_gives_the_bytes_of_none(competition, begun):
         ("predict", "", 13, None),
         ("predict", "", 14, {"predict.samples": 5}),
         ("predict", "", 19, {"predict.candidates": False, "ensemble.captions": "search"}),
-        ("predict", "ensemble.captions", 19, {"predict.samples": 5}),
+        ("predict", "ensemble.captions", 19, {"predict.samples": 2, "ensemble.neighbours": 10}),
         ("ensemble", "", 19, {"ensemble.captions": "search"}),
-        ("ensemble", "ensemble.captions", 19, None),
+        ("ensemble", "ensemble.captions", 19, {"ensemble.neighbours": 10}),
+        ("ensemble", "ensemble.captions, ensemble.neighbours", 19, None),
         ("train", "", 19, {"predict.candidates": False, "ensemble.captions": "search", "train.epochs": 1}),
     ],
 )
