@@ -24,6 +24,7 @@ from src.base.errors import InputError, guarded
 from src.base.machine import usable_cores
 from src.pipeline import outputs, resolved, stages
 from src.pipeline.artefacts import making
+from src.pipeline.budget import keep_pace
 from src.pipeline.trained_runs import joined, load_joining
 from src.settings.load import as_yaml
 from src.settings.schema import Settings
@@ -172,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if "RANK" in os.environ:
         raise InputError("ensemble is one process; start it without torchrun")
     stages.ensure_inputs(settings, "ensemble")
-    settings = resolved.tuned(settings)
+    settings = resolved.tuned(keep_pace(settings, "ensemble"))
     from src.base.randomness import make_deterministic
 
     make_deterministic(settings.run.threads)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from src.base.errors import guarded
 from src.pipeline import artefacts, outputs, resolved, stages
+from src.pipeline.budget import keep_pace
 from src.settings.load import load
 from src.settings.schema import Settings
 
@@ -104,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings, options = load(argv, "predict", __doc__, add_options)
     if os.environ.get("RANK", "0") == "0":
         stages.ensure_inputs(settings, "predict")
-        settings = resolved.tuned(settings)
+        settings = resolved.tuned(keep_pace(settings, "predict"))
     if not resolved.folds_of(settings):
         print(f"predict: nothing to do: {settings.run.name} joins other runs", flush=True)
         return

@@ -21,7 +21,8 @@ from src.base.locks import lock
 from src.base.provenance import provenance
 from src.pipeline import outputs
 from src.pipeline.artefacts import making, outdated
-from src.pipeline.resolved import folds_of, search_plan, tuned
+from src.pipeline.budget import keep_pace
+from src.pipeline.resolved import folds_of, planned, search_plan, tuned
 from src.pipeline.runs import fold_folder, run_folder, settings_path, tuning_folder
 from src.pipeline.stages import ensure_inputs
 from src.settings.load import load, save
@@ -109,10 +110,10 @@ def take_over(searched: Settings, settings: Settings, folds: list[int]) -> list[
 
 def main(argv: Sequence[str] | None = None) -> None:
     settings, options = load(argv, "train", __doc__)
-    searched = settings
+    given = searched = settings
     if os.environ.get("RANK", "0") == "0":
         ensure_inputs(settings, "train")
-        settings = tuned(settings)
+        searched, settings = planned(settings), tuned(settings)
     missing, taken = [], []
     if "RANK" not in os.environ:
         missing = [k for k in folds_of(settings) if options.fresh or outdated(outputs.fold(settings, k))]
@@ -135,6 +136,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if ranks.main and notice(settings, ranks):
         print(f"train: {notice(settings, ranks)}", flush=True)
     features = cached_features(settings, ranks)
+    if given.run.minutes:
+        settings = ranks.broadcast(tuned(keep_pace(given, "train")) if ranks.main else None)
     if run_side_by_side("train", settings, [k for k in missing if k not in taken], ["--fresh"] * options.fresh):
         missing = taken
         if not missing:

@@ -187,6 +187,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings, options = load_run(argv, "tune", __doc__, add_options)
         plan = resolved.decoding_plan(settings)
     else:
+        if settings.run.minutes:
+            stages.ensure_inputs(settings, "tune")
+            settings = resolved.planned(settings)
         plan = resolved.search_plan(settings)
     if not plan.trials:
         print("tune: nothing to do (tune.trials=0, which is the default outside the demo)", flush=True)

@@ -8,7 +8,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
 COMMANDS = {"preprocess", "split", "tune", "train", "predict", "ensemble", "evaluate", "submit", "compare", "caption"}
-COMMANDS |= {"rebuild", "app"}
+COMMANDS |= {"app", "plan", "rebuild"}
 FLOORS = [
     {"base"},
     {"settings", "demo", "plots", "video"},

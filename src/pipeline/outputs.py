@@ -19,6 +19,8 @@ from src.settings.former_names import read_saved
 from src.settings.keys import changing, flatten
 from src.settings.schema import Settings
 
+_PLANNED_BY = ("run.minutes", "run.kept", "run.jobs", "train.fold", "tune.trials", "tune.epochs", "tune.judge_folds")
+
 
 def _part(settings: Settings, *sections: str) -> dict[str, Any]:
     return {k: v for k, v in changing(settings).items() if k.split(".")[0] in sections}
@@ -117,6 +119,16 @@ def _training_inputs(settings: Settings, number: int) -> dict[str, str]:
         taught = teacher_captions(settings, number)
         inputs["distill_from"] = digest_of([taught.settings, taught.inputs])
     return inputs
+
+
+def plan(settings: Settings) -> Artefact:
+    """The settings chosen for run.minutes, made by plan; code has no part in them, so that a run keeps its plan."""
+    reports = ("metric.bootstrap", "metric.spice")
+    part = {key: value for key, value in changing(settings).items() if key not in reports}
+    part |= {key: flatten(settings)[key] for key in _PLANNED_BY}
+    inputs = {made.__name__: outputs_digest(made(settings)) for made in (photos, vocabulary, folds)}
+    folder = runs.plan_folder(runs.run_folder(settings))
+    return Artefact("plan", folder, runs.marker_of(folder), part, inputs)
 
 
 def tuning(settings: Settings) -> Artefact:

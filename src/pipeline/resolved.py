@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from src.base.errors import InputError
-from src.pipeline.runs import run_folder, tuned_settings
+from src.base.files import read_json
+from src.pipeline.runs import planned_settings, run_folder, tuned_settings
 from src.settings.former_names import read_saved
 from src.settings.keys import flatten
 from src.settings.load import changed
@@ -111,11 +112,33 @@ def decoding_plan(settings: Settings) -> SearchPlan:
     )
 
 
-def tuned(settings: Settings) -> Settings:
-    """The settings with the winner of the search in place of what was searched, and nothing left to search.
+LATE = ("train", "predict", "ensemble")
+"""The stages that may choose what takes less time where the run is late."""
 
-    They are what train and later stages work with. Raises InputError where the search is still to be done.
+
+def planned(settings: Settings) -> Settings:
+    """The settings with what plan chose for run.minutes in place of those as they were, and nothing left to plan.
+
+    They are what tune works with. Raises InputError where the plan is still to be made.
     """
+    if settings.run.minutes is None:
+        return settings
+    run, values = run_folder(settings), dict[str, Any]()
+    plan = planned_settings(run)
+    if not plan.is_file():
+        raise InputError(f"{plan} is not there yet; python -m src.plan makes it")
+    for file in (plan, *(planned_settings(run, late) for late in LATE)):
+        values |= read_json(file)["settings"] if file.is_file() else {}
+    return changed(settings, values | {"run.minutes": None, "run.kept": None}, str(plan))
+
+
+def tuned(settings: Settings) -> Settings:
+    """The settings with the plan and the winner of the search in place of what was planned and searched, and nothing
+    left of both.
+
+    They are what train and later stages work with. Raises InputError where the plan or search is still to be done.
+    """
+    settings = planned(settings)
     plan = search_plan(settings)
     if not plan.trials:
         return dataclasses.replace(settings, tune=TuneSettings(trials=0))

@@ -95,6 +95,21 @@ def tuned_settings(run: Path) -> Path:
     return tuning_folder(run) / "best.yaml"
 
 
+def plan_folder(run: Path) -> Path:
+    """What was chosen for run.minutes."""
+    return run / "plan"
+
+
+def planned_settings(run: Path, late: str = "") -> Path:
+    """The settings that were chosen for run.minutes; late: those that this stage chose in their place."""
+    return plan_folder(run) / (f"late-{late}.json" if late else "plan.json")
+
+
+def clock_path(run: Path) -> Path:
+    """The seconds that the stages of a run that is not finished have worked."""
+    return run / "clock.json"
+
+
 def predictions_folder(run: Path) -> Path:
     """What predict writes."""
     return run / "predictions"

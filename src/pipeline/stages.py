@@ -8,10 +8,10 @@ from typing import Any
 
 from src.base.errors import Stopped, guarded
 from src.base.stopping import children_without_interrupts
-from src.pipeline import outputs
+from src.pipeline import budget, outputs
 from src.pipeline.artefacts import Artefact, outdated, tree_signature
-from src.pipeline.resolved import DEMO, data_root, folds_of, has_networks, search_plan, tuned
-from src.settings.load import as_arguments
+from src.pipeline.resolved import DEMO, data_root, folds_of, has_networks, planned, search_plan, tuned
+from src.settings.load import as_arguments, load
 from src.settings.schema import Settings
 
 _TORCHRUN = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"}
@@ -24,6 +24,7 @@ def _predictions(settings: Settings) -> list[Artefact]:
 _WRITES: dict[str, Callable[[Settings], list[Artefact]]] = {
     "preprocess": lambda settings: [outputs.photos(settings), outputs.vocabulary(settings)],
     "split": lambda settings: [outputs.folds(settings)],
+    "plan": lambda settings: [outputs.plan(settings)] if settings.run.minutes else [],
     "tune": lambda settings: [outputs.tuning(settings)] if search_plan(settings).trials else [],
     "train": lambda settings: [outputs.fold(settings, fold) for fold in folds_of(settings)],
     "predict": lambda settings: _predictions(settings) if has_networks(settings) else [],
@@ -37,9 +38,10 @@ STAGES = tuple(_WRITES)
 
 
 def outputs_of(stage: str, settings: Settings) -> list[Artefact]:
-    """What a stage writes with these settings; the stages after tune with its winner."""
-    after_tune = STAGES.index(stage) > STAGES.index("tune")
-    return _WRITES[stage](tuned(settings) if after_tune else settings)
+    """What a stage writes with these settings; the stages after plan with what it chose, after tune with its winner."""
+    place = STAGES.index(stage)
+    after_plan, after_tune = (place > STAGES.index(earlier) for earlier in ("plan", "tune"))
+    return _WRITES[stage](tuned(settings) if after_tune else planned(settings) if after_plan else settings)
 
 
 def ensure_inputs(settings: Settings, stage: str) -> None:
@@ -54,7 +56,7 @@ def ensure_inputs(settings: Settings, stage: str) -> None:
         no_demo_yet = data_root(settings) == DEMO and settings.data.root is None and not outputs.demo().record()
         if no_demo_yet or any(outdated(artefact, code=False) for artefact in outputs_of(earlier, settings)):
             print(f"{stage}: needs {earlier} first", flush=True)
-            _finish(start_stage(earlier, settings))
+            _run_stage(earlier, settings)
             tree_signature.cache_clear()
 
 
@@ -67,9 +69,13 @@ def start_stage(
 
 def _start(arguments: list[str], environment: Mapping[str, str] | None = None, **popen: Any) -> subprocess.Popen:
     outside = {k: v for k, v in os.environ.items() if k not in _TORCHRUN}
-    outside |= {"STAGES_END_WITH_PARENT": str(os.getpid()), **(environment or {})}
+    outside |= {"STAGES_END_WITH_PARENT": str(os.getpid()), **budget.started_environment(), **(environment or {})}
     with children_without_interrupts():  # while it starts, Python would answer one with a traceback
         return subprocess.Popen([sys.executable, "-m", *arguments], env=outside, **popen)
+
+
+def _run_stage(stage: str, settings: Settings) -> None:
+    _finish(start_stage(stage, settings))
 
 
 def _finish(process: subprocess.Popen) -> None:
@@ -88,8 +94,10 @@ def _finish(process: subprocess.Popen) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Run every stage, each as a process of its own with these arguments, after a look at all that could end it."""
     arguments = sys.argv[1:] if argv is None else argv
-    for command in (["preprocess", "--check"], *([stage] for stage in STAGES)):
-        _finish(_start([f"src.{command[0]}", *command[1:], *arguments]))
+    settings, options = load(arguments, "pipeline.stages", __doc__)
+    with budget.clock(settings, options.fresh):
+        for command in (["preprocess", "--check"], *([stage] for stage in STAGES)):
+            _finish(_start([f"src.{command[0]}", *command[1:], *arguments]))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from src.pipeline.trained_runs import joined
 from src.settings.schema import Settings
 from src.submission.form import read_form
 
+_LEAST_SECONDS, _LEAST_OF_PHOTO = 20.0, 0.01  # to start the stages; to decode, encode and predict a photo
 _SHOWN = 3  # examples of each fault
 
 
@@ -73,6 +74,11 @@ def _data_faults(settings: Settings) -> list[str]:
     faults += _raised(read_form, root, settings.data.format, settings.task)
     if len(usable):
         faults += _raised(_check_folds, settings, usable)
+    minutes, least = settings.run.minutes, (_LEAST_SECONDS + _LEAST_OF_PHOTO * len(table)) / 60
+    if minutes is not None and minutes < least:
+        faults.append(
+            f"run.minutes={minutes:g}: {len(table)} photos take at least {least:.1f} on any machine; give more"
+        )
     return faults
 
 

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from src.base.files import write_text
 from src.settings.former_names import FORMER_KEYS, REMOVED, present_name
 from src.settings.keys import all_settings, assemble, contradiction, flatten, groups
+from src.settings.planning import planned_keys
 from src.settings.schema import Settings
 from src.settings.search_space import read_space
 from src.settings.tuning import DEMO_SPACE
@@ -21,6 +22,7 @@ from src.settings.yaml_files import as_text, read_yaml, refuse
 
 Given = tuple[str, str, str]
 AddOptions = Callable[[argparse.ArgumentParser], None]
+_FIXED = ("run.name", "run.minutes", "run.kept", "train.fold", "tune.")  # in a run that is made again
 
 
 def _option_parser(stage: str, description: str, options: AddOptions | None) -> argparse.ArgumentParser:
@@ -188,7 +190,16 @@ def load(
     """
     arguments = read_arguments(argv, stage, description, options)
     settings = build([*arguments.name, *arguments.config, *arguments.line])
-    return narrow_search(settings, DEMO_SPACE, arguments.line), arguments.options
+    settings = narrow_search(settings, DEMO_SPACE, arguments.line)
+    return _keep_given(settings, [*arguments.config, *arguments.line]), arguments.options
+
+
+def _keep_given(settings: Settings, given: Sequence[Given]) -> Settings:
+    """The settings, of which run.minutes leaves those as they are that are given, where run.kept does not say which."""
+    if settings.run.minutes is None or settings.run.kept is not None:
+        return settings
+    kept = sorted({key for key, _, _ in given} & planned_keys(flatten(settings)))
+    return dataclasses.replace(settings, run=dataclasses.replace(settings.run, kept=kept))
 
 
 def moved(settings: Settings, given: Sequence[Given]) -> Settings:
@@ -196,7 +207,7 @@ def moved(settings: Settings, given: Sequence[Given]) -> Settings:
     before = flatten(settings)
     now = build(given, before)
     for key, text, origin in given:
-        fixed = not all_settings()[key].runtime_only or key.startswith(("run.name", "train.fold", "tune."))
+        fixed = not all_settings()[key].runtime_only or key.startswith(_FIXED)
         if fixed and flatten(now)[key] != before[key]:
             refuse(f"{origin}: {key}={text}: the run was made with {as_text(before[key])}; leave it out")
     return now

@@ -172,6 +172,10 @@ class RunSettings:
     jobs: RuntimeOnly[Annotated[int, Field(ge=1, le=1024)] | None] = None
     """Folds that are trained and predicted side by side, and random trials of tune, each in a process of its own. Not
     given: as many as there are GPUs; without a GPU as many as there are cores for (run.threads each)."""
+    minutes: RuntimeOnly[Annotated[float, Field(ge=0.01, le=10**5)] | None] = None
+    """Time that the whole run may take: the stage plan then chooses settings that hold it. Not given: no limit."""
+    kept: RuntimeOnly[list[str] | None] = None
+    """Settings that run.minutes leaves as they are. Not given: those of the command line and of --config."""
 
     def __post_init__(self) -> None:
         if not self.name.strip(". ") or set(self.name) & set("/\\\0"):

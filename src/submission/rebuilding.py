@@ -18,7 +18,10 @@ from src.submission.form import read_form
 from src.submission.manifest import SHARED, environment, form_digest, hashes
 
 _SHOWN = 5
-_UNUSED = {"weights": ("tune", "train", "evaluate", "submit"), "training": ("tune", "evaluate", "submit")}
+_UNUSED = {
+    "weights": ("plan", "tune", "train", "evaluate", "submit"),
+    "training": ("plan", "tune", "evaluate", "submit"),
+}
 """Stages whose code has no part in a rebuild from there."""
 
 

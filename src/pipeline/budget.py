@@ -1,0 +1,247 @@
+"""run.minutes: how long the stages of a run take with given settings, which settings hold the time, and the clock."""
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from src.base.files import read_json, write_json
+from src.base.machine import usable_cores
+from src.pipeline.resolved import planned
+from src.pipeline.runs import (
+    clock_path,
+    ensemble_folder,
+    fold_folders,
+    marker_of,
+    planned_settings,
+    predictions_folder,
+    run_folder,
+)
+from src.settings.keys import flatten
+from src.settings.load import changed
+from src.settings.planning import Choice, choices_of
+from src.settings.schema import Settings
+
+MARGIN = 0.95
+"""Share of run.minutes that a plan may take; where it is late, a stage goes up to the whole."""
+SIDE_BY_SIDE = 1.3
+"""How much longer a process computes on a core of its own where others compute on the other cores (measured)."""
+STARTED = "STAGES_STARTED"
+"""The environment's name for the moment, by the machine's monotonic clock, at which the run began to count."""
+FEATURES = ("encoder.name", "encoder.more_levels", "encoder.long_side")
+"""What the time of a photo's features depends on, but for mirror images."""
+_IMPORTED = time.monotonic()
+_NOTE_EVERY = 5.0  # seconds: what a run that is killed loses of its time
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds that parts of a run take on this machine; each count of photos is of one fold, but for `photos`."""
+
+    photos: int
+    trained: int
+    validated: int
+    tested: int
+    folds: int
+    """How many there are in all."""
+    jobs: int
+    """Processes that are side by side."""
+    gpu: bool
+    start: float
+    """Of a process, until it computes."""
+    features: Mapping[str, float]
+    """Of a photo and its mirror image, by `features_key`; 0 where they are there."""
+    trained_photo: float
+    """In an epoch."""
+    validated_photo: float
+    """In an epoch."""
+    searched_photo: float
+    """MOS, and the caption by the settings' own search."""
+    other_searches: float
+    """Of a photo's other candidates, but for samples."""
+    sample: float
+    """Of a photo."""
+    regressors: float
+    """All that the ensemble does for MOS."""
+    choice: float
+    """The choice among captions of a photo, for each of its candidates and each neighbour."""
+    rest: float
+    """From evaluate to the end."""
+
+
+def features_key(flat: Mapping[str, Any]) -> str:
+    """What the time of a photo's features depends on, but for mirror images."""
+    names = [flat["encoder.name"], *flat["encoder.more_levels"]]
+    return f"{'+'.join(names)} at {flat['encoder.long_side']}"
+
+
+def stage_seconds(flat: Mapping[str, Any], costs: Costs) -> dict[str, float]:
+    """Seconds of each part that is still to come, for settings by dotted key."""
+    folds = 1 if flat["train.fold"] is not None else costs.folds
+    features = costs.photos * costs.features.get(features_key(flat), 0.0) * (1 if flat["encoder.mirrored"] else 0.5)
+    epoch = costs.trained * costs.trained_photo + costs.validated * costs.validated_photo
+    candidates = flat["predict.candidates"] and flat["task"] != "mos"
+    photo = costs.searched_photo
+    if candidates:
+        photo += costs.other_searches + flat["predict.samples"] * costs.sample
+    seconds = {"features": features and features + costs.start}
+    trials, left = flat["tune.trials"] or 0, folds
+    if trials:
+        judged = 2 if flat["tune.judge_folds"] is None else len(flat["tune.judge_folds"])
+        share = (flat["tune.epochs"] or flat["train.epochs"]) / flat["train.epochs"]
+        fold = costs.start + flat["train.epochs"] * epoch
+        trial = costs.start + flat["train.epochs"] * share * epoch
+        seconds["search"] = 2 * costs.start + _waves(trials, trial, costs) + _waves(2 * judged, fold, costs)
+        left = max(0, folds - 1 - judged)
+    seconds["folds"] = costs.start + _waves(left, 2 * costs.start + flat["train.epochs"] * epoch, costs)
+    predicted = (costs.validated + costs.tested) * photo
+    seconds["prediction"] = costs.start + _waves(folds, 2 * costs.start + predicted, costs)
+    seconds["ensemble"] = costs.start + costs.regressors
+    if candidates and flat["ensemble.captions"] == "mbr":
+        own, neighbours = 12 + flat["predict.samples"], flat["ensemble.neighbours"]  # 12: greedy and both beams
+        compared = folds * costs.validated * (own + neighbours) + costs.tested * (own * folds + neighbours)
+        seconds["ensemble"] += costs.choice * compared
+    return seconds | {"evaluation": costs.rest}
+
+
+def _waves(count: int, seconds: float, costs: Costs) -> float:
+    """Seconds of so many equal processes, as many at a time as there are jobs."""
+    full, alone = divmod(count, costs.jobs)
+    slower = 1.0 if costs.gpu or costs.jobs == 1 else SIDE_BY_SIDE
+    return seconds * (full * slower + (0 if not alone else 1.0 if alone == 1 else slower))
+
+
+def jobs_of(settings: Settings, gpus: int) -> int:
+    """Folds that are side by side."""
+    if settings.parallel != "none":
+        return 1
+    return max(1, settings.run.jobs or gpus or usable_cores() // settings.run.threads)
+
+
+def best_plan(
+    plans: Sequence[Sequence[Choice]], flat: Mapping[str, Any], costs: Costs, seconds: float
+) -> tuple[list[Choice], dict[str, float], bool]:
+    """The first plan that takes no more than so many seconds, else the shortest; its parts, and whether it fits.
+
+    plans: the best first. flat: the settings as they are, by dotted key.
+    """
+    shortest: tuple[list[Choice], dict[str, float]] | None = None
+    for plan in plans:
+        parts = stage_seconds(dict(flat) | values_of(plan), costs)
+        if sum(parts.values()) <= seconds:
+            return list(plan), parts, True
+        if shortest is None or sum(parts.values()) < sum(shortest[1].values()):
+            shortest = list(plan), parts
+    assert shortest is not None
+    return *shortest, False
+
+
+def values_of(plan: Sequence[Choice]) -> dict[str, Any]:
+    """The settings of a plan's choices."""
+    return {key: value for choice in plan for key, value in choice.values.items()}
+
+
+def spent() -> float:
+    """Seconds that the run has worked: since it was begun, without pauses."""
+    return time.monotonic() - float(os.environ.get(STARTED, _IMPORTED))
+
+
+def started_environment() -> dict[str, str]:
+    """What tells a process that this one starts when the run began."""
+    return {STARTED: os.environ.get(STARTED, repr(_IMPORTED))}
+
+
+@contextlib.contextmanager
+def clock(settings: Settings, fresh: bool) -> Iterator[None]:
+    """Count the time of a run in the block, on from where it was cut off; noted every few seconds."""
+    if settings.run.minutes is None:
+        yield
+        return
+    path, ended = clock_path(run_folder(settings)), threading.Event()
+    before = read_json(path)["seconds"] if path.is_file() and not fresh else 0.0
+    os.environ[STARTED] = repr(time.monotonic() - before)
+
+    def note() -> None:
+        while not ended.wait(_NOTE_EVERY):
+            with contextlib.suppress(OSError):  # of a place that cannot be written the stages say so
+                write_json(path, {"seconds": round(spent(), 1)})
+
+    threading.Thread(target=note, daemon=True).start()
+    try:
+        yield
+        path.unlink(missing_ok=True)
+    finally:
+        ended.set()
+
+
+def _within(values: Mapping[str, Any], keys: set[str]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key in keys}
+
+
+_STAGE_PARTS = {
+    "train": ("folds", "prediction", "ensemble", "evaluation"),
+    "predict": ("prediction", "ensemble", "evaluation"),
+    "ensemble": ("ensemble", "evaluation"),
+}
+_OPEN = {
+    "train": {"train.epochs", "predict.samples", "predict.candidates", "ensemble.captions", "ensemble.neighbours"},
+    "predict": {"predict.samples", "predict.candidates", "ensemble.captions", "ensemble.neighbours"},
+    "ensemble": {"ensemble.captions", "ensemble.neighbours"},
+}
+"""What a stage that begins late may still choose."""
+
+
+def _begun(run: Path, stage: str) -> bool:
+    if stage == "train":
+        return any(any(folder.glob("*.pt")) for folder in fold_folders(run))
+    done = {"predict": fold_folders(predictions_folder(run)), "ensemble": [ensemble_folder(run)]}[stage]
+    return any(marker_of(folder).is_file() for folder in done)
+
+
+def keep_pace(settings: Settings, stage: str) -> Settings:
+    """The settings, as they are given, after a choice of what takes less time where the run is late.
+
+    A stage that has begun leaves no choice. What is chosen is laid over the plan by `planned`.
+    """
+    run = run_folder(settings)
+    late = planned_settings(run, stage)
+    if settings.run.minutes is None or late.is_file() or _begun(run, stage):
+        return settings
+    plan, flat = read_json(planned_settings(run)), flatten(planned(settings))
+    if stage == "train" and flat["tune.trials"]:
+        return settings  # its folds may be trained already
+    costs, kept = Costs(**plan["costs"]), set(settings.run.kept or [])
+    left = settings.run.minutes * 60 - spent()
+    coming = [part for part in plan["seconds"] if part in _STAGE_PARTS[stage]]
+    slowness = spent() / (plan["spent"] + sum(plan["seconds"].values()) - sum(plan["seconds"][p] for p in coming))
+
+    def needed(choices: Sequence[Choice]) -> float:
+        parts = stage_seconds(flat | values_of(choices), costs)
+        return sum(parts[part] for part in coming) * max(1.0, slowness)
+
+    if needed([]) <= left:
+        return settings
+    sets = [
+        [
+            Choice(c.loss, c.name, own)
+            for c in choices
+            if (own := _within(c.values, _OPEN[stage])) and not own.keys() & kept
+        ]
+        for choices in choices_of(flat)
+    ]
+    chosen: list[Choice] = []
+    for choices in reversed(sets):  # the choice among captions costs the least score
+        for choice in choices:
+            if needed(chosen) > left and needed([*chosen, choice]) < needed(chosen):
+                chosen = [*(other for other in chosen if other not in choices), choice]
+    if not chosen:
+        return settings
+    changed(settings, values_of(chosen), str(late))
+    write_json(late, {"settings": values_of(chosen)})
+    names = " and ".join(choice.name for choice in chosen)
+    print(f"{stage}: late: {left / 60:.1f} min are left, {needed([]) / 60:.1f} needed; leaves out {names}", flush=True)
+    return settings

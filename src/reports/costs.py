@@ -1,0 +1,237 @@
+"""What the parts of a run cost on this machine: small pieces of them, done and timed before the first long stage."""
+
+import contextlib
+import dataclasses
+import functools
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+
+from src.base.machine import usable_cores
+from src.base.worker_pool import thread_pool
+from src.data.codebook import FEWEST
+from src.data.image import Unreadable, decode
+from src.data.table import load_table
+from src.data.view import at_own_aspect
+from src.ensembling.tabular_regressors import boosting
+from src.inference.fold_predictions import predict_fold
+from src.metrics.meteor import shared_meteor
+from src.models.encoder import Encoder, views_of
+from src.pipeline import outputs
+from src.pipeline.artefacts import outdated
+from src.pipeline.budget import Costs, features_key, jobs_of
+from src.pipeline.resolved import data_root, folds_of
+from src.settings.keys import flatten
+from src.settings.load import changed
+from src.settings.schema import Settings
+from src.training.distributed import init_ranks
+from src.training.feature_cache import frozen_encoder
+from src.training.fit import Fit
+from src.training.fold_data import FoldData, read_fold
+
+_SEEN, _TRAINED, _VALIDATED = 6, 96, 64  # photos that the pieces are done with
+_CODEBOOK, _CODES, _REGRESSORS, _CHOICE, _REPORTS = 10.0, 0.0154, 15.0, 0.00049, 0.006
+"""Seconds on one calm core of the machine of docs/results.md: learning the codebook, a photo's codes, the regressors of
+1,600 photos and 3 folds; on two cores: the choice among captions by candidate and neighbour, reports by photo."""
+_PIECE = 0.25
+"""Seconds there for `_pace`."""
+
+
+def measured_costs(settings: Settings, variants: Mapping[str, Settings], start: float) -> Costs:
+    """The costs of a run with these settings. preprocess and split must have run.
+
+    variants: settings of other features, by `features_key`. start: seconds that a process takes to start.
+    """
+    ranks, source = init_ranks(), outputs.photos(settings).folder
+    table = load_table(source / "photos.jsonl")
+    fold = folds_of(settings)[0]
+    vocabulary, folds = outputs.vocabulary(settings).folder, outputs.folds(settings).folder
+    data = read_fold(source, vocabulary, folds, fold, settings.vocabulary.maximum_words)
+    rng = np.random.default_rng(settings.run.seed)
+    with TemporaryDirectory() as folder, _silent():
+        seen = rng.permutation(len(table))[:_SEEN].tolist()
+        features, arrays = _features(settings, variants, table, seen, data, ranks.device)
+        few = _few(data, settings, rng)
+        if arrays:
+            rows = np.concatenate([few.train_rows, few.validation_rows])
+            _keep(Path(folder), arrays, rows, len(table))
+            few = dataclasses.replace(few, **{
+                name: dataclasses.replace(getattr(few, name), features=Path(folder)) for name in ("labels", "targets")
+            })  # fmt: skip
+        network = _network(settings, few, fold, Path(folder, "fold"), len(data.labelled(settings.task)))
+    rated = int(table["mos"].notna().sum())
+    pace, codebook = _pace(), 0.0
+    if settings.task != "caption" and rated >= FEWEST and outdated(outputs.codebook_features(settings)):
+        codebook = _CODEBOOK + _CODES * len(table) / usable_cores()
+    machines = _REGRESSORS * (rated / 1600) ** 2 * len(folds_of(settings)) / 3 if settings.task != "caption" else 0.0
+    return Costs(
+        photos=len(table),
+        trained=len(data.labelled(settings.task)),
+        validated=len(data.validation_rows),
+        tested=int((table["part"] == "test").sum()),
+        folds=settings.split.fold_count,
+        jobs=jobs_of(settings, torch.cuda.device_count()),
+        gpu=ranks.device.type == "cuda",
+        start=start,
+        features=features,
+        regressors=pace * (codebook + machines),
+        choice=pace * _CHOICE * 2 / usable_cores(),
+        rest=2 * start + pace * (5 + _REPORTS * len(table)),
+        **network,
+    )
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        yield
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def _pace() -> float:
+    """How many times as long as there a core takes here for what no network does."""
+    rng = np.random.default_rng(0)
+    features, mos = rng.normal(size=(400, 40)), rng.normal(size=400)
+    boosting(features, mos, features[:10])  # starts the library's threads
+    return _seconds(lambda: boosting(features, mos, features[:10])) / _PIECE
+
+
+def _features(
+    settings: Settings,
+    variants: Mapping[str, Settings],
+    table: Any,
+    rows: Sequence[int],
+    data: FoldData,
+    device: torch.device,
+) -> tuple[dict[str, float], list[dict[str, np.ndarray]]]:
+    """Seconds of a photo and its mirror image by `features_key`, and the features of the settings as they are.
+
+    Each size is timed with the backbones as they are, and each choice of backbones at one size: the others follow.
+    """
+    if not settings.encoder.cached:
+        return {}, []
+    files = [data_root(settings) / table["path"].iloc[row] for row in rows]
+    views = np.load(outputs.photos(settings).folder / "pixels.npy", mmap_mode="r")[rows]
+    threads = settings.run.threads
+    workers = max(1, usable_cores() // threads) if device.type == "cpu" else 1
+    own, at_own = _name_and_size(features_key(flatten(settings)))
+    encoders: dict[str, Encoder] = {}
+    seconds: dict[str, float] = {}
+    with thread_pool(workers, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+        for key, variant in variants.items():
+            name, size = _name_and_size(key)
+            if name != own and size != at_own:
+                continue
+            if name not in encoders:
+                encoders[name] = frozen_encoder(variant, data.channel_mean, data.channel_std).to(device)
+                _encode(encoders[name], variant, files[0], views[0])  # the first call is slow
+            encode = functools.partial(_encode, encoders[name], variant)
+            seconds[key] = _seconds(lambda: list(pool.map(encode, files, views))) / len(rows)  # noqa: B023
+    base = f"{own} at {at_own}"
+    for key in variants:
+        name, size = _name_and_size(key)
+        if key not in seconds:
+            seconds[key] = seconds[f"{name} at {at_own}"] * seconds[f"{own} at {size}"] / seconds[base]
+    seconds |= {key: 0.0 for key, variant in variants.items() if not outdated(outputs.features(variant))}
+    arrays = [_encode(encoders[own], settings, file, view) for file, view in zip(files[:2], views[:2], strict=True)]
+    return seconds, arrays
+
+
+def _name_and_size(key: str) -> tuple[str, str]:
+    name, _, size = key.rpartition(" at ")
+    return name, size
+
+
+def _encode(encoder: Encoder, settings: Settings, file: Path, view: np.ndarray) -> dict[str, np.ndarray]:
+    """A photo's features and those of its mirror image, by the names of their files, each [V, ...]."""
+    pixels, long_side = np.asarray(view), settings.encoder.whole_photos
+    if long_side is not None:
+        with contextlib.suppress(OSError, Unreadable):
+            pixels = at_own_aspect(
+                decode(file.read_bytes(), long_side, settings.data.maximum_megapixels), long_side, settings.view
+            )
+    batch = torch.from_numpy(pixels[None]).to(encoder.mean.device)
+    half = torch.float16 if settings.encoder.cache == "fp16" else torch.float32
+    tensors = views_of(encoder, batch, True)
+    return {
+        n: (t.to(half) if n in ("grid", "pooled", "levels", "stage") else t)[0].cpu().numpy()
+        for n, t in tensors.items()
+    }
+
+
+def _keep(folder: Path, arrays: Sequence[dict[str, np.ndarray]], rows: np.ndarray, count: int) -> None:
+    """Files of features of `count` photos, of which those at `rows` get some of the arrays and others take no space."""
+    for name, values in arrays[0].items():
+        file = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", values.dtype, (count, *values.shape))
+        for place, row in enumerate(rows.tolist()):
+            file[row] = arrays[place % len(arrays)][name]
+        file.flush()
+
+
+def _few(data: FoldData, settings: Settings, rng: np.random.Generator) -> FoldData:
+    """Some photos of a fold, with labels of all tasks among those to train on."""
+    labelled, mos = data.labelled(settings.task), data.labels.mos
+    rated, captioned = data.labelled("mos"), data.labelled("caption")
+    extremes = [rated[np.argmin(mos[rated])], rated[np.argmax(mos[rated])]] if len(rated) else []
+    needed = [*extremes, *captioned[:1]]
+    count = max(_TRAINED, 2 * settings.train.batch_size)
+    train = np.unique([*needed, *rng.permutation(labelled)[:count]])
+    places = np.sort(rng.permutation(len(data.validation_rows))[:_VALIDATED])
+    references = [data.references[place] for place in places]
+    return dataclasses.replace(
+        data, train_rows=train, validation_rows=data.validation_rows[places], references=references
+    )
+
+
+def _network(settings: Settings, data: FoldData, fold: int, folder: Path, trained: int) -> dict[str, float]:
+    """Seconds of a photo in training, validation and prediction, by the names of `Costs`."""
+    words = [len(caption.split()) for captions in data.references for caption in captions]
+    # an untrained captioner does not know when to end
+    longest = max(
+        settings.decoding.minimum_words, min(settings.decoding.maximum_words, round(np.mean(words or [10])) + 4)
+    )
+    short = {"decoding.maximum_words": longest, "train.epochs": 2, "self_critical.from_epoch": None}
+    short |= {"train.start_from": None, "decoder.distill_from": None, "train.fold": fold, "tune.trials": 0}
+    brief = changed(settings, short, "the measurement")
+    meteor = shared_meteor() if settings.task != "mos" else None
+    ranks = init_ranks()
+    folder.mkdir()
+    fit = Fit(brief, data, fold, folder, ranks, meteor)
+    fit.run()
+    epoch = np.genfromtxt(folder / "timing.csv", delimiter=",", names=True)[-1]
+    validated = len(data.validation_rows)
+    trained_photo = 1 / float(epoch["photos_per_second"])
+    seconds = {"trained_photo": trained_photo}
+    left = float(epoch["seconds"]) - len(data.labelled(settings.task)) * trained_photo
+    seconds["validated_photo"] = max(0.0, left) / validated
+
+    def predicted(samples: int, rows: int = validated) -> float:
+        values = {
+            "predict.candidates": bool(samples),
+            "predict.samples": max(1, samples),
+            "ensemble.captions": "search",
+        }
+        part = dataclasses.replace(data, validation_rows=data.validation_rows[:rows])
+        return predict_fold(folder, changed(brief, values, "the measurement"), part, [], ranks, "").seconds
+
+    few = max(1, validated // 4)
+    predicted(0, few)  # the first call is slow
+    # each call opens the networks, which only the differences leave out
+    least, alone, one, many = predicted(0, few), predicted(0), predicted(1), predicted(11)
+    sample = max(0.0, many - one) / (10 * validated)
+    return seconds | {
+        "searched_photo": max(0.0, alone - least) / max(1, validated - few),
+        "other_searches": max(0.0, (one - alone) / validated - sample),
+        "sample": sample,
+    }
