@@ -103,7 +103,7 @@ def photo_features(settings: Settings, runs: Sequence[Settings], table: "pd.Data
                 work.outputs += build_codebook_features(work.folder, root, paths, training, usable_cores(), megapixels)
         codebook = np.load(artefact.folder / "codes.npy")
     frozen = {
-        run.run.name: mos_features(outputs.features(run).folder)[:].mean(1, dtype=np.float64)
+        run.run.name: mos_features(outputs.features(run).folder)
         for run in runs
         if run.encoder.cached and run.task != "caption"
     }
