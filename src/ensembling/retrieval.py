@@ -28,6 +28,10 @@ class Neighbours:
     similarity: np.ndarray
     """Cosines, float32 [Q, k]; -inf where there are fewer."""
 
+    def some(self, queries: slice) -> "Neighbours":
+        """Those of some of the photos."""
+        return Neighbours(self.rows[queries], self.similarity[queries])
+
     def weights(self, temperature: float) -> np.ndarray:
         """How much each neighbour counts, float64 [Q, k], summing to 1: softmax of cosine / temperature.
 

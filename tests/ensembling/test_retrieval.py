@@ -73,7 +73,7 @@ def test_mbr_among_the_neighbours_captions_is_a_captioner():
     scorer, candidates = ExpectedScorer(said[:45], CaptionWeights()), [list(dict.fromkeys(s.captions)) for s in sources]
     evidence = [source.leaving_one_out(texts) for source, texts in zip(sources, candidates, strict=True)]
     expected = scorer.expected(candidates, evidence)
-    best = best_candidates(expected, [len(texts) for texts in candidates], scorer.weights)
+    best = best_candidates([expected], [len(texts) for texts in candidates], scorer.weights)
     flat = [text for texts in candidates for text in texts]
     assert [flat[place] for place in best] == [words[k] for k in kind[45:]]
     nobody = neighbour_evidence(nearest_neighbours([features], np.array([0]), np.array([0]), 2), said, 1.0)[0]
