@@ -67,7 +67,14 @@ def regressor_members(
         "boosting": lambda: _on_table(boosting, features.handcrafted),
         "svr": lambda: partial(svr, KernelFeatures(tables, rows)),
     }
-    most = max((known & (fold != number)).sum() for number in folds)
+    most, count = max((known & (fold != number)).sum() for number in folds), kernel_machines.KERNEL_PHOTOS
+    if most > count:
+        parts = min(-(-most // count), kernel_machines.MACHINES)
+        print(
+            f"regressors of {most:,} labelled photos: SVR by {parts} machines of at most {count:,} photos, "
+            f"kernel ridge regression by {count:,} landmarks",
+            flush=True,
+        )
     for run, frozen in features.frozen.items():
         inputs = [Table(frozen, _FROZEN_SHARE, cut=True), *tables]
         regressors[member_name(KERNEL_RIDGE, run, first)] = partial(_kernel_ridge, inputs, rows, most)
@@ -88,7 +95,6 @@ def _kernel_ridge(tables: list[Table], labelled: np.ndarray, most: int) -> Regre
     if most <= count:
         return partial(kernel_ridge, features)
     landmarks = labelled[np.linspace(0, len(labelled) - 1, count).astype(int)]
-    print(f"kernel ridge regression of {most:,} photos: by {count:,} landmarks", flush=True)
     return partial(landmark_ridge, landmark_features(features, landmarks, np.arange(len(tables[0].values))))
 
 
