@@ -68,7 +68,7 @@ def ensemble_runs(settings: Settings, runs: Sequence[Settings], folder: Path) ->
     columns = used_mos(members, blended, settings.ensemble.mos, table["mos"][training].mean(), unreadable)
 
     searched = [own["caption"].tolist() for run, own in zip(runs, predicted, strict=True) if run.task != "mos"]
-    captions, strategy, constants, caption_steps = choose_captions(settings, runs, table, fold, searched)
+    captions, strategy, constants, caption_steps = choose_captions(settings, runs, table, fold, searched, folder)
 
     output = columns.assign(caption=captions, fallback=predicted[0]["fallback"])
     output.insert(0, "photo_id", table["photo_id"])
@@ -104,7 +104,7 @@ def photo_features(settings: Settings, runs: Sequence[Settings], table: "pd.Data
                 work.outputs += build_codebook_features(work.folder, root, paths, training, usable_cores(), megapixels)
         codebook = np.load(artefact.folder / "codes.npy")
     frozen = {
-        run.run.name: mos_features(outputs.features(run).folder)[:].mean(1, dtype=np.float64)
+        run.run.name: mos_features(outputs.features(run).folder)
         for run in runs
         if run.encoder.cached and run.task != "caption"
     }
@@ -112,11 +112,17 @@ def photo_features(settings: Settings, runs: Sequence[Settings], table: "pd.Data
 
 
 def choose_captions(
-    settings: Settings, runs: Sequence[Settings], table: "pd.DataFrame", fold: "np.ndarray", searched: list[list[str]]
+    settings: Settings,
+    runs: Sequence[Settings],
+    table: "pd.DataFrame",
+    fold: "np.ndarray",
+    searched: list[list[str]],
+    scratch: Path,
 ) -> tuple[list[str], dict, dict[int, str], list["ScoredStep"]]:
     """The caption of each photo [N], how it was chosen, the constant sentences by fold, and the steps of the ablation.
 
     fold: [N], TEST for test photos. searched: of each run with captions, those of its own search [N], "" where none.
+    scratch: the folder of files without a name.
     """
     from src.ensembling.caption_rules import CaptionRules
     from src.ensembling.caption_selection import ensemble_captions, fill_empty
@@ -135,7 +141,9 @@ def choose_captions(
     candidates = [run_candidates(run, table["photo_id"]) for run in writers]
     options, endings = settings.ensemble, frozenset(writers[0].decoding.bad_endings.lower().split())
     rules = CaptionRules(None if options.broken_endings else endings, options.repeats, options.maximum_share)
-    selected, steps = ensemble_captions(settings, candidates, table, fold, captions, constants, rules, shared_meteor())
+    selected, steps = ensemble_captions(
+        settings, candidates, table, fold, captions, constants, rules, shared_meteor(), scratch
+    )
     captions = [selected.captions.get(row, caption) for row, caption in enumerate(captions)]
     return captions, selected.strategy.record(), constants, steps
 

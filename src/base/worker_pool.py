@@ -5,8 +5,9 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
@@ -75,3 +76,14 @@ def thread_pool(threads: int, **options: Any) -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(wait=False, cancel_futures=True)
         raise
     pool.shutdown()
+
+
+def few_ahead(pool: Executor, function: Callable[..., Any], arguments: Iterable[tuple], ahead: int) -> Iterator[Any]:
+    """The results of function(*each), in order. Unlike `Executor.map` it takes only so many arguments ahead."""
+    asked: deque[Future] = deque()
+    for each in arguments:
+        asked.append(pool.submit(function, *each))
+        if len(asked) > ahead:
+            yield asked.popleft().result()
+    while asked:
+        yield asked.popleft().result()

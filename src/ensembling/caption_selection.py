@@ -4,11 +4,15 @@ one that was best on all training photos, and by the rules for all of them; and 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from src.base.machine import usable_cores
+from src.base.worker_pool import thread_pool
 from src.data.table import for_training
 from src.ensembling.ablation import AblationStep, ScoredStep, score_caption_step
 from src.ensembling.caption_rules import CaptionRules
@@ -24,6 +28,7 @@ from src.settings.schema import CaptionWeights, Settings
 
 NO_CAPTION = "no comment"
 """Where there is neither a caption nor any training caption."""
+_TEXTS = 200_000  # that one Java process tokenises
 
 
 @dataclass(frozen=True)
@@ -75,11 +80,12 @@ def ensemble_captions(
     constants: dict[int, str],
     rules: CaptionRules,
     meteor: Meteor,
+    scratch: Path,
 ) -> tuple[SelectedCaptions, list[ScoredStep]]:
     """The captions of all photos, and what each step to them scores out of fold.
 
     candidates: of the runs that wrote captions. table: of all photos [N]. fold: [N], TEST for test photos. searched:
-    the captions [N] by the first run's own search. constants: as for `fill_empty`.
+    the captions [N] by the first run's own search. constants: as for `fill_empty`. scratch: as for `gather_evidence`.
     """
     greedy = {row: text for texts in candidates[0].greedy.values() for row, text in texts.items() if fold[row] != TEST}
     people = [list(group) if own else [] for group, own in zip(table["captions"], for_training(table), strict=True)]
@@ -99,7 +105,7 @@ def ensemble_captions(
     once = CachedMeteor(meteor)
     searched_tokens = [tokens[text] for text in searched]
     greedy = {row: tokens[text] for row, text in greedy.items()}
-    selected = select_captions(corpus, tokenised, searched_tokens, greedy, constants, rules, once)
+    selected = select_captions(corpus, tokenised, searched_tokens, greedy, constants, rules, once, scratch)
     metric = settings.metric
     steps = [
         score_caption_step(step, scores, distinct, metric.weights, metric.bootstrap, settings.run.seed)
@@ -115,9 +121,17 @@ def _captions_of(run: RunCandidates) -> list[str]:
 
 
 def _tokens(groups: Iterable[Iterable[str]]) -> dict[str, str]:
-    """The tokens of every text; each is tokenised once."""
+    """The tokens of every text; each is tokenised once, and what does not change by it is kept once."""
     distinct = list(dict.fromkeys(text for group in groups for text in group if text))
-    return {"": "", **dict(zip(distinct, tokenize([distinct])[0], strict=True))}
+    blocks = [distinct[begin : begin + _TEXTS] for begin in range(0, len(distinct), _TEXTS)]
+    tokens = {"": ""}
+    with thread_pool(usable_cores()) as pool:
+        bar = tqdm(total=len(distinct), desc="tokens", unit=" captions", leave=False, disable=None)
+        for block, tokenised in zip(blocks, pool.map(lambda block: tokenize([block])[0], blocks), strict=True):
+            tokens |= {text: text if text == own else own for text, own in zip(block, tokenised, strict=True)}
+            bar.update(len(block))
+        bar.close()
+    return tokens
 
 
 def select_captions(
@@ -128,13 +142,13 @@ def select_captions(
     constants: dict[int, str],
     rules: CaptionRules,
     meteor: CachedMeteor,
+    scratch: Path,
 ) -> SelectedCaptions:
     """The captions of all training photos that were left out once, and of the readable test photos, tokenised.
 
     runs: their captions tokenised; the first one's search is where the steps begin. searched [N], greedy: its captions
-    by row, tokenised. constants: as for `fill_empty`.
+    by row, tokenised. constants: as for `fill_empty`. scratch: as for `gather_evidence`.
     """
-
     folds = sorted(runs[0].captions)
     tested = any(run.saw(TEST, row) for run in runs for row in np.flatnonzero(corpus.fold == TEST).tolist())
     unknown = [fold for fold in [*folds, *([TEST] * tested)] if fold not in constants]
@@ -142,7 +156,7 @@ def select_captions(
     searched_for = constant_sentences(references, corpus.weights, meteor, tokenized=True)
     constants.update({fold: constant.sentence for fold, constant in zip(unknown, searched_for, strict=True)})
     evidence = [
-        gather_evidence(corpus, runs, fold, constants[fold])
+        gather_evidence(corpus, runs, fold, constants[fold], scratch)
         for fold in tqdm(folds, desc="captions", unit="fold", leave=False, disable=None)
     ]
     selection = StrategySelection(corpus, [group.rows for group in evidence], meteor)
@@ -150,23 +164,25 @@ def select_captions(
     selection.add(CONSTANT, [[constants[fold]] * len(group.rows) for fold, group in by_fold])
     selection.add(SEARCH, [[searched[row] for row in group.rows] for group in evidence])
     nested = [[SEARCH, CONSTANT]]  # the very first where there are too few photos to judge
-    for more in mbr_strategies(len(runs)):
-        for strategy in more:
-            selection.add(strategy, [_by_mbr(group, strategy) for group in evidence])
-        nested.append([*nested[-1], *more])
-    strategy, of_photos = selection.select(nested)
-    captions = selection.captions_by(of_photos)
-    steps = _steps(selection, runs, strategy, [greedy.get(row, searched[row]) for row in selection.rows])
-    steps.append((AblationStep("chosen on the other folds", True), captions))
     by_mbr = [each for more in mbr_strategies(len(runs)) for each in more]
-    ruled = _ruled(rules, evidence, captions, of_photos, selection.best_of_photos(by_mbr))
+    with thread_pool(usable_cores()) as pool:
+        selected_by_mbr = pool.map(lambda strategy: [_by_mbr(group, strategy) for group in evidence], by_mbr)
+        bar = tqdm(by_mbr, desc="strategies", unit=" strategies", leave=False, disable=None)
+        for strategy, captions in zip(bar, selected_by_mbr, strict=True):
+            selection.add(strategy, captions)
+    nested += [[*nested[0], *more] for more in accumulate(mbr_strategies(len(runs)))]
+    strategy, of_photos = selection.select(nested)
+    chosen = selection.captions_by(of_photos)
+    steps = _steps(selection, runs, strategy, [greedy.get(row, searched[row]) for row in selection.rows])
+    steps.append((AblationStep("chosen on the other folds", True), chosen))
+    ruled = _ruled(rules, evidence, chosen, of_photos, selection.best_of_photos(by_mbr))
     steps += [(AblationStep(name, True), texts) for name, texts in ruled]
     selected = dict(zip(selection.rows, steps[-1][1], strict=True))
     if tested:
-        test = gather_evidence(corpus, runs, TEST, constants[TEST])
-        captions, count = _of_test(test, strategy, searched, constants), len(test.rows)
-        ruled = _ruled(rules, [test], captions, [strategy] * count, [selection.best(by_mbr)] * count)
-        selected |= dict(zip(test.rows, ruled[-1][1] if ruled else captions, strict=True))
+        test = gather_evidence(corpus, runs, TEST, constants[TEST], scratch)
+        chosen, count = _of_test(test, strategy, searched, constants), len(test.rows)
+        ruled = _ruled(rules, [test], chosen, [strategy] * count, [selection.best(by_mbr)] * count)
+        selected |= dict(zip(test.rows, ruled[-1][1] if ruled else chosen, strict=True))
     scored = [
         (step, selection.scored(texts), len(set(texts)) / len(texts)) for step, texts in steps if selection.references
     ]

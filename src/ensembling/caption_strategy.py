@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from src.base.randomness import fold_in
 from src.ensembling.evidence import Corpus, EvidenceMixture
 from src.metrics.caption_scores import CaptionScores, score_captions
 from src.metrics.competition_score import caption_score
@@ -28,6 +29,8 @@ MIXTURES = (
 )
 PARTS = 5
 """Into which a fold that is alone is cut, so that each part's strategy is chosen on the others."""
+JUDGING = 5000
+"""Photos whose people judge strategies at most, a random sample: strategies that differ on so many differ visibly."""
 _FEWEST = 10
 """Photos with captions below which strategies are not judged."""
 
@@ -78,13 +81,18 @@ class StrategySelection:
         self.rows = [row for group in groups for row in group]
         self.captions: dict[CaptionStrategy, list[str]] = {}
         """By the place of the photo in `rows`, here and below."""
-        self.captioned = np.array([bool(corpus.references[row]) for row in self.rows], bool)
-        """Which photos people have written captions of."""
+        captioned = np.flatnonzero([bool(corpus.references[row]) for row in self.rows])
         self.part = corpus.fold[self.rows]
         """Of each photo; the people of a part do not judge which strategy its photos get."""
         if len(groups) == 1:
-            self.part[np.flatnonzero(self.captioned)] = np.arange(self.captioned.sum()) % PARTS
-        self.references = [corpus.references[row] for row in self.rows if corpus.references[row]]
+            self.part[captioned] = np.arange(len(captioned)) % PARTS
+        self.judging = captioned
+        """The photos whose captions by people judge: those that have any, or JUDGING of them."""
+        if len(captioned) > JUDGING:
+            random = np.random.default_rng(fold_in(corpus.seed, "judging photos"))
+            self.judging = np.sort(random.choice(captioned, JUDGING, replace=False))
+            print(f"caption strategies are judged on {JUDGING:,} of {len(captioned):,} photos", flush=True)
+        self.references = [corpus.references[self.rows[photo]] for photo in self.judging.tolist()]
         self._scores: dict[CaptionStrategy, CaptionScores] = {}
 
     def add(self, strategy: CaptionStrategy, captions: Sequence[Sequence[str]]) -> None:
@@ -94,13 +102,13 @@ class StrategySelection:
             self._scores[strategy] = self.scored(self.captions[strategy])
 
     def scored(self, captions: Sequence[str]) -> CaptionScores:
-        """The scores of the captioned photos where all photos have these captions."""
-        judged = [caption for caption, captioned in zip(captions, self.captioned, strict=True) if captioned]
+        """The scores of the judging photos where all photos have these captions."""
+        judged = [captions[photo] for photo in self.judging.tolist()]
         return score_captions(self.references, judged, self.meteor, tokenized=True)
 
     def _score_outside(self, scores: CaptionScores, part: int | None) -> float:
         """The formula on the photos outside a part, or on all; 0 where there are too few to judge."""
-        judging = self.part[self.captioned] != part  # with None all
+        judging = self.part[self.judging] != part  # with None all
         if judging.sum() < _FEWEST:
             return 0.0
         return caption_score(scores.subset(judging).totals(), self.corpus.weights)

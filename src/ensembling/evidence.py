@@ -12,20 +12,15 @@ What is gathered for a fold's photos comes from the other folds; what is gathere
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from src.base.randomness import fold_in
 from src.ensembling.caption_rules import rare_endings
-from src.ensembling.expected_score import (
-    ExpectedScorer,
-    ExpectedScores,
-    PseudoReferences,
-    concatenated,
-    gain_in_corpus,
-    mixed,
-)
-from src.ensembling.mbr import EvidenceSource, RankedCandidates, best_candidates, ranked_candidates
+from src.ensembling.evidence_scores import PHOTOS, KeptScores, Mixture, score_photos
+from src.ensembling.expected_score import ExpectedScorer, gain_in_corpus
+from src.ensembling.mbr import EvidenceSource, RankedCandidates, best_candidates, chosen_scores, ranked_candidates
 from src.ensembling.regressors import TEST
 from src.ensembling.retrieval import nearest_neighbours, neighbour_evidence
 from src.ensembling.run_predictions import RunCandidates
@@ -34,8 +29,6 @@ from src.settings.schema import CaptionWeights
 TRAINING_CAPTIONS = 100
 """Random ones in the evidence."""
 _TEMPERATURE = 0.1  # of the neighbours' weights: cosines differ by about that
-_CAPTIONS = 500  # compared with the training captions at a time
-_PHOTOS = 2000  # whose candidates are compared at a time, which bounds memory
 _NOT_WRITABLE = re.compile(r"[<>]|-[lr][rcs]b-")  # would not survive being tokenised again
 
 
@@ -74,14 +67,15 @@ class FoldEvidence:
     rows: list[int]
     candidates: list[list[str]]
     """By photo; the constant sentence is the last."""
-    scorer: ExpectedScorer
-    """With the statistics of the other folds' captions."""
-    run_candidates: list[list[EvidenceSource]]
-    """Of each run, by photo."""
-    neighbour_captions: list[list[EvidenceSource]]
-    """Of the nearest photos in each run's features, by photo."""
-    expected: dict[tuple[str, int], ExpectedScores]
-    """Of all photos' candidates under one kind of evidence of one run alone."""
+    weights: CaptionWeights
+    """Of the formula."""
+    written: np.ndarray
+    """Which candidates the captioners of each run wrote, bool [candidates of all photos in a row, runs]."""
+    near: np.ndarray
+    """Which people wrote of the nearest photos in each run's features, bool [candidates, runs]."""
+    scores: KeptScores
+    """Of all photos' candidates: under random training captions; then under what the captioners of each run wrote, and
+    under the neighbours' captions in each run's features."""
     rare_endings: frozenset[str]
     """Words that people hardly ever end a caption with."""
 
@@ -92,8 +86,8 @@ class FoldEvidence:
         grammatical one, is chosen only where a captioner wrote it or a photo has nothing else.
         """
         places = self._best(self._under(mixture, runs), self._allowed(runs, own_candidates_only))
-        flat = [caption for of_photo in self.candidates for caption in of_photo]
-        return [flat[place] for place in places]
+        firsts = np.cumsum([0, *self.scores.sizes[:-1]])
+        return [texts[place] for texts, place in zip(self.candidates, (places - firsts).tolist(), strict=True)]
 
     def rank(self, mixture: EvidenceMixture, runs: int, own_candidates_only: bool = False) -> list[RankedCandidates]:
         """The candidates of each photo by what they add to the score beside the choice of `select`.
@@ -101,36 +95,39 @@ class FoldEvidence:
         Those that `select` may not choose come last.
         """
         expected, allowed = self._under(mixture, runs), self._allowed(runs, own_candidates_only)
-        corpus = expected.select(self._best(expected, allowed))
-        return ranked_candidates(self.candidates, gain_in_corpus(expected, corpus, self.scorer.weights), allowed)
+        corpus = chosen_scores(expected, self._best(expected, allowed))
+        values = np.concatenate([gain_in_corpus(block, corpus, self.weights) for block in expected])
+        return ranked_candidates(self.candidates, values, allowed)
 
-    def _under(self, mixture: EvidenceMixture, runs: int) -> ExpectedScores:
+    def _under(self, mixture: EvidenceMixture, runs: int) -> Mixture:
         """Expected scores of all candidates under the evidence of the first so many runs."""
-        weights = {("training", 0): mixture.training}
-        for run in range(runs):
-            weights |= {("candidates", run): mixture.candidates / runs, ("neighbours", run): mixture.neighbours / runs}
-        used = {kind: weight for kind, weight in weights.items() if weight}
-        return mixed([self.expected[kind] for kind in used], list(used.values()))
+        shares = [[weight / runs] * runs for weight in (mixture.candidates, mixture.neighbours)]
+        of_runs = [share + [0.0] * (self.written.shape[1] - runs) for share in shares]
+        # by run, as they were always summed
+        return self.scores.mixture(mixture.training, [weight for pair in zip(*of_runs, strict=True) for weight in pair])
 
-    def _best(self, expected: ExpectedScores, allowed: np.ndarray) -> np.ndarray:
-        return best_candidates(expected, [len(of_photo) for of_photo in self.candidates], self.scorer.weights, allowed)
+    def _best(self, expected: Mixture, allowed: np.ndarray) -> np.ndarray:
+        return best_candidates(expected, self.scores.sizes, self.weights, allowed)
 
     def _allowed(self, runs: int, own_candidates_only: bool) -> np.ndarray:
         """Which of all candidates the first so many runs bring in, bool."""
-        sources = self.run_candidates[:runs] + ([] if own_candidates_only else self.neighbour_captions[:runs])
-        flags = []
-        for photo, of_photo in enumerate(self.candidates):
-            brought_in = {caption for source in sources for caption in source[photo].captions}
-            allowed = [caption in brought_in for caption in of_photo]
-            allowed[-1] |= not any(allowed)  # the constant sentence where there is nothing else
-            flags += allowed
-        return np.array(flags, bool)
+        kinds = [self.written] if own_candidates_only else [self.written, self.near]
+        sources = np.hstack([flags[:, :runs] for flags in kinds])
+        allowed, sizes = np.asarray(sources.any(axis=1)), np.array(self.scores.sizes, int)
+        lasts = np.cumsum(sizes) - 1
+        if len(sizes):
+            some = np.logical_or.reduceat(allowed, lasts + 1 - sizes)
+            allowed[lasts] |= ~some  # the constant sentence where there is nothing else
+        return allowed
 
 
-def gather_evidence(corpus: Corpus, runs: Sequence[RunCandidates], fold: int, sentence: str) -> FoldEvidence:
+def gather_evidence(
+    corpus: Corpus, runs: Sequence[RunCandidates], fold: int, sentence: str, scratch: Path
+) -> FoldEvidence:
     """Candidates and evidence for the captioned photos of a fold, or for the readable test photos where it is TEST.
 
-    runs: their captions tokenised. sentence: the constant one of the other folds' captions.
+    runs: their captions tokenised. sentence: the constant one of the other folds' captions. scratch: the folder of
+    files without a name that hold the scores.
     """
     rows = [
         row
@@ -141,43 +138,34 @@ def gather_evidence(corpus: Corpus, runs: Sequence[RunCandidates], fold: int, se
     scorer = ExpectedScorer([corpus.references[row] for row in training_rows], corpus.weights)
     captions = [caption for row in training_rows for caption in corpus.references[row] if caption]
     random = np.random.default_rng(fold_in(corpus.seed, "evidence", fold))
-    training_captions = random.permutation(captions)[:TRAINING_CAPTIONS].tolist()
-    written, near = [], []
-    for run in runs:
-        texts = [[text for text in run.of(fold, row) if _writable(text)] or [sentence] for row in rows]
-        written.append([EvidenceSource(of_photo) for of_photo in texts])
-        features = run.features(fold)
-        neighbours = nearest_neighbours(features, np.array(rows, int), np.array(training_rows), corpus.neighbours)
-        near.append(neighbour_evidence(neighbours, corpus.references, _TEMPERATURE))
-    candidates = []
-    for sources in zip(*written, *near, strict=True):
-        distinct = dict.fromkeys(text for source in sources for text in source.captions if _writable(text))
-        distinct.pop(sentence, None)
-        candidates.append([*distinct, sentence])
-    expected = {("training", 0): _expected_under_all(candidates, training_captions, scorer)}
-    for kind, by_run in (("candidates", written), ("neighbours", near)):
-        expected |= {(kind, run): _expected(candidates, sources, scorer) for run, sources in enumerate(by_run)}
-    return FoldEvidence(rows, candidates, scorer, written, near, expected, rare_endings(captions))
+    # of their places: numpy would make a table as wide as the longest caption of all
+    training_captions = [captions[i] for i in random.permutation(len(captions))[:TRAINING_CAPTIONS].tolist()]
+    queries, training = np.array(rows, int), np.array(training_rows)
+    neighbours = [nearest_neighbours(run.features(fold), queries, training, corpus.neighbours) for run in runs]
+
+    def evidence(photos: slice) -> list[list[EvidenceSource]]:
+        """What the captioners of each run wrote, and the neighbours' captions in its features, by photo."""
+        kinds = []
+        for run, near in zip(runs, neighbours, strict=True):
+            texts = [[text for text in run.of(fold, row) if _writable(text)] or [sentence] for row in rows[photos]]
+            kinds.append([EvidenceSource(of_photo) for of_photo in texts])
+            kinds.append(neighbour_evidence(near.some(photos), corpus.references, _TEMPERATURE))
+        return kinds
+
+    candidates, flags = [], []
+    for begin in range(0, len(rows), PHOTOS):
+        for sources in zip(*evidence(slice(begin, begin + PHOTOS)), strict=True):
+            ordered = [source.captions for source in (*sources[::2], *sources[1::2])]
+            distinct = dict.fromkeys(text for texts in ordered for text in texts if _writable(text))
+            distinct.pop(sentence, None)
+            candidates.append([*distinct, sentence])
+            by_kind = list(map(frozenset, ordered))
+            flags.append(np.array([[text in texts for texts in by_kind] for text in candidates[-1]], bool))
+    brought_in = np.concatenate([np.zeros((0, 2 * len(runs)), bool), *flags])
+    scores = score_photos(scorer, candidates, training_captions, evidence, 2 * len(runs), scratch)
+    written, near = brought_in[:, : len(runs)], brought_in[:, len(runs) :]
+    return FoldEvidence(rows, candidates, corpus.weights, written, near, scores, rare_endings(captions))
 
 
 def _writable(text: str) -> bool:
     return bool(text) and not _NOT_WRITABLE.search(text)
-
-
-def _expected(candidates: list[list[str]], evidence: list[EvidenceSource], scorer: ExpectedScorer) -> ExpectedScores:
-    """Of the candidates, each photo's under its own evidence."""
-    parts = []
-    for begin in range(0, len(candidates), _PHOTOS):
-        block = slice(begin, begin + _PHOTOS)
-        pairs = zip(candidates[block], evidence[block], strict=True)
-        parts.append(scorer.expected(candidates[block], [source.leaving_one_out(texts) for texts, source in pairs]))
-    return concatenated(parts)
-
-
-def _expected_under_all(candidates: list[list[str]], captions: list[str], scorer: ExpectedScorer) -> ExpectedScores:
-    """Of the candidates under captions that are the evidence for all photos: each distinct candidate is scored once."""
-    index = {text: i for i, text in enumerate(dict.fromkeys(text for texts in candidates for text in texts))}
-    distinct = list(index)
-    parts = [distinct[i : i + _CAPTIONS] for i in range(0, len(distinct), _CAPTIONS)]
-    expected = scorer.expected(parts, [PseudoReferences(captions, np.ones(len(captions)))] * len(parts))
-    return expected.select(np.array([index[text] for texts in candidates for text in texts]))

@@ -15,7 +15,7 @@ pseudo-reference: the evidence. Here it is the formula, and what the formula tak
 `ExpectedScores.caption_score` is the formula of each caption by itself.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,6 +58,15 @@ class ExpectedScores:
     meteor: np.ndarray
     """Counts as in `proxy_score` [n, 5]."""
 
+    def as_table(self) -> np.ndarray:
+        """All numbers side by side [n, COLUMNS]."""
+        return np.column_stack([getattr(self, name) for name in FIELDS])
+
+    @classmethod
+    def of_table(cls, table: np.ndarray) -> "ExpectedScores":
+        """What `as_table` made [n, COLUMNS]."""
+        return cls(table[:, 0], table[:, 1], table[:, 2], table[:, 3:13], table[:, 13:])
+
     def select(self, rows: np.ndarray) -> "ExpectedScores":
         """Some of them."""
         return ExpectedScores(*(getattr(self, name)[rows] for name in FIELDS))
@@ -75,6 +84,8 @@ def concatenated(parts: Sequence[ExpectedScores]) -> ExpectedScores:
 
 
 FIELDS = ("caption_score", "cider_d", "rouge_l", "bleu", "meteor")
+COLUMNS = 18
+"""Numbers of one caption, in all fields."""
 
 
 def gain_in_corpus(expected: ExpectedScores, corpus: ExpectedScores, weights: CaptionWeights) -> np.ndarray:
@@ -92,7 +103,7 @@ def _gradient(function: Callable[[np.ndarray], np.ndarray], sums: np.ndarray) ->
 
 
 class ExpectedScorer:
-    """Scores captions against evidence, many photos at a time; keeps nothing from call to call."""
+    """Scores captions against evidence, many photos at a time; keeps nothing from call to call but words."""
 
     def __init__(self, references: Sequence[Sequence[str]], weights: CaptionWeights):
         """references: tokenised captions of the training photos. weights: of the formula."""
@@ -104,6 +115,12 @@ class ExpectedScorer:
         words = sorted(counts, key=lambda word: (-counts[word], word))
         self._ids = {word: i + 1 for i, word in enumerate(words)}
         self._idf = inverse_document_frequencies(encode(references, self._ids))
+
+    def learn(self, captions: Iterable[str]) -> None:
+        """Give the words of tokenised captions their ids, so that these do not depend on which calls come first."""
+        for caption in captions:
+            for word in caption.split():
+                self._ids.setdefault(word, len(self._ids) + 1)
 
     def expected(self, candidates: Sequence[list[str]], evidence: Sequence[PseudoReferences]) -> ExpectedScores:
         """Of each candidate under its photo's evidence, candidates of all photos in a row."""

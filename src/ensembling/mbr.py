@@ -9,12 +9,13 @@ Some random training captions that may not be chosen belong into the evidence to
 captioner does not know, and keep the choice from trusting it too far.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from src.ensembling.expected_score import ExpectedScores, PseudoReferences, gain_in_corpus
+from src.ensembling.expected_score import ExpectedScores, PseudoReferences, concatenated, gain_in_corpus
 from src.settings.schema import CaptionWeights
 
 _ROUNDS = 8
@@ -79,26 +80,51 @@ class RankedCandidates:
 
 
 def best_candidates(
-    expected: ExpectedScores, sizes: Sequence[int], weights: CaptionWeights, allowed: np.ndarray | None = None
+    expected: Iterable[ExpectedScores],
+    sizes: Sequence[int],
+    weights: CaptionWeights,
+    allowed: np.ndarray | None = None,
 ) -> np.ndarray:
     """The index of each photo's best candidate among those of all photos [photos].
 
-    expected: of all photos' candidates in a row, of which each photo has `sizes`. weights: of the formula. allowed:
-    which may be chosen, bool; the first of a photo without any. The best is the one that adds most to the score of the
-    corpus of all chosen captions; as that depends on the choice itself, it is made again until it stays, at most
-    _ROUNDS times.
+    expected: of all photos' candidates in a row, of which each photo has `sizes`, in blocks of photos; it is iterated
+    over again and again. weights: of the formula. allowed: which may be chosen, bool; the first of a photo without any.
+    The best is the one that adds most to the score of the corpus of all chosen captions; as that depends on the choice
+    itself, it is made again until it stays, at most _ROUNDS times.
     """
+    if not len(sizes):
+        return np.zeros(0, int)
+    ends = np.cumsum(sizes)
 
-    def chosen_by(values: np.ndarray) -> np.ndarray:
-        return first_largest(values if allowed is None else np.where(allowed, values, -np.inf), np.cumsum(sizes))
+    def chosen_by(values_of: Callable[[ExpectedScores], np.ndarray]) -> tuple[np.ndarray, ExpectedScores]:
+        """The best by some values, and the scores of these."""
+        chosen, scores, begin = [], [], 0
+        for block in expected:
+            values, end = values_of(block), begin + len(block.cider_d)
+            values = values if allowed is None else np.where(allowed[begin:end], values, -np.inf)
+            best = first_largest(values, ends[(ends > begin) & (ends <= end)] - begin)
+            chosen.append(best + begin)
+            scores.append(block.select(best))
+            begin = end
+        return np.concatenate(chosen), concatenated(scores)
 
-    chosen = chosen_by(expected.caption_score)
+    chosen, corpus = chosen_by(lambda block: block.caption_score)
     for _ in range(_ROUNDS):
-        again = chosen_by(gain_in_corpus(expected, expected.select(chosen), weights))
+        again, scores = chosen_by(partial(gain_in_corpus, corpus=corpus, weights=weights))
         if (again == chosen).all():
             break
-        chosen = again
+        chosen, corpus = again, scores
     return chosen
+
+
+def chosen_scores(expected: Iterable[ExpectedScores], chosen: np.ndarray) -> ExpectedScores:
+    """The scores of the candidates at `chosen`, ascending places among those of all blocks in a row."""
+    parts, begin = [], 0
+    for block in expected:
+        end = begin + len(block.cider_d)
+        parts.append(block.select(chosen[(chosen >= begin) & (chosen < end)] - begin))
+        begin = end
+    return concatenated(parts)
 
 
 def ranked_candidates(

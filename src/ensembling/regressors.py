@@ -2,11 +2,20 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
-from sklearn.kernel_ridge import KernelRidge
-from sklearn.svm import SVR
+from tqdm import tqdm
 
+from src.ensembling import kernel_machines
+from src.ensembling.kernel_machines import (
+    KernelFeatures,
+    Table,
+    kernel_ridge,
+    landmark_features,
+    landmark_ridge,
+    svr,
+)
 from src.ensembling.tabular_regressors import boosting, ridge
 
 REGRESSORS = ("ridge", "boosting", "svr")
@@ -16,16 +25,10 @@ MEMBERS = ("network", *REGRESSORS, KERNEL_RIDGE, "blend")
 """All columns of MOS that a run may have; another run's member is called "MEMBER RUN"."""
 TEST = -2
 """Stands where a test photo has its fold."""
-KERNEL_PHOTOS = 4000
-"""Photos that one kernel machine is fitted on at most: its time grows with their square or cube."""
-_GAMMA = 0.3
-"""Of the Gaussian kernel, for features whose mean squared distance from the mean photo is 1."""
-_SHARES = (1.0, 0.5, 0.5)
-"""Of a frozen encoder's, handcrafted and codebook features in the distances of kernel ridge regression."""
-_FARTHEST = 8.0
-"""Standard deviations from the mean photo at which a feature is cut: of an unseen photo it may be anything."""
+_FROZEN_SHARE = 2.0
+"""Of a frozen encoder's features in the distances of kernel ridge regression; each other table's is 1."""
 Regressor = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-"""(features of labelled photos, their mos, features of others) → predictions of the others."""
+"""(rows of labelled photos, their mos, rows of others) → predictions of the others."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ class PhotoFeatures:
     codebook: np.ndarray | None = None
     """[N, C] of `data.codebook_features`; None where they were not computed."""
     frozen: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """[N, D] cached features of frozen encoders that MOS is predicted from, by the name of the run."""
+    """[N, V, D] cached features of frozen encoders that MOS is predicted from, of V views, by the name of the run; they
+    may be mapped from a file."""
 
 
 def member_name(member: str, run: str, first: str) -> str:
@@ -55,80 +59,58 @@ def regressor_members(
     known = ~np.isnan(mos) & (fold != TEST)
     if min((known & (fold != number)).sum() for number in folds) < 2:
         return {}
-    blocks = [standardised(features.handcrafted, known)]
-    blocks += [] if features.codebook is None else [features.codebook]
-    inputs: dict[str, tuple[Regressor, np.ndarray]] = {
-        "ridge": (ridge, features.handcrafted),
-        "boosting": (boosting, features.handcrafted),
-        "svr": (svr, scaled_blocks(blocks, known)),
+    rows = np.flatnonzero(known)
+    tables = [Table(features.handcrafted)]
+    tables += [] if features.codebook is None else [Table(features.codebook, standardise=False)]
+    regressors: dict[str, Callable[[], Regressor]] = {
+        "ridge": lambda: _on_table(ridge, features.handcrafted),
+        "boosting": lambda: _on_table(boosting, features.handcrafted),
+        "svr": lambda: partial(svr, KernelFeatures(tables, rows)),
     }
+    most, count = max((known & (fold != number)).sum() for number in folds), kernel_machines.KERNEL_PHOTOS
+    if most > count:
+        parts = min(-(-most // count), kernel_machines.MACHINES)
+        print(
+            f"regressors of {most:,} labelled photos: SVR by {parts} machines of at most {count:,} photos, "
+            f"kernel ridge regression by {count:,} landmarks",
+            flush=True,
+        )
     for run, frozen in features.frozen.items():
-        scaled = standardised(frozen.astype(np.float64), known).clip(-_FARTHEST, _FARTHEST)
-        inputs[member_name(KERNEL_RIDGE, run, first)] = kernel_ridge, scaled_blocks([scaled, *blocks], known, _SHARES)
-    return {name: out_of_fold(regressor, table, mos, fold, folds) for name, (regressor, table) in inputs.items()}
+        inputs = [Table(frozen, _FROZEN_SHARE, cut=True), *tables]
+        regressors[member_name(KERNEL_RIDGE, run, first)] = partial(_kernel_ridge, inputs, rows, most)
+    bar = tqdm(regressors.items(), desc="regressors of MOS", unit=" regressors", leave=False, disable=None)
+    return {name: out_of_fold(regressor(), mos, fold, folds) for name, regressor in bar}
 
 
-def out_of_fold(
-    regressor: Regressor, features: np.ndarray, mos: np.ndarray, fold: np.ndarray, folds: list[int]
-) -> np.ndarray:
-    """Predictions of every photo by a regressor on its features: float64 [N].
+def _on_table(regressor: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray], features: np.ndarray) -> Regressor:
+    return lambda fitted, mos, wanted: regressor(features[fitted], mos, features[wanted])
 
-    features: [N, F]. mos: [N], NaN where unknown. fold: [N]; a photo of one of `folds` is predicted by the regressor
-    fitted on the photos outside that fold, and the test photos by the mean over folds. Others stay NaN: they were never
-    left out.
+
+def _kernel_ridge(tables: list[Table], labelled: np.ndarray, most: int) -> Regressor:
+    """Kernel ridge regression, with landmarks where a fold's regressor would be fitted on too many photos.
+
+    The landmarks are the same for all folds, so that the kernel is computed once; no label has a part in it.
+    """
+    features, count = KernelFeatures(tables, labelled), kernel_machines.KERNEL_PHOTOS
+    if most <= count:
+        return partial(kernel_ridge, features)
+    landmarks = labelled[np.linspace(0, len(labelled) - 1, count).astype(int)]
+    return partial(landmark_ridge, landmark_features(features, landmarks, np.arange(len(tables[0].values))))
+
+
+def out_of_fold(regressor: Regressor, mos: np.ndarray, fold: np.ndarray, folds: list[int]) -> np.ndarray:
+    """Predictions of every photo by a regressor: float64 [N].
+
+    mos: [N], NaN where unknown. fold: [N]; a photo of one of `folds` is predicted by the regressor fitted on the photos
+    outside that fold, and the test photos by the mean over folds. Others stay NaN: they were never left out.
     """
     predicted = np.full(len(mos), np.nan)
     test, of_test = fold == TEST, []
     for number in folds:
-        fitted, held_out = (fold != number) & ~test & ~np.isnan(mos), fold == number
-        wanted = held_out | test
-        answers = regressor(features[fitted], mos[fitted], features[wanted])
+        held_out = fold == number
+        fitted, wanted = np.flatnonzero((fold != number) & ~test & ~np.isnan(mos)), np.flatnonzero(held_out | test)
+        answers = regressor(fitted, mos[fitted], wanted)
         predicted[held_out] = answers[held_out[wanted]]
         of_test.append(answers[test[wanted]])
     predicted[test] = np.mean(of_test, axis=0)
     return predicted
-
-
-def standardised(features: np.ndarray, fitted: np.ndarray) -> np.ndarray:
-    """Features [N, F] less the mean and over the standard deviation of the photos in `fitted`, bool [N]."""
-    return (features - features[fitted].mean(0)) / (features[fitted].std(0) + 1e-6)
-
-
-def scaled_blocks(
-    blocks: list[np.ndarray], fitted: np.ndarray, shares: tuple[float, ...] = (1.0, 1.0, 1.0)
-) -> np.ndarray:
-    """Blocks of features [N, F] side by side, whose parts in squared distances are as `shares` whatever their scales.
-
-    fitted: bool [N], the photos whose mean and spread count.
-    """
-    scaled, total = [], sum(shares[: len(blocks)])
-    for block, share in zip(blocks, shares, strict=False):
-        centred = block - block[fitted].mean(0, dtype=np.float64)
-        size = np.sqrt(np.square(centred[fitted]).sum(1).mean() * total / share)
-        scaled.append(centred / max(size, 1e-6))
-    return np.concatenate(scaled, axis=1)
-
-
-def svr(features: np.ndarray, mos: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """MOS [wanted photos] by support vector regression with a Gaussian kernel on features of `scaled_blocks`.
-
-    Above KERNEL_PHOTOS photos it is the mean of several machines, each fitted on a part of them.
-    """
-    return _mean_of_parts(lambda: SVR(C=3.0, gamma=_GAMMA, epsilon=0.2), features, mos, wanted)
-
-
-def kernel_ridge(features: np.ndarray, mos: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """MOS [wanted photos] by kernel ridge regression, the mean of a Gaussian process; otherwise as `svr`."""
-    return _mean_of_parts(lambda: KernelRidge(alpha=0.1, kernel="rbf", gamma=_GAMMA), features, mos, wanted)
-
-
-def _mean_of_parts(
-    machine: Callable[[], SVR | KernelRidge], features: np.ndarray, mos: np.ndarray, wanted: np.ndarray
-) -> np.ndarray:
-    mean, deviation = mos.mean(), mos.std() or 1.0
-    parts = -(-len(mos) // KERNEL_PHOTOS)
-    answers = [
-        machine().fit(features[part::parts], (mos[part::parts] - mean) / deviation).predict(wanted)
-        for part in range(parts)
-    ]
-    return np.mean(answers, axis=0) * deviation + mean

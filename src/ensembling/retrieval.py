@@ -11,9 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from src.base.machine import usable_cores
+from src.base.worker_pool import thread_pool
 from src.ensembling.mbr import EvidenceSource
 
-_CELLS = 8_000_000  # similarities held at a time
+_CELLS = 8_000_000  # similarities that a thread holds at a time
+_ROWS, _COLUMNS = 2000, 256  # of features that are read at a time
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,10 @@ class Neighbours:
     """Rows of the training photos, int64 [Q, k]; -1 where there are fewer."""
     similarity: np.ndarray
     """Cosines, float32 [Q, k]; -inf where there are fewer."""
+
+    def some(self, queries: slice) -> "Neighbours":
+        """Those of some of the photos."""
+        return Neighbours(self.rows[queries], self.similarity[queries])
 
     def weights(self, temperature: float) -> np.ndarray:
         """How much each neighbour counts, float64 [Q, k], summing to 1: softmax of cosine / temperature.
@@ -37,41 +44,64 @@ class Neighbours:
         return np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
 
 
-def unit_vectors(features: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Features float32 [N, D] with mean 0 and deviation 1 over the photos at `rows`, then each photo of length 1.
+class FeatureSpace:
+    """Photos as vectors of length 1, from features with mean 0 and deviation 1 over some photos.
 
-    What is not finite becomes the mean. A constant feature becomes 0.
+    What is not finite becomes the mean. A constant feature becomes 0. Vectors are computed as they are asked for.
     """
-    features = np.asarray(features, np.float32)
-    learned = np.where(np.isfinite(features[rows]), features[rows], np.nan)
-    known = np.isfinite(learned).any(axis=0)
-    mean, deviation = np.zeros((2, features.shape[1]), np.float32)
-    mean[known], deviation[known] = np.nanmean(learned[:, known], axis=0), np.nanstd(learned[:, known], axis=0)
-    factor = np.divide(1, deviation, where=deviation > 0, out=deviation)
-    scaled = np.where(np.isfinite(features), features - mean, 0) * factor
-    length = np.linalg.norm(scaled, axis=1, keepdims=True)
-    return np.divide(scaled, length, out=np.zeros_like(scaled), where=length > 0)
+
+    def __init__(self, features: Sequence[np.ndarray], learned: np.ndarray):
+        """features: tables [N, D] side by side, which may be mapped from files. learned: rows."""
+        self._features = features
+        pieces = [(table, begin) for table in features for begin in range(0, table.shape[1], _COLUMNS)]
+        statistics = [_statistics(np.asarray(table[learned, at : at + _COLUMNS], np.float32)) for table, at in pieces]
+        self._mean, self._factor = (np.concatenate(parts) for parts in zip(*statistics, strict=True))
+
+    def vectors(self, rows: np.ndarray) -> np.ndarray:
+        """Of the photos at `rows`, float32 [rows, D]."""
+        vectors = np.empty((len(rows), len(self._mean)), np.float32)
+        for begin in range(0, len(rows), _ROWS):
+            block = slice(begin, begin + _ROWS)
+            values = np.concatenate([table[rows[block]] for table in self._features], axis=1, dtype=np.float32)
+            scaled = np.where(np.isfinite(values), values - self._mean, 0) * self._factor
+            length = np.linalg.norm(scaled, axis=1, keepdims=True)
+            vectors[block] = np.divide(scaled, length, out=np.zeros_like(scaled), where=length > 0)
+        return vectors
 
 
-def nearest_neighbours(features: np.ndarray, queries: np.ndarray, training: np.ndarray, k: int) -> Neighbours:
+def _statistics(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean of each feature, and 1 over its deviation, of those that are finite, both float32."""
+    values = np.where(np.isfinite(values), values, np.nan)
+    known = np.isfinite(values).any(axis=0)
+    mean, deviation = np.zeros((2, values.shape[1]), np.float32)
+    mean[known], deviation[known] = np.nanmean(values[:, known], axis=0), np.nanstd(values[:, known], axis=0)
+    return mean, np.divide(1, deviation, where=deviation > 0, out=deviation)
+
+
+def nearest_neighbours(features: Sequence[np.ndarray], queries: np.ndarray, training: np.ndarray, k: int) -> Neighbours:
     """The k training photos most like each query by cosine, of equally near ones the lower row first.
 
-    features: float32 [N, D]. queries int [Q], training int [T]: rows of `features`. A photo is never its own neighbour.
-    Memory grows with k and with a block of queries, not with their number times that of photos.
+    features: tables [N, D] side by side. queries int [Q], training int [T]: their rows. A photo is never its own
+    neighbour. Every photo is compared with every training photo; what is held is the training photos' vectors and a
+    block of similarities.
     """
     training = np.sort(np.asarray(training))
-    vectors = unit_vectors(features, training)
-    training_vectors = np.ascontiguousarray(vectors[training].T)
+    space = FeatureSpace(features, training)
+    training_vectors = space.vectors(training).T
     kept = min(k, len(training))
     rows, similarity = np.full((len(queries), k), -1), np.full((len(queries), k), -np.inf, np.float32)
     step = max(1, _CELLS // max(len(training), 1))
-    for begin in range(0, len(queries), step):
+
+    def search(begin: int) -> None:
         block = np.asarray(queries[begin : begin + step])
-        cosine = vectors[block] @ training_vectors
+        cosine = space.vectors(block) @ training_vectors
         cosine[training == block[:, None]] = -np.inf
         columns, values = _largest(cosine, kept)
         rows[begin : begin + step, :kept] = np.where(np.isfinite(values), training[columns], -1)
         similarity[begin : begin + step, :kept] = values
+
+    with thread_pool(usable_cores()) as pool:
+        list(pool.map(search, range(0, len(queries), step)))
     return Neighbours(rows, similarity)
 
 

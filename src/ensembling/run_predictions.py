@@ -41,9 +41,9 @@ class RunCandidates:
         """The captions of a photo of a fold by that fold's captioner; by all folds' where `fold` is TEST."""
         return [caption for number in self._folds(fold) for caption in self.captions[number].get(row, [])]
 
-    def features(self, fold: int) -> np.ndarray:
-        """The photos as vectors [N, D] of those captioners, side by side."""
-        return np.concatenate([self.pooled[number] for number in self._folds(fold)], axis=1)
+    def features(self, fold: int) -> list[np.ndarray]:
+        """Tables of the photos' features [N, D], of each of those captioners."""
+        return [self.pooled[number] for number in self._folds(fold)]
 
 
 def check_alike(runs: Sequence[Settings]) -> None:

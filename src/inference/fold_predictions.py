@@ -98,7 +98,7 @@ class FoldCandidates:
     greedy: dict[str, str]
     """By photo_id; absent where greedy decoding wrote no word."""
     pooled: np.ndarray
-    """Pooled features of all photos, float32 [N, D]."""
+    """Pooled features of all photos, float32 [N, D], mapped from their file."""
 
 
 def read_fold_candidates(folder: Path) -> FoldCandidates:
@@ -113,7 +113,7 @@ def read_fold_candidates(folder: Path) -> FoldCandidates:
             for photo in photos
             if GREEDY in photo["sources"]
         },
-        np.load(folder / "pooled.npy"),
+        np.load(folder / "pooled.npy", mmap_mode="r"),
     )
 
 

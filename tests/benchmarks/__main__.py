@@ -7,6 +7,7 @@ BENCHMARKS = (
     "busy",
     "constant",
     "decoding",
+    "ensembling",
     "evaluation",
     "features",
     "gpu",

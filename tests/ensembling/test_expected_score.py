@@ -178,7 +178,7 @@ def test_the_choice_for_the_corpus_expects_more_of_the_corpus():
     weights = CaptionWeights(cider_d=0.0)  # which would decide alone
     expected, sizes = ExpectedScorer(training, weights).expected(candidates, evidence), list(map(len, candidates))
     by_itself = first_largest(expected.caption_score, np.cumsum(sizes))
-    for_corpus = best_candidates(expected, sizes, weights)
+    for_corpus = best_candidates([expected], sizes, weights)
     reached = [corpus_score(expected.select(places), weights) for places in (by_itself, for_corpus)]
     assert reached[1] > reached[0]
 
@@ -189,5 +189,5 @@ def test_only_allowed_candidates_are_chosen():
     sizes = list(map(len, candidates))
     allowed = np.random.default_rng(0).random(sum(sizes)) < 0.5
     allowed[np.cumsum([0, *sizes])[:-1]] |= True
-    chosen = best_candidates(scorer.expected(candidates, evidence), sizes, scorer.weights, allowed)
+    chosen = best_candidates([scorer.expected(candidates, evidence)], sizes, scorer.weights, allowed)
     assert allowed[chosen].all() and len(chosen) == len(candidates)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from src.ensembling import regressors
+from src.ensembling import kernel_machines
 from src.ensembling.mos_blend import blend_mos, mos_members, used_mos
 from src.ensembling.regressors import TEST, PhotoFeatures
 from src.ensembling.stacking import blend, clip_to_labels, helpful_members
@@ -73,7 +73,7 @@ def test_support_vectors_see_what_the_codebook_shows(monkeypatch):
 
     seen, blind = score(patterns), score(None)
     assert min(seen) > 0.85 and max(blind) < 0.7
-    monkeypatch.setattr(regressors, "KERNEL_PHOTOS", 130)
+    monkeypatch.setattr(kernel_machines, "KERNEL_PHOTOS", 130)
     assert min(score(patterns)) > 0.8
 
 
@@ -83,7 +83,7 @@ def test_kernel_ridge_regression_on_each_run_s_frozen_features_is_a_member():
     mos = frozen[:, :2].sum(1) + 5.0
     fold = np.r_[np.arange(360) % 3, np.full(40, TEST)]
     labels, networks = np.where(fold == TEST, np.nan, mos), {name: np.full(400, np.nan) for name in ("one", "two")}
-    features = PhotoFeatures(handcrafted, frozen={"one": frozen, "two": frozen[:, ::-1]})
+    features = PhotoFeatures(handcrafted, frozen={"one": frozen[:, None], "two": frozen[:, None, ::-1]})
     members = mos_members(networks, features, labels, fold, [0, 1, 2])
     score = {name: np.corrcoef(found[fold == TEST], mos[fold == TEST])[0, 1] for name, found in members.items()}
     assert list(members) == ["ridge", "boosting", "svr", "kernel_ridge", "kernel_ridge two"]

@@ -129,7 +129,7 @@ def test_one_run_and_many_are_written_alike(predicted):
     assert one["captions"].keys() == both["captions"].keys() and one["runs"] == ["one"]
 
 
-def test_no_evidence_for_a_fold_comes_from_its_own_captions(predicted, monkeypatch):
+def test_no_evidence_for_a_fold_comes_from_its_own_captions(predicted, monkeypatch, tmp_path):
     """Other captions of a fold's photos change no evidence for them, and much of that for others."""
     monkeypatch.chdir(predicted)
     rng, words = np.random.default_rng(0), ["this", "photo", "is", "a", "nice", "good", "picture", "of", "the", "light"]
@@ -144,17 +144,18 @@ def test_no_evidence_for_a_fold_comes_from_its_own_captions(predicted, monkeypat
     changed = [["sharp dark shadows"] if fold[row] == 0 else group for row, group in enumerate(references)]
     corpus = Corpus(references, fold, CaptionWeights(), 0, 3)
     for number, same in ((0, True), (1, False), (TEST, False)):
-        before = gather_evidence(corpus, [run], number, "a constant")
-        after = gather_evidence(dataclasses.replace(corpus, references=changed), [run], number, "a constant")
+        before = gather_evidence(corpus, [run], number, "a constant", tmp_path)
+        others = dataclasses.replace(corpus, references=changed)
+        after = gather_evidence(others, [run], number, "a constant", tmp_path)
         assert (before.candidates == after.candidates) is same and before.rows == after.rows
-        scores = [each.expected["training", 0].caption_score for each in (before, after)]
+        scores = [next(iter(each.scores.mixture(1, (0, 0)))).caption_score for each in (before, after)]
         assert np.array_equal(*scores) is same
         own = {text for row in before.rows for k in candidates for text in candidates[k].get(row, [])}
         for mixture in MIXTURES:
             assert not same or before.select(mixture, 1) == after.select(mixture, 1)
             assert set(before.select(mixture, 1, own_candidates_only=True)) <= own
             for place, photo in enumerate(before.rank(mixture, 1, own_candidates_only=True)):
-                brought_in = [caption in before.run_candidates[0][place].captions for caption in photo.captions]
+                brought_in = [caption in run.of(number, before.rows[place]) for caption in photo.captions]
                 assert brought_in == sorted(brought_in, reverse=True) and brought_in[0]
                 assert sorted(photo.captions) == sorted(before.candidates[place])
         barred = {text for row in np.flatnonzero(fold == number) for text in references[row]} - own
@@ -182,7 +183,7 @@ def test_a_wider_choice_that_misleads_is_not_made(meteor):
     assert selection.select([[plain], [plain, good], [plain, good, *clever]]) == (good, [good] * 30)
 
 
-def test_where_no_test_photo_can_be_read_training_photos_still_get_captions(meteor, monkeypatch):
+def test_where_no_test_photo_can_be_read_training_photos_still_get_captions(meteor, monkeypatch, tmp_path):
     quick_scores(monkeypatch, meteor)
     fold, said = np.array([0, 0, 1, 1, TEST]), [["the light is nice"], ["a nice photo"]] * 2 + [[]]
     seen = np.eye(5, dtype=np.float32)
@@ -192,7 +193,7 @@ def test_where_no_test_photo_can_be_read_training_photos_still_get_captions(mete
     constants = {}
     corpus = Corpus(said, fold, CaptionWeights(), 0, 2)
     searched, rules = ["the light"] * 5, CaptionRules(frozenset({"of"}), False, 0.05)
-    found = select_captions(corpus, [run], searched, {}, constants, rules, CachedMeteor(meteor))
+    found = select_captions(corpus, [run], searched, {}, constants, rules, CachedMeteor(meteor), tmp_path)
     assert found.captions.keys() == {0, 1, 2, 3} and constants.keys() == {0, 1}
 
 
