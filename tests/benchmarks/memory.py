@@ -40,7 +40,7 @@ def _competition(root: Path, count: int) -> None:
     (root / "test.csv").write_text("img_name,img_path\nq0,train/0.jpg\n")
 
 
-def _anonymous(process: int) -> int:
+def anonymous_memory(process: int) -> int:
     """RssAnon of a process and its descendants in kB."""
     try:
         status = Path(f"/proc/{process}/status").read_text()
@@ -48,7 +48,7 @@ def _anonymous(process: int) -> int:
     except OSError:  # it has ended
         return 0
     anonymous = next((int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon")), 0)
-    return anonymous + sum(_anonymous(int(child)) for child in below)
+    return anonymous + sum(anonymous_memory(int(child)) for child in below)
 
 
 def _peak(folder: Path, stage: str) -> float:
@@ -59,7 +59,7 @@ def _peak(folder: Path, stage: str) -> float:
     process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
     peak = 0
     while process.poll() is None:
-        peak = max(peak, _anonymous(process.pid))
+        peak = max(peak, anonymous_memory(process.pid))
         time.sleep(0.1)
     if process.returncode:
         sys.exit(f"error: {stage} failed")
