@@ -111,7 +111,9 @@ def _lexicon(seed: int) -> tuple[list[str], np.ndarray]:
 
 def _misspelt(word: str, rng: np.random.Generator) -> str:
     place = int(rng.integers(len(word)))
-    return (word[:place] + word[place + 1 :] if rng.random() < 0.5 else word[:place] + word[place] + word[place:]) or "a"
+    return (
+        word[:place] + word[place + 1 :] if rng.random() < 0.5 else word[:place] + word[place] + word[place:]
+    ) or "a"
 
 
 def _comment(seed: int, noun: str, faults: list[tuple[str, int]], rng: np.random.Generator) -> str:
@@ -170,7 +172,9 @@ def _view(master: np.ndarray, size: tuple[int, int], rng: np.random.Generator) -
     turn[:, 2] = middle - turn[:, :2] @ (width / 2, height / 2)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     part = cv2.warpAffine(master, turn, (width, height), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
-    light = cv2.resize(rng.uniform(0.35, 1.3, (6, 6)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+    light = cv2.resize(
+        rng.uniform(0.35, 1.3, (6, 6)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC
+    )
     lit = np.clip(part * light[..., None], 0, 255).astype(np.uint8)
     return lit[:, ::-1] if rng.random() < 0.5 else lit
 
