@@ -4,8 +4,9 @@ python -m tests.benchmarks.full_size [1/16 1/4 1/1 ...] [--folder FOLDER] [key.s
 
 Makes the share of a drawn competition that FOLDER lacks (see full_size_competition), runs the stages on it with the
 defaults, and prints seconds, photos a second, peak anonymous memory of the processes together and bytes on disk, then
-the growth exponent log(t2 / t1) / log(n2 / n1) between neighbouring sizes. FOLDER/SIZE/measured.json is kept up while
-a stage runs: the same command goes on, and a stage that was cut off is timed with the seconds of all its starts.
+the growth exponent log(t2 / t1) / log(n2 / n1) between neighbouring sizes. FOLDER/SIZE/NAME.json, of run.name, is kept
+up while a stage runs: the same command goes on, and a stage that was cut off is timed with the seconds of all its
+starts. Runs of another name share photos and caches: what an earlier one left there takes them no time.
 Photos that cannot be used are left out (data.on_bad_photo=skip), and nothing is tuned (tune.trials=0) unless asked.
 """
 
@@ -74,7 +75,7 @@ class Measurement:
         if file.is_file():
             self._content = read_json(file)
         if self._content["arguments"] != arguments:
-            raise InputError(f"{file.parent} was measured with other settings; choose another --folder")
+            raise InputError(f"{file} was measured with other settings; choose another run.name")
 
     @property
     def photos(self) -> int:
@@ -147,7 +148,8 @@ def measure(share: Fraction, folder: Path, settings: Settings) -> Measurement:
     place = folder / _label(share)
     where = {"data.root": place / "data", "run.root": place / "runs", "run.submissions": place / "submissions"}
     settings = changed(settings, {key: str(path) for key, path in where.items()}, "full size")
-    measured = Measurement(place / "measured.json", share, settings)
+    name = settings.run.name
+    measured = Measurement(place / f"{name}.json", share, settings)
     if not (place / "data" / "train.csv").is_file():
         draw_photos(folder, share)
         write_tables(folder, place / "data", share)
@@ -155,7 +157,7 @@ def measure(share: Fraction, folder: Path, settings: Settings) -> Measurement:
         skipped = stage == "tune" and not settings.tune.trials
         if skipped or measured.stages.get(stage, {}).get("done"):
             continue
-        _run_stage(stage, settings, measured, place / f"{stage}.log")
+        _run_stage(stage, settings, measured, place / f"{name}-{stage}.log")
         for row in ("features", stage) if stage == "train" and "features" in measured.stages else (stage,):
             print("  ".join(f"{name} {cell}" for name, cell in zip(_HEAD, measured.row(row), strict=False)), flush=True)
     return measured
