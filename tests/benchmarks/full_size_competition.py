@@ -233,7 +233,7 @@ def draw_photos(folder: Path, share: Fraction, seed: int = 0, progress: bool = T
     draw = partial(_draw_scene, folder, seed)
     bar = tqdm(desc="draw", total=len(missing), unit="photo", disable=not progress, mininterval=5)
     with bar:
-        if len(missing) < 100:
+        if len(missing) < 200:  # drawn in less time than the processes take to start
             for scene in scenes:
                 bar.update(draw(scene))
             return

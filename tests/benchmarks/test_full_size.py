@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from src.base.errors import InputError
 from src.data.folds import near_duplicates
 from src.data.image import load_photo
-from src.settings.schema import ViewSettings
+from src.settings.load import build
+from src.settings.schema import Settings, ViewSettings
 from tests.benchmarks import full_size_competition as competition
-from tests.benchmarks.full_size import growth
+from tests.benchmarks.full_size import Measurement, growth, table
 
 SMALL, SIXTEENTH = Fraction(1, 512), Fraction(1, 16)
 
@@ -97,3 +99,20 @@ def test_photos_differ_as_real_ones_do_and_some_are_broken(made):
 def test_growth_is_the_exponent_between_two_sizes():
     assert growth(10.0, 160.0, (100, 400)) == "2.00" and growth(5.0, 5.0, (100, 400)) == "0.00"
     assert growth(0.0, 5.0, (100, 400)) == ""
+
+
+def test_a_stage_that_was_cut_off_is_timed_with_all_its_starts(tmp_path):
+    settings = Settings()
+    for share, seconds in ((SMALL, (5.0, 3.0)), (SMALL * 4, (16.0, 16.0))):
+        for part, peak in zip(seconds, (2_000_000, 1_000_000), strict=True):
+            measured = Measurement(tmp_path / f"{share.denominator}.json", share, settings)
+            measured.add("train", part, peak)
+            measured.save()
+    again = [Measurement(tmp_path / f"{size}.json", SMALL, settings) for size in (512, 128)]
+    for measured in again:
+        measured.finish("train", build([("run.root", str(tmp_path), "")]))
+    lines = table(again)
+    assert "| train | 1/512 | 132 | 8 | 16.5 | 2 | 0 | 0 |  |  |" in lines
+    assert lines[-1].startswith("| train | 1/128 | 529 | 32 |") and lines[-1].endswith("| 1.00 | 0.00 |")
+    with pytest.raises(InputError, match="other settings"):
+        Measurement(tmp_path / "512.json", SMALL, build([("train.epochs", "3", "")]))
