@@ -3,10 +3,10 @@
 python -m tests.benchmarks.full_size [1/16 1/4 1/1 ...] [--folder FOLDER] [key.sub=value ...]
 
 Makes the share of a drawn competition that FOLDER lacks (see full_size_competition), runs the stages on it with the
-defaults, and prints seconds, photos a second, peak anonymous memory of the processes together and bytes on disk, then
-the growth exponent log(t2 / t1) / log(n2 / n1) between neighbouring sizes. FOLDER/SIZE/NAME.json, of run.name, is kept
-up while a stage runs: the same command goes on, and a stage that was cut off is timed with the seconds of all its
-starts. Runs of another name share photos and caches: what an earlier one left there takes them no time.
+defaults, and prints seconds, those of CPU, photos a second, peak anonymous memory of the processes together and bytes
+on disk, then the growth exponents log(t2 / t1) / log(n2 / n1) between neighbouring sizes. FOLDER/SIZE/NAME.json, of
+run.name, is kept up while a stage runs: the same command goes on, and a stage that was cut off is timed with the
+seconds of all its starts. Runs of another name share photos and caches: what one left there takes the next no time.
 Photos that cannot be used are left out (data.on_bad_photo=skip), and nothing is tuned (tune.trials=0) unless asked.
 """
 
@@ -31,11 +31,12 @@ from src.pipeline.stages import STAGES, start_stage
 from src.settings.load import as_arguments, changed, load
 from src.settings.schema import Settings
 from tests.benchmarks.full_size_competition import draw_photos, numbers, write_tables
-from tests.benchmarks.memory import anonymous_memory
+from tests.benchmarks.memory import anonymous_memory, cpu_seconds
 
 _LOOK_EVERY, _SAVE_EVERY = 0.2, 10.0  # seconds
 _SIZES = ["1/16", "1/4", "1/1"]
-_HEAD = ("stage", "size", "photos", "s", "photos/s", "peak MB", "run MB", "cache MB", "growth of s", "of MB")
+_GROWTH = {"s": "seconds", "CPU s": "cpu", "MB": "peak"}
+_HEAD = ("stage", "size", "photos", "s", "CPU s", "photos/s", "peak MB", "run MB", "cache MB")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -85,10 +86,11 @@ class Measurement:
     def stages(self) -> dict[str, dict[str, Any]]:
         return self._content["stages"]
 
-    def add(self, stage: str, seconds: float, peak: int) -> None:
-        """Seconds more, and a look at the memory in bytes, of a stage that runs."""
-        row = self.stages.setdefault(stage, {"seconds": 0.0, "peak": 0, "done": False})
+    def add(self, stage: str, seconds: float, cpu: float, peak: int) -> None:
+        """Seconds more of time and of CPU, and a look at the memory in bytes, of a stage that runs."""
+        row = self.stages.setdefault(stage, {"seconds": 0.0, "cpu": 0.0, "peak": 0, "done": False})
         row["seconds"] += seconds
+        row["cpu"] += cpu
         row["peak"] = max(row["peak"], peak)
 
     def finish(self, stage: str, settings: Settings) -> None:
@@ -104,19 +106,21 @@ class Measurement:
         """Cells of the table up to the growth."""
         row = self.stages[stage]
         sizes = [f"{row[name] / 1e6:,.0f}" for name in ("peak", "run_bytes", "cache_bytes")]
-        seconds, rate = f"{row['seconds']:,.0f}", f"{self.photos / row['seconds']:,.1f}"
-        return [stage, self._content["size"], f"{self.photos:,}", seconds, rate, *sizes]
+        times = [f"{row[name]:,.0f}" for name in ("seconds", "cpu")]
+        rate = f"{self.photos / row['seconds']:,.1f}"
+        return [stage, self._content["size"], f"{self.photos:,}", *times, rate, *sizes]
 
 
 def _watch(process: subprocess.Popen, stage: str, measured: Measurement, features: Path | None) -> None:
     """Measure until the process ends. features: the folder whose making, inside train, is a row of its own."""
     before = saved = time.monotonic()
+    cpu_before = 0.0
     row = "features" if features and not features.exists() else stage
     while process.poll() is None:
         time.sleep(_LOOK_EVERY)
-        now = time.monotonic()
-        measured.add(row, now - before, anonymous_memory(process.pid) * 1024)
-        before = now
+        now, cpu = time.monotonic(), cpu_seconds(process.pid)
+        measured.add(row, now - before, max(0.0, cpu - cpu_before), anonymous_memory(process.pid) * 1024)
+        before, cpu_before = now, max(cpu, cpu_before)
         if features and row == "features" and features.exists():
             row = stage
         if now - saved > _SAVE_EVERY:
@@ -169,15 +173,16 @@ def growth(few: float, many: float, photos: tuple[int, int]) -> str:
 
 
 def table(measurements: list[Measurement]) -> list[str]:
-    """A Markdown table: for each stage its sizes, smallest first."""
-    lines = [list(_HEAD), ["---"] * len(_HEAD)]
+    """A Markdown table: for each stage its sizes, smallest first, and how it grew since the size before."""
+    head = [*_HEAD, *(f"growth of {name}" for name in _GROWTH)]
+    lines = [head, ["---"] * len(head)]
     for stage in measurements[-1].stages:
         before = None
         for measured in (m for m in measurements if stage in m.stages):
-            cells = ["", ""]
+            cells = [""] * len(_GROWTH)
             if before:
                 rows, photos = (before.stages[stage], measured.stages[stage]), (before.photos, measured.photos)
-                cells = [growth(rows[0][name], rows[1][name], photos) for name in ("seconds", "peak")]
+                cells = [growth(rows[0][name], rows[1][name], photos) for name in _GROWTH.values()]
             lines.append([*measured.row(stage), *cells])
             before = measured
     return [f"| {' | '.join(cells)} |" for cells in lines]

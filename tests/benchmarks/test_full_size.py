@@ -106,13 +106,13 @@ def test_a_stage_that_was_cut_off_is_timed_with_all_its_starts(tmp_path):
     for share, seconds in ((SMALL, (5.0, 3.0)), (SMALL * 4, (16.0, 16.0))):
         for part, peak in zip(seconds, (2_000_000, 1_000_000), strict=True):
             measured = Measurement(tmp_path / f"{share.denominator}.json", share, settings)
-            measured.add("train", part, peak)
+            measured.add("train", part, part / 2, peak)
             measured.save()
     again = [Measurement(tmp_path / f"{size}.json", SMALL, settings) for size in (512, 128)]
     for measured in again:
         measured.finish("train", build([("run.root", str(tmp_path), "")]))
     lines = table(again)
-    assert "| train | 1/512 | 132 | 8 | 16.5 | 2 | 0 | 0 |  |  |" in lines
-    assert lines[-1].startswith("| train | 1/128 | 529 | 32 |") and lines[-1].endswith("| 1.00 | 0.00 |")
+    assert "| train | 1/512 | 132 | 8 | 4 | 16.5 | 2 | 0 | 0 |  |  |  |" in lines
+    assert lines[-1].startswith("| train | 1/128 | 529 | 32 | 16 |") and lines[-1].endswith("| 1.00 | 1.00 | 0.00 |")
     with pytest.raises(InputError, match="other settings"):
         Measurement(tmp_path / "512.json", SMALL, build([("train.epochs", "3", "")]))
