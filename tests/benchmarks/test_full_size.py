@@ -1,6 +1,9 @@
 """The drawn competition of the real size: the real one's facts hold on a share, which is a part of any larger one."""
 
 import csv
+import os
+import subprocess
+import sys
 from collections import Counter
 from fractions import Fraction
 from pathlib import Path
@@ -16,6 +19,7 @@ from src.settings.load import build
 from src.settings.schema import Settings, ViewSettings
 from tests.benchmarks import full_size_competition as competition
 from tests.benchmarks.full_size import Measurement, growth, table
+from tests.benchmarks.memory import anonymous_memory, cpu_seconds
 
 SMALL, SIXTEENTH = Fraction(1, 512), Fraction(1, 16)
 
@@ -116,3 +120,14 @@ def test_a_stage_that_was_cut_off_is_timed_with_all_its_starts(tmp_path):
     assert lines[-1].startswith("| train | 1/128 | 529 | 32 | 16 |") and lines[-1].endswith("| 1.00 | 1.00 | 0.00 |")
     with pytest.raises(InputError, match="other settings"):
         Measurement(tmp_path / "512.json", SMALL, build([("train.epochs", "3", "")]))
+
+
+def test_cpu_and_memory_are_those_of_the_whole_tree_of_processes():
+    """A child counts while it lives, and its CPU afterwards, too."""
+    before, alone = cpu_seconds(os.getpid()), anonymous_memory(os.getpid())
+    busy = "import time\nx = b'x' * 50_000_000\nwhile time.process_time() < 0.3: pass\nprint(flush=True); input()"
+    child = subprocess.Popen([sys.executable, "-c", busy], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdout and child.stdout.readline()
+    assert anonymous_memory(os.getpid()) > alone + 45_000 and cpu_seconds(os.getpid()) > before + 0.25
+    child.communicate(b"\n")
+    assert cpu_seconds(os.getpid()) > before + 0.25 and anonymous_memory(child.pid) == 0
