@@ -3,6 +3,7 @@
 Mapped file pages (the cached pixels) are not counted: the system reclaims them whenever it needs memory.
 """
 
+import contextlib
 import csv
 import os
 import subprocess
@@ -40,15 +41,32 @@ def _competition(root: Path, count: int) -> None:
     (root / "test.csv").write_text("img_name,img_path\nq0,train/0.jpg\n")
 
 
-def _anonymous(process: int) -> int:
-    """RssAnon of a process and its descendants in kB."""
+def process_tree(process: int) -> list[int]:
+    """A process and its descendants, those that live."""
     try:
-        status = Path(f"/proc/{process}/status").read_text()
         below = Path(f"/proc/{process}/task/{process}/children").read_text().split()
     except OSError:  # it has ended
-        return 0
-    anonymous = next((int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon")), 0)
-    return anonymous + sum(_anonymous(int(child)) for child in below)
+        return []
+    return [process, *(one for child in below for one in process_tree(int(child)))]
+
+
+def anonymous_memory(process: int) -> int:
+    """RssAnon of a process and its descendants in kB."""
+    anonymous = 0
+    for one in process_tree(process):
+        with contextlib.suppress(OSError):
+            lines = Path(f"/proc/{one}/status").read_text().splitlines()
+            anonymous += next((int(line.split()[1]) for line in lines if line.startswith("RssAnon")), 0)
+    return anonymous
+
+
+def cpu_seconds(process: int) -> float:
+    """Seconds of CPU that a process and its descendants have taken, also those that have ended and were waited for."""
+    ticks = 0
+    for one in process_tree(process):
+        with contextlib.suppress(OSError):
+            ticks += sum(map(int, Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _peak(folder: Path, stage: str) -> float:
@@ -59,7 +77,7 @@ def _peak(folder: Path, stage: str) -> float:
     process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
     peak = 0
     while process.poll() is None:
-        peak = max(peak, _anonymous(process.pid))
+        peak = max(peak, anonymous_memory(process.pid))
         time.sleep(0.1)
     if process.returncode:
         sys.exit(f"error: {stage} failed")
