@@ -2,7 +2,8 @@
 
 Prints the networks' scores with 95% intervals and baselines beside those of the ensemble, parameters and times, and
 tests each run against the first one on the photos that both predicted out of fold. Writes the same to runs/comparison/:
-comparison.csv (every figure in full), comparison.txt and comparison.png. Nothing is trained or predicted.
+comparison.csv (every figure in full), comparison.txt, comparison.png and report.html, one page that can be mailed.
+Nothing is trained or predicted.
 """
 
 import argparse
@@ -24,9 +25,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError("no run is named: python -m src.compare RUN RUN…")
     from src.base.files import write_text
     from src.metrics.meteor import shared_meteor
+    from src.pipeline.runs import report_path
     from src.plots.comparison_plot import draw_comparison
     from src.reports.comparison import comparison_row, open_run, paired_tests
+    from src.reports.comparison_page import comparison_page
     from src.reports.comparison_table import as_csv, as_text
+    from src.reports.page_writing import write_page
 
     root = Path(settings.run.root)
     folder = Path(options.output) if options.output else root / "comparison"
@@ -38,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_text(folder / "comparison.csv", as_csv(rows, tests))
     write_text(folder / "comparison.txt", text + "\n")
     draw_comparison(rows, folder / "comparison.png")
+    write_page(comparison_page(runs, rows, tests, resamples), report_path(folder))
     print(f"compare: written to {folder}", flush=True)
 
 

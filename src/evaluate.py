@@ -4,7 +4,8 @@ For a run, writes to runs/NAME/: score.json (`oof`; `test` where data.root holds
 captions of its test part; `network`: what the run reaches out of fold without the ensemble), covariate_shift.json and
 .csv (whether test photos can be told from training photos; with a .png of those that differ most), curves.png,
 examples.png, caption_scores.csv (each caption's own scores), attention.png (where the captioner looked, if it attends),
-and report.html, one page that tells how the run went, whenever it is called. With --coco FOLDER also the captions as COCO result files.
+and report.html, one page that tells how the run went, whenever it is called.
+With --coco FOLDER also the captions as COCO result files.
 Stand-alone: --predictions P.csv --references R.csv [--train T.csv] [--json FILE]. Instead of CSV, predictions may be
 a COCO result file (.json) and references COCO annotations such as captions_val2017.json.
 

@@ -5,6 +5,7 @@ the inputs, the hash of each file of code, the content hashes of the outputs and
 """
 
 import contextlib
+import json
 import os
 import shutil
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from src.base.errors import InputError
-from src.base.files import as_json, digest, digest_of, file_digest, read_json, remove_leftovers, write_json
+from src.base.files import digest, digest_of, file_digest, read_json, remove_leftovers, write_json
 from src.base.locks import lock
 from src.pipeline.source_code import code_of, other_code
 from src.settings.former_names import translated
@@ -138,9 +139,9 @@ class Making:
 
 
 def record_digest(marker: Path) -> str:
-    """Hash of a marker but for the seconds that it took, which are no part of a result."""
+    """Hash of a marker but for its seconds, which are no part of a result: that of the file as it was without them."""
     record = {key: value for key, value in read_json(marker).items() if key != "seconds"}
-    return digest(as_json(record))
+    return digest(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 

@@ -3,9 +3,8 @@
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from src.base.files import read_json, write_bytes
+from src.base.files import read_json
 from src.pipeline import outputs, resolved, runs
 from src.pipeline.trained_runs import joined
 from src.reports.page_origin import origin_section, picture_of, stage_seconds
@@ -31,24 +30,11 @@ from src.reports.page_sections import (
     tuning_section,
 )
 from src.reports.page_verdict import cautions, former_run, leak_cautions, verdicts
+from src.reports.page_writing import write_page
 from src.settings.schema import Settings
 
 _LOOKED_FOR = "collapsed captions or MOS, scores under their baselines, leaks between folds and into the test part, "
 _LOOKED_FOR += "covariate shift, and photos that cannot be read"
-
-
-def write_page(page: Page, path: Path) -> None:
-    """Write the page as one HTML file, whole or not at all; one that is there already and says the same stays."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent, encoding="utf-8"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    content = environment.get_template("report.html.j2").render(page=page).encode("utf-8", "replace")
-    if not path.is_file() or path.read_bytes() != content:
-        write_bytes(path, content)
 
 
 def write_report(settings: Settings) -> Path:
@@ -63,7 +49,11 @@ def write_report(settings: Settings) -> Path:
 
 def run_page(settings: Settings) -> Page:
     """All that the page says. Its tables are read row by row: memory hardly grows with the photos."""
-    run, photos, ensemble = runs.run_folder(settings), outputs.photos(settings).folder, outputs.ensemble(settings).folder
+    run, photos, ensemble = (
+        runs.run_folder(settings),
+        outputs.photos(settings).folder,
+        outputs.ensemble(settings).folder,
+    )
     table, predictions = photos / "photos.jsonl", ensemble / "oof.csv"
     scores, statistics = read_json(runs.score_path(run)), read_json(photos / "statistics.json")
     labels = Labels.of(table)
@@ -74,7 +64,9 @@ def run_page(settings: Settings) -> Page:
 
     captioned = labels.captions[answers.row] > 0
     has_captions = scores["oof"]["diagnostics"]["captions"] is not None
-    frequent = frequent_captions(answers, captioned if captioned.any() else ~captioned, predictions) if has_captions else []
+    frequent = (
+        frequent_captions(answers, captioned if captioned.any() else ~captioned, predictions) if has_captions else []
+    )
     fold_of = np.full(len(labels.key), -1)
     fold_of[answers.row[answers.row >= 0]] = answers.fold[answers.row >= 0]
     leaks = leak_cautions(labels, fold_of, np.asarray(digests))

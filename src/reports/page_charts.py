@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from src.reports.page_parts import Chart, number
 
 WIDTH, HEIGHT = 340, 230
-_LEFT, _RIGHT, _TOP, _BOTTOM = 40, 10, 8, 34
+_LEFT, _RIGHT, _TOP, _BOTTOM = 42, 8, 22, 34
 _DOTS = 2000
 """Points up to which each is drawn; more are counted in cells."""
 _CELLS = 36
@@ -26,7 +26,7 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a chart. colour: a class of the page's style: a, b, c, d, or faint. label: "" for none."""
+    """A line of a chart. colour: a class of the page's style, a to e. label: "" for none."""
 
     x: np.ndarray
     y: np.ndarray
@@ -43,8 +43,6 @@ class Plane:
     x_label: str
     y_label: str
     whole_x: bool = False
-    tick_form: str = ""
-    from_zero: bool = False
 
     def __post_init__(self) -> None:
         self.x_ticks, self.y_ticks = _ticks(self.x, 6, self.whole_x), _ticks(self.y, 5)
@@ -72,9 +70,7 @@ class Plane:
         elif places:
             self.marks.append(f'<path d="M{" ".join(places)}" class="{style}"/>')
 
-    def dots(
-        self, x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray, style: str, radius: float
-    ) -> None:
+    def dots(self, x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray, style: str, radius: float) -> None:
         """Points as dots, in one path: strokes without a length and with round ends."""
         places = "".join(f"M{self.px(a)},{self.py(b)}h0" for a, b in zip(x, y, strict=True))
         self.marks.append(f'<path d="{places}" class="{style}" style="stroke-width:{2 * radius:g}"/>')
@@ -99,8 +95,8 @@ class Plane:
         for tick, shown in self.x_ticks:
             parts.append(f'<text x="{self.px(tick)}" y="{low + 14}" class="mid">{shown}</text>')
         parts.append(f'<line x1="{_LEFT}" y1="{low}" x2="{right}" y2="{low}" class="axis"/>')
-        label = escape(self.x_label + (f" · up: {self.y_label}" if self.y_label else ""))
-        parts.append(f'<text x="{right}" y="{HEIGHT - 4}" class="end name">{label}</text>')
+        parts.append(f'<text x="{right}" y="{HEIGHT - 4}" class="end">{escape(self.x_label)}</text>')
+        parts.append(f'<text x="0" y="10">{escape(self.y_label)}</text>')
         return Markup("".join([*parts, *self.marks, "</svg>"]))
 
 
@@ -207,7 +203,9 @@ def lengths_chart(written: np.ndarray, people: np.ndarray) -> Chart:
 def lines_chart(title: str, lines: Sequence[Line], label: str, note: str, text: str) -> Chart:
     """Lines over whole numbers, such as epochs; those without a label are faint."""
     x, y = (np.concatenate([getattr(line, axis) for line in lines]).astype(float) for axis in "xy")
-    plane = Plane(_widened(x, 0.02) if np.ptp(x) else (x[0] - 1, x[0] + 1), _widened(y[np.isfinite(y)]), label, "", True)
+    plane = Plane(
+        _widened(x, 0.02) if np.ptp(x) else (x[0] - 1, x[0] + 1), _widened(y[np.isfinite(y)]), label, "", True
+    )
     for line in lines:
         kept = np.isfinite(line.y)
         step = -(-int(kept.sum()) // _MOST_POINTS) or 1

@@ -30,9 +30,8 @@ def picture_of(path: Path) -> list[Part]:
     if not path.is_file():
         return []
     content = io.BytesIO()
-    with Image.open(path) as image:
-        title = image.info.get("Title", "")
-        image = image.convert("RGB")
+    with Image.open(path) as drawn:
+        title, image = str(drawn.info.get("Title", "")), drawn.convert("RGB")
         image.thumbnail((_WIDEST, 2 * _WIDEST), Image.Resampling.LANCZOS)
         image.save(content, "jpeg", quality=80, optimize=True)
     text = shown(f"Where the captioner looked at each word{': ' + title if title else ''}")
@@ -75,14 +74,26 @@ def origin_section(settings: Settings, seconds: dict[str, float]) -> Section:
         rows = [[stage, duration(seconds[stage])] for stage in stages.STAGES if stage in seconds]
         rows.append(["in all", duration(sum(seconds.values()))])
         note = "folds that ran beside one another are added up"
-        parts.append(Table("Time by stage", [Column("stage"), Column("time", number=True)], rows, note, strong=(len(rows) - 1,)))
+        parts.append(
+            Table("Time by stage", [Column("stage"), Column("time", number=True)], rows, note, strong=(len(rows) - 1,))
+        )
     parts += _submission(settings)
     commands = [f"./run.sh {arguments}", f"python -m src.evaluate {arguments}", f"python -m src.submit {arguments}"]
     manifest = Path(settings.run.submissions) / f"{settings.run.name}.manifest.json"
     if manifest.is_file():
         commands.append(read_json(manifest).get("rebuild", ""))
-    parts.append(Code("Commands", [shown_line(line) for line in commands if line], "the last makes the same bytes again" if manifest.is_file() else ""))
-    parts.append(Code("Settings that are not the defaults", [shown(line) for line in as_yaml(settings).splitlines()], folded=True))
+    parts.append(
+        Code(
+            "Commands",
+            [shown_line(line) for line in commands if line],
+            "the last makes the same bytes again" if manifest.is_file() else "",
+        )
+    )
+    parts.append(
+        Code(
+            "Settings that are not the defaults", [shown(line) for line in as_yaml(settings).splitlines()], folded=True
+        )
+    )
     provenance = [runs.fold_folder(run, fold) / "provenance.json" for fold in resolved.folds_of(settings)]
     if made := next((read_json(path) for path in provenance if path.is_file()), None):
         parts.append(_versions(made))
@@ -97,27 +108,35 @@ def shown_line(line: str) -> str:
 
 def _submission(settings: Settings) -> list[Part]:
     """What submit wrote and checked, where it has."""
-    marker, file = runs.submission_marker(runs.run_folder(settings)), Path(settings.run.submissions, f"{settings.run.name}.csv")
+    marker, file = (
+        runs.submission_marker(runs.run_folder(settings)),
+        Path(settings.run.submissions, f"{settings.run.name}.csv"),
+    )
     record = read_json(marker) if marker.is_file() else None
     if record is None or not file.is_file():
-        return [Sentence("Nothing was submitted yet: python -m src.submit does it.")]
+        return [Sentence("Nothing has been submitted: python -m src.submit does it.")]
     current = record["inputs"].get("predictions") == outputs_digest(outputs.ensemble(settings))
     same = record["outputs"].get(file.name, {}).get("sha256") == file_digest(file)
     if not current or not same:
         why = "was changed after submit had checked it" if current else "is of an earlier result of this run"
         return [Sentence(f"The submission {why}: python -m src.submit makes it anew. It is", file.name)]
-    rows = [["✓", what] for what in _CHECKED]
     note = f"{sum(1 for _ in rows_of(file)):,} rows, SHA-256 {file_digest(file)}"
-    return [Table("The submission's checks, passed", [Column(""), Column(shown(str(file)), stranger=True)], rows, note)]
+    columns = [Column(shown(str(file)), stranger=True)]
+    return [Table("Checks of the submission, all passed", columns, [[f"✓ {what}"] for what in _CHECKED], note)]
 
 
 def _versions(made: dict) -> Table:
-    changed = {True: " with uncommitted changes", False: ""}.get(made.get("uncommitted_changes"), "")
+    changed = " with uncommitted changes" if made.get("uncommitted_changes") else ""
     rows = [["git commit", f"{made.get('git') or 'unknown'}{changed}"], ["Python", made["python"]]]
     rows += [["machine", f"{made['machine']}, {made.get('processor', '')}"]]
     rows += [["GPUs", ", ".join(map(str, made.get("gpus") or [])) or "none"], ["threads", str(made.get("threads", ""))]]
     rows += [[name, str(version)] for name, version in {**made["packages"], **(made.get("weights") or {})}.items()]
-    return Table("Versions that trained it", [Column("what"), Column("version", stranger=True)], [[shown(a), shown(b)] for a, b in rows], folded=True)
+    return Table(
+        "Versions that trained it",
+        [Column("what"), Column("version", stranger=True)],
+        [[shown(a), shown(b)] for a, b in rows],
+        folded=True,
+    )
 
 
 def _hashes(settings: Settings) -> Table:

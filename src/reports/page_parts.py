@@ -56,12 +56,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo with its thumbnail, JPEG as a data address. facts: one short line. references: what people wrote."""
+    """A photo with its thumbnail, JPEG as a data address. facts: short lines. references: what people wrote."""
 
     name: str
     picture: str
     text: str
-    facts: str
+    facts: list[str]
     caption: str = ""
     references: list[str] = field(default_factory=list)
     more_references: int = 0
@@ -166,7 +166,9 @@ class Page:
 def shown(text: str) -> str:
     """A stranger's text of bearable length, without what no file in UTF-8 and no page can hold."""
     text = text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
-    kept = (c if c >= " " and c != "\x7f" and not "\ud800" <= c <= "\udfff" else " " if c in "\t\n\r" else "�" for c in text)
+    kept = (
+        c if c >= " " and c != "\x7f" and not "\ud800" <= c <= "\udfff" else " " if c in "\t\n\r" else "�" for c in text
+    )
     return "".join(kept)
 
 

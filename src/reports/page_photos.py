@@ -84,7 +84,7 @@ class Labels:
 
 @dataclass
 class Answers:
-    """Out-of-fold predictions [K]: the photo's row among `Labels`, its fold, MOS and the spread of its members, caption.
+    """Out-of-fold predictions [K]: row among `Labels`, fold, MOS, spread of the members, key of the caption.
 
     lengths: captions by their number of words [W].
     """
@@ -109,8 +109,8 @@ class Answers:
             spread.append(float(np.std(members)) if len(members) > 1 else np.nan)
             caption.append(_key(row["caption"]))
             lengths[_words(row["caption"])] += 1
-        keys, *columns = (np.array(column) for column in (key, fold, mos, spread, caption))
-        return cls(labels.rows(keys), *columns, lengths)
+        rows = labels.rows(np.array(key))
+        return cls(rows, np.array(fold), np.array(mos), np.array(spread), np.array(caption), lengths)
 
 
 @dataclass
@@ -140,7 +140,7 @@ def frequent_captions(answers: Answers, which: np.ndarray, predictions: Path) ->
     """The captions that most photos have, of those in `which`, bool [K], with how many."""
     keys, counts = np.unique(answers.caption[which], return_counts=True)
     most = np.argsort(-counts, kind="stable")
-    least = counts[most[: FREQUENT][-1]] if len(most) else 0
+    least = counts[most[:FREQUENT][-1]] if len(most) else 0
     wanted = {int(keys[i]): int(counts[i]) for i in most if counts[i] >= least > 1}
     found: dict[str, int] = {}
     for key, row in zip(answers.caption.tolist(), rows_of(predictions) if wanted else (), strict=False):
@@ -192,36 +192,36 @@ class Thumbnails:
 
 @dataclass(frozen=True)
 class Group:
-    """Photos to show together, by their rows, with a short line of facts on each."""
+    """Photos to show together, by their rows, with short lines of facts on each."""
 
     title: str
     note: str
     rows: list[int]
-    facts: dict[int, str]
+    facts: dict[int, list[str]]
 
 
 def mos_groups(labels: Labels, answers: Answers) -> list[Group]:
     """Those whose MOS is nearest to the label and farthest from it, and those on which the members differ most."""
     error = np.abs(answers.mos - labels.mos[answers.row])
     scored = np.flatnonzero(~np.isnan(error) & (answers.row >= 0))
-    spread = answers.spread[scored]
+    doubt = answers.spread[scored]
 
     def group(title: str, note: str, places: np.ndarray) -> Group:
         facts = {}
         for place in scored[places].tolist():
             row = int(answers.row[place])
-            told = f"label {number(labels.mos[row], '.2f')} · predicted {number(answers.mos[place], '.2f')}"
-            both = "" if np.isnan(answers.spread[place]) else f" · ± {number(answers.spread[place], '.2f')}"
-            facts[row] = told + both
+            spread = "" if np.isnan(answers.spread[place]) else f" ± {number(answers.spread[place], '.2f')}"
+            told = f"predicted {number(answers.mos[place], '.2f')}{spread}"
+            facts[row] = [f"label {number(labels.mos[row], '.2f')}", told]
         return Group(title, note, list(facts), facts)
 
     groups = [
         group("MOS: nearest to the label", "", extremes(error[scored], lowest=True)),
         group("MOS: farthest from the label", "", extremes(error[scored], lowest=False)),
     ]
-    if len(scored) and not np.isnan(spread).all():
+    if len(scored) and not np.isnan(doubt).all():
         note = "±: the standard deviation over the members, which differ most on these"
-        groups.append(group("MOS: least certain", note, extremes(np.nan_to_num(spread), lowest=False)))
+        groups.append(group("MOS: least certain", note, extremes(np.nan_to_num(doubt), lowest=False)))
     return [group for group in groups if group.rows]
 
 
@@ -230,7 +230,7 @@ def caption_groups(rows: np.ndarray, cider: np.ndarray) -> list[Group]:
     groups = []
     for title, lowest in (("Captions: highest CIDEr-D", False), ("Captions: lowest CIDEr-D", True)):
         places = extremes(cider, lowest)
-        facts = {int(rows[i]): f"CIDEr-D {number(cider[i], '.2f')}" for i in places if rows[i] >= 0}
+        facts = {int(rows[i]): [f"CIDEr-D {number(cider[i], '.2f')}"] for i in places if rows[i] >= 0}
         groups.append(Group(title, "of the photos that people described", list(facts), facts))
     return [group for group in groups if group.rows]
 

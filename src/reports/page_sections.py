@@ -41,7 +41,7 @@ _MEASURES = {"cider_d": "CIDEr-D", "meteor": "METEOR", "bleu4": "BLEU-4", "bleu3
              "bleu1": "BLEU-1", "rouge_l": "ROUGE-L", "wer": "Word error rate"}  # fmt: skip
 _MOST_ROWS = 20
 """Of a table that could be endless."""
-_COLOURS = {"#0072B2": "a", "#E69F00": "b", "#009E73": "c", "#CC79A7": "d", "#222222": "a", "#D55E00": "b"}
+_COLOURS = {"#0072B2": "a", "#E69F00": "b", "#009E73": "c", "#CC79A7": "d", "#222222": "e", "#D55E00": "b"}
 """The page's colours for those of plots/style.py."""
 _MOST_FOLDS = 10
 """Folds drawn one by one besides their mean."""
@@ -59,14 +59,16 @@ def leaderboard(scores: dict, folder: Path, seconds: dict[str, float], total: fl
     parts: list[Part] = []
     blend = read_json(folder / "blend.json")
     used = {
-        entry["member"] if entry["run"] in (None, blend["runs"][0]) else f"{entry['member']} {entry['run']}": entry["weight"]
+        entry["member"] if entry["run"] in (None, blend["runs"][0]) else f"{entry['member']} {entry['run']}": entry[
+            "weight"
+        ]
         for entry in blend["mos"]["members"]
     }
     members = {name: block for name, block in scores["oof"]["members"].items() if name != "blend"}
     if members:
         blocks = dict(sorted(members.items(), key=lambda item: -item[1]["score"]))
         if scores["oof"]["mos"]:
-            blocks = {"submitted": scores["oof"]["mos"]} | blocks
+            blocks = {"this run": scores["oof"]["mos"]} | blocks
         bounds = [v for block in blocks.values() for v in (block["score"], *(block["interval"] or ()))]
         rows = []
         for name, block in blocks.items():
@@ -78,10 +80,14 @@ def leaderboard(scores: dict, folder: Path, seconds: dict[str, float], total: fl
                  between(low, high), number(block["plcc"]), number(block["srcc"]),
                  f"{used[name]:.2f}" if name in used else "", duration(took) if took else ""]
             )  # fmt: skip
-        columns = [Column("member", stranger=True), Column(""), *(Column(c, number=True) for c in ("score", "95%", "PLCC", "SRCC", "weight", "time"))]
+        columns = [
+            Column("member", stranger=True),
+            Column(""),
+            *(Column(c, number=True) for c in ("score", "95%", "PLCC", "SRCC", "weight", "time")),
+        ]
         note = "weight: its share of the blend. time: training and prediction of all folds"
         note += f"; regressors, blend and captions took {duration(total)} together" if total else ""
-        parts.append(Table("MOS: each member alone", columns, rows, note, strong=(0,) if "submitted" in blocks else ()))
+        parts.append(Table("MOS: each member alone", columns, rows, note, strong=(0,) if "this run" in blocks else ()))
     steps = list(rows_of(folder / "ablation.csv"))
     for kind, title in (("MOS", "MOS: what each step adds"), ("caption", "Captions: what each step adds")):
         if own := [step for step in steps if step["kind"] == kind and step["score"]]:
@@ -132,9 +138,16 @@ def captions_section(
     for name, title in {"score": "Score", **_MEASURES}.items():
         constant = baseline["caption"] if name == "score" else measures.get(name)
         difference = None if constant is None else block[name] - constant
-        cells = [number(block[name]), number(network[name]) if network else "", "" if constant is None else number(constant)]
+        cells = [
+            number(block[name]),
+            number(network[name]) if network else "",
+            "" if constant is None else number(constant),
+        ]
         rows.append([title, *cells, "" if difference is None else number(difference, "+.3f")])
-    columns = [Column("measure"), *(Column(name, number=True) for name in ("this run", "networks alone", "constant sentence", "gain over it"))]
+    columns = [
+        Column("measure"),
+        *(Column(name, number=True) for name in ("this run", "networks alone", "constant sentence", "gain over it")),
+    ]
     parts.append(Table("Captions by measure", columns, rows, "of the word error rate less is better", strong=(0,)))
     if baseline["sentence"]:
         parts.append(Sentence("The constant sentence of each fold:", shown(baseline["sentence"])))
@@ -143,8 +156,9 @@ def captions_section(
     rows = [[shown(text), f"{count:,}", f"{count / photos:.1%}"] for text, count in frequent]
     columns = [Column("caption", stranger=True), Column("photos", number=True), Column("share", number=True)]
     note = (
-        f"{told['distinct']:,} distinct captions on {photos:,} photos; a word twice running in {told['adjacent_repeats']:.1%}, "
-        f"a pair of words twice in {told['repeated_pairs']:.1%}, broken off in {told['dangling']:.1%}"
+        f"{told['distinct']:,} distinct captions on {photos:,} photos; a word twice running in "
+        f"{told['adjacent_repeats']:.1%}, a pair of words twice in {told['repeated_pairs']:.1%}, "
+        f"broken off in {told['dangling']:.1%}"
     )
     if rows:
         parts.append(Table("Most frequent captions", columns, rows, note))
@@ -213,8 +227,12 @@ def data_section(statistics: dict, labels: Labels, digests: np.ndarray, phash: n
         facts.append(("MOS", f"{mos['mean']:.2f} ± {mos['sd']:.2f}, from {mos['min']:g} to {mos['max']:g}"))
     words = (statistics.get("captions") or {}).get("words", {})
     if words:
-        facts.append(("words in a caption", f"median {words['median']:g}, 95% up to {words['p95']:g}, {words['max']} at most"))
-    parts: list[Part] = [Table("Photos and labels", [Column(""), Column("", number=True)], [list(fact) for fact in facts])]
+        facts.append(
+            ("words in a caption", f"median {words['median']:g}, 95% up to {words['p95']:g}, {words['max']} at most")
+        )
+    parts: list[Part] = [
+        Table("Photos and labels", [Column(""), Column("", number=True)], [list(fact) for fact in facts])
+    ]
     if mos:
         edges, counts = (np.array(mos["histogram"][name]) for name in ("edges", "counts"))
         text = f"MOS of {mos['count']:,} photos for training: {facts[8][1]}"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.base.files import file_digest, read_json
+from src.base.files import digest_of, file_digest, read_json
 from src.metrics.diagnostics import COMMON_SHARE
 from src.pipeline import runs
 from src.reports.page_charts import strip
@@ -23,11 +23,11 @@ _RETURNS_OFTEN = 0.1
 """Share of the photos above which one sentence is told of."""
 
 _ADVICE = {
-    "have the same caption": "The captioner has collapsed. Train longer or with a lower optim.lr, check that the photos' "
-    "captions differ, and look at the caption loss below.",
+    "have the same caption": "The captioner has collapsed. Train longer or with a lower optim.lr, check that "
+    "people's captions differ, and look at the caption loss below.",
     "one caption stands on": "The captioner says the same of different photos. Lower ensemble.maximum_share, train "
     "longer, or try another decoder.",
-    "captions are empty": "An empty caption makes a submission invalid. Raise decoding.minimum_words, and train longer.",
+    "captions are empty": "A submission with an empty caption is invalid. Raise decoding.minimum_words, train longer.",
     "<unk>": "An unknown word counts as wrong, and makes a submission invalid. Lower vocabulary.minimum_count.",
     "words on average": "Captions this short miss what people describe. Raise decoding.length_penalty.",
     "a word twice running": "Set decoding.no_repeat_ngram_size, or ensemble.repeats=false.",
@@ -52,10 +52,10 @@ class FormerRun:
 
 
 def former_run(settings: Settings) -> FormerRun | None:
-    """The latest result before this one: of another run, or what an earlier submission of this one had."""
+    """The latest result before this one on the same photos: of another run, or an earlier submission of this one."""
     run, root = runs.run_folder(settings), Path(settings.run.root)
-    found = []
-    for name in runs.evaluated_runs(root):
+    found, same = [], runs_on_same_photos(root, run)
+    for name in same:
         if name != run.name:
             scores = read_json(runs.score_path(root / name))["oof"]
             figures = [scores[kind] and scores[kind]["score"] for kind in FORMS]
@@ -63,12 +63,29 @@ def former_run(settings: Settings) -> FormerRun | None:
     log, submitted = (Path(settings.run.submissions, name) for name in ("log.csv", f"{run.name}.csv"))
     own = file_digest(submitted) if submitted.is_file() else ""
     for row in rows_of(log) if log.is_file() else ():
-        if row["sha256"] != own or row["run"] != run.name:
+        if row["run"] in same and (row["sha256"] != own or row["run"] != run.name):
             figures = [float(row[f"local_{kind}"]) if row[f"local_{kind}"] else None for kind in FORMS]
             found.append(FormerRun(_seconds(row["time"]), row["run"], *figures))
     marker = runs.score_marker(run)
     before = [former for former in found if not marker.is_file() or former.time < marker.stat().st_mtime]
     return max(before, key=lambda former: former.time, default=None)
+
+
+def runs_on_same_photos(root: Path, run: Path) -> list[str]:
+    """The names of the evaluated runs on the photos and labels of a run, itself included; the view may differ."""
+    tables = {}
+    for folder in runs.cached_folders(root, "photos"):
+        outputs = read_json(runs.marker_of(folder))["outputs"]
+        tables[digest_of({name: output["sha256"] for name, output in outputs.items()})] = outputs["photos.jsonl"][
+            "sha256"
+        ]
+
+    def table(name: str) -> str | None:
+        marker = runs.score_marker(root / name)
+        return tables.get(read_json(marker)["inputs"].get("photos")) if marker.is_file() else None
+
+    own = table(run.name)
+    return [name for name in runs.evaluated_runs(root) if name == run.name or (own and table(name) == own)]
 
 
 def _seconds(written: str) -> float:
@@ -105,11 +122,13 @@ def verdicts(scores: dict, former: FormerRun | None, seconds: float) -> list[Ver
             facts.append(Fact("the last run,", _against(score, last, form), "last", shown(former.run)))
             marks.append(("last", last))
         if test:
-            reached = f"{number(test['score'], form)} {between(*(test['interval'] or (None, None)), form)}"
-            facts.append(Fact("on the test photos", reached))
+            least, most = test["interval"] or (None, None)
+            facts.append(Fact("on the test photos", f"{number(test['score'], form)} {between(least, most, form)}"))
         facts.append(Fact("photos", f"{block['photos']:,}"))
         facts += [Fact("made in", duration(seconds))] if seconds else []
-        text = f"{title} {score:.3f} {between(low, high)}" + "".join(f"; {fact.name} {fact.run}: {fact.value}" for fact in facts)
+        text = f"{title} {score:.3f} {between(low, high)}" + "".join(
+            f"; {fact.name} {fact.run}: {fact.value}" for fact in facts
+        )
         found.append(
             Verdict(title, number(score, form), between(low, high, form), strip(score, low, high, marks, text), facts)
         )
@@ -126,7 +145,9 @@ def cautions(
     """What to look at before the score is believed. shift: of covariate_shift.json. frequent: captions with counts."""
     for part, name in (("oof", ""), ("test", "on the test photos, ")):
         for warning in (scores[part] or {}).get("warnings", []):
-            advice = next((advice for words, advice in _ADVICE.items() if words in warning), "Look at the captions below.")
+            advice = next(
+                (advice for words, advice in _ADVICE.items() if words in warning), "Look at the captions below."
+            )
             what, _, quote = warning.partition(": '") if ": '" in warning else (warning, "", "")
             yield Caution(name + what, advice, shown(quote.removesuffix("'")))
     captions = scores["oof"]["diagnostics"]["captions"]
@@ -178,7 +199,9 @@ def leak_cautions(labels: Labels, fold_of: np.ndarray, digests: np.ndarray) -> l
     _, group = np.unique(same, return_inverse=True)
     groups = int(group.max(initial=-1)) + 1
     test, labelled = labels.test[rows], ~labels.test[rows] & (~np.isnan(labels.mos[rows]) | (labels.captions[rows] > 0))
-    both = np.bincount(group[test], minlength=groups).astype(bool) & np.bincount(group[labelled], minlength=groups).astype(bool)
+    both = np.bincount(group[test], minlength=groups).astype(bool) & np.bincount(
+        group[labelled], minlength=groups
+    ).astype(bool)
     found = []
     if both.any():
         what = f"{int(both.sum()):,} photos are in the test part and, with a label, in the training part as well"
@@ -189,5 +212,7 @@ def leak_cautions(labels: Labels, fold_of: np.ndarray, digests: np.ndarray) -> l
     np.maximum.at(most, group[fold >= 0], fold[fold >= 0])
     if count := int(((most >= 0) & (least < most)).sum()):
         what = f"{count:,} photos occur in more than one fold, so that a network is scored on photos it has learned"
-        found.append(Caution(what, "The score is too high. Split by duplicates (split.official=false), or remove them."))
+        found.append(
+            Caution(what, "The score is too high. Split by duplicates (split.official=false), or remove them.")
+        )
     return found
