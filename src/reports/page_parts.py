@@ -178,8 +178,11 @@ def data_address(content: bytes, kind: str) -> str:
 
 
 def number(value: float | None, form: str = ".3f") -> str:
-    """A figure, with a minus of full width; a dash where there is none."""
-    return "–" if value is None else f"{value:{form}}".replace("-", "−")
+    """A figure, with a minus of full width, and no sign where all its digits are 0; a dash where there is none."""
+    if value is None:
+        return "–"
+    text = f"{value:{form}}".replace("-", "−")
+    return text if any(digit in text for digit in "123456789") else text.lstrip("+−")
 
 
 def between(low: float | None, high: float | None, form: str = ".3f") -> str:

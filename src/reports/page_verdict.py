@@ -11,12 +11,14 @@ from src.base.files import digest_of, file_digest, read_json
 from src.metrics.diagnostics import COMMON_SHARE
 from src.pipeline import runs
 from src.reports.page_charts import strip
-from src.reports.page_parts import Caution, Fact, Verdict, between, duration, number, shown
+from src.reports.page_parts import Caution, Fact, Verdict, between, number, shown
 from src.reports.page_photos import Labels, rows_of
 from src.settings.schema import Settings
 
-FORMS = {"mos": (".3f", "MOS score", "ridge regression"), "caption": (".3f", "Caption score", "constant sentence")}
-"""By score: number format, title, the baseline's name."""
+KINDS = {"mos": ("MOS score", "ridge baseline"), "caption": ("Caption score", "constant sentence")}
+"""By score: title, the baseline's name."""
+_FORM = ".4f"
+"""As evaluate prints scores and submit logs them."""
 _NEARLY_PERFECT = 0.99
 """MOS score above which labels are more likely among the inputs than learned: two groups of people agree less well."""
 _RETURNS_OFTEN = 0.1
@@ -43,12 +45,17 @@ _ADVICE = {
 
 @dataclass(frozen=True)
 class FormerRun:
-    """An earlier result: when it was made, of which run, and its scores out of fold."""
+    """An earlier result: when it was made, of which run ("": this one), and its scores out of fold."""
 
     time: float
     run: str
     mos: float | None
     caption: float | None
+
+    @property
+    def told(self) -> str:
+        """What it is, in words that the run's name follows."""
+        return "last run," if self.run else "last submission"
 
 
 def former_run(settings: Settings) -> FormerRun | None:
@@ -58,14 +65,15 @@ def former_run(settings: Settings) -> FormerRun | None:
     for name in same:
         if name != run.name:
             scores = read_json(runs.score_path(root / name))["oof"]
-            figures = [scores[kind] and scores[kind]["score"] for kind in FORMS]
+            figures = [scores[kind] and scores[kind]["score"] for kind in KINDS]
             found.append(FormerRun(runs.score_marker(root / name).stat().st_mtime, name, *figures))
     log, submitted = (Path(settings.run.submissions, name) for name in ("log.csv", f"{run.name}.csv"))
     own = file_digest(submitted) if submitted.is_file() else ""
     for row in rows_of(log) if log.is_file() else ():
         if row["run"] in same and (row["sha256"] != own or row["run"] != run.name):
-            figures = [float(row[f"local_{kind}"]) if row[f"local_{kind}"] else None for kind in FORMS]
-            found.append(FormerRun(_seconds(row["time"]), row["run"], *figures))
+            figures = [float(row[f"local_{kind}"]) if row[f"local_{kind}"] else None for kind in KINDS]
+            name = "" if row["run"] == run.name else row["run"]
+            found.append(FormerRun(_seconds(row["time"]), name, *figures))
     marker = runs.score_marker(run)
     before = [former for former in found if not marker.is_file() or former.time < marker.stat().st_mtime]
     return max(before, key=lambda former: former.time, default=None)
@@ -96,10 +104,10 @@ def _seconds(written: str) -> float:
         return 0.0
 
 
-def verdicts(scores: dict, former: FormerRun | None, seconds: float) -> list[Verdict]:
+def verdicts(scores: dict, former: FormerRun | None) -> list[Verdict]:
     """A verdict for each score that was measured. scores: of score.json."""
     found = []
-    for kind, (form, title, baseline_name) in FORMS.items():
+    for kind, (title, baseline_name) in KINDS.items():
         block, baseline = scores["oof"][kind], scores["oof"]["baseline"][kind]
         if block is None:
             continue
@@ -109,34 +117,33 @@ def verdicts(scores: dict, former: FormerRun | None, seconds: float) -> list[Ver
         facts, marks = [], []
         folds = [fold[kind] for fold in scores["oof"]["folds"] if fold[kind] is not None]
         if len(folds) > 1:
-            spread = f"{number(min(folds), form)} to {number(max(folds), form)}, ± {np.std(folds, ddof=1):.3f}"
+            spread = f"{number(min(folds), _FORM)} to {number(max(folds), _FORM)}, ± {np.std(folds, ddof=1):.3f}"
             facts.append(Fact(f"over {len(folds)} folds", spread))
         if baseline is not None:
             side = "above" if score > baseline else "under" if score < baseline else "equal to"
-            facts.append(Fact(f"{side} the baseline, {baseline_name}", _against(score, baseline, form), "base"))
+            facts.append(Fact(f"{side} the {baseline_name}", _against(score, baseline), "base"))
             marks.append(("base", baseline))
         if network:
-            facts.append(Fact("the networks without the ensemble", _against(score, network["score"], form), "net"))
+            facts.append(Fact("networks alone", _against(score, network["score"]), "net"))
             marks.append(("net", network["score"]))
         if former and last is not None:
-            facts.append(Fact("the last run,", _against(score, last, form), "last", shown(former.run)))
+            facts.append(Fact(former.told, _against(score, last), "last", shown(former.run)))
             marks.append(("last", last))
         if test:
             least, most = test["interval"] or (None, None)
-            facts.append(Fact("on the test photos", f"{number(test['score'], form)} {between(least, most, form)}"))
+            facts.append(Fact("on the test photos", f"{number(test['score'], _FORM)} {between(least, most, _FORM)}"))
         facts.append(Fact("photos", f"{block['photos']:,}"))
-        facts += [Fact("made in", duration(seconds))] if seconds else []
         text = f"{title} {score:.3f} {between(low, high)}" + "".join(
-            f"; {fact.name} {fact.run}: {fact.value}" for fact in facts
+            f"; {fact.name}{' ' if fact.run else ''}{fact.run}: {fact.value}" for fact in facts
         )
         found.append(
-            Verdict(title, number(score, form), between(low, high, form), strip(score, low, high, marks, text), facts)
+            Verdict(title, number(score, _FORM), between(low, high, _FORM), strip(score, low, high, marks, text), facts)
         )
     return found
 
 
-def _against(score: float, other: float, form: str) -> str:
-    return f"{number(other, form)} ({number(score - other, '+' + form)})"
+def _against(score: float, other: float) -> str:
+    return f"{number(other, _FORM)} ({number(score - other, '+.4f')})"
 
 
 def cautions(
