@@ -152,7 +152,7 @@ def frequent_captions(answers: Answers, which: np.ndarray, predictions: Path) ->
 def reference_lengths(statistics: dict) -> np.ndarray:
     """People's captions by their number of words [W], from statistics.json."""
     lengths = np.zeros(_MOST_WORDS + 1, int)
-    for words, count in (statistics.get("captions") or {}).get("words", {}).get("histogram", {}).items():
+    for words, count in (statistics["captions"]["words"] or {"histogram": {}})["histogram"].items():
         lengths[min(int(words), _MOST_WORDS)] += count
     return lengths
 

@@ -218,15 +218,13 @@ def data_section(statistics: dict, labels: Labels, digests: np.ndarray, phash: n
         ("… with captions", count(train & (labels.captions > 0))),
         ("captions of these", f"{int(labels.captions[train].sum()):,}"),
         ("test photos", count(labels.test)),
-        ("groups that stay in one fold", f"{statistics.get('groups', 0):,}"),
+        ("groups that stay in one fold", f"{statistics['groups']:,}"),
         ("files that occur again", f"{len(files) - len(np.unique(files)):,}"),
         ("photos that look like another one", f"{int(present.sum()) - len(np.unique(phash[present])):,}"),
     ]
-    mos = statistics.get("mos")
-    if mos:
+    if mos := statistics["mos"]:
         facts.append(("MOS", f"{mos['mean']:.2f} ± {mos['sd']:.2f}, from {mos['min']:g} to {mos['max']:g}"))
-    words = (statistics.get("captions") or {}).get("words", {})
-    if words:
+    if words := statistics["captions"]["words"]:
         facts.append(
             ("words in a caption", f"median {words['median']:g}, 95% up to {words['p95']:g}, {words['max']} at most")
         )
