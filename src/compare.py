@@ -25,12 +25,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError("no run is named: python -m src.compare RUN RUN…")
     from src.base.files import write_text
     from src.metrics.meteor import shared_meteor
-    from src.pipeline.runs import report_path
     from src.plots.comparison_plot import draw_comparison
     from src.reports.comparison import comparison_row, open_run, paired_tests
-    from src.reports.comparison_page import comparison_page
+    from src.reports.comparison_page import write_comparison_page
     from src.reports.comparison_table import as_csv, as_text
-    from src.reports.page_writing import write_page
 
     root = Path(settings.run.root)
     folder = Path(options.output) if options.output else root / "comparison"
@@ -42,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_text(folder / "comparison.csv", as_csv(rows, tests))
     write_text(folder / "comparison.txt", text + "\n")
     draw_comparison(rows, folder / "comparison.png")
-    write_page(comparison_page(runs, rows, tests, resamples), report_path(folder))
+    write_comparison_page(folder, runs, rows, tests, resamples)
     print(f"compare: written to {folder}", flush=True)
 
 

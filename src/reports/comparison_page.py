@@ -1,12 +1,15 @@
 """The page that puts runs side by side."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from src.metrics.significance import Paired
+from src.pipeline.runs import report_path
 from src.reports.comparison import EvaluatedRun, RunTests
 from src.reports.page_charts import range_bar
 from src.reports.page_parts import Caution, Column, Page, Part, Section, Table, between, duration, number, shown
+from src.reports.page_writing import write_page
 from src.settings.keys import flatten
 from src.settings.schema import Settings
 
@@ -16,6 +19,13 @@ _SHARES = {"most_frequent_share": "most frequent", "adjacent_repeats": "a word t
            "repeated_pairs": "a pair of words twice", "dangling": "broken off", "unk_share": "with <unk>"}  # fmt: skip
 _MOST_SETTINGS = 40
 Row = dict[str, Any]
+
+
+def write_comparison_page(
+    folder: Path, evaluated: list[EvaluatedRun], rows: list[Row], tests: list[RunTests], resamples: int
+) -> None:
+    """Write the page into the folder of a comparison. The arguments are those of `comparison_page`."""
+    write_page(comparison_page(evaluated, rows, tests, resamples), report_path(folder))
 
 
 def comparison_page(evaluated: list[EvaluatedRun], rows: list[Row], tests: list[RunTests], resamples: int) -> Page:

@@ -78,7 +78,7 @@ def run_page(settings: Settings) -> Page:
         _photos_section(settings, scores, labels, answers),
         training_section(run, resolved.folds_of(settings)),
         data_section(statistics, labels, np.asarray(digests), np.asarray(phash), runs.rejected_path(run)),
-        tuning_section(runs.tuning_folder(run)),
+        tuning_section(runs.tuning_folder(run), settings),
         origin_section(settings, seconds),
     ]
     total = sum(seconds.values())

@@ -81,11 +81,11 @@ def origin_section(settings: Settings, seconds: dict[str, float]) -> Section:
     commands = [f"./run.sh {arguments}", f"python -m src.evaluate {arguments}", f"python -m src.submit {arguments}"]
     manifest = Path(settings.run.submissions) / f"{settings.run.name}.manifest.json"
     if manifest.is_file():
-        commands.append(read_json(manifest).get("rebuild", ""))
+        commands.append(shlex.join(["python", "-m", "src.rebuild", str(manifest)]))
     parts.append(
         Code(
             "Commands",
-            [shown_line(line) for line in commands if line],
+            [shown_line(line) for line in commands],
             "the last makes the same bytes again" if manifest.is_file() else "",
         )
     )

@@ -36,6 +36,9 @@ from src.reports.page_parts import (
     shown,
 )
 from src.reports.page_photos import Answers, Labels, rows_of
+from src.settings.former_names import read_saved
+from src.settings.load import changed
+from src.settings.schema import Settings
 
 _MEASURES = {"cider_d": "CIDEr-D", "meteor": "METEOR", "bleu4": "BLEU-4", "bleu3": "BLEU-3", "bleu2": "BLEU-2",
              "bleu1": "BLEU-1", "rouge_l": "ROUGE-L", "wer": "Word error rate"}  # fmt: skip
@@ -246,9 +249,13 @@ def _first(path: Path, cells: Callable[[dict[str, str]], list[Any]]) -> list[lis
     return [cells(row) for row, _ in zip(rows_of(path), range(_MOST_ROWS), strict=False)]
 
 
-def tuning_section(folder: Path) -> Section | None:
-    """The trials, the best first, and what the judge found."""
-    if not (folder / "trials.csv").is_file():
+def tuning_section(folder: Path, settings: Settings) -> Section | None:
+    """The trials, the best first, and what the judge found; nothing of a search whose result the run does not use."""
+    best_file = folder / "best.yaml"
+    if not (folder / "trials.csv").is_file() or not best_file.is_file():
+        return None
+    found = {key: text for key, text in read_saved(best_file).items() if key not in ("run.name", "tune.trials")}
+    if changed(settings, found, str(best_file)) != settings:
         return None
     trials = list(rows_of(folder / "trials.csv"))
     names = list(trials[0]) if trials else []
@@ -267,9 +274,8 @@ def tuning_section(folder: Path) -> Section | None:
     columns = [Column(name, number=name not in ("state", "reason")) for name in kept]
     note = f"the best {len(rows)} of {len(trials)}" if len(trials) > len(rows) else ""
     parts.append(Table("Trials, the best first", columns, rows, note))
-    if (folder / "best.yaml").is_file():
-        text = (folder / "best.yaml").read_text(encoding="utf-8")
-        parts.append(Code("best.yaml", [shown(line) for line in text.splitlines()[: 2 * _MOST_ROWS]]))
+    text = best_file.read_text(encoding="utf-8")
+    parts.append(Code(best_file.name, [shown(line) for line in text.splitlines()[: 2 * _MOST_ROWS]]))
     return Section("tuning", "Tuning", parts)
 
 

@@ -82,6 +82,9 @@ def test_what_a_run_does_not_have_is_left_out(tmp_path, task, expected):
     header = ("trial", "state", "mean score", "optim.lr", "reason")
     write_csv(tuned / "trials.csv", header, [[0, "complete", 0.5, 0.1, ""], [1, "failed", "", 9, "out of memory"]])
     write_json(tuned / "judge.json", {"verdict": "trial 0 won"})
+    (tuned / "best.yaml").write_text("run.name: made up\noptim.lr: 0.5\n")
+    assert headings(settings) == expected, "a search whose winner is not used"
+    (tuned / "best.yaml").write_text(f"run.name: made up\noptim.lr: {settings.optim.lr}\n")
     assert headings(settings) == [*expected[:-1], "Tuning", "Origin"]
     assert "Trial 0 won." in write_report(settings).read_text(encoding="utf-8")
 
