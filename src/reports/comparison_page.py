@@ -8,7 +8,7 @@ from src.metrics.significance import Paired
 from src.pipeline.runs import report_path
 from src.reports.comparison import EvaluatedRun, RunTests
 from src.reports.page_charts import range_bar
-from src.reports.page_parts import Caution, Column, Page, Part, Section, Table, between, duration, number, shown
+from src.reports.page_parts import Caution, Column, Page, Part, Section, Table, between, duration, number, shown, within
 from src.reports.page_writing import write_page
 from src.settings.keys import flatten
 from src.settings.schema import Settings
@@ -40,7 +40,7 @@ def comparison_page(evaluated: list[EvaluatedRun], rows: list[Row], tests: list[
     ]
     cautions = [
         Caution(
-            f"{shown(row['run'])} is not tested against {shown(first)}",
+            f"{within(row['run'])} is not tested against {within(first)}",
             f"It has {test.refused}: such scores do not compare."
             if test.refused
             else "Too few photos, or equal labels.",
@@ -49,8 +49,8 @@ def comparison_page(evaluated: list[EvaluatedRun], rows: list[Row], tests: list[
         if not (test.mos or test.caption)
     ]
     about = ["scores of the networks, out of fold", f"intervals and tests: bootstrap, {resamples:,} resamples"]
-    about += [f"tested against {shown(first)}"] if len(rows) > 1 else []
-    name = " · ".join(shown(row["run"]) for row in rows)
+    about += [f"tested against {within(first)}"] if len(rows) > 1 else []
+    name = " · ".join(within(row["run"]) for row in rows)
     kept = [section for section in sections if section.parts]
     return Page("comparison", name, about, [], cautions, "", kept)
 
@@ -81,7 +81,7 @@ def _scores(name: str, rows: list[Row], tests: list[RunTests]) -> Table | None:
     columns = [Column("run", stranger=True), Column(""), *(Column(text, number=True) for text in titles)]
     note = "baseline: " + {"mos": "ridge regression", "caption": "the best constant sentence"}[name]
     note += (
-        f". difference, p: the networks against those of {shown(rows[0]['run'])} on the photos in common"
+        f". difference, p: the networks against those of {within(rows[0]['run'])} on the photos in common"
         if tests
         else ""
     )

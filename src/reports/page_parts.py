@@ -172,6 +172,11 @@ def shown(text: str) -> str:
     return "".join(kept)
 
 
+def within(name: str) -> str:
+    """A stranger's name within a sentence, between marks that keep its direction of writing from the rest."""
+    return f"\u2068{shown(name)}\u2069"
+
+
 def data_address(content: bytes, kind: str) -> str:
     """The address that holds a picture itself. kind: jpeg or png."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"

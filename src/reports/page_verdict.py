@@ -11,7 +11,7 @@ from src.base.files import digest_of, file_digest, read_json
 from src.metrics.diagnostics import COMMON_SHARE
 from src.pipeline import runs
 from src.reports.page_charts import strip
-from src.reports.page_parts import Caution, Fact, Verdict, between, number, shown
+from src.reports.page_parts import Caution, Fact, Verdict, between, number, shown, within
 from src.reports.page_photos import Labels, rows_of
 from src.settings.schema import Settings
 
@@ -134,7 +134,7 @@ def verdicts(scores: dict, former: FormerRun | None) -> list[Verdict]:
             facts.append(Fact("on the test photos", f"{number(test['score'], _FORM)} {between(least, most, _FORM)}"))
         facts.append(Fact("photos", f"{block['photos']:,}"))
         text = f"{title} {score:.3f} {between(low, high)}" + "".join(
-            f"; {fact.name}{' ' if fact.run else ''}{fact.run}: {fact.value}" for fact in facts
+            f"; {fact.name}{f' {within(fact.run)}' if fact.run else ''}: {fact.value}" for fact in facts
         )
         found.append(
             Verdict(title, number(score, _FORM), between(low, high, _FORM), strip(score, low, high, marks, text), facts)
