@@ -187,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             draw_run(settings, table, predictions, has_mos)
             if captions is not None:
                 draw_run_attention(settings, table, predictions, captions)
-    from src.reports.page import write_report
+    from src.reports.run_page import write_report
 
     print(f"evaluate: the report: {write_report(settings)}", flush=True)
     if options.coco:

@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with making(submission(settings), options.fresh) as work:
         if work:
             submit_run(settings, form, work)
-    from src.reports.page import write_report
+    from src.reports.run_page import write_report
 
     print(f"submit: the report: {write_report(settings)}", flush=True)
     if work:

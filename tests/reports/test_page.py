@@ -14,9 +14,9 @@ import pytest
 from src.base.csv_files import write_csv
 from src.base.files import digest_of, write_json
 from src.pipeline import outputs, runs
-from src.reports.page import run_page, write_report
 from src.reports.page_charts import calibration_chart, residual_chart, scatter_chart
 from src.reports.page_parts import number, shown
+from src.reports.run_page import run_page, write_report
 from tests.helpers.made_up_run import made_up_run
 
 STRANGE = "<script>alert(1)</script> \"double\" 'single' & 한국어 \u200fעברית\u202e {{ 7 * 7 }}"
@@ -173,7 +173,7 @@ MEASURE = """
 import resource, sys, time
 from pathlib import Path
 from tests.helpers.made_up_run import made_up_run
-from src.reports.page import write_report
+from src.reports.run_page import write_report
 settings = made_up_run(Path(sys.argv[1]), int(sys.argv[2]))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 began = time.monotonic()
@@ -182,7 +182,7 @@ print(path.stat().st_size, time.monotonic() - began)
 """
 PEAK = """
 import resource, sys
-from src.reports.page import write_report
+from src.reports.run_page import write_report
 from src.settings.load import load
 from src.pipeline import resolved
 settings = resolved.tuned(load(sys.argv[1:], "evaluate", "")[0])

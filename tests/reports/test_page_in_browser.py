@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from src.reports.page import write_report
+from src.reports.run_page import write_report
 from tests.helpers.browser import missing, open_browser, set_screen
 from tests.helpers.made_up_run import made_up_run
 from tests.reports.test_page import STRANGE
