@@ -16,6 +16,8 @@ WIDTH, HEIGHT = 340, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 42, 8, 22, 34
 _DOTS = 2000
 """Points up to which each is drawn; more are counted in cells."""
+_FEW_DOTS = 200
+"""Points below which they are drawn larger."""
 _CELLS = 36
 _LEVELS = 6
 _MOST_POINTS = 200
@@ -123,7 +125,8 @@ def scatter_chart(predicted: np.ndarray, truth: np.ndarray) -> Chart:
     plane = Plane(span, span, "predicted MOS", "label")
     plane.line(span[0], span[0], span[1], span[1], "guide")
     if len(truth) <= _DOTS:
-        plane.dots(predicted, truth, "dot cloud a", 1.7)
+        few = len(truth) < _FEW_DOTS
+        plane.dots(predicted, truth, "dot a" if few else "dot cloud a", 2.6 if few else 1.7)
     else:
         counts, edges, _ = np.histogram2d(predicted, truth, _CELLS, (span, span))
         level = np.ceil(np.sqrt(counts / counts.max()) * _LEVELS).astype(int)

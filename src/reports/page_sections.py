@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from src.base.errors import InputError
 from src.base.files import read_json
@@ -136,21 +137,16 @@ def captions_section(
     if block is None:
         return None
     parts: list[Part] = []
-    measures, network = baseline.get("measures") or {}, (scores["network"] or {}).get("caption") or {}
+    measures, network = baseline["measures"] or {}, (scores["network"] or {}).get("caption")
     rows = []
     for name, title in {"score": "Score", **_MEASURES}.items():
         constant = baseline["caption"] if name == "score" else measures.get(name)
-        difference = None if constant is None else block[name] - constant
-        cells = [
-            number(block[name]),
-            number(network[name]) if network else "",
-            "" if constant is None else number(constant),
-        ]
-        rows.append([title, *cells, "" if difference is None else number(difference, "+.3f")])
-    columns = [
-        Column("measure"),
-        *(Column(name, number=True) for name in ("this run", "networks alone", "constant sentence", "gain over it")),
-    ]
+        row: list[str | Markup] = [title, number(block[name]), *([number(network[name])] if network else [])]
+        rows.append(
+            row + ["", ""] if constant is None else [*row, number(constant), number(block[name] - constant, "+.3f")]
+        )
+    titles = ["this run", *(["networks alone"] if network else []), "constant sentence", "gain over it"]
+    columns = [Column("measure"), *(Column(name, number=True) for name in titles)]
     parts.append(Table("Captions by measure", columns, rows, "of the word error rate less is better", strong=(0,)))
     if baseline["sentence"]:
         parts.append(Sentence("The constant sentence of each fold:", shown(baseline["sentence"])))

@@ -151,12 +151,13 @@ def cautions(
 ) -> Iterator[Caution]:
     """What to look at before the score is believed. shift: of covariate_shift.json. frequent: captions with counts."""
     for part, name in (("oof", ""), ("test", "on the test photos, ")):
-        for warning in (scores[part] or {}).get("warnings", []):
-            advice = next(
-                (advice for words, advice in _ADVICE.items() if words in warning), "Look at the captions below."
-            )
-            what, _, quote = warning.partition(": '") if ": '" in warning else (warning, "", "")
-            yield Caution(name + what, advice, shown(quote.removesuffix("'")))
+        report = scores[part] or {"warnings": []}
+        for warning in report["warnings"]:
+            advice = next((text for words, text in _ADVICE.items() if words in warning), "Look at the sections below.")
+            what, quote = warning, ""
+            if warning.endswith(("'", '"')):  # it ends in the most frequent caption, as Python writes it
+                what, quote = warning.partition(": ")[0], report["diagnostics"]["captions"]["most_frequent"]
+            yield Caution(name + what, advice, shown(quote))
     captions = scores["oof"]["diagnostics"]["captions"]
     if captions and captions["photos"] >= 20 and _RETURNS_OFTEN < captions["most_frequent_share"] <= COMMON_SHARE:
         yield Caution(
