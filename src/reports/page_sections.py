@@ -137,14 +137,13 @@ def captions_section(
     if block is None:
         return None
     parts: list[Part] = []
-    measures, network = baseline["measures"] or {}, (scores["network"] or {}).get("caption")
+    measures, network = baseline.get("measures") or {}, (scores["network"] or {}).get("caption")
     rows = []
     for name, title in {"score": "Score", **_MEASURES}.items():
         constant = baseline["caption"] if name == "score" else measures.get(name)
         row: list[str | Markup] = [title, number(block[name]), *([number(network[name])] if network else [])]
-        rows.append(
-            row + ["", ""] if constant is None else [*row, number(constant), number(block[name] - constant, "+.3f")]
-        )
+        gained = None not in (constant, block[name])
+        rows.append([*row, number(constant), number(block[name] - constant, "+.3f") if gained else ""])
     titles = ["this run", *(["networks alone"] if network else []), "constant sentence", "gain over it"]
     columns = [Column("measure"), *(Column(name, number=True) for name in titles)]
     parts.append(Table("Captions by measure", columns, rows, "of the word error rate less is better", strong=(0,)))

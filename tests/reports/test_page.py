@@ -78,6 +78,10 @@ def test_what_a_run_does_not_have_is_left_out(tmp_path, task, expected):
     assert headings(settings) == expected
     text = write_report(settings).read_text(encoding="utf-8")
     assert ("Captions by measure" in text) == (task != "mos") and ("Calibration" in text) == (task != "caption")
+    if task != "mos":  # a score of an earlier version has no measures of the baseline
+        scores = json.loads(runs.score_path(runs.run_folder(settings)).read_text())
+        del scores["oof"]["baseline"]["measures"]
+        write_json(runs.score_path(runs.run_folder(settings)), scores)
     tuned = runs.tuning_folder(runs.run_folder(settings))
     header = ("trial", "state", "mean score", "optim.lr", "reason")
     write_csv(tuned / "trials.csv", header, [[0, "complete", 0.5, 0.1, ""], [1, "failed", "", 9, "out of memory"]])
