@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from src.reports.page_parts import Chart, number
 
 WIDTH, HEIGHT = 340, 230
-_LEFT, _RIGHT, _TOP, _BOTTOM = 42, 8, 22, 34
+_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 8, 22, 34
 _DOTS = 2000
 """Points up to which each is drawn; more are counted in cells."""
 _FEW_DOTS = 200
