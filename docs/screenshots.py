@@ -3,6 +3,7 @@
 Needs requirements-app.txt, selenium, chromium and chromedriver.
 """
 
+import base64
 import io
 import subprocess
 import sys
@@ -15,11 +16,15 @@ from tests.helpers.browser import browser_of_width
 
 FOLDER = Path(__file__).parent
 PHOTO = Path("data/demo/test")
+WIDTH = 1100
 
 
-def save(driver, name: str) -> None:
-    """Save what the browser shows with 256 colours, a third of the bytes."""
-    picture = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
+def save(driver, name: str, height: int) -> None:
+    """Save the top of the page with 256 colours, a third of the bytes."""
+    clip = {"x": 0, "y": 0, "width": WIDTH, "height": height, "scale": 1}
+    taken = {"format": "png", "captureBeyondViewport": True, "clip": clip}
+    content = driver.execute_cdp_cmd("Page.captureScreenshot", taken)["data"]
+    picture = Image.open(io.BytesIO(base64.b64decode(content))).convert("RGB")
     picture.quantize(256, dither=Image.Dither.NONE).save(FOLDER / name, optimize=True)
 
 
@@ -30,7 +35,7 @@ def app() -> None:
         [sys.executable, "-m", "src.app", "--port=7871"], stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout and any("Running on" in line for line in iter(process.stdout.readline, ""))
-        with browser_of_width(1100) as driver:
+        with browser_of_width(WIDTH) as driver:
             driver.get("http://127.0.0.1:7871")
             while len(driver.find_elements("css selector", "textarea")) < 2:
                 time.sleep(0.2)
@@ -38,17 +43,15 @@ def app() -> None:
             while not driver.find_elements("css selector", ".cards img"):
                 time.sleep(0.2)
             time.sleep(2)
-            driver.set_window_size(1100, 1500)
-            save(driver, "app.png")
+            save(driver, "app.png", 1300)
         process.terminate()
 
 
 def report() -> None:
     """The report of the run."""
-    with browser_of_width(1100) as driver:
+    with browser_of_width(WIDTH) as driver:
         driver.get(Path("runs/demo/report.html").resolve().as_uri())
-        driver.set_window_size(1100, 1600)
-        save(driver, "report.png")
+        save(driver, "report.png", 1300)
 
 
 if __name__ == "__main__":

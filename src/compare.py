@@ -2,7 +2,8 @@
 
 Prints the networks' scores with 95% intervals and baselines beside those of the ensemble, parameters and times, and
 tests each run against the first one on the photos that both predicted out of fold. Writes the same to runs/comparison/:
-comparison.csv (every figure in full), comparison.txt and comparison.png. Nothing is trained or predicted.
+comparison.csv (every figure in full), comparison.txt, comparison.png and report.html, one page that can be mailed.
+Nothing is trained or predicted.
 """
 
 import argparse
@@ -26,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from src.metrics.meteor import shared_meteor
     from src.plots.comparison_plot import draw_comparison
     from src.reports.comparison import comparison_row, open_run, paired_tests
+    from src.reports.comparison_page import write_comparison_page
     from src.reports.comparison_table import as_csv, as_text
 
     root = Path(settings.run.root)
@@ -38,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_text(folder / "comparison.csv", as_csv(rows, tests))
     write_text(folder / "comparison.txt", text + "\n")
     draw_comparison(rows, folder / "comparison.png")
+    write_comparison_page(folder, runs, rows, tests, resamples)
     print(f"compare: written to {folder}", flush=True)
 
 

@@ -2,8 +2,10 @@
 
 For a run, writes to runs/NAME/: score.json (`oof`; `test` where data.root holds test_labels.csv or the data set has
 captions of its test part; `network`: what the run reaches out of fold without the ensemble), covariate_shift.json and
-.csv (whether test photos can be told from training photos; with a .png of those that differ most), curves.png and
-examples.png. With --coco FOLDER also the captions as COCO result files.
+.csv (whether test photos can be told from training photos; with a .png of those that differ most), curves.png,
+examples.png, caption_scores.csv (each caption's own scores), attention.png (where the captioner looked, if it attends),
+and report.html, one page that tells how the run went, whenever it is called.
+With --coco FOLDER also the captions as COCO result files.
 Stand-alone: --predictions P.csv --references R.csv [--train T.csv] [--json FILE]. Instead of CSV, predictions may be
 a COCO result file (.json) and references COCO annotations such as captions_val2017.json.
 
@@ -50,10 +52,13 @@ def score_files(settings: Settings, options: argparse.Namespace) -> None:
         write_json(Path(options.json), report)
 
 
-def score_run(settings: Settings, table: "pd.DataFrame", predictions: "pd.DataFrame") -> dict:
+def score_run(
+    settings: Settings, table: "pd.DataFrame", predictions: "pd.DataFrame"
+) -> tuple[dict, "pd.DataFrame | None"]:
     """The reports `oof`, `test` and `network`, each None where there is none; the first two are printed.
 
-    table: the photos. predictions: the ensemble's, out of fold.
+    And the scores of each out-of-fold caption, None without captions. table: the photos. predictions: the ensemble's,
+    out of fold.
     """
     from src.base.files import read_json
     from src.data.prediction_tables import read_predictions
@@ -73,7 +78,7 @@ def score_run(settings: Settings, table: "pd.DataFrame", predictions: "pd.DataFr
     if resolved.has_networks(settings):
         networks = read_predictions(outputs.predictions(settings).folder / "oof.csv")
         scores["network"] = evaluation.networks(networks, scores["oof"])
-    return scores
+    return scores, evaluation.caption_scores()
 
 
 def report_covariate_shift(
@@ -163,18 +168,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = resolved.tuned(settings)
     with making(outputs.score(settings), options.fresh) as work:
         if work:
-            from src.base.files import write_json
+            from src.base.files import write_json, write_text
             from src.data.prediction_tables import read_predictions
             from src.data.table import load_table
+            from src.reports.figures import draw_run_attention
 
             table = load_table(outputs.photos(settings).folder / "photos.jsonl")
             predictions = read_predictions(outputs.ensemble(settings).folder / "oof.csv")
-            scores = score_run(settings, table, predictions)
+            scores, captions = score_run(settings, table, predictions)
             write_json(runs.score_path(work.folder), scores)
+            if captions is not None:
+                path = runs.caption_scores_path(work.folder)
+                write_text(path, captions.to_csv(index=False, lineterminator="\n"))
+                work.outputs.append(path.name)
             has_mos = scores["oof"]["mos"] is not None
             shift_files = report_covariate_shift(settings, table, predictions, has_mos, work.folder)
             work.outputs += [runs.score_path(work.folder).name, *shift_files]
             draw_run(settings, table, predictions, has_mos)
+            if captions is not None:
+                draw_run_attention(settings, table, predictions, captions)
+    from src.reports.run_page import write_report
+
+    print(f"evaluate: the report: {write_report(settings)}", flush=True)
     if options.coco:
         write_coco(settings, Path(options.coco))
 

@@ -1,12 +1,14 @@
 """What a stage makes, and whether it is up to date.
 
 An `Artefact` is a folder, and beside its files a marker, written last, that holds the settings, the content hashes of
-the inputs, the hash of each file of code and the content hashes of the outputs.
+the inputs, the hash of each file of code, the content hashes of the outputs and the seconds of the last try.
 """
 
 import contextlib
+import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -123,6 +125,7 @@ class Making:
 
     folder: Path
     outputs: list[str] = field(default_factory=list)
+    began: float = field(default_factory=time.monotonic)
 
     def finish(self, artefact: Artefact) -> None:
         """Write the marker."""
@@ -131,7 +134,14 @@ class Making:
             name: {"bytes": (self.folder / name).stat().st_size, "sha256": file_digest(self.folder / name)}
             for name in sorted(self.outputs)
         }
-        write_json(marker, {"stage": artefact.stage, **_identity(artefact), "outputs": hashes})
+        record = {"stage": artefact.stage, **_identity(artefact), "outputs": hashes}
+        write_json(marker, record | {"seconds": round(time.monotonic() - self.began, 1)})
+
+
+def record_digest(marker: Path) -> str:
+    """Hash of a marker but for its seconds, which are no part of a result: that of the file as it was without them."""
+    record = {key: value for key, value in read_json(marker).items() if key != "seconds"}
+    return digest(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from src.base.errors import InputError
 from src.base.files import digest_of, file_digest, read_json
 from src.base.signatures import PHOTO_PLUGINS
 from src.pipeline import runs
-from src.pipeline.artefacts import Artefact, outputs_digest, tree_signature
+from src.pipeline.artefacts import Artefact, outputs_digest, record_digest, tree_signature
 from src.pipeline.resolved import DEMO, data_root, folds_of, has_networks, search_plan
 from src.pipeline.trained_runs import joined
 from src.settings.former_names import read_saved
@@ -161,7 +161,7 @@ def _start_digest(setting: str, start: Path, inputs: dict[str, str], other_photo
             f"{setting} was split otherwise, so it has learned photos that this run validates on; "
             "give the same split.* settings"
         )
-    return file_digest(marker)
+    return record_digest(marker)
 
 
 def fold_predictions(settings: Settings, number: int) -> Artefact:

@@ -135,6 +135,21 @@ def submission_marker(run: Path) -> Path:
     return run / "submitted.json"
 
 
+def report_path(run: Path) -> Path:
+    """The page that tells how the run, or a comparison of runs in a folder of its own, went."""
+    return run / "report.html"
+
+
+def caption_scores_path(run: Path) -> Path:
+    """The scores of each out-of-fold caption."""
+    return run / "caption_scores.csv"
+
+
+def attention_path(run: Path) -> Path:
+    """Where the captioner looked in one photo."""
+    return run / "attention.png"
+
+
 def rejected_path(run: Path) -> Path:
     """The rows and photos that cannot be used."""
     return run / "rejected.csv"

@@ -1,14 +1,24 @@
-"""Figures of a run: some of its predictions, and the test photos least like the training photos."""
+"""Figures of a run: some of its predictions, where it looked, and the test photos least like the training photos."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
+from src.base.errors import InputError
+from src.base.files import replacing
+from src.pipeline import resolved, runs
+from src.plots.attention_maps import draw_attention
 from src.plots.example_photos import draw_examples
+from src.settings.schema import Settings
 
 EXAMPLES = 12
 """Photos on a contact sheet."""
+ATTENDING = ("attention", "updown", "transformer")
+"""Names of the decoders that attend to parts of a photo."""
 
 
 def draw_run_examples(
@@ -25,6 +35,41 @@ def draw_run_examples(
     if has_mos:
         titles = [f"MOS {mos:.1f}{label}" for mos, label in zip(shown["mos"], labels, strict=True)]
     draw_examples(pixels[rows["index"].to_numpy()], titles, shown["caption"].tolist(), out)
+
+
+def draw_run_attention(
+    settings: Settings, table: pd.DataFrame, predictions: pd.DataFrame, captions: pd.DataFrame
+) -> None:
+    """Draw where the captioner looks while it writes of the photo whose caption scores highest.
+
+    The network is that of the fold that has not seen the photo. Nothing is drawn, and an earlier picture removed, for a
+    run without networks or with a captioner that does not attend. table: the photos. predictions: out of fold.
+    captions: of `RunEvaluation.caption_scores`.
+    """
+    run = runs.run_folder(settings)
+    out = runs.attention_path(run)
+    out.unlink(missing_ok=True)
+    if not resolved.has_networks(settings) or settings.decoder.name not in ATTENDING or not len(captions):
+        return
+    from src.inference.photo_captioner import PhotoCaptioner, attention_of_file
+
+    photo = captions["photo_id"].iloc[int(captions["cider_d"].to_numpy().argmax())]
+    fold = int(predictions.set_index("photo_id")["fold"].loc[photo])
+    one_fold = dataclasses.replace(settings, train=dataclasses.replace(settings.train, fold=fold))
+    path = resolved.data_root(settings) / table.set_index("photo_id")["path"].loc[photo]
+    try:
+        maps, picture, box = attention_of_file(PhotoCaptioner(run, one_fold), path)
+    except InputError as error:
+        print(f"evaluate: attention is not drawn: {error}", flush=True)
+        return
+    if not maps.words:
+        return
+    title = " ".join(maps.words)
+    draw_attention(picture, maps.words, maps.weights, maps.layout, box, out, title, maps.parts)
+    told = PngInfo()
+    told.add_itxt("Title", f"photo {photo}, fold {fold}: {title}")
+    with replacing(out) as temporary, Image.open(out) as image:
+        image.save(temporary, "png", pnginfo=told)
 
 
 def draw_shifted_photos(shifted: list[tuple[int, float]], test: pd.DataFrame, pixels: np.ndarray, out: Path) -> None:

@@ -61,11 +61,21 @@ class RunEvaluation:
         self.settings, self.predictions, self.meteor = settings, predictions, meteor
         self.training = table[for_training(table)]
         self.constants: dict[int, str | None] = dict(constants)
+        self._scored: CaptionScores | None = None
 
     def out_of_fold(self) -> dict:
         """The report of the out-of-fold predictions, with each fold's own scores."""
         labels = self.training.loc[self.predictions["photo_id"]]
         return self._report(self.predictions, labels, self.predictions["fold"].to_numpy())
+
+    def caption_scores(self) -> pd.DataFrame | None:
+        """photo_id, cider_d, rouge_l, word edits and words of each photo that `out_of_fold` scored; None without."""
+        if self._scored is None:
+            return None
+        captioned = self.training["captions"].loc[self.predictions["photo_id"]].map(bool).to_numpy()
+        edits, words = self._scored.errors.T
+        scores = {"cider_d": self._scored.cider, "rouge_l": self._scored.rouge, "edits": edits, "words": words}
+        return pd.DataFrame({"photo_id": self.predictions["photo_id"].to_numpy()[captioned], **scores})
 
     def networks(self, predictions: pd.DataFrame, out_of_fold: dict) -> dict:
         """The report of what the networks alone predict. predictions: what `predict` wrote as oof.csv.
@@ -107,6 +117,8 @@ class RunEvaluation:
         blocks = {name: member for name in names if (member := block(name))}
         captions = None if self.settings.task == "mos" else predictions["caption"].tolist()
         scores = None if captions is None else self._caption_scores(captions, references)
+        if predictions is self.predictions:
+            self._scored = scores
         caption = caption_block(scores, metric.weights, metric.bootstrap, seed)
         if caption and captions and metric.spice:
             caption["spice"] = _spice(captions, references)
@@ -137,15 +149,19 @@ class RunEvaluation:
     def _baseline(
         self, blocks: dict[str, dict], scores: CaptionScores | None, references: list[tuple[str, ...]], fold: np.ndarray
     ) -> dict:
-        """mos, caption, sentence (all folds' sentences): the constant sentence of a photo's fold has not seen it."""
+        """mos, caption, sentence (all folds' sentences), measures (of the caption, by name).
+
+        The constant sentence of a photo's fold has not seen it.
+        """
         by_fold = {k: self.constant_caption(k) for k in np.unique(fold).tolist()} if scores is not None else {}
         sentences = [sentence for sentence in dict.fromkeys(by_fold.values()) if sentence]
-        caption = None
+        caption = measures = None
         if by_fold and all(by_fold.values()):
             constants = self._caption_scores([by_fold[k] or "" for k in fold.tolist()], references)
-            caption = constants and caption_score(constants.totals(), self.settings.metric.weights)
+            measures = constants and constants.totals()
+            caption = measures and caption_score(measures, self.settings.metric.weights)
         mos = blocks[BASELINE]["score"] if BASELINE in blocks else None
-        return {"mos": mos, "caption": caption, "sentence": " | ".join(sentences) or None}
+        return {"mos": mos, "caption": caption, "sentence": " | ".join(sentences) or None, "measures": measures}
 
 
 def _spice(captions: list[str], references: list[tuple[str, ...]]) -> float:

@@ -28,7 +28,10 @@ pytestmark = pytest.mark.slow
 QUICK = ["data.root=data", *TINY, "split.holdout=0.3"]
 STAGES = (preprocess, split, train, predict, ensemble, evaluate, submit)
 FOLD = Path("runs/demo/fold-0")
-SCORE = {"oof": {"mos": {"score": 0.25}, "caption": {"score": 0.5}}, "test": None}
+MOS = {"score": 0.25, "plcc": 0.2, "srcc": 0.3, "interval": None, "photos": 18}
+BASELINE = {"mos": None, "caption": None, "sentence": None, "measures": None}
+OOF = {"mos": MOS, "caption": None, "baseline": BASELINE, "warnings": [], "members": {}, "folds": []}
+SCORE = {"oof": OOF | {"diagnostics": {"captions": None, "mos": None}}, "test": None, "network": None}
 
 
 def odd_competition(source: Path, root: Path) -> None:
@@ -53,7 +56,7 @@ def quick(meteor):
     with pytest.MonkeyPatch.context() as patch:
         hurry(patch)
         patch.setattr("src.metrics.meteor.shared_meteor", lambda: meteor)
-        patch.setattr(evaluate, "score_run", lambda *_: SCORE)
+        patch.setattr(evaluate, "score_run", lambda *_: (SCORE, None))
         patch.setattr(evaluate, "draw_run", lambda *_: None)
         yield
 
@@ -216,6 +219,7 @@ FULL = {
     "oof.csv": (predict, ["--fresh"]),
     "blend.json": (ensemble, ["--fresh"]),
     "score.json": (evaluate, ["--fresh"]),
+    "report.html": (evaluate, []),
     "demo.csv": (submit, ["--fresh"]),
     "submission.csv": (submit, ["--fresh"]),
     "submitted.json": (submit, ["--fresh"]),
@@ -226,6 +230,7 @@ FULL = {
 @pytest.mark.parametrize("name", FULL)
 def test_a_full_disk_loses_nothing(name, place, capfd, monkeypatch):
     stage, arguments = FULL[name]
+    Path("runs/demo/report.html").unlink()  # one that would not change is not written
     with monkeypatch.context() as patch:
         fill_disk(patch, name)
         refused(capfd, stage, [*QUICK, *arguments], (name, "the disk is full", "make room and run the same command"))

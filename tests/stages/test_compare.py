@@ -120,6 +120,9 @@ def test_the_table_holds_what_the_runs_files_hold(comparison, compared):
     assert (folder / "comparison.txt").read_text() in printed
     with Image.open(folder / "comparison.png") as image:
         assert image.width == 1600
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert all(f"<bdi>{run}</bdi>" in page for run in RUNS) and "Settings that differ" in page
+    assert "is not tested against" in page and "view.size" in page and "<script" not in page
 
 
 def test_seconds_per_photo_are_those_of_predict_and_count_for_no_hash(comparison, compared):

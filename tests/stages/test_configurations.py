@@ -88,7 +88,8 @@ ALIKE |= {"googlenet_gru_128_parallel"}
 @pytest.mark.parametrize("path", [p for p in CONFIGS if p.stem not in ALIKE], ids=lambda p: p.stem)
 def test_trains_and_submits(path, competition, folder, quick, monkeypatch, capsys):
     monkeypatch.chdir(folder)
-    name = load(["--config", str(path)], "train")[0].encoder.name
+    settings = load(["--config", str(path)], "train")[0]
+    name = settings.encoder.name
     short = [*SHORT, f"encoder.name={SIBLINGS.get(name, name)}"]
     if path.stem in FROM_SCRATCH:
         short += ["encoder.frozen=false"]
@@ -103,6 +104,10 @@ def test_trains_and_submits(path, competition, folder, quick, monkeypatch, capsy
     with open(folder / "submissions" / f"{path.stem}.csv", encoding="utf-8", newline="") as file:
         assert len(list(csv.DictReader(file))) == 20
     assert (folder / "runs" / path.stem / "score.json").is_file()
+    attends = settings.decoder.name in ("attention", "updown", "transformer")
+    assert (folder / "runs" / path.stem / "attention.png").is_file() == attends
+    report = (folder / "runs" / path.stem / "report.html").read_text(encoding="utf-8")
+    assert ("Where the captioner looked" in report) == attends and "all passed" in report
     assert printed.count("everything runs on one device") == path.stem.endswith("parallel")
     assert ("random regions" in printed) == (path.stem == "updown")
     with open(folder / "runs" / path.stem / "fold-0" / "metrics.csv", newline="") as file:

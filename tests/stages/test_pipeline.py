@@ -64,7 +64,7 @@ def test_every_stage_leaves_its_files(finished):
         assert (run / "fold-0" / name).is_file() and (run / "fold-1" / name).is_file()
     assert len(rows_of(run / "fold-0" / "metrics.csv")) == 2
     assert list((run / "fold-0" / "tensorboard").iterdir())
-    for name in ("curves.png", "examples.png", "score.json", "predictions/oof.csv", "ensemble/test.csv"):
+    for name in ("curves.png", "examples.png", "score.json", "report.html", "predictions/oof.csv", "ensemble/test.csv"):
         assert (run / name).is_file()
     assert not [path for path in finished.rglob("*.tmp")], "no temporary file is left"
 
@@ -126,6 +126,26 @@ def test_finished_stages_are_skipped_and_say_so(finished, competition, monkeypat
     assert printed.count("up to date") == 9  # two of preprocess and one per fold
     after = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
     assert {p for p in after if before.get(p) != after[p] and not p.name.endswith(".lock")} == set()
+
+
+def test_the_report_is_there_after_every_evaluate_and_submit(finished, competition, monkeypatch):
+    monkeypatch.chdir(finished)
+    report = finished / "runs" / "demo" / "report.html"
+    whole = report.read_bytes()
+    score = json.loads((finished / "runs" / "demo" / "score.json").read_text())["oof"]
+    for shown in (f"{score['mos']['score']:.4f}", f"{score['caption']['score']:.4f}", "Checks of the submission, all"):
+        assert shown in whole.decode()
+    for stage in (evaluate, submit):
+        report.unlink()
+        stage.main([f"data.root={competition}", *TINY])
+        assert report.read_bytes() == whole
+    measures = score["baseline"]["measures"]
+    assert measures.keys() == {*(f"bleu{n}" for n in (1, 2, 3, 4)), "meteor", "rouge_l", "cider_d", "wer"}
+    by_photo = rows_of(finished / "runs" / "demo" / "caption_scores.csv")
+    mean = sum(float(row["cider_d"]) for row in by_photo) / len(by_photo)
+    assert mean == pytest.approx(score["caption"]["cider_d"]) and len(by_photo) == score["caption"]["photos"]
+    errors, words = (sum(float(row[name]) for row in by_photo) for name in ("edits", "words"))
+    assert errors / words == pytest.approx(score["caption"]["wer"])
 
 
 def test_a_fold_trained_otherwise_is_never_overwritten(finished, competition, monkeypatch):
