@@ -146,7 +146,7 @@ class RunAnswers:
             captioned = np.array([row for row in self.training.tolist() if self.tokens[row]])
             known = captioned[np.isfinite(self.pooled[captioned]).all(axis=1)]
             features = np.concatenate([self.pooled, pooled[None]])
-            neighbours = nearest_neighbours(features, np.array([len(self.pooled)]), known, _NEIGHBOURS)
+            neighbours = nearest_neighbours([features], np.array([len(self.pooled)]), known, _NEIGHBOURS)
             rows = [row for row in neighbours.rows[0].tolist() if row >= 0]
             (near,) = neighbour_evidence(neighbours, self.tokens, _TEMPERATURE)
             parts.append(self.scorer.expected([candidates], [near.leaving_one_out(candidates)]))
