@@ -10,7 +10,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gradio
 import numpy as np
@@ -112,6 +112,14 @@ def _cards(answer: Answer) -> str:
     return f'<div class="cards">{"".join(cards)}</div>' if cards else ""
 
 
+def _photo_input() -> Any:
+    sources: list[Literal["upload", "webcam", "clipboard"]] = ["upload", "clipboard", "webcam"]
+    photo: Any = gradio.Image(label="A photo", sources=sources, type="filepath", height=320, alt_text="The photo")
+    # as it was uploaded, byte for byte: Gradio's own way would decode it and might write it anew
+    photo.preprocess = lambda payload: payload and payload.path
+    return photo
+
+
 def build_page(pages: Pages, names: list[tuple[str, str]], first: str) -> gradio.Blocks:
     """The page with a choice between runs; names: what is shown of each, and its name."""
     with gradio.Blocks(title="Photo quality", analytics_enabled=False, delete_cache=(60, 60)) as page:
@@ -119,12 +127,7 @@ def build_page(pages: Pages, names: list[tuple[str, str]], first: str) -> gradio
         run = gradio.Dropdown(names, value=first, label="Run", visible=len(names) > 1)
         with gradio.Row():
             with gradio.Column():
-                sources = ["upload", "clipboard", "webcam"]
-                photo = gradio.Image(
-                    label="A photo", sources=sources, type="filepath", height=320, alt_text="The photo"
-                )
-                # as it was uploaded, byte for byte: Gradio's own way would decode it and might write it anew
-                photo.preprocess = lambda payload: payload and payload.path  # type: ignore[method-assign]
+                photo = _photo_input()
             with gradio.Column():
                 mos = gradio.Textbox(label="Mean opinion score", lines=3, interactive=False)
                 caption = gradio.Textbox(label="Caption", lines=2, interactive=False)
