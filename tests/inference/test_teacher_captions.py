@@ -144,7 +144,8 @@ def test_another_teacher_is_another_fold(place, common):
     with pytest.raises(InputError, match=r"its distill_from changed.*run.name=NAME"):
         train.main(arguments)
     assert load_run(["run.name=teacher", "--fold=0"], "train")[0].decoding.beam == 1
-    (teacher / "done.json").write_text((teacher / "done.json").read_text() + "\n")
+    marker = teacher / "done.json"
+    marker.write_text(marker.read_text().replace('"sha256": "', '"sha256": "0', 1))
     assert outputs.fold(settings, 0).inputs["distill_from"] not in (before["distill_from"], other["distill_from"])
 
 

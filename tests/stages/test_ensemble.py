@@ -28,7 +28,8 @@ from src.metrics.caption_scores import score_captions
 from src.metrics.competition_score import caption_score
 from src.metrics.meteor import CachedMeteor
 from src.metrics.mos_score import mos_score
-from src.pipeline import stages
+from src.pipeline import outputs, stages
+from src.pipeline.artefacts import outputs_digest
 from src.pipeline.trained_runs import joined, load_joining
 from src.settings.load import as_arguments, load
 from src.settings.schema import CaptionWeights
@@ -244,13 +245,15 @@ def test_it_is_made_once_and_made_again_where_it_was_killed(at_work, capsys):
     folder = at_work / "runs/one+two/ensemble"
     with lock(folder, "ensemble", wait=False), pytest.raises(InputError, match=r"one\+two/ensemble is in use by"):
         ensemble.main([*BOTH, *MBR])
-    results = [*folder.glob("*.csv"), *folder.glob("*.json")]
+    marker = outputs.ensemble(load_joining(BOTH, "ensemble", "", ensemble.add_options)[0])
+    digest = outputs_digest(marker)
+    results = {*folder.glob("*.csv"), *folder.glob("*.json")} - {folder / "done.json"}  # which says how long it took
     before = {file: file.read_bytes() for file in results}
     killed_at("blend.json", "--fresh")
     assert {file.read_bytes() == before[file] for file in results if file.is_file()} == {True}
     assert not (folder / "done.json").is_file()
     ensemble.main([*BOTH, *MBR])
-    assert {file: file.read_bytes() for file in results} == before
+    assert {file: file.read_bytes() for file in results} == before and outputs_digest(marker) == digest
     assert (folder / "ablation.png").is_file()
 
 
