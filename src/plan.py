@@ -54,8 +54,10 @@ def _minutes(seconds: float) -> str:
 def choose(settings: Settings) -> dict[str, Any]:
     """The content of plan.json; prints what was chosen."""
     began = time.monotonic()
+    from src.base.randomness import make_deterministic
     from src.reports.costs import measured_costs  # takes as long as to start any stage
 
+    make_deterministic(settings.run.threads)  # with as many threads as the stages that are measured
     start = 1 + time.monotonic() - began
     assert settings.run.minutes is not None
     flat, plans = flatten(settings), possible_plans(settings)
