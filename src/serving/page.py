@@ -158,14 +158,17 @@ def build_page(pages: Pages, names: list[tuple[str, str]], first: str) -> gradio
 
 
 def serve(page: gradio.Blocks, host: str, port: int) -> None:
-    """Serve the page until the process is stopped."""
+    """Serve the page until the process is stopped. Raises InputError where the address cannot be listened on."""
     theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-    page.launch(
-        server_name=host,
-        server_port=port,
-        share=False,
-        max_file_size=MEGABYTES << 20,
-        theme=theme,
-        css=_CSS,
-        footer_links=[],
-    )
+    try:
+        page.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            max_file_size=MEGABYTES << 20,
+            theme=theme,
+            css=_CSS,
+            footer_links=[],
+        )
+    except OSError:
+        raise InputError(f"{host}:{port} is not free to listen on; give another with --port or --host") from None

@@ -200,6 +200,14 @@ def test_a_zip_becomes_a_csv_and_one_that_climbs_out_is_refused(address, photos,
     assert [row["caption"] for row in rows] == [told(photo, capsys)[1] for photo in photos]
 
 
+def test_a_port_that_is_taken_is_said_in_a_line(address, photos):
+    command = [sys.executable, "-m", "src.app", "run.name=demo", f"--port={address.rpartition(':')[2]}"]
+    variables = environment() | {"PYTHONPATH": ":".join(filter(None, sys.path))}
+    process = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=100)
+    assert process.returncode == 1 and "is not free to listen on; give another with --port" in process.stderr
+    assert "Traceback" not in process.stderr
+
+
 @pytest.mark.parametrize("path", ["/etc/passwd", "runs/demo/fold-0/best-mos.pt", "../../etc/passwd"])
 def test_the_page_serves_no_file_of_the_machine(address, path):
     with pytest.raises(urllib.error.HTTPError) as caught:
