@@ -46,18 +46,17 @@ def _seconds(artefact: Artefact) -> float:
 def stage_seconds(settings: Settings) -> dict[str, float]:
     """The seconds that each stage took, those that run beside one another added up; only what was recorded.
 
-    Of training: all epochs. What runs share counts for each of them.
+    Of training: the features and all epochs. What runs share counts for each of them. Not tune: workers share it.
     """
     run, folds = runs.run_folder(settings), resolved.folds_of(settings)
     timings = [runs.fold_folder(run, fold) / "timing.csv" for fold in folds]
     epochs = [float(row["seconds"]) for path in timings if path.is_file() for row in rows_of(path)]
-    tuned = runs.marker_of(runs.tuning_folder(run))
+    features = _seconds(outputs.features(settings)) if settings.encoder.cached else 0.0
     timed = runs.marker_of(outputs.predictions(settings).folder).with_name("timing.csv")
     seconds = {
         "preprocess": _seconds(outputs.photos(settings)) + _seconds(outputs.vocabulary(settings)),
         "split": _seconds(outputs.folds(settings)),
-        "tune": (read_json(tuned).get("seconds") or 0.0) if tuned.is_file() else 0.0,
-        "train": sum(epochs),
+        "train": features + sum(epochs),
         "predict": sum(float(row["seconds"]) for row in rows_of(timed)) if timed.is_file() else 0.0,
         "ensemble": _seconds(outputs.ensemble(settings)),
         "evaluate": _seconds(outputs.score(settings)),
@@ -73,7 +72,7 @@ def origin_section(settings: Settings, seconds: dict[str, float]) -> Section:
     if seconds:
         rows = [[stage, duration(seconds[stage])] for stage in stages.STAGES if stage in seconds]
         rows.append(["in all", duration(sum(seconds.values()))])
-        note = "folds that ran beside one another are added up"
+        note = "folds that ran beside one another are added up; without the search of tune"
         parts.append(
             Table("Time by stage", [Column("stage"), Column("time", number=True)], rows, note, strong=(len(rows) - 1,))
         )
