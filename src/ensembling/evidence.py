@@ -28,7 +28,8 @@ from src.settings.schema import CaptionWeights
 
 TRAINING_CAPTIONS = 100
 """Random ones in the evidence."""
-_TEMPERATURE = 0.1  # of the neighbours' weights: cosines differ by about that
+TEMPERATURE = 0.1
+"""Of the neighbours' weights: cosines differ by about that."""
 _NOT_WRITABLE = re.compile(r"[<>]|-[lr][rcs]b-")  # would not survive being tokenised again
 
 
@@ -149,7 +150,7 @@ def gather_evidence(
         for run, near in zip(runs, neighbours, strict=True):
             texts = [[text for text in run.of(fold, row) if _writable(text)] or [sentence] for row in rows[photos]]
             kinds.append([EvidenceSource(of_photo) for of_photo in texts])
-            kinds.append(neighbour_evidence(near.some(photos), corpus.references, _TEMPERATURE))
+            kinds.append(neighbour_evidence(near.some(photos), corpus.references, TEMPERATURE))
         return kinds
 
     candidates, flags = [], []

@@ -94,8 +94,8 @@ def origin_section(settings: Settings, seconds: dict[str, float]) -> Section:
         )
     )
     provenance = [runs.fold_folder(run, fold) / "provenance.json" for fold in resolved.folds_of(settings)]
-    if made := next((read_json(path) for path in provenance if path.is_file()), None):
-        parts.append(_versions(made))
+    if origin := next((read_json(path) for path in provenance if path.is_file()), None):
+        parts.append(_versions(origin))
     parts.append(_hashes(settings))
     return Section("origin", "Origin", parts)
 
@@ -124,12 +124,15 @@ def _submission(settings: Settings) -> list[Part]:
     return [Table("Checks of the submission, all passed", columns, [[f"✓ {what}"] for what in _CHECKED], note)]
 
 
-def _versions(made: dict) -> Table:
-    changed = " with uncommitted changes" if made.get("uncommitted_changes") else ""
-    rows = [["git commit", f"{made.get('git') or 'unknown'}{changed}"], ["Python", made["python"]]]
-    rows += [["machine", f"{made['machine']}, {made.get('processor', '')}"]]
-    rows += [["GPUs", ", ".join(map(str, made.get("gpus") or [])) or "none"], ["threads", str(made.get("threads", ""))]]
-    rows += [[name, str(version)] for name, version in {**made["packages"], **(made.get("weights") or {})}.items()]
+def _versions(origin: dict) -> Table:
+    changed = " with uncommitted changes" if origin.get("uncommitted_changes") else ""
+    rows = [["git commit", f"{origin.get('git') or 'unknown'}{changed}"], ["Python", origin["python"]]]
+    rows += [["machine", f"{origin['machine']}, {origin.get('processor', '')}"]]
+    rows += [
+        ["GPUs", ", ".join(map(str, origin.get("gpus") or [])) or "none"],
+        ["threads", str(origin.get("threads", ""))],
+    ]
+    rows += [[name, str(version)] for name, version in {**origin["packages"], **(origin.get("weights") or {})}.items()]
     return Table(
         "Versions that trained it",
         [Column("what"), Column("version", stranger=True)],

@@ -142,11 +142,11 @@ def frequent_captions(answers: Answers, which: np.ndarray, predictions: Path) ->
     most = np.argsort(-counts, kind="stable")
     least = counts[most[:FREQUENT][-1]] if len(most) else 0
     wanted = {int(keys[i]): int(counts[i]) for i in most if counts[i] >= least > 1}
-    found: dict[str, int] = {}
+    frequent: dict[str, int] = {}
     for key, row in zip(answers.caption.tolist(), rows_of(predictions) if wanted else (), strict=False):
-        if key in wanted and len(found) < 10 * FREQUENT:
-            found[row["caption"]] = wanted[key]
-    return sorted(found.items(), key=lambda item: (-item[1], item[0]))[:FREQUENT]
+        if key in wanted and len(frequent) < 10 * FREQUENT:
+            frequent[row["caption"]] = wanted[key]
+    return sorted(frequent.items(), key=lambda item: (-item[1], item[0]))[:FREQUENT]
 
 
 def reference_lengths(statistics: dict) -> np.ndarray:

@@ -193,7 +193,7 @@ def _curves(panel: Panel, folds: list[Series]) -> Chart:
         finite = y[np.isfinite(y)]
         told.append(f"{label} from {finite[0]:.4g} to {finite[-1]:.4g}" if len(finite) else label)
         marks.append((label, style))
-    best = [found for fold in folds if panel.best and (found := best_epoch(fold, panel.best))]
+    best = [row for fold in folds if panel.best and (row := best_epoch(fold, panel.best))]
     note = panel.below if len(marks) == 1 else ""
     if best:
         epochs = ", ".join(str(epoch) for epoch, _ in best[:_MOST_FOLDS])
@@ -249,8 +249,8 @@ def tuning_section(folder: Path, settings: Settings) -> Section | None:
     best_file = folder / "best.yaml"
     if not (folder / "trials.csv").is_file() or not best_file.is_file():
         return None
-    found = {key: text for key, text in read_saved(best_file).items() if key not in ("run.name", "tune.trials")}
-    if changed(settings, found, str(best_file)) != settings:
+    winner = {key: text for key, text in read_saved(best_file).items() if key not in ("run.name", "tune.trials")}
+    if changed(settings, winner, str(best_file)) != settings:
         return None
     trials = list(rows_of(folder / "trials.csv"))
     names = list(trials[0]) if trials else []

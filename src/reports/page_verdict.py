@@ -61,21 +61,21 @@ class FormerRun:
 def former_run(settings: Settings) -> FormerRun | None:
     """The latest result before this one on the same photos: of another run, or an earlier submission of this one."""
     run, root = runs.run_folder(settings), Path(settings.run.root)
-    found, same = [], runs_on_same_photos(root, run)
+    results, same = [], runs_on_same_photos(root, run)
     for name in same:
         if name != run.name:
             scores = read_json(runs.score_path(root / name))["oof"]
             figures = [scores[kind] and scores[kind]["score"] for kind in KINDS]
-            found.append(FormerRun(runs.score_marker(root / name).stat().st_mtime, name, *figures))
+            results.append(FormerRun(runs.score_marker(root / name).stat().st_mtime, name, *figures))
     log, submitted = (Path(settings.run.submissions, name) for name in ("log.csv", f"{run.name}.csv"))
     own = file_digest(submitted) if submitted.is_file() else ""
     for row in rows_of(log) if log.is_file() else ():
         if row["run"] in same and (row["sha256"] != own or row["run"] != run.name):
             figures = [float(row[f"local_{kind}"]) if row[f"local_{kind}"] else None for kind in KINDS]
             name = "" if row["run"] == run.name else row["run"]
-            found.append(FormerRun(_seconds(row["time"]), name, *figures))
+            results.append(FormerRun(_seconds(row["time"]), name, *figures))
     marker = runs.score_marker(run)
-    before = [former for former in found if not marker.is_file() or former.time < marker.stat().st_mtime]
+    before = [former for former in results if not marker.is_file() or former.time < marker.stat().st_mtime]
     return max(before, key=lambda former: former.time, default=None)
 
 
@@ -106,7 +106,7 @@ def _seconds(written: str) -> float:
 
 def verdicts(scores: dict, former: FormerRun | None) -> list[Verdict]:
     """A verdict for each score that was measured. scores: of score.json."""
-    found = []
+    results = []
     for kind, (title, baseline_name) in KINDS.items():
         block, baseline = scores["oof"][kind], scores["oof"]["baseline"][kind]
         if block is None:
@@ -136,10 +136,10 @@ def verdicts(scores: dict, former: FormerRun | None) -> list[Verdict]:
         text = f"{title} {score:.3f} {between(low, high)}" + "".join(
             f"; {fact.name}{f' {within(fact.run)}' if fact.run else ''}: {fact.value}" for fact in facts
         )
-        found.append(
+        results.append(
             Verdict(title, number(score, _FORM), between(low, high, _FORM), strip(score, low, high, marks, text), facts)
         )
-    return found
+    return results
 
 
 def _against(score: float, other: float) -> str:
@@ -210,17 +210,19 @@ def leak_cautions(labels: Labels, fold_of: np.ndarray, digests: np.ndarray) -> l
     both = np.bincount(group[test], minlength=groups).astype(bool) & np.bincount(
         group[labelled], minlength=groups
     ).astype(bool)
-    found = []
+    cautions = []
     if both.any():
         what = f"{int(both.sum()):,} photos are in the test part and, with a label, in the training part as well"
-        found.append(Caution(what, "Their test predictions are known answers: whether that is allowed, the rules say."))
+        cautions.append(
+            Caution(what, "Their test predictions are known answers: whether that is allowed, the rules say.")
+        )
     fold = fold_of[rows]
     least, most = np.full(groups, np.iinfo(np.int64).max), np.full(groups, -1)
     np.minimum.at(least, group[fold >= 0], fold[fold >= 0])
     np.maximum.at(most, group[fold >= 0], fold[fold >= 0])
     if count := int(((most >= 0) & (least < most)).sum()):
         what = f"{count:,} photos occur in more than one fold, so that a network is scored on photos it has learned"
-        found.append(
+        cautions.append(
             Caution(what, "The score is too high. Split by duplicates (split.official=false), or remove them.")
         )
-    return found
+    return cautions

@@ -10,7 +10,7 @@ from src.base.files import read_json
 from src.data.prediction_tables import read_predictions
 from src.data.table import for_training, load_table
 from src.ensembling.caption_rules import rare_endings
-from src.ensembling.evidence import EvidenceMixture
+from src.ensembling.evidence import TEMPERATURE
 from src.ensembling.expected_score import ExpectedScorer, mixed
 from src.ensembling.mbr import EvidenceSource
 from src.ensembling.retrieval import nearest_neighbours, neighbour_evidence
@@ -29,9 +29,6 @@ LIKE_IT = 300
 """Photos with the nearest predicted MOS, whose errors give the interval."""
 SHOWN = 6
 """Nearest training photos that are shown, and runners-up."""
-_NEIGHBOURS = 40
-_TEMPERATURE = 0.1
-_EVIDENCE = EvidenceMixture(0.5, 0.5, 0)
 
 
 @dataclass(frozen=True)
@@ -146,11 +143,13 @@ class RunAnswers:
             captioned = np.array([row for row in self.training.tolist() if self.tokens[row]])
             known = captioned[np.isfinite(self.pooled[captioned]).all(axis=1)]
             features = np.concatenate([self.pooled, pooled[None]])
-            neighbours = nearest_neighbours([features], np.array([len(self.pooled)]), known, _NEIGHBOURS)
+            neighbours = nearest_neighbours(
+                [features], np.array([len(self.pooled)]), known, self.settings.ensemble.neighbours
+            )
             rows = [row for row in neighbours.rows[0].tolist() if row >= 0]
-            (near,) = neighbour_evidence(neighbours, self.tokens, _TEMPERATURE)
+            (near,) = neighbour_evidence(neighbours, self.tokens, TEMPERATURE)
             parts.append(self.scorer.expected([candidates], [near.leaving_one_out(candidates)]))
-            weights = [_EVIDENCE.candidates, _EVIDENCE.neighbours]
+            weights = [0.5, 0.5]
         scores = mixed(parts, weights).caption_score
         order = np.argsort(-scores, kind="stable").tolist()
         return rows, [(candidates[place], float(scores[place])) for place in order]

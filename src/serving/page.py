@@ -6,6 +6,7 @@ import csv
 import functools
 import html
 import io
+import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -61,7 +62,7 @@ class Pages:
         with _refused_in_a_line(), removed(paths), _LOCK, tempfile.TemporaryDirectory() as folder:
             photos, names = photos_of(paths, Path(folder))
             rows = caption_rows(self._answers(name), photos, names)
-            out = Path(tempfile.mkdtemp(), "captions.csv")  # Gradio takes it from there
+            out = Path(tempfile.mkdtemp(dir=os.environ["GRADIO_TEMP_DIR"]), "captions.csv")  # removed with the uploads
             with open(out, "w", encoding="utf-8", newline="") as file:
                 csv.writer(file, lineterminator="\n").writerows([("photo", "mos", "caption", "problem"), *rows])
             return str(out)

@@ -1,6 +1,7 @@
 """The page to try photos on: its answers, and the page itself in a browser."""
 
 import csv
+import html
 import io
 import re
 import signal
@@ -23,7 +24,7 @@ from src.base.errors import InputError
 from src.data.table import load_table
 from src.pipeline import outputs
 from src.pipeline.trained_runs import load_run
-from src.serving.answers import RunAnswers
+from src.serving.answers import Answer, RunAnswers, TrainingPhoto
 from tests.conftest import TINY
 from tests.helpers.browser import browser_of_width
 from tests.helpers.checkout import environment
@@ -35,7 +36,7 @@ SETTINGS += ["predict.candidates=true", "predict.samples=2", "encoder.output_str
 
 @pytest.fixture(scope="module")
 def finished(competition, meteor, tmp_path_factory) -> Path:
-    """A folder with the finished run demo, whose training captions hold markup."""
+    """A folder with the finished run demo."""
     folder = tmp_path_factory.mktemp("tried")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -87,6 +88,16 @@ def test_what_is_no_photo_is_refused_in_a_line(photos, tmp_path):
     with pytest.raises(InputError, match="not a photo that can be read") as caught:
         RunAnswers(load_run(["run.name=demo"], "app")[0])(tmp_path / "text.jpg")
     assert "\n" not in str(caught.value)
+
+
+def test_what_strangers_wrote_is_text_on_the_page():
+    page = pytest.importorskip("src.serving.page", reason="pip install -r requirements-app.txt", exc_type=ImportError)
+    strange = "<script>alert('x')</script> \"사진\" \u202egnp"
+    photo = TrainingPhoto(np.zeros((4, 4, 3), np.uint8), 5.0, (strange,))
+    cards = page._cards(Answer(None, None, None, None, None, [], [photo]))
+    texts = [text for _, text in re.findall(r"<(bdi)>(.*?)</bdi>", cards)]
+    assert "<script>" not in cards and [html.unescape(text) for text in texts] == ["MOS 5.00", strange]
+    assert html.unescape(re.search(r'alt="([^"]*)"', cards).group(1)) == strange
 
 
 @pytest.fixture(scope="module")
