@@ -122,7 +122,7 @@ while [ $# -gt 0 ]; do
 done
 if [ -n "$here" ]; then look_here; else set_up; fi
 if [ -n "$tests" ]; then
-    run "$PYTHON" -m pytest ${arguments[@]+"${arguments[@]}"}
+    exec "$PYTHON" -m pytest ${arguments[@]+"${arguments[@]}"} # not in the background, where Ctrl-C is ignored
 else
     export STAGES_END_WITH_PARENT=$$ # no stage outlives this script, even where the script is killed
     run "$PYTHON" -m src.pipeline.stages ${arguments[@]+"${arguments[@]}"}

@@ -31,9 +31,9 @@ class Stop:
 
 
 def start(command: list[str], folder: Path, environment: dict[str, str] | None = None) -> subprocess.Popen:
-    """A program in a session of its own, as a login has."""
+    """A program in a session of its own, as a login has; it gets Ctrl-C where the tests, in the background, do not."""
     return subprocess.Popen(
-        command,
+        ["env", "--default-signal=INT", *command],
         cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,
