@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.base.errors import InputError, guarded
-from src.base.machine import usable_cores
+from src.base.machine import usable_processes
 from src.pipeline import outputs, resolved, stages
 from src.pipeline.artefacts import making
 from src.pipeline.budget import keep_pace
@@ -101,7 +101,8 @@ def photo_features(settings: Settings, runs: Sequence[Settings], table: "pd.Data
             if work:
                 root, paths = resolved.data_root(runs[0]), table["path"].tolist()
                 megapixels, training = runs[0].data.maximum_megapixels, for_training(table)
-                work.outputs += build_codebook_features(work.folder, root, paths, training, usable_cores(), megapixels)
+                processes = usable_processes(0.5)
+                work.outputs += build_codebook_features(work.folder, root, paths, training, processes, megapixels)
         codebook = np.load(artefact.folder / "codes.npy")
     frozen = {
         run.run.name: mos_features(outputs.features(run).folder)

@@ -14,7 +14,7 @@ from pathlib import Path
 from src.base.csv_files import read_rows
 from src.base.errors import InputError, guarded
 from src.base.files import read_json, require_writable, write_bytes
-from src.base.machine import usable_cores
+from src.base.machine import usable_processes
 from src.base.text import one_line
 from src.pipeline.artefacts import Making, making, tree_signature
 from src.pipeline.outputs import demo, photos, vocabulary
@@ -58,7 +58,7 @@ def make_photos(settings: Settings, work: Making) -> None:
         check_labels(settings, len(labels), labels["mos"].nunique(), labels["captions"].map(len).sum(), wordless)
     paths, megapixels = table["path"].tolist(), settings.data.maximum_megapixels
     problems = build_pixel_cache(
-        work.folder, root, paths, settings.view, usable_cores(), progress=True, megapixels=megapixels
+        work.folder, root, paths, settings.view, usable_processes(0.5), progress=True, megapixels=megapixels
     )
     rejections += [
         Rejection(f"{row.part} photo", row.photo_id, row.path, problem)

@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING
 
 from src.base.errors import InputError, guarded
 from src.base.files import digest_of
-from src.base.machine import usable_cores
 from src.pipeline import outputs, resolved, stages
 from src.pipeline.artefacts import Artefact, making, outdated, outputs_digest
+from src.pipeline.fold_jobs import jobs_of
 from src.pipeline.resolved import SearchPlan
 from src.pipeline.runs import fold_name, marker_of, run_folder, tuning_folder
 from src.pipeline.source_code import code_digest
@@ -115,8 +115,7 @@ def workers_beside(settings: Settings, trainings: int) -> Iterator[None]:
     """Further workers on the study, for so many trainings in all, stopped in the end."""
     import torch
 
-    cores = 1 if torch.cuda.is_available() else usable_cores() // settings.run.threads
-    count = min(settings.run.jobs or cores, trainings) - 1
+    count = min(jobs_of(settings, int(torch.cuda.is_available())), trainings) - 1
     alone = dataclasses.replace(settings, run=dataclasses.replace(settings.run, jobs=1))
     workers = [
         stages.start_stage("tune", alone, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)

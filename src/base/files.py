@@ -42,9 +42,15 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def existing_folder(path: Path) -> Path:
+    """The path itself where it exists, else the nearest of its parents that does."""
+    whole = Path(path).absolute()
+    return next(folder for folder in (whole, *whole.parents) if folder.exists())
+
+
 def require_writable(folder: Path, setting: str) -> None:
     """Raise InputError where no file can be made in the folder, which may be absent; `setting` chooses another."""
-    place = next(path for path in (Path(folder).absolute(), *Path(folder).absolute().parents) if path.exists())
+    place = existing_folder(folder)
     try:
         with tempfile.TemporaryFile(dir=place):
             return

@@ -1,5 +1,6 @@
 """What differs between Linux, macOS and Windows: no other file asks the operating system for it."""
 
+import contextlib
 import ctypes
 import math
 import os
@@ -16,6 +17,22 @@ def usable_cores() -> int:
     return max(1, math.ceil(min(cores, _cpu_quota())))
 
 
+def usable_processes(gigabytes: float, threads: int = 1) -> int:
+    """How many processes of so many threads keep the usable cores busy; fewer where memory does not hold them all."""
+    return max(1, min(usable_cores() // threads, int(_usable_memory() / 1e9 / gigabytes)))
+
+
+def _usable_memory() -> float:
+    """Bytes that the machine has, or its container may use; infinite where neither says."""
+    names = getattr(os, "sysconf_names", {})
+    known = "SC_PHYS_PAGES" in names and "SC_PAGE_SIZE" in names
+    limits = [float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) if known else math.inf]
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # cgroup v2, v1
+        with contextlib.suppress(OSError, ValueError):  # no such file, or "max" for no limit
+            limits.append(float((_CGROUP / name).read_text(encoding="ascii")))
+    return min(limits)
+
+
 def _cpu_quota() -> float:
     """The cores' worth of time that a container is given (cgroup v2, then v1); infinite where nothing limits it."""
     for quota, period in (("cpu.max", None), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
@@ -27,6 +44,16 @@ def _cpu_quota() -> float:
         if limit > 0 and length > 0:
             return limit / length
     return math.inf
+
+
+def largest_file() -> float:
+    """Bytes that a file of this process may have; infinite where nothing limits it."""
+    if sys.platform == "win32":
+        return math.inf
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    return math.inf if limit == resource.RLIM_INFINITY else limit
 
 
 def process_exists(pid: int) -> bool:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from src.base.csv_files import write_csv
 from src.base.files import fresh_folder
-from src.base.machine import usable_cores
+from src.base.machine import usable_processes
 from src.base.randomness import fold_in
 from src.base.worker_pool import worker_pool
 from src.demo.comments import write_comments
@@ -120,7 +120,7 @@ def make_competition(
     """
     photos = plan(seed, train, test)
     if processes is None:
-        processes = 1 if len(photos) <= _FEW_PHOTOS else min(8, usable_cores())
+        processes = 1 if len(photos) <= _FEW_PHOTOS else min(8, usable_processes(0.3))
     with fresh_folder(root) as folder:
         for part in ("train", "test"):
             (folder / part).mkdir()

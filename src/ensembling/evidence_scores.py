@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from src.base.machine import usable_cores
+from src.base.machine import usable_processes
 from src.base.worker_pool import few_ahead, worker_pool
 from src.ensembling.expected_score import COLUMNS, ExpectedScorer, ExpectedScores, PseudoReferences, mixed
 from src.ensembling.mbr import EvidenceSource
@@ -98,7 +98,7 @@ def score_photos(
 @contextlib.contextmanager
 def _scoring(scorer: ExpectedScorer, photos: int) -> Iterator[Callable[[Callable, Iterator[tuple]], Iterator[Any]]]:
     """A function that maps another, which knows the scorer, over its arguments: by processes where that pays."""
-    processes = min(usable_cores(), photos // _FEW)
+    processes = min(usable_processes(0.5), photos // _FEW)
     if processes < 2:
         _begin(scorer)
         yield lambda function, arguments: (function(*each) for each in arguments)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from src.base.errors import InputError
-from src.base.machine import usable_cores
+from src.base.machine import usable_processes
 from src.base.randomness import fold_in
 from src.base.worker_pool import worker_pool
 from src.metrics.caption_scores import tokenize
@@ -76,7 +76,7 @@ def constant_sentences(
     sets = [[texts for group in photos if (texts := [text for text in group if text])] for photos in sets]
     if not all(sets):
         raise InputError("the training captions hold no words, so there is no constant sentence; leave them out")
-    processes = min(usable_cores(), len(sets))
+    processes = min(usable_processes(0.5), len(sets))
     if processes < 2 or max(map(len, sets)) < _FEW_PHOTOS:
         beams = [_final_beam(photos, weights, seed) for photos in sets]
     else:

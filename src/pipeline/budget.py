@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from src.base.files import read_json, write_json
-from src.base.machine import usable_cores
 from src.pipeline.resolved import planned
 from src.pipeline.runs import (
     clock_path,
@@ -113,13 +112,6 @@ def _waves(count: int, seconds: float, costs: Costs) -> float:
     full, alone = divmod(count, costs.jobs)
     slower = 1.0 if costs.gpu or costs.jobs == 1 else SIDE_BY_SIDE
     return seconds * (full * slower + (0 if not alone else 1.0 if alone == 1 else slower))
-
-
-def jobs_of(settings: Settings, gpus: int) -> int:
-    """Folds that are side by side."""
-    if settings.parallel != "none":
-        return 1
-    return max(1, settings.run.jobs or gpus or usable_cores() // settings.run.threads)
 
 
 def best_plan(

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.base.errors import InputError, Stopped
-from src.base.machine import usable_cores
+from src.base.machine import usable_processes
 from src.base.text import one_line
 from src.pipeline.runs import fold_log, run_folder
 from src.pipeline.stages import start_stage
 from src.settings.schema import Settings
 
 _LOOK_EVERY = 0.2  # seconds between two looks at the processes
+_GIGABYTES = 1.5  # of memory that training or predicting a fold takes on a CPU
 
 
 @dataclass
@@ -44,6 +45,13 @@ class Job:
         code, seconds = self.process.returncode, time.monotonic() - self.began
         ended = f"ended with exit code {code} (see {self.log})" if code else "done"
         print(f"fold {self.fold}: {ended} after {seconds:.0f} s", flush=True)
+
+
+def jobs_of(settings: Settings, gpus: int) -> int:
+    """Folds that are trained or predicted side by side."""
+    if settings.parallel != "none":
+        return 1
+    return settings.run.jobs or gpus or usable_processes(_GIGABYTES, settings.run.threads)
 
 
 def gpu_of(place: int, gpus: int) -> str | None:
@@ -82,9 +90,9 @@ def run_side_by_side(stage: str, settings: Settings, folds: list[int], options: 
     """
     import torch
 
-    gpus = torch.cuda.device_count() if settings.parallel == "none" else 0
-    jobs = min(settings.run.jobs or gpus or usable_cores() // settings.run.threads, len(folds))
-    if jobs < 2 or settings.parallel != "none":
+    gpus = torch.cuda.device_count()
+    jobs = min(jobs_of(settings, gpus), len(folds))
+    if jobs < 2:
         return False
     waiting, free, failed = list(folds), list(range(jobs)), []
     running: list[Job] = []

@@ -25,7 +25,8 @@ from src.metrics.meteor import shared_meteor
 from src.models.encoder import Encoder, views_of
 from src.pipeline import outputs
 from src.pipeline.artefacts import outdated
-from src.pipeline.budget import Costs, features_key, jobs_of
+from src.pipeline.budget import Costs, features_key
+from src.pipeline.fold_jobs import jobs_of
 from src.pipeline.resolved import data_root, folds_of
 from src.settings.keys import flatten
 from src.settings.load import changed

@@ -1,5 +1,6 @@
 """What would end a run later, found in seconds and all at once, before the first long stage."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from src.base.errors import InputError
-from src.base.files import require_writable
-from src.base.machine import usable_cores
+from src.base.files import existing_folder, require_writable
+from src.base.machine import largest_file, usable_cores
 from src.base.worker_pool import thread_pool
 from src.data.folds import assign_folds, merge_groups, official_folds
 from src.data.handcrafted import DECODED_SHORT_SIDE
@@ -17,6 +18,7 @@ from src.data.readers.dacon import missing_column
 from src.data.readers.registry import read_dataset
 from src.data.table import Rejection, drop_wordless, for_training
 from src.data.view import needed_short_side
+from src.pipeline import outputs
 from src.pipeline.resolved import DEMO, data_root, folds_of, has_networks
 from src.pipeline.runs import fold_folder, marker_of, rejected_path, run_folder
 from src.pipeline.trained_runs import joined
@@ -28,17 +30,18 @@ _SHOWN = 3  # examples of each fault
 
 
 def preflight_faults(settings: Settings) -> list[str]:
-    """Lines for all that is wrong with places, tables, photo files, named runs, network and scorers; none if nothing.
+    """Lines for all that is wrong with places, tables, photos, named runs, network, disk and scorers; none if nothing.
 
     Of a photo only the header is read. The embedded demo competition, which the program makes, is not looked at.
     """
-    faults = _raised(require_writable, Path(settings.run.root), "run.root")
+    faults, photos = _raised(require_writable, Path(settings.run.root), "run.root"), 0
     faults += _raised(require_writable, Path(settings.run.submissions), "run.submissions")
     if settings.data.root is not None or data_root(settings) != DEMO:
-        faults += _data_faults(settings)
+        data_faults, photos = _data_faults(settings)
+        faults += data_faults
     faults += _raised(_check_named_runs, settings)
     if has_networks(settings):
-        faults += _raised(_check_network, settings)
+        faults += _raised(_check_network, settings, photos)
     if settings.task != "mos":
         faults += _raised(_check_scorers, settings)
     return list(dict.fromkeys(faults))
@@ -53,12 +56,13 @@ def _raised(check: Callable[..., Any], *arguments: Any) -> list[str]:
     return []
 
 
-def _data_faults(settings: Settings) -> list[str]:
+def _data_faults(settings: Settings) -> tuple[list[str], int]:
+    """Lines for what is wrong with the data, and how many photos are listed (0 where that cannot be told)."""
     root = data_root(settings)
     try:
         table, rejections = read_dataset(root, settings.data.format)
     except InputError as error:
-        return [str(error)]
+        return [str(error)], 0
     table, wordless = drop_wordless(table)
     rejections += _unreadable(settings, table)
     faults = []
@@ -79,7 +83,7 @@ def _data_faults(settings: Settings) -> list[str]:
         faults.append(
             f"run.minutes={minutes:g}: {len(table)} photos take at least {least:.1f} on any machine; give more"
         )
-    return faults
+    return faults, len(table)
 
 
 def _check_folds(settings: Settings, usable: pd.DataFrame) -> None:
@@ -160,7 +164,7 @@ def _check_named_runs(settings: Settings) -> None:
                 raise InputError(f"{key}={name}: {folder} is not a finished fold; train that run first")
 
 
-def _check_network(settings: Settings) -> None:
+def _check_network(settings: Settings, photos: int) -> None:
     """Build the network, its published weights included, as training and predict do on this machine."""
     import torch
 
@@ -168,7 +172,7 @@ def _check_network(settings: Settings) -> None:
     from src.models.captioner import with_heads
     from src.models.encoders import build_encoder
     from src.training.distributed import Ranks, sync_batchnorm
-    from src.training.feature_cache import frozen_encoder
+    from src.training.feature_cache import feature_bytes, frozen_encoder
     from src.training.infer import autocast
 
     channels = 3 if settings.view.color == "rgb" else 1
@@ -182,6 +186,31 @@ def _check_network(settings: Settings) -> None:
     sync_batchnorm(network, settings, Ranks(0, 1, device))
     autocast(settings, device)
     MosPredictor(network, settings.predict.tta_flips, settings.predict.tta_scales)
+    _check_space(settings, photos, feature_bytes(encoder.eval(), settings) if settings.encoder.cached else {})
+
+
+def _check_space(settings: Settings, photos: int, feature_bytes: dict[str, int]) -> None:
+    """Raise InputError where the disk, or the limit of a file's size, holds no pixels and features of the photos.
+
+    feature_bytes: of one photo, by file.
+    """
+    channels = 1 if settings.view.color == "gray" else 3
+    view = settings.view.size**2 * channels
+    files = {"pixels.npy": view, "crops.npy": view * (settings.view.crops - 1), **feature_bytes}
+    folders = [outputs.photos(settings).folder, *([outputs.features(settings).folder] if feature_bytes else [])]
+    there = sum(path.stat().st_size for folder in folders for path in folder.parent.glob(f"*{folder.name}*/*.npy"))
+    missing, free = photos * sum(files.values()) - there, shutil.disk_usage(existing_folder(folders[0])).free
+    where = f"run.root={settings.run.root}: the pixels and features of {photos} photos take"
+    if missing > free:
+        raise InputError(
+            f"{where} {missing / 1e9:.3g} GB more, and {free / 1e9:.3g} GB are free there; make room, or choose "
+            "another place with run.root=FOLDER"
+        )
+    largest = photos * max(files.values())
+    if largest > largest_file():
+        raise InputError(
+            f"{where} a file of {largest / 1e9:.3g} GB, larger than files may be here; raise the limit with ulimit -f"
+        )
 
 
 def _check_scorers(settings: Settings) -> None:

@@ -61,6 +61,13 @@ def cached_features(settings: Settings, ranks: Ranks) -> Path | None:
     return ranks.shared_paths(make)[0]  # the other processes wait here
 
 
+def feature_bytes(encoder: Encoder, settings: Settings) -> dict[str, int]:
+    """Bytes that each file of `cached_features` takes for one photo; the encoder is that of `frozen_encoder`."""
+    size = settings.view.size
+    black = np.zeros((1, size, size, encoder.mean.shape[1]), np.uint8)
+    return {f"{name}.npy": values.nbytes for name, values in _features(encoder, black, settings).items()}
+
+
 def _compute(settings: Settings, folder: Path, device: torch.device) -> list[str]:
     source = outputs.photos(settings).folder
     channels = read_json(source / "statistics.json")["channels"]

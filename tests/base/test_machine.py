@@ -118,3 +118,18 @@ def test_a_process_that_ended_is_known_with_and_without_proc(proc, monkeypatch):
     assert machine.process_exists(process.pid) and machine.process_exists(os.getpid())
     process.communicate()
     assert not machine.process_exists(process.pid)
+
+
+def test_processes_side_by_side_fit_into_the_container_s_memory(monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(6)), raising=False)
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory" / "memory.limit_in_bytes").write_text(f"{2**63 - 4096}\n")  # version 1 has no other "none"
+    (tmp_path / "memory.max").write_text("max\n")
+    assert machine.usable_processes(1e-6) == 6 and machine.usable_processes(1e-6, threads=4) == 1
+    for limit, processes in (("4000000000", 4), ("1500000000", 1), ("300000000", 1)):
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        assert machine.usable_processes(1.0) == processes
+    monkeypatch.delattr(os, "sysconf_names")  # as on Windows
+    (tmp_path / "memory.max").unlink()
+    assert machine.usable_processes(1000.0) == 6

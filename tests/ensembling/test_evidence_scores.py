@@ -80,7 +80,7 @@ def test_blocks_and_processes_change_nothing(fold, monkeypatch, tmp_path):
     monkeypatch.setattr(evidence, "PHOTOS", 5)
     if fold == 0:  # starting processes takes seconds
         monkeypatch.setattr(evidence_scores, "_FEW", 4)
-        monkeypatch.setattr(evidence_scores, "usable_cores", lambda: 2)
+        monkeypatch.setattr(evidence_scores, "usable_processes", lambda _: 2)
     again = everything(gather_evidence(corpus, runs, fold, "a constant", tmp_path))
     assert again[0] == captions and again[1] == chosen
     np.testing.assert_allclose(again[2], numbers, rtol=1e-9, atol=1e-9)

@@ -1,11 +1,18 @@
 """preprocess --check names all that would end a run later, at once, in seconds, and writes nothing."""
 
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from src import preprocess
+from src.pipeline import outputs
+from src.settings.load import load
+from src.training.distributed import Ranks
+from src.training.feature_cache import cached_features
 from tests.conftest import TINY
 from tests.helpers.bad_input import LONGEST_LINE, exit_code, small_competition
 
@@ -107,3 +114,32 @@ def test_a_fold_that_would_be_trained_without_labels(place, capsys, task, cells,
             for i, n in enumerate("abcdef")]  # fmt: skip
     Path("data/train.csv").write_text("\n".join([HEADER.strip(), *rows, ""]))
     assert f"on hold {lacking}; give more photos" in "\n".join(told(capsys, f"task={task}"))
+
+
+def test_a_disk_without_room_for_pixels_and_features(place, capsys, monkeypatch):
+    arguments = ["data.root=data", *TINY, "encoder.frozen=true", "encoder.more_levels=[]"]
+    settings, _ = load(arguments, "train", "")
+    assert exit_code(preprocess, *arguments) == 0
+    features = cached_features(settings, Ranks(0, 1, torch.device("cpu")))
+    header = 128
+    files = [outputs.photos(settings).folder / "pixels.npy", *features.glob("*.npy")]
+    needed = sum(path.stat().st_size - header for path in files)
+    usage = shutil.disk_usage(".")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=free))
+    free = 0
+    assert exit_code(preprocess, "--check", *arguments) == 0, "they are there"
+    shutil.rmtree("runs")
+    capsys.readouterr()
+    (line,) = told(capsys, *arguments[-2:])
+    assert "run.root=runs: the pixels and features of 9 photos take" in line and "make room" in line
+    free = needed - 1
+    assert told(capsys, *arguments[-2:])
+    free = needed
+    assert exit_code(preprocess, "--check", *arguments) == 0
+
+
+def test_a_limit_of_a_file_s_size_that_pixels_exceed(place):
+    check = [sys.executable, "-m", "src.preprocess", "--check", "data.root=data", *TINY, "view.size=128"]
+    answer = subprocess.run(["bash", "-c", 'ulimit -f 100; "$@"', "", *check], capture_output=True, text=True)
+    assert answer.returncode == 1 and "Traceback" not in answer.stderr
+    assert "take a file of 0.000442 GB, larger than files may be here; raise the limit with ulimit -f" in answer.stderr

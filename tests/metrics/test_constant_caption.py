@@ -79,10 +79,10 @@ def exact(sentence: str, references: list[list[str]], meteor: Meteor) -> float:
 def test_constant_sentence_beats_every_training_caption(meteor, monkeypatch):
     references = made_up(25, 2, seed=4)
     constant = constant_sentence(references, CaptionWeights(), meteor, tokenized=True)
-    monkeypatch.setattr("src.metrics.constant_caption.usable_cores", lambda: 2)
+    monkeypatch.setattr("src.metrics.constant_caption.usable_processes", lambda _: 2)
     monkeypatch.setattr("src.metrics.constant_caption._FEW_PHOTOS", 0)
     several = constant_sentences([references[:12], references], CaptionWeights(), meteor, tokenized=True)
-    monkeypatch.setattr("src.metrics.constant_caption.usable_cores", lambda: 1)
+    monkeypatch.setattr("src.metrics.constant_caption.usable_processes", lambda _: 1)
     alone = constant_sentence(references[:12], CaptionWeights(), meteor, tokenized=True)
     assert several == [alone, constant], "side by side as one by one"
     score = exact(constant.sentence, references, meteor)
