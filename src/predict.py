@@ -1,11 +1,11 @@
 """Predict with each fold's networks: its validation photos (out of fold) and every test photo. Nothing is fitted here.
 
 Writes runs/NAME/predictions/: a folder for each fold (predictions.csv; with predict.candidates also candidates.jsonl,
-the captions of all searches, and pooled.npy, the features of all photos), then the networks' own answers: oof.csv,
-test.csv (MOS averaged over folds, the caption of the fold that scored best), test_folds.csv (each fold's own test
-predictions) and timing.csv (photos and seconds of each fold). A test photo that cannot be read gets neither MOS nor
-caption, and is marked in the column `fallback`. What was cut off goes on at the fold where it was. Where there are
-several GPUs or cores, folds are predicted side by side (run.jobs).
+the captions of all searches, and, where features are not cached, those of all photos as pooled.npy), then the networks'
+own answers: oof.csv, test.csv (MOS averaged over folds, the caption of the fold that scored best), test_folds.csv (each
+fold's own test predictions) and timing.csv (photos and seconds of each fold). A test photo that cannot be read gets
+neither MOS nor caption, and is marked in the column `fallback`. What was cut off goes on at the fold where it was.
+Where there are several GPUs or cores, folds are predicted side by side (run.jobs).
 """
 
 import argparse
@@ -61,8 +61,8 @@ def predict_folds(settings: Settings, ranks: "Ranks", options: argparse.Namespac
             if ranks.broadcast(bool(work)):
                 predictions = predict_fold(checkpoints[fold], settings, data, tested, ranks, f"fold {fold}")
                 if work:
-                    names, candidates = table["photo_id"].tolist(), settings.predict.candidates
-                    work.outputs += write_fold_predictions(work.folder, predictions, names, candidates)
+                    names = table["photo_id"].tolist()
+                    work.outputs += write_fold_predictions(work.folder, predictions, names, settings)
     if options.part:
         return
     with contextlib.ExitStack() as stack:

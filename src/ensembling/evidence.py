@@ -22,7 +22,7 @@ from src.ensembling.evidence_scores import PHOTOS, KeptScores, Mixture, score_ph
 from src.ensembling.expected_score import ExpectedScorer, gain_in_corpus
 from src.ensembling.mbr import EvidenceSource, RankedCandidates, best_candidates, chosen_scores, ranked_candidates
 from src.ensembling.regressors import TEST
-from src.ensembling.retrieval import nearest_neighbours, neighbour_evidence
+from src.ensembling.retrieval import NeighbourSearch, neighbour_evidence
 from src.ensembling.run_predictions import RunCandidates
 from src.settings.schema import CaptionWeights
 
@@ -142,7 +142,7 @@ def gather_evidence(
     # of their places: numpy would make a table as wide as the longest caption of all
     training_captions = [captions[i] for i in random.permutation(len(captions))[:TRAINING_CAPTIONS].tolist()]
     queries, training = np.array(rows, int), np.array(training_rows)
-    neighbours = [nearest_neighbours(run.features(fold), queries, training, corpus.neighbours) for run in runs]
+    neighbours = [NeighbourSearch(run.features(fold), training).of_rows(queries, corpus.neighbours) for run in runs]
 
     def evidence(photos: slice) -> list[list[EvidenceSource]]:
         """What the captioners of each run wrote, and the neighbours' captions in its features, by photo."""

@@ -62,11 +62,15 @@ class FeatureSpace:
         vectors = np.empty((len(rows), len(self._mean)), np.float32)
         for begin in range(0, len(rows), _ROWS):
             block = slice(begin, begin + _ROWS)
-            values = np.concatenate([table[rows[block]] for table in self._features], axis=1, dtype=np.float32)
-            scaled = np.where(np.isfinite(values), values - self._mean, 0) * self._factor
-            length = np.linalg.norm(scaled, axis=1, keepdims=True)
-            vectors[block] = np.divide(scaled, length, out=np.zeros_like(scaled), where=length > 0)
+            vectors[block] = self.unit(np.concatenate([table[rows[block]] for table in self._features], axis=1))
         return vectors
+
+    def unit(self, features: np.ndarray) -> np.ndarray:
+        """Features [Q, D] of any photos as vectors, float32 [Q, D]."""
+        values = np.asarray(features, np.float32)
+        scaled = np.where(np.isfinite(values), values - self._mean, 0) * self._factor
+        length = np.linalg.norm(scaled, axis=1, keepdims=True)
+        return np.divide(scaled, length, out=np.zeros_like(scaled), where=length > 0)
 
 
 def _statistics(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -78,31 +82,39 @@ def _statistics(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.divide(1, deviation, where=deviation > 0, out=deviation)
 
 
-def nearest_neighbours(features: Sequence[np.ndarray], queries: np.ndarray, training: np.ndarray, k: int) -> Neighbours:
-    """The k training photos most like each query by cosine, of equally near ones the lower row first.
+class NeighbourSearch:
+    """The training photos most like others by cosine: each is compared with every training photo.
 
-    features: tables [N, D] side by side. queries int [Q], training int [T]: their rows. A photo is never its own
-    neighbour. Every photo is compared with every training photo; what is held is the training photos' vectors and a
-    block of similarities.
+    What is held is the training photos' vectors and a block of similarities.
     """
-    training = np.sort(np.asarray(training))
-    space = FeatureSpace(features, training)
-    training_vectors = space.vectors(training).T
-    kept = min(k, len(training))
-    rows, similarity = np.full((len(queries), k), -1), np.full((len(queries), k), -np.inf, np.float32)
-    step = max(1, _CELLS // max(len(training), 1))
 
-    def search(begin: int) -> None:
-        block = np.asarray(queries[begin : begin + step])
-        cosine = space.vectors(block) @ training_vectors
-        cosine[training == block[:, None]] = -np.inf
+    def __init__(self, features: Sequence[np.ndarray], training: np.ndarray):
+        """features: tables [N, D] side by side. training: rows, int [T]."""
+        self._training = np.sort(np.asarray(training))
+        self._space = FeatureSpace(features, self._training)
+        self._vectors = self._space.vectors(self._training).T
+
+    def of_rows(self, queries: np.ndarray, k: int) -> Neighbours:
+        """The k nearest of the photos at these rows, of equally near ones the lower row first; none is its own."""
+        step = max(1, _CELLS // max(len(self._training), 1))
+        blocks = [np.asarray(queries[begin : begin + step]) for begin in range(0, len(queries), step)]
+        with thread_pool(usable_cores()) as pool:
+            nearest = list(pool.map(lambda rows: self._nearest(self._space.vectors(rows), rows, k), blocks))
+        rows, similarity = zip(*nearest, strict=True) if nearest else ([np.empty((0, k), int)], [np.empty((0, k))])
+        return Neighbours(np.concatenate(rows), np.concatenate(similarity))
+
+    def of_new(self, features: np.ndarray, k: int) -> Neighbours:
+        """The same of photos that are not in the tables, by their features [Q, D]."""
+        return Neighbours(*self._nearest(self._space.unit(features), np.full(len(features), -1), k))
+
+    def _nearest(self, vectors: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        cosine = vectors @ self._vectors
+        cosine[self._training == queries[:, None]] = -np.inf
+        rows, similarity = np.full((len(queries), k), -1), np.full((len(queries), k), -np.inf, np.float32)
+        kept = min(k, len(self._training))
         columns, values = _largest(cosine, kept)
-        rows[begin : begin + step, :kept] = np.where(np.isfinite(values), training[columns], -1)
-        similarity[begin : begin + step, :kept] = values
-
-    with thread_pool(usable_cores()) as pool:
-        list(pool.map(search, range(0, len(queries), step)))
-    return Neighbours(rows, similarity)
+        rows[:, :kept], similarity[:, :kept] = np.where(np.isfinite(values), self._training[columns], -1), values
+        return rows, similarity
 
 
 def neighbour_evidence(
@@ -110,7 +122,7 @@ def neighbour_evidence(
 ) -> list[EvidenceSource]:
     """What people wrote of each query's neighbours, as evidence: a photo's captions share its weight and are a group.
 
-    captions: tokenised, of all photos, by the rows that `nearest_neighbours` was given.
+    captions: tokenised, of all photos, by row.
     """
     sources = []
     for rows, weights in zip(neighbours.rows.tolist(), neighbours.weights(temperature).tolist(), strict=True):

@@ -10,7 +10,7 @@ from src.base.errors import InputError
 from src.data.prediction_tables import read_predictions
 from src.data.table import for_training
 from src.ensembling.regressors import TEST
-from src.inference.fold_predictions import read_fold_candidates
+from src.inference.fold_predictions import pooled_features, read_fold_candidates
 from src.pipeline import outputs, resolved
 from src.pipeline.artefacts import outdated, outputs_digest
 from src.pipeline.runs import fold_folder, run_folder, settings_path
@@ -27,7 +27,7 @@ class RunCandidates:
     greedy: dict[int, dict[int, str]]
     """The same: the caption of greedy decoding."""
     pooled: dict[int, np.ndarray]
-    """Each fold's pooled features of all photos, float32 [N, D]; NaN for a photo that cannot be read."""
+    """Each fold's `pooled_features`; folds that share an encoder share one array."""
 
     def _folds(self, fold: int) -> list[int]:
         """Those whose captioners have not learned the photos of a fold: itself, or all for TEST."""
@@ -42,8 +42,8 @@ class RunCandidates:
         return [caption for number in self._folds(fold) for caption in self.captions[number].get(row, [])]
 
     def features(self, fold: int) -> list[np.ndarray]:
-        """Tables of the photos' features [N, D], of each of those captioners."""
-        return [self.pooled[number] for number in self._folds(fold)]
+        """Tables of the photos' features [N, D], as those captioners see them."""
+        return list({id(self.pooled[number]): self.pooled[number] for number in self._folds(fold)}.values())
 
 
 def check_alike(runs: Sequence[Settings]) -> None:
@@ -98,10 +98,10 @@ def run_candidates(run: Settings, photo_ids: pd.Series) -> RunCandidates:
             "predict.candidates=true, or give ensemble.captions=search"
         )
     rows = {name: row for row, name in enumerate(photo_ids)}
-    loaded = RunCandidates(run.run.name, {}, {}, {})
-    for fold in resolved.folds_of(run):
+    folds = resolved.folds_of(run)
+    loaded = RunCandidates(run.run.name, {}, {}, pooled_features(run, folds))
+    for fold in folds:
         candidates = read_fold_candidates(outputs.fold_predictions(run, fold).folder)
         loaded.captions[fold] = {rows[name]: captions for name, captions in candidates.captions.items()}
         loaded.greedy[fold] = {rows[name]: caption for name, caption in candidates.greedy.items()}
-        loaded.pooled[fold] = candidates.pooled
     return loaded

@@ -2,18 +2,21 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from src.base.errors import InputError
 from src.base.files import read_json, replacing, write_json, write_text
 from src.data.prediction_tables import UNREADABLE, read_predictions
 from src.data.table import for_training
 from src.inference.caption_candidates import GREEDY, SEARCH, PhotoCaptions, candidate_searches, generate_captions
 from src.inference.mos_prediction import predict_mos
+from src.pipeline import outputs
+from src.pipeline.artefacts import outdated
 from src.settings.schema import Settings
 from src.training.distributed import Ranks
 from src.training.fold_data import FoldData
@@ -27,7 +30,8 @@ class FoldPredictions:
     mos: dict[int, float]
     """By row; empty for a task without MOS."""
     captions: dict[int, PhotoCaptions]
-    """By row; empty for a task without captions. Where there are candidates, of the training photos features alone."""
+    """By row; empty for a task without captions. With candidates and without cached features, of the training photos
+    features alone."""
     seconds: float
     """Time for MOS and captions of `rows`."""
 
@@ -51,19 +55,20 @@ def predict_fold(
         searches = candidate_searches(settings) if candidates else {SEARCH: settings.decoding}
         captions = generate_captions([checkpoints], settings, data.labels, rows, searches, ranks, f"{label} captions")
     seconds = time.perf_counter() - began
-    if captions and settings.predict.candidates:
+    if captions and settings.predict.candidates and not settings.encoder.cached:
         others = np.setdiff1d(data.train_rows, rows).tolist()
         captions |= generate_captions([checkpoints], settings, data.labels, others, {}, ranks, f"{label} features")
     return FoldPredictions(rows, mos, captions, seconds)
 
 
 def write_fold_predictions(
-    folder: Path, predictions: FoldPredictions, photo_ids: list[str], candidates: bool
+    folder: Path, predictions: FoldPredictions, photo_ids: list[str], settings: Settings
 ) -> list[str]:
-    """Write predictions.csv (photo_id, mos, caption), timing.json, and where asked candidates.jsonl and pooled.npy.
+    """Write predictions.csv (photo_id, mos, caption), timing.json, and with predict.candidates candidates.jsonl.
 
-    photo_ids: of all N photos. pooled.npy holds the pooled features of all photos, float32 [N, D], NaN for a photo that
-    cannot be read. Returns the names of the files that count: a time is another in each run.
+    Beside the latter, unless features are cached, pooled.npy holds the pooled features of all N photos, float32 [N, D],
+    NaN for a photo that cannot be read. photo_ids: of all photos. Returns the names of the files that count: a time is
+    another in each run.
     """
     rows, captions = predictions.rows, predictions.captions
     table = pd.DataFrame({
@@ -73,7 +78,7 @@ def write_fold_predictions(
     })  # fmt: skip
     write_text(folder / "predictions.csv", table.to_csv(index=False, lineterminator="\n"))
     write_json(folder / "timing.json", {"photos": len(rows), "seconds": round(predictions.seconds, 3)})
-    if not (captions and candidates):
+    if not (captions and settings.predict.candidates):
         return ["predictions.csv"]
     lines = [
         {"photo_id": photo_ids[row], "captions": captions[row].candidates, "sources": captions[row].sources}
@@ -81,6 +86,8 @@ def write_fold_predictions(
     ]
     text = "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines)
     write_text(folder / "candidates.jsonl", text)
+    if settings.encoder.cached:
+        return ["predictions.csv", "candidates.jsonl"]
     pooled = np.full((len(photo_ids), len(next(iter(captions.values())).pooled)), np.nan, np.float32)
     for row, photo in captions.items():
         pooled[row] = photo.pooled
@@ -97,8 +104,6 @@ class FoldCandidates:
     """By photo_id, those of validation and test photos."""
     greedy: dict[str, str]
     """By photo_id; absent where greedy decoding wrote no word."""
-    pooled: np.ndarray
-    """Pooled features of all photos, float32 [N, D], mapped from their file."""
 
 
 def read_fold_candidates(folder: Path) -> FoldCandidates:
@@ -113,8 +118,22 @@ def read_fold_candidates(folder: Path) -> FoldCandidates:
             for photo in photos
             if GREEDY in photo["sources"]
         },
-        np.load(folder / "pooled.npy", mmap_mode="r"),
     )
+
+
+def pooled_features(settings: Settings, folds: Sequence[int]) -> dict[int, np.ndarray]:
+    """The pooled features of all photos [N, D] by which each fold's captioner sees them, mapped from their files.
+
+    Where features are cached they are the same for all folds: one array. Raises InputError where they are gone.
+    """
+    if settings.encoder.cached:
+        cache = outputs.features(settings)
+        if reason := outdated(cache, code=False):
+            raise InputError(f"{cache.folder}: {reason}; python -m src.predict --fresh makes the features again")
+        shared = np.load(cache.folder / "pooled.npy", mmap_mode="r")[:, 0]
+        return dict.fromkeys(folds, shared)
+    files = {fold: outputs.fold_predictions(settings, fold).folder / "pooled.npy" for fold in folds}
+    return {fold: np.load(file, mmap_mode="r") for fold, file in files.items()}
 
 
 def write_run_predictions(

@@ -13,8 +13,8 @@ from src.ensembling.caption_rules import rare_endings
 from src.ensembling.evidence import TEMPERATURE
 from src.ensembling.expected_score import ExpectedScorer, mixed
 from src.ensembling.mbr import EvidenceSource
-from src.ensembling.retrieval import nearest_neighbours, neighbour_evidence
-from src.inference.fold_predictions import read_fold_candidates
+from src.ensembling.retrieval import NeighbourSearch, neighbour_evidence
+from src.inference.fold_predictions import pooled_features
 from src.inference.networks import best_fold
 from src.inference.photo_captioner import PhotoCaptioner, attention_of_file, describe_files, folds_to_ask, seen_of_file
 from src.metrics.caption_scores import tokenize
@@ -75,7 +75,7 @@ class RunAnswers:
         self.mos, self.captions = table["mos"].to_numpy(float), table["captions"].tolist()
         self.pixels = np.load(photos / "pixels.npy", mmap_mode="r")
         self.predicted, self.error = self._errors(table["photo_id"].tolist())
-        self.pooled: np.ndarray | None = None
+        self.alike: NeighbourSearch | None = None
         self.scorer: ExpectedScorer | None = None
         self.tokens: list[list[str]] = []
         self.broken: frozenset[str] = frozenset()
@@ -95,14 +95,18 @@ class RunAnswers:
 
     def _read_captions(self, run: Path) -> None:
         folders = {fold: fold_folder(run, fold) for fold in folds_to_ask(run, self.settings.train.fold)}
-        predicted = outputs.fold_predictions(self.settings, best_fold(folders)).folder
         training = set(self.training.tolist())
         captions = [list(texts) if row in training else [] for row, texts in enumerate(self.captions)]
         self.tokens = tokenize(captions)
         self.broken = rare_endings([text for texts in self.tokens for text in texts])
         self.scorer = ExpectedScorer([texts for texts in self.tokens if texts], self.settings.metric.weights)
-        if (predicted / "pooled.npy").is_file():
-            self.pooled = read_fold_candidates(predicted).pooled
+        best, cached = best_fold(folders), self.settings.encoder.cached
+        predicted = outputs.fold_predictions(self.settings, best).record()
+        if predicted and (cached or self.settings.predict.candidates):
+            pooled = pooled_features(self.settings, [best])[best]
+            self.alike = NeighbourSearch(
+                [pooled], np.array([row for row in self.training.tolist() if self.tokens[row]])
+            )
 
     def __call__(self, path: Path) -> Answer:
         """The answer about a photo file. Raises InputError where it is no photo that can be read."""
@@ -139,13 +143,8 @@ class RunAnswers:
         written = EvidenceSource(candidates)
         parts, weights = [self.scorer.expected([candidates], [written.leaving_one_out(candidates)])], [1.0]
         rows: list[int] = []
-        if self.pooled is not None:
-            captioned = np.array([row for row in self.training.tolist() if self.tokens[row]])
-            known = captioned[np.isfinite(self.pooled[captioned]).all(axis=1)]
-            features = np.concatenate([self.pooled, pooled[None]])
-            neighbours = nearest_neighbours(
-                [features], np.array([len(self.pooled)]), known, self.settings.ensemble.neighbours
-            )
+        if self.alike:
+            neighbours = self.alike.of_new(pooled[None], self.settings.ensemble.neighbours)
             rows = [row for row in neighbours.rows[0].tolist() if row >= 0]
             (near,) = neighbour_evidence(neighbours, self.tokens, TEMPERATURE)
             parts.append(self.scorer.expected([candidates], [near.leaving_one_out(candidates)]))

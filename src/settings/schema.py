@@ -111,8 +111,8 @@ class PredictSettings:
     tta_scales: list[float] = Field(default_factory=lambda: [1.0])
     """Average the MOS over the photo at each of these scales, 0.5 to 2 times view.size."""
     candidates: bool = True
-    """Also write each fold's caption candidates (greedy, beam, diverse beam, random samples) and pooled features, which
-    ensemble.captions=mbr chooses from."""
+    """Also write each fold's caption candidates (greedy, beam, diverse beam, random samples) and, where features are
+    not cached, those of all photos, which ensemble.captions=mbr works with."""
     samples: Annotated[int, Field(ge=1, le=1000)] = 20
     """Random captions among the candidates."""
 

@@ -15,7 +15,7 @@ from src.ensembling.kernel_machines import (
     landmark_ridge,
     predict_svr,
 )
-from src.ensembling.retrieval import FeatureSpace, nearest_neighbours
+from src.ensembling.retrieval import FeatureSpace, NeighbourSearch
 from src.metrics.mos_score import mos_score
 
 FITTED, WANTED, FEATURES = 8000, 4000, 296
@@ -62,7 +62,7 @@ def run() -> Iterator[tuple[str, float, float, str]]:
     yield f"kernel ridge of {FITTED:,} photos, {LANDMARKS:,} landmarks", ours, theirs, agree
 
     pooled = [values.astype(np.float32)]
-    ours, _ = _timed(lambda: nearest_neighbours(pooled, wanted, fitted, 40).rows)
+    ours, _ = _timed(lambda: NeighbourSearch(pooled, fitted).of_rows(wanted, 40).rows)
     vectors = FeatureSpace(pooled, fitted)
     search = NearestNeighbors(n_neighbors=40, algorithm="brute", metric="cosine").fit(vectors.vectors(fitted))
     theirs, _ = _timed(lambda: search.kneighbors(vectors.vectors(wanted))[1])

@@ -71,7 +71,7 @@ def test_a_fold_s_files_hold_candidates_and_the_features_of_all_photos(finished,
     table = load_table(outputs.photos(settings).folder / "photos.jsonl")
     names, tested = table["photo_id"].tolist(), np.flatnonzero(table["part"] == "test").tolist()
     predictions = predict_fold(folder, settings, data, tested[1:], ONE, "fold 0")
-    files = write_fold_predictions(tmp_path, predictions, names, candidates=True)
+    files = write_fold_predictions(tmp_path, predictions, names, settings)
     assert files == ["predictions.csv", "candidates.jsonl", "pooled.npy"]
     frame = read_predictions(tmp_path / "predictions.csv").set_index("photo_id")
     assert list(frame.index) == [names[row] for row in data.validation_rows.tolist() + tested[1:]]
@@ -80,12 +80,12 @@ def test_a_fold_s_files_hold_candidates_and_the_features_of_all_photos(finished,
     assert list(candidates.captions) == list(frame.index)
     assert all(frame["caption"][name] == texts[1] for name, texts in candidates.captions.items())
     assert all(candidates.greedy[name] == texts[0] for name, texts in candidates.captions.items())
-    unread = np.isnan(candidates.pooled).any(axis=1)
-    assert np.flatnonzero(unread).tolist() == tested[:1] and candidates.pooled.dtype == np.float32
+    pooled = np.load(tmp_path / "pooled.npy")
+    assert np.flatnonzero(np.isnan(pooled).any(axis=1)).tolist() == tested[:1] and pooled.dtype == np.float32
     encoded = generate_captions([folder], settings, data.labels, data.train_rows.tolist()[:5], {}, ONE, "features")
     for row, photo in encoded.items():
         assert photo.candidates == () and photo.caption == ""
-        np.testing.assert_allclose(photo.pooled, candidates.pooled[row], atol=1e-5)
+        np.testing.assert_allclose(photo.pooled, pooled[row], atol=1e-5)
 
 
 def test_without_candidates_a_fold_writes_the_same_captions_and_no_more(finished, tmp_path):
@@ -99,7 +99,7 @@ def test_without_candidates_a_fold_writes_the_same_captions_and_no_more(finished
         row: photo.caption for row, photo in written.items()
     }
     assert {source for photo in predictions.captions.values() for source in photo.sources} == {SEARCH}
-    assert write_fold_predictions(tmp_path, predictions, [""] * len(data.labels.mos), False) == ["predictions.csv"]
+    assert write_fold_predictions(tmp_path, predictions, [""] * len(data.labels.mos), plain) == ["predictions.csv"]
 
 
 def test_the_run_s_tables_take_each_photo_from_the_folds_that_never_saw_it(tmp_path):
