@@ -9,9 +9,10 @@ expected score, for each fold by the strategy that was best on the other folds, 
 (ensemble.captions).
 
 Writes runs/NAME/ensemble/: oof.csv and test.csv, which evaluate and submit read, blend.json (the members' weights, and
-how captions are chosen), constants.json (the folds' constant sentences), ablation.csv, ablation.txt and ablation.png
-(what each step adds out of fold) and ensemble.yaml, a --config for evaluate and submit. A test photo that cannot be
-read gets the mean MOS and the constant sentence. NAME is all names joined by +, or run.name.
+how captions are chosen), constants.json (the folds' constant sentences), caption_confidence.csv (what each caption is
+expected to add to the score), ablation.csv, ablation.txt and ablation.png (what each step adds out of fold),
+timing.json (seconds of each regressor) and ensemble.yaml, a --config for evaluate and submit. A test photo that cannot
+be read gets the mean MOS and the constant sentence. NAME is all names joined by +, or run.name.
 """
 
 import argparse
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from src.ensembling.ablation import ScoredStep
+    from src.ensembling.caption_selection import CaptionChoice
     from src.ensembling.mos_blend import MosBlend
     from src.ensembling.regressors import PhotoFeatures
 
@@ -44,6 +46,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def ensemble_runs(settings: Settings, runs: Sequence[Settings], folder: Path) -> list[str]:
     """Write the ensemble of the runs to the folder; the names of the files."""
+    import pandas as pd
+
     from src.base.files import write_json, write_text
     from src.data.folds import load_folds
     from src.data.prediction_tables import UNREADABLE
@@ -62,27 +66,36 @@ def ensemble_runs(settings: Settings, runs: Sequence[Settings], folder: Path) ->
 
     mos = table["mos"].where(training).to_numpy(float)
     networks = {run.run.name: own["mos"].to_numpy(float) for run, own in zip(runs, predicted, strict=True)}
-    members = mos_members(networks, photo_features(settings, runs, table), mos, fold, folds)
+    seconds: dict[str, float] = {}
+    members = mos_members(networks, photo_features(settings, runs, table), mos, fold, folds, seconds)
     blended = blend_mos(members, mos, fold, first.run.name, settings) if members else None
     unreadable = (predicted[0]["fallback"] == UNREADABLE).to_numpy()
     columns = used_mos(members, blended, settings.ensemble.mos, table["mos"][training].mean(), unreadable)
 
     searched = [own["caption"].tolist() for run, own in zip(runs, predicted, strict=True) if run.task != "mos"]
-    captions, strategy, constants, caption_steps = choose_captions(settings, runs, table, fold, searched, folder)
+    choice = choose_captions(settings, runs, table, fold, searched, folder)
 
-    output = columns.assign(caption=captions, fallback=predicted[0]["fallback"])
+    output = columns.assign(caption=choice.captions, fallback=predicted[0]["fallback"])
     output.insert(0, "photo_id", table["photo_id"])
     output.insert(1, "fold", fold)
     parts = {"oof.csv": output[output["fold"].isin(folds)].drop(columns="fallback")}
     parts["test.csv"] = output[output["fold"] == TEST].drop(columns="fold")
     for name, part in parts.items():
         write_text(folder / name, part.to_csv(index=False, lineterminator="\n"))
-    record = {"runs": [run.run.name for run in runs], "mos": mos_record(settings, first, blended), "captions": strategy}
+    rows = list(choice.expected)
+    confidence = pd.DataFrame({"photo_id": table["photo_id"][rows], "expected": [choice.expected[row] for row in rows]})
+    write_text(folder / "caption_confidence.csv", confidence.to_csv(index=False, lineterminator="\n"))
+    write_json(folder / "timing.json", {name: round(took, 3) for name, took in seconds.items()})
+    record = {
+        "runs": [run.run.name for run in runs],
+        "mos": mos_record(settings, first, blended),
+        "captions": choice.record,
+    }
     write_json(folder / "blend.json", record)
-    write_json(folder / "constants.json", constants)
+    write_json(folder / "constants.json", choice.constants)
     write_text(folder / "ensemble.yaml", as_yaml(settings))
-    steps = [*(blended.steps if blended else []), *caption_steps]
-    return [*parts, "blend.json", "constants.json", *write_ablation(settings, steps, folder)]
+    steps = [*(blended.steps if blended else []), *choice.steps]
+    return [*parts, "caption_confidence.csv", "blend.json", "constants.json", *write_ablation(settings, steps, folder)]
 
 
 def photo_features(settings: Settings, runs: Sequence[Settings], table: "pd.DataFrame") -> "PhotoFeatures":
@@ -119,14 +132,14 @@ def choose_captions(
     fold: "np.ndarray",
     searched: list[list[str]],
     scratch: Path,
-) -> tuple[list[str], dict, dict[int, str], list["ScoredStep"]]:
-    """The caption of each photo [N], how it was chosen, the constant sentences by fold, and the steps of the ablation.
+) -> "CaptionChoice":
+    """The captions of all photos.
 
     fold: [N], TEST for test photos. searched: of each run with captions, those of its own search [N], "" where none.
     scratch: the folder of files without a name.
     """
     from src.ensembling.caption_rules import CaptionRules
-    from src.ensembling.caption_selection import ensemble_captions, fill_empty
+    from src.ensembling.caption_selection import CaptionChoice, ensemble_captions, fill_empty
     from src.ensembling.caption_strategy import CaptionStrategy
     from src.ensembling.regressors import TEST
     from src.ensembling.run_predictions import run_candidates
@@ -138,7 +151,7 @@ def choose_captions(
     captions = fill_empty(captions, table, fold, needed, settings.metric.weights, constants, shared_meteor)
     writers = [run for run in runs if run.task != "mos"]
     if settings.task == "mos" or settings.ensemble.captions == "search" or not writers:
-        return captions, CaptionStrategy().record(), constants, []
+        return CaptionChoice(captions, CaptionStrategy().record(), constants)
     candidates = [run_candidates(run, table["photo_id"]) for run in writers]
     options, endings = settings.ensemble, frozenset(writers[0].decoding.bad_endings.lower().split())
     rules = CaptionRules(None if options.broken_endings else endings, options.repeats, options.maximum_share)
@@ -146,7 +159,7 @@ def choose_captions(
         settings, candidates, table, fold, captions, constants, rules, shared_meteor(), scratch
     )
     captions = [selected.captions.get(row, caption) for row, caption in enumerate(captions)]
-    return captions, selected.strategy.record(), constants, steps
+    return CaptionChoice(captions, selected.strategy.record(), constants, steps, selected.expected)
 
 
 def mos_record(settings: Settings, first: Settings, blended: "MosBlend | None") -> dict:

@@ -3,7 +3,7 @@ one that was best on all training photos, and by the rules for all of them; and 
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 
@@ -42,6 +42,23 @@ class SelectedCaptions:
     such photos."""
     strategy: CaptionStrategy
     """Of the test photos."""
+    expected: dict[int, float]
+    """How much each of `captions` is expected to add to the caption score, by row: little where nothing supports it."""
+
+
+@dataclass(frozen=True)
+class CaptionChoice:
+    """The captions of all photos [N], and how they were chosen."""
+
+    captions: list[str]
+    record: dict
+    """Of the strategy for test photos."""
+    constants: dict[int, str]
+    """The constant sentences that were searched for, by fold."""
+    steps: list[ScoredStep] = field(default_factory=list)
+    """Of the ablation."""
+    expected: dict[int, float] = field(default_factory=dict)
+    """As in `SelectedCaptions`; empty where there was no choice."""
 
 
 def fill_empty(
@@ -175,18 +192,20 @@ def select_captions(
     chosen = selection.captions_by(of_photos)
     steps = _steps(selection, runs, strategy, [greedy.get(row, searched[row]) for row in selection.rows])
     steps.append((AblationStep("chosen on the other folds", True), chosen))
-    ruled = _ruled(rules, evidence, chosen, of_photos, selection.best_of_photos(by_mbr))
+    ruled, values = _ruled(rules, evidence, chosen, of_photos, selection.best_of_photos(by_mbr))
     steps += [(AblationStep(name, True), texts) for name, texts in ruled]
     selected = dict(zip(selection.rows, steps[-1][1], strict=True))
+    expected = dict(zip(selection.rows, values, strict=True))
     if tested:
         test = gather_evidence(corpus, runs, TEST, constants[TEST], scratch)
         chosen, count = _of_test(test, strategy, searched, constants), len(test.rows)
-        ruled = _ruled(rules, [test], chosen, [strategy] * count, [selection.best(by_mbr)] * count)
+        ruled, values = _ruled(rules, [test], chosen, [strategy] * count, [selection.best(by_mbr)] * count)
         selected |= dict(zip(test.rows, ruled[-1][1] if ruled else chosen, strict=True))
+        expected |= dict(zip(test.rows, values, strict=True))
     scored = [
         (step, selection.scored(texts), len(set(texts)) / len(texts)) for step, texts in steps if selection.references
     ]
-    return SelectedCaptions(selected, selection.rows, scored, strategy)
+    return SelectedCaptions(selected, selection.rows, scored, strategy, expected)
 
 
 def _ruled(
@@ -195,8 +214,9 @@ def _ruled(
     captions: Sequence[str],
     strategies: Sequence[CaptionStrategy],
     by_mbr: Sequence[CaptionStrategy],
-) -> list[tuple[str, list[str]]]:
-    """What each rule is called, and the captions after it, of the photos of all groups in a row.
+) -> tuple[list[tuple[str, list[str]]], list[float]]:
+    """What each rule is called, and the captions after it, of the photos of all groups in a row; and the values of the
+    last ones.
 
     captions, strategies: of each photo; where the strategy is not MBR, that in by_mbr ranks the other candidates.
     """
@@ -209,7 +229,9 @@ def _ruled(
             own: group.rank(own.mixture, own.runs, own.own_candidates_only) for own in set(of_group) if own.mixture
         }
         ranked += [ranks[own][place].starting_with(captions[begin + place]) for place, own in enumerate(of_group)]
-    return rules.apply(ranked, [group.rare_endings for group in evidence for _ in group.rows])
+    steps = rules.apply(ranked, [group.rare_endings for group in evidence for _ in group.rows])
+    last = steps[-1][1] if steps else captions
+    return steps, [photo.value_of(caption) for photo, caption in zip(ranked, last, strict=True)]
 
 
 def _steps(

@@ -71,6 +71,10 @@ class RankedCandidates:
         captions = [caption, *(self.captions[i] for i in others)]
         return RankedCandidates(captions, np.concatenate([value, self.values[others]]))
 
+    def value_of(self, caption: str) -> float:
+        """What one of the captions adds."""
+        return float(self.values[self.captions.index(caption)])
+
     def where(self, kept: Sequence[bool]) -> "RankedCandidates":
         """Some of them; all where none is kept."""
         places = np.flatnonzero(kept)

@@ -24,17 +24,23 @@ class MosBlend:
 
 
 def mos_members(
-    networks: Mapping[str, np.ndarray], features: PhotoFeatures, mos: np.ndarray, fold: np.ndarray, folds: list[int]
+    networks: Mapping[str, np.ndarray],
+    features: PhotoFeatures,
+    mos: np.ndarray,
+    fold: np.ndarray,
+    folds: list[int],
+    seconds: dict[str, float] | None = None,
 ) -> dict[str, np.ndarray]:
     """MOS [N] of each member by its column, within the range of the labels; none where there is no label.
 
     networks: out-of-fold and test predictions [N] of each run by its name, NaN elsewhere; all NaN for a run without
-    MOS. mos: [N], NaN where unknown. fold: [N], TEST for test photos. folds: those that are predicted.
+    MOS. mos: [N], NaN where unknown. fold: [N], TEST for test photos. folds: those that are predicted. seconds: gets
+    the time that each regressor takes.
     """
     if np.isnan(mos).all():
         return {}
     first, *_ = networks
-    members = regressor_members(features, mos, fold, folds, first)
+    members = regressor_members(features, mos, fold, folds, first, seconds)
     members |= {
         member_name("network", run, first): predicted
         for run, predicted in networks.items()

@@ -1,5 +1,6 @@
 """Regressors of MOS on features of the photos: ridge, boosted trees, kernel methods; each predicts out of fold."""
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -50,11 +51,17 @@ def member_name(member: str, run: str, first: str) -> str:
 
 
 def regressor_members(
-    features: PhotoFeatures, mos: np.ndarray, fold: np.ndarray, folds: list[int], first: str
+    features: PhotoFeatures,
+    mos: np.ndarray,
+    fold: np.ndarray,
+    folds: list[int],
+    first: str,
+    seconds: dict[str, float] | None = None,
 ) -> dict[str, np.ndarray]:
     """Out-of-fold and test predictions [N] of each regressor by its column; none where a fold would lack labels.
 
     mos: [N], NaN where unknown. fold: [N], TEST for test photos. folds: those that are predicted. first: the first run.
+    seconds: gets the time that each takes, its features not counted.
     """
     known = ~np.isnan(mos) & (fold != TEST)
     if min((known & (fold != number)).sum() for number in folds) < 2:
@@ -78,8 +85,13 @@ def regressor_members(
     for run, frozen in features.frozen.items():
         inputs = [Table(frozen, _FROZEN_SHARE, cut=True), *tables]
         regressors[member_name(KERNEL_RIDGE, run, first)] = partial(_kernel_ridge, inputs, rows, most)
-    bar = tqdm(regressors.items(), desc="regressors of MOS", unit=" regressors", leave=False, disable=None)
-    return {name: out_of_fold(regressor(), mos, fold, folds) for name, regressor in bar}
+    members = {}
+    for name, regressor in tqdm(regressors.items(), "regressors of MOS", unit=" regressors", leave=False, disable=None):
+        began = time.perf_counter()
+        members[name] = out_of_fold(regressor(), mos, fold, folds)
+        if seconds is not None:
+            seconds[name] = time.perf_counter() - began
+    return members
 
 
 def _on_table(regressor: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray], features: np.ndarray) -> Regressor:

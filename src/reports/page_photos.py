@@ -157,13 +157,13 @@ def reference_lengths(statistics: dict) -> np.ndarray:
     return lengths
 
 
-def caption_scores(path: Path, labels: Labels) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and CIDEr-D of the photos in caption_scores.csv; none where there is no such file."""
-    key, score = array("q"), array("d")
+def photo_values(path: Path, column: str, labels: Labels) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of the photos in a CSV file, and what a column says of each; none where there is no such file."""
+    key, value = array("q"), array("d")
     for row in rows_of(path) if path.is_file() else ():
         key.append(_key(row["photo_id"]))
-        score.append(float(row["cider_d"]))
-    return labels.rows(np.array(key)), np.array(score)
+        value.append(float(row[column]))
+    return labels.rows(np.array(key)), np.array(value)
 
 
 def extremes(values: np.ndarray, lowest: bool) -> np.ndarray:
@@ -225,13 +225,23 @@ def mos_groups(labels: Labels, answers: Answers) -> list[Group]:
     return [group for group in groups if group.rows]
 
 
-def caption_groups(rows: np.ndarray, cider: np.ndarray) -> list[Group]:
-    """Those whose captions score highest and lowest. rows, cider: of the photos that people described [C]."""
+def caption_groups(scores: Path, confidence: Path, answers: Answers, labels: Labels) -> list[Group]:
+    """Those whose captions score highest and lowest, and those out of fold of which the ensemble expects least.
+
+    scores: caption_scores.csv. confidence: the ensemble's caption_confidence.csv, where there is one.
+    """
     groups = []
+    rows, cider = photo_values(scores, "cider_d", labels)
     for title, lowest in (("Captions: highest CIDEr-D", False), ("Captions: lowest CIDEr-D", True)):
         places = extremes(cider, lowest)
         facts = {int(rows[i]): [f"CIDEr-D {number(cider[i], '.2f')}"] for i in places if rows[i] >= 0}
         groups.append(Group(title, "of the photos that people described", list(facts), facts))
+    rows, expected = photo_values(confidence, "expected", labels)
+    scored = np.isin(rows, answers.row[answers.row >= 0])
+    rows, expected = rows[scored], expected[scored]
+    facts = {int(rows[i]): [f"expected {number(expected[i], '.2f')}"] for i in extremes(expected, lowest=True)}
+    note = "expected: what the caption should add to the score, which is least for these"
+    groups.append(Group("Captions: least certain", note, list(facts), facts))
     return [group for group in groups if group.rows]
 
 

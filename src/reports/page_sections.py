@@ -61,7 +61,8 @@ def leaderboard(scores: dict, folder: Path, seconds: dict[str, float], total: fl
     folder: of the ensemble. seconds: of the networks of each run, by its name. total: of the ensemble in all.
     """
     parts: list[Part] = []
-    blend = read_json(folder / "blend.json")
+    blend, timing = read_json(folder / "blend.json"), folder / "timing.json"
+    regressors = read_json(timing) if timing.is_file() else {}
     used = {
         entry["member"] if entry["run"] in (None, blend["runs"][0]) else f"{entry['member']} {entry['run']}": entry[
             "weight"
@@ -77,7 +78,7 @@ def leaderboard(scores: dict, folder: Path, seconds: dict[str, float], total: fl
         rows = []
         for name, block in blocks.items():
             member, _, run = name.partition(" ")
-            took = seconds.get(run or blend["runs"][0]) if member == "network" else None
+            took = seconds.get(run or blend["runs"][0]) if member == "network" else regressors.get(name)
             low, high = block["interval"] or (None, None)
             rows.append(
                 [shown(name), range_bar(block["score"], low, high, (min(bounds), max(bounds))), number(block["score"]),
@@ -89,8 +90,10 @@ def leaderboard(scores: dict, folder: Path, seconds: dict[str, float], total: fl
             Column(""),
             *(Column(c, number=True) for c in ("score", "95%", "PLCC", "SRCC", "weight", "time")),
         ]
-        note = "weight: its share of the blend. time: training and prediction of all folds"
-        note += f"; regressors, blend and captions took {duration(total)} together" if total else ""
+        note = (
+            "weight: its share of the blend. time: fitting and predictions of all folds, a regressor's without features"
+        )
+        note += f"; ensemble took {duration(total)} in all" if total else ""
         parts.append(Table("MOS: each member alone", columns, rows, note, strong=(0,) if "this run" in blocks else ()))
     steps = list(rows_of(folder / "ablation.csv"))
     for kind, title in (("MOS", "MOS: what each step adds"), ("caption", "Captions: what each step adds")):
@@ -258,6 +261,9 @@ def tuning_section(folder: Path, settings: Settings) -> Section | None:
     if score is None:
         return None
     parts: list[Part] = []
+    marker = runs.marker_of(folder)
+    if marker.is_file() and (took := read_json(marker).get("seconds")):
+        parts.append(Sentence(f"The search took {duration(took)}."))
     if (folder / "judge.json").is_file() and (judged := read_json(folder / "judge.json")).get("verdict"):
         parts.append(Sentence(f"{judged['verdict'][0].upper()}{judged['verdict'][1:]}."))
     values = [float(row[score]) if row[score] else None for row in trials]

@@ -14,7 +14,6 @@ from src.reports.page_photos import (
     Labels,
     Thumbnails,
     caption_groups,
-    caption_scores,
     fetch_texts,
     frequent_captions,
     mos_groups,
@@ -104,7 +103,8 @@ def _photos_section(settings: Settings, scores: dict, labels: Labels, answers: A
     run, photos = runs.run_folder(settings), outputs.photos(settings).folder
     groups = mos_groups(labels, answers) if scores["oof"]["mos"] else []
     if scores["oof"]["caption"]:
-        groups += caption_groups(*caption_scores(runs.caption_scores_path(run), labels))
+        confidence = outputs.ensemble(settings).folder / "caption_confidence.csv"
+        groups += caption_groups(runs.caption_scores_path(run), confidence, answers, labels)
     wanted = {row for group in groups for row in group.rows}
     texts = fetch_texts(wanted, answers, photos / "photos.jsonl", outputs.ensemble(settings).folder / "oof.csv")
     thumbnail = Thumbnails(photos, settings.view.fit == "squash")

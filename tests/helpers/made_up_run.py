@@ -105,6 +105,13 @@ def _write_ensemble(
     steps = [["MOS", "ridge", "off", 50, 0.6, 0.5, 0.7, "", "", "", "", ""],
              ["MOS", "+ network", "on", 50, 0.8, 0.7, 0.9, 0.2, 0.1, 0.3, 0.01, ""]]  # fmt: skip
     write_csv(folder / "ablation.csv", header, steps)
+    write_json(folder / "timing.json", {"ridge": 83.2})
+    if settings.task != "mos":
+        write_csv(
+            folder / "caption_confidence.csv",
+            ("photo_id", "expected"),
+            zip(names, np.arange(len(names)) / 100, strict=True),
+        )
 
 
 def _write_scores(settings: Settings, photos: int, warnings: list[str]) -> None:

@@ -61,7 +61,8 @@ def test_a_page_needs_no_script_and_nothing_outside_itself(tmp_path):
     assert {address[1:] for address in addresses if address.startswith("#")} == sections
     assert all(address.startswith(("data:", "#")) for address in addresses) and "url(" not in text
     assert not [a for _, a in reader.tags for key in a if key.startswith("on")]
-    assert len(reader.named("img")) == 60 and "captions have 2.1 words" in text, "five groups of 12 photos"
+    assert len(reader.named("img")) == 72 and "captions have 2.1 words" in text, "six groups of 12 photos"
+    assert "1 min 23 s" in reader.texts and "expected 0.11" in text and "expected 0.12" not in text
     assert text.index("Raise decoding.length_penalty") < text.index('id="leaderboard"')
 
 
@@ -89,7 +90,9 @@ def test_what_a_run_does_not_have_is_left_out(tmp_path, task, expected):
     (tuned / "best.yaml").write_text("run.name: made up\noptim.lr: 0.5\n")
     assert headings(settings) == expected, "a search whose winner is not used"
     (tuned / "best.yaml").write_text(f"run.name: made up\noptim.lr: {settings.optim.lr}\n")
+    write_json(runs.marker_of(tuned), {"seconds": 125.0})
     assert headings(settings) == [*expected[:-1], "Tuning", "Origin"]
+    assert "The search took 2 min 5 s." in write_report(settings).read_text(encoding="utf-8")
     assert "Trial 0 won." in write_report(settings).read_text(encoding="utf-8")
 
 

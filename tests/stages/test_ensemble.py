@@ -89,6 +89,8 @@ def test_the_tables_have_the_rows_of_predict_and_the_members_of_all_runs(predict
             assert inside.sum() > 10
             np.testing.assert_array_equal(ours[column][inside], networks["mos"][inside])
         assert (ours["mos"] == ours["blend"]).all() and ours["caption"].str.strip().all()
+        confidence = table_of(predicted / "runs/one+two/ensemble/caption_confidence.csv")
+        assert set(confidence["photo_id"]) >= set(ours["photo_id"]) and confidence["expected"].between(0, 20).all()
         assert not (ours["caption"] == alone["caption"]).all(), (
             "a captioner of one epoch knows less than its neighbours"
         )
@@ -247,7 +249,8 @@ def test_it_is_made_once_and_made_again_where_it_was_killed(at_work, capsys):
         ensemble.main([*BOTH, *MBR])
     marker = outputs.ensemble(load_joining(BOTH, "ensemble", "", ensemble.add_options)[0])
     digest = outputs_digest(marker)
-    results = {*folder.glob("*.csv"), *folder.glob("*.json")} - {folder / "done.json"}  # which says how long it took
+    timed = {folder / "done.json", folder / "timing.json"}
+    results = {*folder.glob("*.csv"), *folder.glob("*.json")} - timed
     before = {file: file.read_bytes() for file in results}
     killed_at("blend.json", "--fresh")
     assert {file.read_bytes() == before[file] for file in results if file.is_file()} == {True}
