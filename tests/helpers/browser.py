@@ -12,7 +12,8 @@ import pytest
 
 _PROGRAMS = ("chromium", "chromedriver")
 _OPTIONS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-            "--disable-background-networking", "--disable-component-update", "--disable-sync")  # fmt: skip
+            "--disable-background-networking", "--disable-component-update", "--disable-sync",
+            "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream")  # fmt: skip  # a camera that agrees
 
 
 def missing() -> str:

@@ -185,6 +185,16 @@ def test_two_people_get_the_answers_of_caption(address, photos, capsys):
             assert not [name for name in outside if not name.startswith((address, "data:", "blob:"))]
 
 
+def test_a_picture_by_the_camera_is_answered(address):
+    with browser_of_width(1280) as driver:
+        page = Page(driver, address)
+        page.wait(lambda: page.all("button[aria-label='Capture from camera']"))[0].click()
+        page.wait(lambda: [button for button in page.all("button") if "Webcam" in button.text])[0].click()
+        page.wait(lambda: page.all("button[aria-label='capture photo']"))[0].click()
+        page.wait(lambda: all(page.texts()))
+        assert 0 < float(page.texts()[0].split()[0]) < 10
+
+
 def test_what_is_no_photo_is_refused_on_the_page(address, tmp_path):
     (text := tmp_path / "text.jpg").write_text("no photo")
     Image.new("L", (10000, 20000)).save(large := tmp_path / "large.png")
