@@ -65,14 +65,14 @@ def ensemble_runs(settings: Settings, runs: Sequence[Settings], folder: Path) ->
     predicted = [run_predictions(run, table["photo_id"]) for run in runs]
 
     mos = table["mos"].where(training).to_numpy(float)
-    networks = {run.run.name: own["mos"].to_numpy(float) for run, own in zip(runs, predicted, strict=True)}
+    networks = {run.run.name: answers["mos"].to_numpy(float) for run, answers in zip(runs, predicted, strict=True)}
     seconds: dict[str, float] = {}
     members = mos_members(networks, photo_features(settings, runs, table), mos, fold, folds, seconds)
     blended = blend_mos(members, mos, fold, first.run.name, settings) if members else None
     unreadable = (predicted[0]["fallback"] == UNREADABLE).to_numpy()
     columns = used_mos(members, blended, settings.ensemble.mos, table["mos"][training].mean(), unreadable)
 
-    searched = [own["caption"].tolist() for run, own in zip(runs, predicted, strict=True) if run.task != "mos"]
+    searched = [answers["caption"].tolist() for run, answers in zip(runs, predicted, strict=True) if run.task != "mos"]
     choice = choose_captions(settings, runs, table, fold, searched, folder)
 
     output = columns.assign(caption=choice.captions, fallback=predicted[0]["fallback"])
@@ -191,7 +191,7 @@ def write_ablation(settings: Settings, steps: Sequence["ScoredStep"], folder: Pa
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    settings, chosen = load_joining(argv, "ensemble", __doc__, add_options)
+    settings, options = load_joining(argv, "ensemble", __doc__, add_options)
     if "RANK" in os.environ:
         raise InputError("ensemble is one process; start it without torchrun")
     stages.ensure_inputs(settings, "ensemble")
@@ -199,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from src.base.randomness import make_deterministic
 
     make_deterministic(settings.run.threads)
-    with making(outputs.ensemble(settings), chosen.fresh) as work:
+    with making(outputs.ensemble(settings), options.fresh) as work:
         if work:
             work.outputs += ensemble_runs(settings, joined(settings), work.folder)
     config = outputs.ensemble(settings).folder / "ensemble.yaml"

@@ -25,8 +25,8 @@ def usable_processes(gigabytes: float, threads: int = 1) -> int:
 def _usable_memory() -> float:
     """Bytes that the machine has, or its container may use; infinite where neither says."""
     names = getattr(os, "sysconf_names", {})
-    known = "SC_PHYS_PAGES" in names and "SC_PAGE_SIZE" in names
-    limits = [float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) if known else math.inf]
+    countable = "SC_PHYS_PAGES" in names and "SC_PAGE_SIZE" in names
+    limits = [float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) if countable else math.inf]
     for name in ("memory.max", "memory/memory.limit_in_bytes"):  # cgroup v2, v1
         with contextlib.suppress(OSError, ValueError):  # no such file, or "max" for no limit
             limits.append(float((_CGROUP / name).read_text(encoding="ascii")))

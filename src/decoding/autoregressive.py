@@ -63,10 +63,10 @@ def generate(
     active, position = torch.arange(captions, device=device), 0
     while len(active) and position <= constraints.maximum_words:
         log_probs, state = constrained_step(decoder, state, tokens[active, :position], constraints)
-        chosen = choose(log_probs, active, position)
-        tokens[active, position] = chosen
-        log_prob[active] += log_probs.gather(1, chosen.unsqueeze(1)).squeeze(1)
-        unfinished = (chosen != END).nonzero().squeeze(1)
+        following = choose(log_probs, active, position)
+        tokens[active, position] = following
+        log_prob[active] += log_probs.gather(1, following.unsqueeze(1)).squeeze(1)
+        unfinished = (following != END).nonzero().squeeze(1)
         if len(unfinished) < len(active):
             active, state = active[unfinished], decoder.reorder(state, unfinished)
         position += 1

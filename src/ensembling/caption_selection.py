@@ -105,15 +105,17 @@ def ensemble_captions(
     the captions [N] by the first run's own search. constants: as for `fill_empty`. scratch: as for `gather_evidence`.
     """
     greedy = {row: text for texts in candidates[0].greedy.values() for row, text in texts.items() if fold[row] != TEST}
-    people = [list(group) if own else [] for group, own in zip(table["captions"], for_training(table), strict=True)]
+    people = [
+        list(group) if training else [] for group, training in zip(table["captions"], for_training(table), strict=True)
+    ]
     tokens = _tokens([searched, greedy.values(), *people, *(_captions_of(run) for run in candidates)])
     references = [[tokens[text] for text in group if tokens[text]] for group in people]
     tokenised = [
         dataclasses.replace(
             run,
             captions={
-                number: {row: [tokens[text] for text in texts] for row, texts in of_fold.items()}
-                for number, of_fold in run.captions.items()
+                k: {row: [tokens[text] for text in texts] for row, texts in of_fold.items()}
+                for k, of_fold in run.captions.items()
             },
         )
         for run in candidates
@@ -145,7 +147,7 @@ def _tokens(groups: Iterable[Iterable[str]]) -> dict[str, str]:
     with thread_pool(usable_cores()) as pool:
         bar = tqdm(total=len(distinct), desc="tokens", unit=" captions", leave=False, disable=None)
         for block, tokenised in zip(blocks, pool.map(lambda block: tokenize([block])[0], blocks), strict=True):
-            tokens |= {text: text if text == own else own for text, own in zip(block, tokenised, strict=True)}
+            tokens |= {text: text if text == joined else joined for text, joined in zip(block, tokenised, strict=True)}
             bar.update(len(block))
         bar.close()
     return tokens
@@ -189,18 +191,18 @@ def select_captions(
             selection.add(strategy, captions)
     nested += [[*nested[0], *more] for more in accumulate(mbr_strategies(len(runs)))]
     strategy, of_photos = selection.select(nested)
-    chosen = selection.captions_by(of_photos)
+    chosen_captions = selection.captions_by(of_photos)
     steps = _steps(selection, runs, strategy, [greedy.get(row, searched[row]) for row in selection.rows])
-    steps.append((AblationStep("chosen on the other folds", True), chosen))
-    ruled, values = _ruled(rules, evidence, chosen, of_photos, selection.best_of_photos(by_mbr))
+    steps.append((AblationStep("chosen on the other folds", True), chosen_captions))
+    ruled, values = _ruled(rules, evidence, chosen_captions, of_photos, selection.best_of_photos(by_mbr))
     steps += [(AblationStep(name, True), texts) for name, texts in ruled]
     selected = dict(zip(selection.rows, steps[-1][1], strict=True))
     expected = dict(zip(selection.rows, values, strict=True))
     if tested:
         test = gather_evidence(corpus, runs, TEST, constants[TEST], scratch)
-        chosen, count = _of_test(test, strategy, searched, constants), len(test.rows)
-        ruled, values = _ruled(rules, [test], chosen, [strategy] * count, [selection.best(by_mbr)] * count)
-        selected |= dict(zip(test.rows, ruled[-1][1] if ruled else chosen, strict=True))
+        captions_of_test, count = _of_test(test, strategy, searched, constants), len(test.rows)
+        ruled, values = _ruled(rules, [test], captions_of_test, [strategy] * count, [selection.best(by_mbr)] * count)
+        selected |= dict(zip(test.rows, ruled[-1][1] if ruled else captions_of_test, strict=True))
         expected |= dict(zip(test.rows, values, strict=True))
     scored = [
         (step, selection.scored(texts), len(set(texts)) / len(texts)) for step, texts in steps if selection.references
@@ -220,15 +222,19 @@ def _ruled(
 
     captions, strategies: of each photo; where the strategy is not MBR, that in by_mbr ranks the other candidates.
     """
-    ranking = [own if own.mixture else other for own, other in zip(strategies, by_mbr, strict=True)]
+    ranking = [strategy if strategy.mixture else other for strategy, other in zip(strategies, by_mbr, strict=True)]
     ranked: list[RankedCandidates] = []
     for group in evidence:
         begin = len(ranked)
         of_group = ranking[begin : begin + len(group.rows)]
         ranks = {
-            own: group.rank(own.mixture, own.runs, own.own_candidates_only) for own in set(of_group) if own.mixture
+            strategy: group.rank(strategy.mixture, strategy.runs, strategy.own_candidates_only)
+            for strategy in set(of_group)
+            if strategy.mixture
         }
-        ranked += [ranks[own][place].starting_with(captions[begin + place]) for place, own in enumerate(of_group)]
+        ranked += [
+            ranks[strategy][place].starting_with(captions[begin + place]) for place, strategy in enumerate(of_group)
+        ]
     steps = rules.apply(ranked, [group.rare_endings for group in evidence for _ in group.rows])
     last = steps[-1][1] if steps else captions
     return steps, [photo.value_of(caption) for photo, caption in zip(ranked, last, strict=True)]
@@ -238,7 +244,7 @@ def _steps(
     selection: StrategySelection, runs: Sequence[RunCandidates], used: CaptionStrategy, greedy: list[str]
 ) -> list[tuple[AblationStep, list[str]]]:
     """What leads to the strategy of the test photos, and the captions of all that were left out after each step."""
-    own, every, *_ = mbr_strategies(len(runs))
+    alone, every, *_ = mbr_strategies(len(runs))
     mbr, name = used.mixture is not None, runs[0].name
 
     def best(strategies: Sequence[CaptionStrategy]) -> list[str]:
@@ -249,8 +255,8 @@ def _steps(
         (constant, selection.captions[CONSTANT]),
         (AblationStep(f"{name}, greedy", False), greedy),
         (AblationStep(f"{name}, its search", used == SEARCH), selection.captions[SEARCH]),
-        (AblationStep("MBR among its own candidates", mbr), best(own)),
-        (AblationStep("+ neighbours' captions", mbr and not used.own_candidates_only), best([*own, *every])),
+        (AblationStep("MBR among its own candidates", mbr), best(alone)),
+        (AblationStep("+ neighbours' captions", mbr and not used.own_candidates_only), best([*alone, *every])),
     ]
     if len(runs) > 1:
         strategies = [strategy for strategies in mbr_strategies(len(runs)) for strategy in strategies]

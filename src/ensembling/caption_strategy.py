@@ -133,7 +133,7 @@ class StrategySelection:
         if not self.references:
             return sets[0][0], [sets[0][0]] * len(self.rows)
         of_photos = [self.best_of_photos(strategies) for strategies in sets]
-        scores = [self.scored(self.captions_by(chosen)) for chosen in of_photos]
+        scores = [self.scored(self.captions_by(strategies)) for strategies in of_photos]
 
         def best_set(part: int | None) -> int:
             return max(range(len(sets)), key=lambda place: self._score_outside(scores[place], part))

@@ -100,33 +100,33 @@ def best_candidates(
         return np.zeros(0, int)
     ends = np.cumsum(sizes)
 
-    def chosen_by(values_of: Callable[[ExpectedScores], np.ndarray]) -> tuple[np.ndarray, ExpectedScores]:
+    def best_by(values_of: Callable[[ExpectedScores], np.ndarray]) -> tuple[np.ndarray, ExpectedScores]:
         """The best by some values, and the scores of these."""
-        chosen, scores, begin = [], [], 0
+        places, scores, begin = [], [], 0
         for block in expected:
             values, end = values_of(block), begin + len(block.cider_d)
             values = values if allowed is None else np.where(allowed[begin:end], values, -np.inf)
             best = first_largest(values, ends[(ends > begin) & (ends <= end)] - begin)
-            chosen.append(best + begin)
+            places.append(best + begin)
             scores.append(block.select(best))
             begin = end
-        return np.concatenate(chosen), concatenated(scores)
+        return np.concatenate(places), concatenated(scores)
 
-    chosen, corpus = chosen_by(lambda block: block.caption_score)
+    places, corpus = best_by(lambda block: block.caption_score)
     for _ in range(_ROUNDS):
-        again, scores = chosen_by(partial(gain_in_corpus, corpus=corpus, weights=weights))
-        if (again == chosen).all():
+        again, scores = best_by(partial(gain_in_corpus, corpus=corpus, weights=weights))
+        if (again == places).all():
             break
-        chosen, corpus = again, scores
-    return chosen
+        places, corpus = again, scores
+    return places
 
 
-def chosen_scores(expected: Iterable[ExpectedScores], chosen: np.ndarray) -> ExpectedScores:
-    """The scores of the candidates at `chosen`, ascending places among those of all blocks in a row."""
+def chosen_scores(expected: Iterable[ExpectedScores], places: np.ndarray) -> ExpectedScores:
+    """The scores of the candidates at `places`, ascending places among those of all blocks in a row."""
     parts, begin = [], 0
     for block in expected:
         end = begin + len(block.cider_d)
-        parts.append(block.select(chosen[(chosen >= begin) & (chosen < end)] - begin))
+        parts.append(block.select(places[(places >= begin) & (places < end)] - begin))
         begin = end
     return concatenated(parts)
 
@@ -141,9 +141,9 @@ def ranked_candidates(
     ranked, begin = [], 0
     values = np.where(allowed, values, values - _LAST_RESORT)
     for captions in candidates:
-        own = values[begin : begin + len(captions)]
-        order = np.argsort(-own, kind="stable")
-        ranked.append(RankedCandidates([captions[i] for i in order.tolist()], own[order]))
+        of_photo = values[begin : begin + len(captions)]
+        order = np.argsort(-of_photo, kind="stable")
+        ranked.append(RankedCandidates([captions[i] for i in order.tolist()], of_photo[order]))
         begin += len(captions)
     return ranked
 

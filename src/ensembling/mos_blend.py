@@ -57,8 +57,8 @@ def blend_mos(
     mos: [N], NaN where unknown. fold: [N], TEST for test photos. first: the name of the first run.
     """
     names, stacked = list(members), np.column_stack(list(members.values()))
-    known = ~np.isnan(mos) & (fold != TEST) & ~np.isnan(stacked).any(1)
-    kept = helpful_members(stacked[known], mos[known])
+    labelled = ~np.isnan(mos) & (fold != TEST) & ~np.isnan(stacked).any(1)
+    kept = helpful_members(stacked[labelled], mos[labelled])
 
     def blended(columns: list[int]) -> np.ndarray:
         return clip_to_labels(stacked[:, columns].mean(1), mos, fold)
@@ -76,7 +76,7 @@ def blend_mos(
         steps.append((AblationStep(title, on, side_branch=not helps), blended(columns)))
     steps.append((AblationStep("blend of the members that help", used == "blend"), whole))
     scored = [
-        score_mos_step(step, predicted[known], mos[known], settings.metric.bootstrap, settings.run.seed)
+        score_mos_step(step, predicted[labelled], mos[labelled], settings.metric.bootstrap, settings.run.seed)
         for step, predicted in steps
     ]
     return MosBlend(whole, {names[i]: 1 / len(kept) for i in kept}, scored)

@@ -63,10 +63,10 @@ def regressor_members(
     mos: [N], NaN where unknown. fold: [N], TEST for test photos. folds: those that are predicted. first: the first run.
     seconds: gets the time that each takes, its features not counted.
     """
-    known = ~np.isnan(mos) & (fold != TEST)
-    if min((known & (fold != number)).sum() for number in folds) < 2:
+    labelled = ~np.isnan(mos) & (fold != TEST)
+    if min((labelled & (fold != k)).sum() for k in folds) < 2:
         return {}
-    rows = np.flatnonzero(known)
+    rows = np.flatnonzero(labelled)
     tables = [Table(features.handcrafted)]
     tables += [] if features.codebook is None else [Table(features.codebook, standardise=False)]
     regressors: dict[str, Callable[[], Regressor]] = {
@@ -74,7 +74,7 @@ def regressor_members(
         "boosting": lambda: _on_table(boosting, features.handcrafted),
         "svr": lambda: partial(svr, KernelFeatures(tables, rows)),
     }
-    most, count = max((known & (fold != number)).sum() for number in folds), kernel_machines.KERNEL_PHOTOS
+    most, count = max((labelled & (fold != k)).sum() for k in folds), kernel_machines.KERNEL_PHOTOS
     if most > count:
         parts = min(-(-most // count), kernel_machines.MACHINES)
         print(
@@ -118,9 +118,9 @@ def out_of_fold(regressor: Regressor, mos: np.ndarray, fold: np.ndarray, folds: 
     """
     predicted = np.full(len(mos), np.nan)
     test, of_test = fold == TEST, []
-    for number in folds:
-        held_out = fold == number
-        fitted, wanted = np.flatnonzero((fold != number) & ~test & ~np.isnan(mos)), np.flatnonzero(held_out | test)
+    for k in folds:
+        held_out = fold == k
+        fitted, wanted = np.flatnonzero((fold != k) & ~test & ~np.isnan(mos)), np.flatnonzero(held_out | test)
         answers = regressor(fitted, mos[fitted], wanted)
         predicted[held_out] = answers[held_out[wanted]]
         of_test.append(answers[test[wanted]])

@@ -76,9 +76,9 @@ class FeatureSpace:
 def _statistics(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The mean of each feature, and 1 over its deviation, of those that are finite, both float32."""
     values = np.where(np.isfinite(values), values, np.nan)
-    known = np.isfinite(values).any(axis=0)
+    finite = np.isfinite(values).any(axis=0)
     mean, deviation = np.zeros((2, values.shape[1]), np.float32)
-    mean[known], deviation[known] = np.nanmean(values[:, known], axis=0), np.nanstd(values[:, known], axis=0)
+    mean[finite], deviation[finite] = np.nanmean(values[:, finite], axis=0), np.nanstd(values[:, finite], axis=0)
     return mean, np.divide(1, deviation, where=deviation > 0, out=deviation)
 
 

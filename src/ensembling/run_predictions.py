@@ -35,15 +35,15 @@ class RunCandidates:
 
     def saw(self, fold: int, row: int) -> bool:
         """Whether these captioners saw the photo, whatever they wrote; arguments as for `of`."""
-        return any(row in self.captions[number] for number in self._folds(fold))
+        return any(row in self.captions[k] for k in self._folds(fold))
 
     def of(self, fold: int, row: int) -> list[str]:
         """The captions of a photo of a fold by that fold's captioner; by all folds' where `fold` is TEST."""
-        return [caption for number in self._folds(fold) for caption in self.captions[number].get(row, [])]
+        return [caption for k in self._folds(fold) for caption in self.captions[k].get(row, [])]
 
     def features(self, fold: int) -> list[np.ndarray]:
         """Tables of the photos' features [N, D], as those captioners see them."""
-        return list({id(self.pooled[number]): self.pooled[number] for number in self._folds(fold)}.values())
+        return list({id(self.pooled[k]): self.pooled[k] for k in self._folds(fold)}.values())
 
 
 def check_alike(runs: Sequence[Settings]) -> None:
@@ -53,8 +53,8 @@ def check_alike(runs: Sequence[Settings]) -> None:
         name, photos = run.run.name, outputs.photos(run)
         trained = settings_path(fold_folder(run_folder(run), resolved.folds_of(run)[0]))
         how = f"--config {trained} run.name={name}"
-        made = [outputs.fold_predictions(run, fold) for fold in resolved.folds_of(run)]
-        for artefact in (photos, *made, outputs.predictions(run)):
+        predictions = [outputs.fold_predictions(run, fold) for fold in resolved.folds_of(run)]
+        for artefact in (photos, *predictions, outputs.predictions(run)):
             if reason := outdated(artefact, code=False):
                 raise InputError(f"{name}: {artefact.folder}: {reason}; python -m src.{artefact.stage} {how}")
         bases.append({

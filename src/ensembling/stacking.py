@@ -48,9 +48,9 @@ def blend(members: np.ndarray, mos: np.ndarray, fold: np.ndarray) -> np.ndarray:
     part = fold.copy()
     if usable.sum() >= FEWEST and len(np.unique(fold[usable])) < 2:
         rows = np.flatnonzero(usable)
-        for number, (_, held_out) in enumerate(KFold(5).split(rows)):
-            part[rows[held_out]] = number
-    held_out_parts = [(part == number) & (fold != TEST) for number in np.unique(part[usable])]
+        for k, (_, held_out) in enumerate(KFold(5).split(rows)):
+            part[rows[held_out]] = k
+    held_out_parts = [(part == k) & (fold != TEST) for k in np.unique(part[usable])]
     rest = ~np.any(held_out_parts, axis=0) if held_out_parts else np.full(len(fold), True)
     predicted = np.full(len(members), np.nan)
     for held_out in [*held_out_parts, rest]:  # rest: test photos, and those of which no fold was left out
@@ -65,8 +65,8 @@ def clip_to_labels(predicted: np.ndarray, mos: np.ndarray, fold: np.ndarray) -> 
     mos: [N], NaN where unknown. fold: [N], TEST for test photos.
     """
     clipped = predicted.copy()
-    for number in np.unique(fold):
-        others = mos[(fold != number) & (fold != TEST) & ~np.isnan(mos)]
+    for k in np.unique(fold):
+        others = mos[(fold != k) & (fold != TEST) & ~np.isnan(mos)]
         if len(others):
-            clipped[fold == number] = predicted[fold == number].clip(others.min(), others.max())
+            clipped[fold == k] = predicted[fold == k].clip(others.min(), others.max())
     return clipped

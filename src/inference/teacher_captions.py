@@ -57,9 +57,9 @@ def _write(settings: Settings, fold: int, folder: Path, this_process: Ranks) -> 
     size = _BATCHES * teacher.train.batch_size
     parts = {f"{begin // size:05d}.json": rows[begin : begin + size] for begin in range(0, len(rows), size)}
     checkpoints = fold_folder(Path(teacher.run.root, name), fold)
-    for number, (file, part) in enumerate(parts.items(), 1):
+    for place, (file, part) in enumerate(parts.items(), 1):
         if not (folder / file).is_file():
-            label = f"captions of {name}, {number} of {len(parts)}"
+            label = f"captions of {name}, {place} of {len(parts)}"
             captions = best_captions([checkpoints], teacher, labels, part, this_process, label)
             write_json(folder / file, {photo_ids[row]: caption for row, caption in captions.items()})
     return list(parts)
@@ -89,5 +89,5 @@ def _captioned(settings: Settings, fold: int) -> set[str]:
     """The photos of the student's training part that have captions."""
     table = load_table(outputs.photos(settings).folder / "photos.jsonl")
     table = table[for_training(table)]
-    number = load_folds(outputs.folds(settings).folder / "folds.csv", table["photo_id"].tolist())
-    return set(table["photo_id"][(np.asarray(number) != fold) & (table["captions"].map(len) > 0)])
+    fold_of = load_folds(outputs.folds(settings).folder / "folds.csv", table["photo_id"].tolist())
+    return set(table["photo_id"][(np.asarray(fold_of) != fold) & (table["captions"].map(len) > 0)])

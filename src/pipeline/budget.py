@@ -101,8 +101,8 @@ def stage_seconds(flat: Mapping[str, Any], costs: Costs) -> dict[str, float]:
     seconds["prediction"] = costs.start + _waves(folds, 2 * costs.start + predicted, costs)
     seconds["ensemble"] = costs.start + costs.regressors
     if candidates and flat["ensemble.captions"] == "mbr":
-        own, neighbours = 12 + flat["predict.samples"], flat["ensemble.neighbours"]  # 12: greedy and both beams
-        compared = folds * costs.validated * (own + neighbours) + costs.tested * (own * folds + neighbours)
+        written, neighbours = 12 + flat["predict.samples"], flat["ensemble.neighbours"]  # 12: greedy and both beams
+        compared = folds * costs.validated * (written + neighbours) + costs.tested * (written * folds + neighbours)
         seconds["ensemble"] += costs.choice * compared
     return seconds | {"evaluation": costs.rest}
 
@@ -219,21 +219,21 @@ def keep_pace(settings: Settings, stage: str) -> Settings:
         return settings
     sets = [
         [
-            Choice(c.loss, c.name, own)
+            Choice(c.loss, c.name, values)
             for c in choices
-            if (own := _within(c.values, _OPEN[stage])) and not own.keys() & kept
+            if (values := _within(c.values, _OPEN[stage])) and not values.keys() & kept
         ]
         for choices in choices_of(flat)
     ]
-    chosen: list[Choice] = []
+    late_choices: list[Choice] = []
     for choices in reversed(sets):  # the choice among captions costs the least score
         for choice in choices:
-            if needed(chosen) > left and needed([*chosen, choice]) < needed(chosen):
-                chosen = [*(other for other in chosen if other not in choices), choice]
-    if not chosen:
+            if needed(late_choices) > left and needed([*late_choices, choice]) < needed(late_choices):
+                late_choices = [*(other for other in late_choices if other not in choices), choice]
+    if not late_choices:
         return settings
-    changed(settings, values_of(chosen), str(late))
-    write_json(late, {"settings": values_of(chosen)})
-    names = " and ".join(choice.name for choice in chosen)
+    changed(settings, values_of(late_choices), str(late))
+    write_json(late, {"settings": values_of(late_choices)})
+    names = " and ".join(choice.name for choice in late_choices)
     print(f"{stage}: late: {left / 60:.1f} min are left, {needed([]) / 60:.1f} needed; leaves out {names}", flush=True)
     return settings

@@ -69,14 +69,14 @@ def features(settings: Settings) -> Artefact:
     return _cached(settings, "training.feature_cache", "features", part, inputs)
 
 
-def teacher_captions(settings: Settings, number: int) -> Artefact:
-    """What the fold `number` of decoder.distill_from writes of its training photos, made by train.
+def teacher_captions(settings: Settings, k: int) -> Artefact:
+    """What the fold `k` of decoder.distill_from writes of its training photos, made by train.
 
     Raises InputError where there is no such fold, or it has seen photos that this run validates on.
     """
     name = settings.decoder.distill_from or ""
-    teacher = runs.fold_folder(Path(settings.run.root, name), number)
-    inputs = {made.__name__: outputs_digest(made(settings)) for made in (photos, folds)}
+    teacher = runs.fold_folder(Path(settings.run.root, name), k)
+    inputs = {make.__name__: outputs_digest(make(settings)) for make in (photos, folds)}
     inputs["teacher"] = _start_digest(f"decoder.distill_from={name}", teacher, inputs, other_photos=False)
     decoding = {k: v for k, v in read_saved(runs.settings_path(teacher)).items() if k.startswith("decoding.")}
     return _cached(settings, "train", "captions", decoding, inputs)
@@ -84,8 +84,8 @@ def teacher_captions(settings: Settings, number: int) -> Artefact:
 
 def codebook_features(settings: Settings) -> Artefact:
     """The photos' numbers from a codebook of patches, made by ensemble; the same for every view of the photos."""
-    made = photos(settings).record()
-    inputs = {name: made["outputs"][name]["sha256"] for name in ("photos.jsonl", "digests.npy")} if made else {}
+    record = photos(settings).record()
+    inputs = {name: record["outputs"][name]["sha256"] for name in ("photos.jsonl", "digests.npy")} if record else {}
     limit = {"data.maximum_megapixels": settings.data.maximum_megapixels}
     return _cached(settings, "data.codebook", "codes", limit, inputs)
 
@@ -96,10 +96,10 @@ def _weights(settings: Settings) -> dict[str, str]:
     return {"weights": file_digest(file)} if file.is_file() else {}
 
 
-def fold(settings: Settings, number: int) -> Artefact:
+def fold(settings: Settings, k: int) -> Artefact:
     """Checkpoints and metrics of one fold, made by train."""
-    folder = runs.fold_folder(runs.run_folder(settings), number)
-    return Artefact("train", folder, runs.marker_of(folder), _learned(settings), _training_inputs(settings, number))
+    folder = runs.fold_folder(runs.run_folder(settings), k)
+    return Artefact("train", folder, runs.marker_of(folder), _learned(settings), _training_inputs(settings, k))
 
 
 def _learned(settings: Settings) -> dict[str, Any]:
@@ -108,15 +108,15 @@ def _learned(settings: Settings) -> dict[str, Any]:
     return {k: v for k, v in changing(settings).items() if not k.startswith(free)}
 
 
-def _training_inputs(settings: Settings, number: int) -> dict[str, str]:
-    inputs = {made.__name__: outputs_digest(made(settings)) for made in (photos, vocabulary, folds)}
+def _training_inputs(settings: Settings, k: int) -> dict[str, str]:
+    inputs = {make.__name__: outputs_digest(make(settings)) for make in (photos, vocabulary, folds)}
     inputs |= _weights(settings)
     if settings.train.start_from:
         name = settings.train.start_from
-        start = runs.fold_folder(Path(settings.run.root, name), number)
+        start = runs.fold_folder(Path(settings.run.root, name), k)
         inputs["start_from"] = _start_digest(f"train.start_from={name}", start, inputs, other_photos=True)
     if settings.decoder.distill_from:
-        taught = teacher_captions(settings, number)
+        taught = teacher_captions(settings, k)
         inputs["distill_from"] = digest_of([taught.settings, taught.inputs])
     return inputs
 
@@ -126,7 +126,7 @@ def plan(settings: Settings) -> Artefact:
     reports = ("metric.bootstrap", "metric.spice")
     part = {key: value for key, value in changing(settings).items() if key not in reports}
     part |= {key: flatten(settings)[key] for key in _PLANNED_BY}
-    inputs = {made.__name__: outputs_digest(made(settings)) for made in (photos, vocabulary, folds)}
+    inputs = {make.__name__: outputs_digest(make(settings)) for make in (photos, vocabulary, folds)}
     folder = runs.plan_folder(runs.run_folder(settings))
     return Artefact("plan", folder, runs.marker_of(folder), part, inputs)
 
@@ -141,8 +141,8 @@ def tuning(settings: Settings) -> Artefact:
     part = _learned(settings) | plan.as_settings() | {"tune.judge_folds": settings.tune.judge_folds}
     inputs = _training_inputs(settings, plan.folds[0])
     for fold in [*plan.folds[1:], *plan.judge_folds]:
-        own = _training_inputs(settings, fold)
-        inputs |= {f"{name}.{runs.fold_name(fold)}": own[name] for name in own if own[name] != inputs[name]}
+        of_fold = _training_inputs(settings, fold)
+        inputs |= {f"{name}.{runs.fold_name(fold)}": of_fold[name] for name in of_fold if of_fold[name] != inputs[name]}
     return Artefact("tune", folder, runs.marker_of(folder), part, inputs, guard=runs.tuned_settings(run))
 
 
@@ -164,11 +164,11 @@ def _start_digest(setting: str, start: Path, inputs: dict[str, str], other_photo
     return record_digest(marker)
 
 
-def fold_predictions(settings: Settings, number: int) -> Artefact:
+def fold_predictions(settings: Settings, k: int) -> Artefact:
     """What the networks of one fold say of its validation photos and of the test photos, made by predict."""
-    folder = runs.fold_folder(runs.predictions_folder(runs.run_folder(settings)), number)
+    folder = runs.fold_folder(runs.predictions_folder(runs.run_folder(settings)), k)
     part = _part(settings, "predict", "decoding", "task") | {"run.seed": settings.run.seed}
-    inputs = {"fold": outputs_digest(fold(settings, number)), "photos": outputs_digest(photos(settings))}
+    inputs = {"fold": outputs_digest(fold(settings, k)), "photos": outputs_digest(photos(settings))}
     return Artefact("predict", folder, runs.marker_of(folder), part, inputs)
 
 
@@ -185,7 +185,7 @@ def ensemble(settings: Settings) -> Artefact:
     inputs: dict[str, str] = {}
     for run in joined(settings):
         record = predictions(run).record() or {"inputs": {}}
-        inputs |= {f"{run.run.name}.{made.__name__}": outputs_digest(made(run)) for made in (predictions, folds)}
+        inputs |= {f"{run.run.name}.{make.__name__}": outputs_digest(make(run)) for make in (predictions, folds)}
         inputs |= {f"{run.run.name}.{fold}": digest for fold, digest in record["inputs"].items()}
     folder = runs.ensemble_folder(runs.run_folder(settings))
     part = _part(settings, "ensemble", "task", "metric") | {"run.seed": settings.run.seed}
@@ -196,7 +196,7 @@ def score(settings: Settings) -> Artefact:
     """score.json of the run, made by evaluate."""
     labels = data_root(settings) / "test_labels.csv"
     makers = [photos, *([predictions] if has_networks(settings) else []), ensemble]
-    inputs = {made.__name__: outputs_digest(made(settings)) for made in makers}
+    inputs = {make.__name__: outputs_digest(make(settings)) for make in makers}
     inputs |= {"test_labels": file_digest(labels)} if labels.is_file() else {}
     folder = runs.run_folder(settings)
     return Artefact("evaluate", folder, runs.score_marker(folder), _part(settings, "metric"), inputs)

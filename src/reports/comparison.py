@@ -244,7 +244,7 @@ def _caption_scorer(
     def tokens() -> tuple[dict[str, list[str]], dict[str, dict[str, str]]]:
         texts = iter(tokenize([*map(list, references), *map(list, captions.values())]))
         truth = {photo: next(texts) for photo in references.index}
-        return truth, {name: dict(zip(own.index, next(texts), strict=True)) for name, own in captions.items()}
+        return truth, {name: dict(zip(of_run.index, next(texts), strict=True)) for name, of_run in captions.items()}
 
     @cache
     def score(name: str, photos: tuple[str, ...]) -> CaptionScores:

@@ -137,10 +137,10 @@ def _settings(evaluated: list[EvaluatedRun]) -> list[Part]:
     """What the runs were trained with, where it differs."""
     defaults = flatten(Settings())
     trained = [{**defaults, **run.trained["settings"]} if run.trained["settings"] else {} for run in evaluated]
-    keys = [key for key in defaults if len({str(own.get(key)) for own in trained if own}) > 1]
+    keys = [key for key in defaults if len({str(settings.get(key)) for settings in trained if settings}) > 1]
     if not keys:
         return []
-    rows = [[key, *(shown(str(own.get(key, ""))) for own in trained)] for key in keys[:_MOST_SETTINGS]]
+    rows = [[key, *(shown(str(settings.get(key, ""))) for settings in trained)] for key in keys[:_MOST_SETTINGS]]
     note = f"the first {_MOST_SETTINGS} of {len(keys)}" if len(keys) > _MOST_SETTINGS else ""
     columns = [Column("setting"), *(Column(shown(run.name), stranger=True) for run in evaluated)]
     return [Table("", columns, rows, note)]

@@ -126,26 +126,28 @@ def _features(
     views = np.load(outputs.photos(settings).folder / "pixels.npy", mmap_mode="r")[rows]
     threads = settings.run.threads
     workers = max(1, usable_cores() // threads) if device.type == "cpu" else 1
-    own, at_own = _name_and_size(features_key(flatten(settings)))
+    encoder_name, encoder_size = _name_and_size(features_key(flatten(settings)))
     encoders: dict[str, Encoder] = {}
     seconds: dict[str, float] = {}
     with thread_pool(workers, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
         for key, variant in variants.items():
             name, size = _name_and_size(key)
-            if name != own and size != at_own:
+            if name != encoder_name and size != encoder_size:
                 continue
             if name not in encoders:
                 encoders[name] = frozen_encoder(variant, data.channel_mean, data.channel_std).to(device)
                 _encode(encoders[name], variant, files[0], views[0])  # the first call is slow
             encode = functools.partial(_encode, encoders[name], variant)
             seconds[key] = _seconds(lambda: list(pool.map(encode, files, views))) / len(rows)  # noqa: B023
-    base = f"{own} at {at_own}"
+    base = f"{encoder_name} at {encoder_size}"
     for key in variants:
         name, size = _name_and_size(key)
         if key not in seconds:
-            seconds[key] = seconds[f"{name} at {at_own}"] * seconds[f"{own} at {size}"] / seconds[base]
+            seconds[key] = seconds[f"{name} at {encoder_size}"] * seconds[f"{encoder_name} at {size}"] / seconds[base]
     seconds |= {key: 0.0 for key, variant in variants.items() if not outdated(outputs.features(variant))}
-    arrays = [_encode(encoders[own], settings, file, view) for file, view in zip(files[:2], views[:2], strict=True)]
+    arrays = [
+        _encode(encoders[encoder_name], settings, file, view) for file, view in zip(files[:2], views[:2], strict=True)
+    ]
     return seconds, arrays
 
 

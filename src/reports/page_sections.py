@@ -97,8 +97,8 @@ def leaderboard(scores: dict, folder: Path, seconds: dict[str, float], total: fl
         parts.append(Table("MOS: each member alone", columns, rows, note, strong=(0,) if "this run" in blocks else ()))
     steps = list(rows_of(folder / "ablation.csv"))
     for kind, title in (("MOS", "MOS: what each step adds"), ("caption", "Captions: what each step adds")):
-        if own := [step for step in steps if step["kind"] == kind and step["score"]]:
-            parts.append(_steps(title, own, kind == "caption"))
+        if of_kind := [step for step in steps if step["kind"] == kind and step["score"]]:
+            parts.append(_steps(title, of_kind, kind == "caption"))
     return Section("leaderboard", "Leaderboard", parts)
 
 
@@ -124,10 +124,10 @@ def _steps(title: str, steps: list[dict[str, str]], distinct: bool) -> Table:
 def mos_section(labels: Labels, answers: Answers, measured: bool) -> Section | None:
     """Predictions against labels, residuals, calibration."""
     truth = labels.mos[answers.row]
-    known = ~np.isnan(truth) & ~np.isnan(answers.mos) & (answers.row >= 0)
-    if not measured or known.sum() < 3:
+    scored = ~np.isnan(truth) & ~np.isnan(answers.mos) & (answers.row >= 0)
+    if not measured or scored.sum() < 3:
         return None
-    predicted, truth = answers.mos[known], truth[known]
+    predicted, truth = answers.mos[scored], truth[scored]
     charts = [draw(predicted, truth) for draw in (scatter_chart, calibration_chart, residual_chart)]
     return Section("mos", "MOS", [Charts(charts)])
 

@@ -68,9 +68,9 @@ def former_run(settings: Settings) -> FormerRun | None:
             figures = [scores[kind] and scores[kind]["score"] for kind in KINDS]
             results.append(FormerRun(runs.score_marker(root / name).stat().st_mtime, name, *figures))
     log, submitted = (Path(settings.run.submissions, name) for name in ("log.csv", f"{run.name}.csv"))
-    own = file_digest(submitted) if submitted.is_file() else ""
+    submitted_digest = file_digest(submitted) if submitted.is_file() else ""
     for row in rows_of(log) if log.is_file() else ():
-        if row["run"] in same and (row["sha256"] != own or row["run"] != run.name):
+        if row["run"] in same and (row["sha256"] != submitted_digest or row["run"] != run.name):
             figures = [float(row[f"local_{kind}"]) if row[f"local_{kind}"] else None for kind in KINDS]
             name = "" if row["run"] == run.name else row["run"]
             results.append(FormerRun(_seconds(row["time"]), name, *figures))
@@ -92,8 +92,8 @@ def runs_on_same_photos(root: Path, run: Path) -> list[str]:
         marker = runs.score_marker(root / name)
         return tables.get(read_json(marker)["inputs"].get("photos")) if marker.is_file() else None
 
-    own = table(run.name)
-    return [name for name in runs.evaluated_runs(root) if name == run.name or (own and table(name) == own)]
+    photos = table(run.name)
+    return [name for name in runs.evaluated_runs(root) if name == run.name or (photos and table(name) == photos)]
 
 
 def _seconds(written: str) -> float:

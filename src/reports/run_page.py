@@ -59,7 +59,7 @@ def run_page(settings: Settings) -> Page:
     answers = Answers.of(predictions, labels)
     digests, phash = (np.load(photos / f"{name}.npy", mmap_mode="r") for name in ("digests", "phash"))
     seconds = stage_seconds(settings)
-    networks = {own.run.name: sum(_of_networks(stage_seconds(own))) for own in joined(settings)}
+    networks = {each.run.name: sum(_of_networks(stage_seconds(each))) for each in joined(settings)}
 
     captioned = labels.captions[answers.row] > 0
     has_captions = scores["oof"]["diagnostics"]["captions"] is not None

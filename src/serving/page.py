@@ -106,10 +106,10 @@ def _cards(answer: Answer) -> str:
         file = io.BytesIO()
         Image.fromarray(np.ascontiguousarray(photo.pixels)).save(file, "JPEG", quality=85)
         source = f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
-        said = "; ".join(photo.captions)
+        captions = "; ".join(photo.captions)
         lines = ["" if photo.mos is None else f"MOS {photo.mos:.2f}", *photo.captions]
         text = "".join(f"<p><bdi>{html.escape(line)}</bdi></p>" for line in lines if line)
-        cards.append(f'<figure><img src="{source}" alt="{html.escape(said or "a training photo")}">{text}</figure>')
+        cards.append(f'<figure><img src="{source}" alt="{html.escape(captions or "a training photo")}">{text}</figure>')
     return f'<div class="cards">{"".join(cards)}</div>' if cards else ""
 
 

@@ -98,9 +98,9 @@ def _resolved(tree: Any) -> Any:
         return tree
     if tree in _CONSTANTS:
         return _CONSTANTS[tree]
-    for number in (int, float):
+    for kind in (int, float):
         try:
-            return number(tree)
+            return kind(tree)
         except ValueError:
             continue
     return tree

@@ -65,7 +65,7 @@ def _split_arguments(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, st
 
 def _parse_options(parser: argparse.ArgumentParser, options: list[str]) -> argparse.Namespace:
     try:
-        chosen, unknown = parser.parse_known_intermixed_args(options)
+        parsed, unknown = parser.parse_known_intermixed_args(options)
     except argparse.ArgumentError as error:
         refuse(f"command line: {error}")
     if unknown:
@@ -73,7 +73,7 @@ def _parse_options(parser: argparse.ArgumentParser, options: list[str]) -> argpa
         near = difflib.get_close_matches(unknown[0], flags, 1)
         hint = f"did you mean {near[0]}?" if near else "settings are written key.sub=value; --help lists all"
         refuse(f"command line: {unknown[0]} is not understood; {hint}")
-    return chosen
+    return parsed
 
 
 def _value(key: str, text: str, origin: str) -> Any:
@@ -164,17 +164,17 @@ def read_arguments(
     """
     parser = _option_parser(stage, description, options)
     rest, given = _split_arguments(sys.argv[1:] if argv is None else argv)
-    chosen = _parse_options(parser, rest)
-    if chosen.help:
+    parsed = _parse_options(parser, rest)
+    if parsed.help:
         from src.settings.reference import help_text
 
         print(f"{parser.format_help()}\nsettings, written key.sub=value:\n\n{help_text()}")
         raise SystemExit(0)
     config: list[Given] = []
-    if chosen.config is not None:
-        config = [(key, text, chosen.config) for key, text in read_yaml(chosen.config) if REMOVED.get(key) != text]
-    fold = [("train.fold", chosen.fold, "--fold")] if chosen.fold is not None else []
-    return Arguments(chosen, config, [*fold, *((key, text, "command line") for key, text in given)])
+    if parsed.config is not None:
+        config = [(key, text, parsed.config) for key, text in read_yaml(parsed.config) if REMOVED.get(key) != text]
+    fold = [("train.fold", parsed.fold, "--fold")] if parsed.fold is not None else []
+    return Arguments(parsed, config, [*fold, *((key, text, "command line") for key, text in given)])
 
 
 def load(

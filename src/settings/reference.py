@@ -18,10 +18,10 @@ two commands on one run.
 
 def _by_group() -> dict[str, list[Setting]]:
     """The settings by the dotted key of their group; "" holds those of none."""
-    found: dict[str, list[Setting]] = {"": [], **{key: [] for key in groups()}}
+    by_group: dict[str, list[Setting]] = {"": [], **{key: [] for key in groups()}}
     for setting in all_settings().values():
-        found[setting.key.rpartition(".")[0]].append(setting)
-    return found
+        by_group[setting.key.rpartition(".")[0]].append(setting)
+    return by_group
 
 
 def _about(group: str) -> str:

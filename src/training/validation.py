@@ -24,7 +24,7 @@ class Validator:
         self.network = replicate(task, settings, ranks)
         self.rows = data.validation_rows.tolist()
         captioned = [bool(captions) and settings.task != "mos" for captions in data.references]
-        self.captioned = [row for row, known in zip(self.rows, captioned, strict=True) if known]
+        self.captioned = [row for row, has_captions in zip(self.rows, captioned, strict=True) if has_captions]
         """Photos without a caption are not decoded: nothing would be scored."""
 
     def __call__(self) -> dict[str, float]:

@@ -62,10 +62,10 @@ def photo_table(
     rows: dict[str, list[tuple]] = {"train": [], "validation": [], "test": []}
     files = PhotoFiles(root)
     faults = {photo_id: path_fault(photo.path, cell) for photo_id, photo in photos.items()}
-    found = {photo_id: files.find(photos[photo_id].path) for photo_id, fault in faults.items() if not fault}
+    located = {photo_id: files.find(photos[photo_id].path) for photo_id, fault in faults.items() if not fault}
     for photo_id, photo in photos.items():
         captions = tuple(dict.fromkeys(caption for text in photo.captions if (caption := clean_caption(text))))
-        path, fault = found.get(photo_id, ("", faults[photo_id]))
+        path, fault = located.get(photo_id, ("", faults[photo_id]))
         if not fault and (other := files.other_spelling(photo.path, path)):
             fault = f"no such file; {ascii(path)}, which is alike but for case or Unicode form, is {ascii(other)} too"
         if fault:

@@ -61,8 +61,8 @@ class PhotoFiles:
 
         To be asked once all paths were looked for.
         """
-        own = {posixpath.normpath(path), _turned(path)}
-        return None if file in own else min(self._spellings.get(file, own) - own, default=None)
+        spellings = {posixpath.normpath(path), _turned(path)}
+        return None if file in spellings else min(self._spellings.get(file, spellings) - spellings, default=None)
 
     def _fault(self, path: str) -> str | None:
         try:
@@ -75,14 +75,14 @@ class PhotoFiles:
 
     def _matches(self, path: str, key: Callable[[str], str]) -> list[str]:
         """All files whose folders and name have the same key as those of a path."""
-        found = [""]
+        files = [""]
         for part in path.split("/"):
-            found = [
+            files = [
                 posixpath.join(folder, entry)
-                for folder in found
+                for folder in files
                 for entry in self._listing(folder, key).get(key(part), ())
             ]
-        return [file for file in found if self._fault(file) is None]
+        return [file for file in files if self._fault(file) is None]
 
     def _listing(self, folder: str, key: Callable[[str], str]) -> dict[str, list[str]]:
         if (folder, key) not in self._entries:
