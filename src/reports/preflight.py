@@ -27,6 +27,7 @@ from src.submission.form import read_form
 
 _LEAST_SECONDS, _LEAST_OF_PHOTO = 20.0, 0.01  # to start the stages; to decode, encode and predict a photo
 _SHOWN = 3  # examples of each fault
+_PAGE = 5_000_000  # bytes of a file that any run writes, such as its report
 
 
 def preflight_faults(settings: Settings) -> list[str]:
@@ -186,30 +187,35 @@ def _check_network(settings: Settings, photos: int) -> None:
     sync_batchnorm(network, settings, Ranks(0, 1, device))
     autocast(settings, device)
     MosPredictor(network, settings.predict.tta_flips, settings.predict.tta_scales)
-    _check_space(settings, photos, feature_bytes(encoder.eval(), settings) if settings.encoder.cached else {})
+    cached = feature_bytes(encoder.eval(), settings) if settings.encoder.cached else {}
+    _check_space(settings, photos, cached, sum(p.numel() for p in network.parameters() if p.requires_grad))
 
 
-def _check_space(settings: Settings, photos: int, feature_bytes: dict[str, int]) -> None:
-    """Raise InputError where the disk, or the limit of a file's size, holds no pixels and features of the photos.
+def _check_space(settings: Settings, photos: int, feature_bytes: dict[str, int], trained: int) -> None:
+    """Raise InputError where the disk, or the limit of a file's size, does not hold what the run writes.
 
-    feature_bytes: of one photo, by file.
+    feature_bytes: of one photo, by file. trained: parameters of the network that are trained.
     """
     channels = 1 if settings.view.color == "gray" else 3
     view = settings.view.size**2 * channels
     files = {"pixels.npy": view, "crops.npy": view * (settings.view.crops - 1), **feature_bytes}
     folders = [outputs.photos(settings).folder, *([outputs.features(settings).folder] if feature_bytes else [])]
     there = sum(path.stat().st_size for folder in folders for path in folder.parent.glob(f"*{folder.name}*/*.npy"))
+    resumed = 12 * trained  # bytes of last.pt: the weights and the optimiser's two averages
+    untrained = [k for k in folds_of(settings) if not marker_of(fold_folder(run_folder(settings), k)).is_file()]
+    checkpoints = len(untrained) * (resumed + 8 * trained)
     missing, free = photos * sum(files.values()) - there, shutil.disk_usage(existing_folder(folders[0])).free
-    where = f"run.root={settings.run.root}: the pixels and features of {photos} photos take"
-    if missing > free:
+    missing = max(missing, 0) + checkpoints
+    where = f"run.root={settings.run.root}: the pixels and features of {photos} photos and the checkpoints take"
+    if photos and missing > free:
         raise InputError(
             f"{where} {missing / 1e9:.3g} GB more, and {free / 1e9:.3g} GB are free there; make room, or choose "
             "another place with run.root=FOLDER"
         )
-    largest = photos * max(files.values())
+    largest = max(photos * max(files.values()), resumed, _PAGE)
     if largest > largest_file():
         raise InputError(
-            f"{where} a file of {largest / 1e9:.3g} GB, larger than files may be here; raise the limit with ulimit -f"
+            f"files of {largest / 1e9:.3g} GB are written, larger than they may be here; raise the limit with ulimit -f"
         )
 
 

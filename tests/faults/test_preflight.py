@@ -117,7 +117,7 @@ def test_a_fold_that_would_be_trained_without_labels(place, capsys, task, cells,
 
 
 def test_a_disk_without_room_for_pixels_and_features(place, capsys, monkeypatch):
-    arguments = ["data.root=data", *TINY, "encoder.frozen=true", "encoder.more_levels=[]"]
+    arguments = ["data.root=data", *TINY, "encoder.frozen=true", "encoder.more_levels=[]", "view.size=1024"]
     settings, _ = load(arguments, "train", "")
     assert exit_code(preprocess, *arguments) == 0
     features = cached_features(settings, Ranks(0, 1, torch.device("cpu")))
@@ -126,20 +126,21 @@ def test_a_disk_without_room_for_pixels_and_features(place, capsys, monkeypatch)
     needed = sum(path.stat().st_size - header for path in files)
     usage = shutil.disk_usage(".")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=free))
-    free = 0
+    free = checkpoints = 20_000_000
     assert exit_code(preprocess, "--check", *arguments) == 0, "they are there"
     shutil.rmtree("runs")
     capsys.readouterr()
-    (line,) = told(capsys, *arguments[-2:])
-    assert "run.root=runs: the pixels and features of 9 photos take" in line and "make room" in line
-    free = needed - 1
-    assert told(capsys, *arguments[-2:])
+    (line,) = told(capsys, *arguments[-3:])
+    assert "run.root=runs: the pixels and features of 9 photos and the checkpoints take" in line
     free = needed
+    assert told(capsys, *arguments[-3:]), "checkpoints need some as well"
+    free = needed + checkpoints
     assert exit_code(preprocess, "--check", *arguments) == 0
 
 
-def test_a_limit_of_a_file_s_size_that_pixels_exceed(place):
-    check = [sys.executable, "-m", "src.preprocess", "--check", "data.root=data", *TINY, "view.size=128"]
-    answer = subprocess.run(["bash", "-c", 'ulimit -f 100; "$@"', "", *check], capture_output=True, text=True)
+@pytest.mark.parametrize(("limit", "size", "largest"), [(6000, 1024, "0.0283"), (100, 32, "0.005")])
+def test_a_limit_of_a_file_s_size_that_is_too_small(place, limit, size, largest):
+    check = [sys.executable, "-m", "src.preprocess", "--check", "data.root=data", *TINY, f"view.size={size}"]
+    answer = subprocess.run(["bash", "-c", f'ulimit -f {limit}; "$@"', "", *check], capture_output=True, text=True)
     assert answer.returncode == 1 and "Traceback" not in answer.stderr
-    assert "take a file of 0.000442 GB, larger than files may be here; raise the limit with ulimit -f" in answer.stderr
+    assert f"files of {largest} GB are written, larger than they may be here; raise the limit" in answer.stderr

@@ -223,6 +223,8 @@ def problems(case: Case, folder: Path, before: dict[str, object], status: int) -
     if not any(given.startswith(("run.root=", "run.submissions=")) for given in (*case.arguments, case.yaml or "")):
         yield from (f"changed: {path} is new" for path in after if path.startswith(data) and path not in before)
     for path in map(Path, after.keys() - before.keys()):
+        if ".cache" in path.parts:  # of libraries, in the user's home
+            continue
         if path.is_file() and (reason := _broken(path)):
             yield f"half-written: {path}: {reason}"
 
