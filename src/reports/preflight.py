@@ -194,20 +194,25 @@ def _check_network(settings: Settings, photos: int) -> None:
 def _check_space(settings: Settings, photos: int, feature_bytes: dict[str, int], trained: int) -> None:
     """Raise InputError where the disk, or the limit of a file's size, does not hold what the run writes.
 
-    feature_bytes: of one photo, by file. trained: parameters of the network that are trained.
+    photos: 0 where nobody knows yet. feature_bytes: of one photo, by file. trained: parameters of the network that are
+    trained.
     """
     channels = 1 if settings.view.color == "gray" else 3
     view = settings.view.size**2 * channels
     files = {"pixels.npy": view, "crops.npy": view * (settings.view.crops - 1), **feature_bytes}
-    folders = [outputs.photos(settings).folder, *([outputs.features(settings).folder] if feature_bytes else [])]
+    artefacts = [outputs.photos, *([outputs.features] if feature_bytes else [])] if photos else []
+    folders = [artefact(settings).folder for artefact in artefacts]
     there = sum(path.stat().st_size for folder in folders for path in folder.parent.glob(f"*{folder.name}*/*.npy"))
     resumed = 12 * trained  # bytes of last.pt: the weights and the optimiser's two averages
     untrained = [k for k in folds_of(settings) if not marker_of(fold_folder(run_folder(settings), k)).is_file()]
     checkpoints = len(untrained) * (resumed + 8 * trained)
-    missing, free = photos * sum(files.values()) - there, shutil.disk_usage(existing_folder(folders[0])).free
+    missing, free = (
+        photos * sum(files.values()) - there,
+        shutil.disk_usage(existing_folder(Path(settings.run.root))).free,
+    )
     missing = max(missing, 0) + checkpoints
     where = f"run.root={settings.run.root}: the pixels and features of {photos} photos and the checkpoints take"
-    if photos and missing > free:
+    if missing > free:
         raise InputError(
             f"{where} {missing / 1e9:.3g} GB more, and {free / 1e9:.3g} GB are free there; make room, or choose "
             "another place with run.root=FOLDER"
