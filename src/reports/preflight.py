@@ -206,16 +206,12 @@ def _check_space(settings: Settings, photos: int, feature_bytes: dict[str, int],
     resumed = 12 * trained  # bytes of last.pt: the weights and the optimiser's two averages
     untrained = [k for k in folds_of(settings) if not marker_of(fold_folder(run_folder(settings), k)).is_file()]
     checkpoints = len(untrained) * (resumed + 8 * trained)
-    missing, free = (
-        photos * sum(files.values()) - there,
-        shutil.disk_usage(existing_folder(Path(settings.run.root))).free,
-    )
-    missing = max(missing, 0) + checkpoints
-    where = f"run.root={settings.run.root}: the pixels and features of {photos} photos and the checkpoints take"
+    missing = max(photos * sum(files.values()) - there, 0) + checkpoints
+    free = shutil.disk_usage(existing_folder(Path(settings.run.root))).free
     if missing > free:
         raise InputError(
-            f"{where} {missing / 1e9:.3g} GB more, and {free / 1e9:.3g} GB are free there; make room, or choose "
-            "another place with run.root=FOLDER"
+            f"run.root={settings.run.root}: pixels, features and checkpoints take {missing / 1e9:.3g} GB more, and "
+            f"{free / 1e9:.3g} GB are free there; make room, or choose another place with run.root=FOLDER"
         )
     largest = max(photos * max(files.values()), resumed, _PAGE)
     if largest > largest_file():

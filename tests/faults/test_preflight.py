@@ -131,11 +131,15 @@ def test_a_disk_without_room_for_pixels_and_features(place, capsys, monkeypatch)
     shutil.rmtree("runs")
     capsys.readouterr()
     (line,) = told(capsys, *arguments[-3:])
-    assert "run.root=runs: the pixels and features of 9 photos and the checkpoints take" in line
+    assert "run.root=runs: pixels, features and checkpoints take" in line and "make room" in line
     free = needed
     assert told(capsys, *arguments[-3:]), "checkpoints need some as well"
     free = needed + checkpoints
     assert exit_code(preprocess, "--check", *arguments) == 0
+    monkeypatch.chdir(place / "submissions")  # where there is only the demo, which is not made yet
+    assert exit_code(preprocess, "--check", *TINY) == 0
+    free = 0
+    assert exit_code(preprocess, "--check", *TINY) == 1 and "make room" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("limit", "size", "largest"), [(6000, 1024, "0.0283"), (100, 32, "0.005")])
