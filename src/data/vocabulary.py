@@ -6,10 +6,9 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
-
-from nltk.tokenize import NLTKWordTokenizer
+from typing import Any
 
 from src.base.errors import InputError
 from src.base.files import read_json, write_text
@@ -17,7 +16,6 @@ from src.base.files import read_json, write_text
 PAD, START, END, UNK = 0, 1, 2, 3
 SPECIAL = ("<pad>", "<start>", "<end>", "<unk>")
 
-_TOKENIZER = NLTKWordTokenizer()
 _APOSTROPHES = str.maketrans({"’": "'", "‘": "'", "`": "'", "´": "'", "“": '"', "”": '"'})
 # comments often lack the space after a full stop ("my eye.on the trees"); numbers such as 3.5 stay whole.
 _PUNCTUATION = re.compile(r"(?<!\d)[.,;:!?…]+|[.,;:!?…]+(?!\d)")
@@ -27,9 +25,16 @@ _PLAIN = re.compile(r"[^\W_]+(?:[-'][^\W_]+)*")
 """A word that the tokenizer divides in the same way in any sentence: "gonna" → "gon", "na"; "don't" → "do", "n't"."""
 
 
+@cache
+def _tokenizer() -> Any:
+    from nltk.tokenize import NLTKWordTokenizer  # takes seconds, and only preprocess tokenises
+
+    return NLTKWordTokenizer()
+
+
 @lru_cache(maxsize=1 << 16)
 def _tokens(text: str) -> tuple[str, ...]:
-    return tuple(token for token in _TOKENIZER.tokenize(text) if any(character.isalnum() for character in token))
+    return tuple(token for token in _tokenizer().tokenize(text) if any(character.isalnum() for character in token))
 
 
 def tokenize(text: str) -> list[str]:

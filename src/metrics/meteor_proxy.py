@@ -6,14 +6,13 @@ ranks captions, a thousand times as fast as METEOR.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
+from typing import Any
 
 import numpy as np
-from nltk.stem.snowball import EnglishStemmer
 
 from src.metrics.meteor import ALPHA, BETA, DELTA, GAMMA, MODULE_WEIGHTS, function_words
 
-_STEMMER = EnglishStemmer()
 STEM_WEIGHT = float(MODULE_WEIGHTS[1])
 """What a match of stems counts beside a match of words, which counts 1."""
 
@@ -23,9 +22,16 @@ def stems(words: Iterable[str]) -> list[str]:
     return list(map(_stem, words))
 
 
+@cache
+def _stemmer() -> Any:
+    from nltk.stem.snowball import EnglishStemmer  # takes seconds, which training need not wait for
+
+    return EnglishStemmer()
+
+
 @lru_cache(maxsize=100_000)
 def _stem(word: str) -> str:
-    return _STEMMER.stem(word)
+    return _stemmer().stem(word)
 
 
 def word_weights(words: Iterable[str]) -> np.ndarray:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import rankdata
+from pandas import Series
 
 from src.metrics.bootstrap import resample_counts
 
@@ -37,7 +37,9 @@ def _unit(x: np.ndarray) -> np.ndarray:
 
 def srcc(x: ArrayLike, y: ArrayLike) -> float:
     """Spearman's rank correlation of two vectors [photos], ties at their mean rank; nan as for plcc."""
-    return plcc(rankdata(x), rankdata(y))
+    return plcc(
+        Series(np.asarray(x, float)).rank(), Series(np.asarray(y, float)).rank()
+    )  # scipy.stats takes a second to import
 
 
 def mos_score(pred: ArrayLike, truth: ArrayLike) -> dict[str, float]:

@@ -3,7 +3,6 @@
 import math
 
 import torch
-from scipy.optimize import brentq
 from torch import nn
 
 from src.models.levels import Standardiser
@@ -72,6 +71,8 @@ class DistributionHead(nn.Module):
         fraction = min(max((mean - first) / (last - first), 0.01), 0.99)
         # of all distributions with that mean, an exponential in the score has the greatest entropy
         scores = torch.linspace(0, 1, len(self.bins), dtype=torch.float64)
+        from scipy.optimize import brentq  # half a second to import, for this head alone
+
         slope = brentq(lambda t: float((t * scores).softmax(0) @ scores) - fraction, -500, 500)
         with torch.no_grad():
             self.linear.bias.copy_(slope * scores)
