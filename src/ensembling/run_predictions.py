@@ -87,7 +87,8 @@ def run_predictions(run: Settings, photo_ids: pd.Series) -> pd.DataFrame:
     parts = [read_predictions(folder / f"{name}.csv") for name in ("oof", "test")]
     frame = pd.concat([part for part in parts if len(part)]).set_index("photo_id")
     frame = frame.reindex(index=photo_ids, columns=["fold", "mos", "caption", "fallback"])
-    return frame.fillna({"caption": "", "fallback": ""}).reset_index(drop=True)
+    texts = frame[["caption", "fallback"]].astype(object).fillna("")
+    return frame.assign(**texts).reset_index(drop=True)
 
 
 def run_candidates(run: Settings, photo_ids: pd.Series) -> RunCandidates:
