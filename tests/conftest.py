@@ -1,10 +1,13 @@
 """A tiny competition and settings that train in seconds, for tests that run whole stages."""
 
 import contextlib
+import multiprocessing
 import os
 from pathlib import Path
 
 import pytest
+
+from tests.helpers.warm_python import PACKAGES
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two tests run at a time: more threads would wait for each other
@@ -12,6 +15,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # and threads that wait wou
 
 REPOSITORY = Path(__file__).parents[1]
 os.environ["PYTHONPATH"] = str(REPOSITORY)  # stages that tests start elsewhere find src
+
+FORKED = [*PACKAGES, "tests.helpers.ranks", "src.training.fit", "src.plots.training_curves"]
+FORKED += ["src.inference.fold_predictions", "src.data.loading"]
+multiprocessing.get_context("forkserver").set_forkserver_preload(FORKED)
+"""What the server of forked processes imports, once for all tests of a worker."""
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

@@ -16,7 +16,6 @@ from tests.helpers.checkout import environment
 
 LOST = 3
 """The row whose batch is never delivered by a process."""
-multiprocessing.get_context("forkserver").set_forkserver_preload(["torch", "src.data.loading"])
 
 
 def kill(number: int) -> None:

@@ -1,4 +1,4 @@
-"""Processes that run stages as torchrun would, forked from one server that knows what all need before it forks."""
+"""Processes that run stages as torchrun would, forked from a server that knows what all need (see tests/conftest.py)."""
 
 import contextlib
 import importlib
@@ -16,15 +16,7 @@ from src.metrics import meteor
 from src.pipeline.source_code import code_digest
 from src.training import distributed, engine
 from tests.helpers.small_meteor import small_meteor
-
-KNOWN = [
-    "tests.helpers.ranks",
-    "src.training.fit",
-    "src.plots.training_curves",
-    "src.inference.fold_predictions",
-    "torch.utils.tensorboard",
-]
-"""What the server imports."""
+from tests.helpers.warm_python import fork_stages
 
 for _stage in ("preprocess", "split", "train", "predict"):
     code_digest(_stage)
@@ -59,6 +51,7 @@ def count_exchanges(exchanges: list[int]) -> None:
 
 
 def _work(rank: int, count: int, port: int, folder: Path, stage: str, arguments: list[str], stop: int | None) -> None:
+    fork_stages()
     os.chdir(folder)
     if count > 1:
         names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
@@ -79,7 +72,6 @@ def _work(rank: int, count: int, port: int, folder: Path, stage: str, arguments:
 
 def run(count: int, folder: Path, stage: str, arguments: list[str], stop: int | None = None) -> None:
     """A stage in `count` processes. stop: the last of them gets SIGTERM in that step, and all stop cleanly."""
-    torch.multiprocessing.get_context("forkserver").set_forkserver_preload(KNOWN)
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
