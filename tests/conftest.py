@@ -80,6 +80,16 @@ def competition(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_competition(tmp_path_factory) -> Path:
+    """A demo competition of 30 training and 10 test photos, for tests to which its scores do not matter."""
+    from src.demo.competition import make_competition
+
+    root = tmp_path_factory.mktemp("tiny") / "data"
+    make_competition(root, progress=False, train=30, test=10)
+    return root
+
+
+@pytest.fixture(scope="session")
 def meteor(tmp_path_factory):
     """One small METEOR process for all tests."""
     from tests.helpers.small_meteor import small_meteor

@@ -68,8 +68,8 @@ class Forking(subprocess.Popen):
 
     def _execute_child(self, *arguments: object) -> None:
         given = inspect.signature(super()._execute_child).bind(*arguments).arguments
-        command = given["args"]
-        if not isinstance(command, list) or command[:2] != [sys.executable, "-m"] or command[2][:4] != "src.":
+        command = [word for word in given["args"] if word != "-u"]
+        if command[:2] != [sys.executable, "-m"] or command[2][:4] != "src.":
             super()._execute_child(*arguments)
             return
         folder, variables = given["cwd"] or os.getcwd(), dict(given["env"] or os.environ)
@@ -157,7 +157,7 @@ def warm_python(path: Path) -> Iterator[None]:
 
 
 def _run(started: dict, files: list[int]) -> NoReturn:
-    """Be a stage, which reads and prints in `files`, and end."""
+    """Be a stage, which reads and prints in `files`, and end. The variable RUNS_FIRST names a file to run before."""
     for number, file in enumerate(files):
         os.dup2(file, number)
     os.chdir(started["folder"])
@@ -169,6 +169,8 @@ def _run(started: dict, files: list[int]) -> NoReturn:
         del sys.modules[name]
     code = 0
     try:
+        if first := os.environ.get("RUNS_FIRST"):
+            runpy.run_path(first)
         runpy.run_module(started["module"], run_name="__main__", alter_sys=True)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)

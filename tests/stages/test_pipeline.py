@@ -3,8 +3,6 @@
 import csv
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +14,7 @@ from src.pipeline import stages
 from src.training import checkpoint
 from tests.conftest import TINY
 from tests.helpers.small_meteor import fixed_constant
+from tests.helpers.warm_python import start_stage
 from tests.training.test_training import equal
 
 pytestmark = pytest.mark.slow
@@ -29,8 +28,16 @@ def run_all(root, *extra):
         stage.main([f"data.root={root}", *TINY, *extra])
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small(meteor):
+    """All stages of this file score by the small METEOR, unless a test says otherwise."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("src.metrics.meteor.shared_meteor", lambda: meteor)
+        yield
+
+
 @pytest.fixture(scope="module")
-def finished(competition, tmp_path_factory):
+def finished(competition, small, tmp_path_factory):
     """A folder in which the whole pipeline has run once."""
     folder = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
@@ -206,11 +213,12 @@ def test_manifest_names_all_that_the_file_was_made_from(finished):
 
 def test_train_alone_makes_what_is_missing_first(competition, workplace):
     """The first command of README's second way in: no stage has run, one fold is asked for."""
-    command = [sys.executable, "-m", "src.train", "--fold", "0", f"data.root={competition}", *TINY, "task=mos"]
-    environment = {"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin"}
-    answer = subprocess.run(command, cwd=workplace, capture_output=True, text=True, env=environment)
-    assert answer.returncode == 0, answer.stderr
-    assert "needs preprocess first" in answer.stdout and "needs split first" in answer.stdout
+    arguments = ["--fold", "0", f"data.root={competition}", *TINY, "task=mos"]
+    variables = {"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin"}
+    process = start_stage(workplace, "src.train", arguments, variables, workplace / "printed")
+    printed, errors = process.communicate(300)
+    assert process.returncode == 0, errors
+    assert "needs preprocess first" in printed and "needs split first" in printed
     assert (workplace / "runs" / "demo" / "fold-0" / "best-mos.pt").is_file()
     assert not (workplace / "runs" / "demo" / "fold-1").exists()
     assert not (workplace / "runs" / "demo" / "fold-0" / "best-caption.pt").exists(), "task=mos learns no captions"

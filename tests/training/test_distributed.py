@@ -3,8 +3,6 @@
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from src.training.distributed import Ranks, sync_batchnorm
 from tests.conftest import TINY
 from tests.helpers.ranks import run
 from tests.helpers.small_meteor import paraphrases
+from tests.helpers.warm_python import Stage, start_stage
 from tests.training.test_training import EXACT, PLAIN
 
 pytestmark = pytest.mark.slow
@@ -50,20 +49,14 @@ if os.environ.get("RANK"):
 """
 
 
-def torchrun(processes: int, folder: Path, *arguments: str, start: str = "") -> subprocess.Popen:
+def torchrun(processes: int, folder: Path, *arguments: str, start: str = "") -> Stage:
     """start: Python code that each process runs first."""
     (folder / "start").mkdir(exist_ok=True)
     code = SMALL_METEOR.format(table=str(paraphrases(folder))) + start
-    (folder / "start" / "sitecustomize.py").write_text(code)
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m", "src.train"]
-    return subprocess.Popen(
-        [sys.executable, *launcher, *arguments],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**ENVIRONMENT, "PYTHONPATH": f"{folder / 'start'}:{REPOSITORY}"},
-    )
+    (folder / "start" / "first.py").write_text(code)
+    launched = ["--standalone", f"--nproc-per-node={processes}", "-m", "src.train", *arguments]
+    variables = {**ENVIRONMENT, "RUNS_FIRST": str(folder / "start" / "first.py")}
+    return start_stage(folder, "torch.distributed.run", launched, variables, folder / "start" / "printed")
 
 
 @pytest.fixture(scope="module")
