@@ -12,10 +12,10 @@ from timm.utils import ModelEmaV3
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from src.base.errors import Stopped
-from src.metrics import meteor
+from src.metrics import caption_scores, meteor
 from src.pipeline.source_code import code_digest
 from src.training import distributed, engine
-from tests.helpers.small_meteor import small_meteor
+from tests.helpers.small_meteor import small_meteor, standing_tokenizer
 from tests.helpers.warm_python import fork_stages
 
 for _stage in ("preprocess", "split", "train", "predict"):
@@ -59,6 +59,7 @@ def _work(rank: int, count: int, port: int, folder: Path, stage: str, arguments:
     place = folder / f"meteor-{os.getpid()}"
     place.mkdir()
     meteor.shared_meteor = lambda: small_meteor(place)
+    caption_scores._ptb = standing_tokenizer
     if stop and rank == count - 1:
         stop_after(stop)
     exchanges: list[int] = []

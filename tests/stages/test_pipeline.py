@@ -13,7 +13,7 @@ from src.base.errors import InputError
 from src.pipeline import stages
 from src.training import checkpoint
 from tests.conftest import TINY
-from tests.helpers.small_meteor import fixed_constant
+from tests.helpers.small_meteor import fixed_constant, quick_java
 from tests.helpers.warm_python import start_stage
 from tests.training.test_training import equal
 
@@ -30,9 +30,9 @@ def run_all(root, *extra):
 
 @pytest.fixture(scope="module", autouse=True)
 def small(meteor):
-    """All stages of this file score by the small METEOR, unless a test says otherwise."""
+    """All stages of this file score by the small METEOR."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("src.metrics.meteor.shared_meteor", lambda: meteor)
+        quick_java(patch, meteor)
         yield
 
 
