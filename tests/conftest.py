@@ -1,6 +1,7 @@
 """A tiny competition and settings that train in seconds, for tests that run whole stages."""
 
 import contextlib
+import gc
 import multiprocessing
 import os
 from pathlib import Path
@@ -59,6 +60,15 @@ LONGEST_FIRST = [
     "tuning/test_tune.py",
 ]
 """Files that take longest. Each goes to one worker as a whole: late in the row it would leave the other idle."""
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()  # what the tests have imported stays to the end: no collection need look through it
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,4 +1,4 @@
-"""Processes that run stages as torchrun would, forked from a server that knows what all need (see tests/conftest.py)."""
+"""Processes that run stages as torchrun would, forked from a server that has imported what all need."""
 
 import contextlib
 import importlib

@@ -8,6 +8,7 @@ for a test. Either way a stage imports all of `src` itself, from the folder that
 
 import atexit
 import contextlib
+import gc
 import importlib
 import inspect
 import json
@@ -56,10 +57,15 @@ if options[:1] == ["-m"] and options[1] in {{modules!r}}:
 """Of the programs `modules`."""
 
 
-def fork_stages() -> None:
-    """Import the packages, and have stages forked from this process from now on."""
+def _import_packages() -> None:
     for package in PACKAGES:
         importlib.import_module(package)
+    gc.freeze()  # no process that is forked need look through them, and copy them
+
+
+def fork_stages() -> None:
+    """Import the packages, and have stages forked from this process from now on."""
+    _import_packages()
     subprocess.Popen = Forking  # type: ignore[misc]
 
 
@@ -195,8 +201,7 @@ def _answer(client: socket.socket) -> None:
 
 
 def _serve(path: str) -> None:
-    for package in PACKAGES:
-        importlib.import_module(package)
+    _import_packages()
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path + ".new")
         server.listen()
