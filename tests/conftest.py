@@ -50,14 +50,18 @@ TINY = [
 
 
 LONGEST_FIRST = [
+    "faults/test_stop.py",
     "stages/test_docs.py",
     "faults/test_kill.py",
     "stages/test_configurations.py",
-    "training/test_distributed.py",
-    "stages/test_pipeline.py",
-    "stages/test_ensemble.py",
-    "pipeline/test_fold_jobs.py",
     "tuning/test_tune.py",
+    "stages/test_pipeline.py",
+    "tuning/test_judgement.py",
+    "faults/test_random_damage.py",
+    "training/test_distributed.py",
+    "stages/test_ensemble.py",
+    "serving/test_app.py",
+    "faults/test_places.py",
 ]
 """Files that take longest. Each goes to one worker as a whole: late in the row it would leave the other idle."""
 

@@ -5,6 +5,7 @@
 
 import contextlib
 import csv
+import gc
 import importlib
 import json
 import os
@@ -271,6 +272,7 @@ def _serve() -> None:
         importlib.import_module(".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__"))
     for package in PACKAGES:
         importlib.import_module(package)
+    gc.freeze()
     answers, sys.stdout = sys.stdout, sys.stderr
     with (
         tempfile.TemporaryDirectory() as place,

@@ -68,8 +68,10 @@ def installed(folder: Path) -> None:
 def folder(tiny_competition, tmp_path_factory) -> Iterator[Path]:
     """A checkout in which the runs that the documents name are finished."""
     folder = checkout(tmp_path_factory.mktemp("docs") / "checkout", tiny_competition)
-    for name in ("configs", "docs", "tests"):
-        shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("configs", "docs", "tests/helpers", "tests/benchmarks", "tests/settings"):
+        shutil.copytree(REPOSITORY / name, folder / name)
+    for name in ("__init__.py", "conftest.py"):
+        shutil.copy2(REPOSITORY / "tests" / name, folder / "tests" / name)
     for name in ("README.md", "data/README.md", "pyproject.toml"):
         shutil.copy2(REPOSITORY / name, folder / name)
     installed(folder)
