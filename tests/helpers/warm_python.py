@@ -97,8 +97,8 @@ class Forking(subprocess.Popen):
 def _reset_signals(mask: Iterable[int]) -> None:
     """As in a new process: this one alone hears of its signals."""
     signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
     sys.unraisablehook = sys.__unraisablehook__
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
@@ -141,9 +141,9 @@ def start_stage(folder: Path, module: str, arguments: list[str], variables: dict
 
 def _begin(started: dict, output: str) -> None:
     os.setsid()
-    fork_stages()
-    files = [os.open(f"{output}.{file}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC) for file in (1, 2)]
     _reset_signals([])
+    files = [os.open(f"{output}.{file}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC) for file in (1, 2)]
+    fork_stages()
     _run(started, [os.open(os.devnull, os.O_RDONLY), *files])
 
 
@@ -169,7 +169,7 @@ def _run(started: dict, files: list[int]) -> NoReturn:
     os.chdir(started["folder"])
     os.environ.clear()
     os.environ.update(started["variables"])
-    sys.argv = ["", *started["arguments"]]
+    sys.argv = ["-m", *started["arguments"]]
     sys.path[:0] = filter(None, [started["folder"], *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
     for name in [name for name in sys.modules if name.partition(".")[0] == "src"]:
         del sys.modules[name]
