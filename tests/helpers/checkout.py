@@ -14,7 +14,8 @@ REPOSITORY = Path(__file__).parents[2]
 def checkout(folder: Path, competition: Path) -> Path:
     """What ./run.sh needs, and `competition` as data, in a folder.
 
-    METEOR has a table that loads at once, constant sentences are searched for in one step, and pictures are coarse.
+    METEOR has a table that loads at once, constant sentences are searched for in one step, pictures are coarse, and any
+    edit counts as other code.
     """
     shutil.copytree(REPOSITORY / "src", folder / "src", ignore=shutil.ignore_patterns("*.pyc.*"))
     table = paraphrases(folder / "src" / "metrics")
@@ -22,6 +23,7 @@ def checkout(folder: Path, competition: Path) -> Path:
         ("metrics/meteor.py", 'scorer_file("meteor", "data", "paraphrase-en.gz")', f"Path({str(table)!r})"),
         ("metrics/constant_caption.py", "STEPS = 40", "STEPS = 1"),
         ("metrics/constant_caption.py", "BEAM = 10", "BEAM = 1"),
+        ("pipeline/source_code.py", "digest(ast.dump(_WhatComputes().visit(tree)))", "digest(text)"),
         ("plots/style.py", 'format="png", dpi=DPI', 'format="png", dpi=20'),
     ):
         code = (folder / "src" / name).read_text(encoding="utf-8")
