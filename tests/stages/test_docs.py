@@ -70,8 +70,8 @@ def folder(tiny_competition, tmp_path_factory) -> Iterator[Path]:
     folder = checkout(tmp_path_factory.mktemp("docs") / "checkout", tiny_competition)
     for name in ("configs", "docs", "tests/helpers", "tests/benchmarks", "tests/settings"):
         shutil.copytree(REPOSITORY / name, folder / name)
-    for name in ("__init__.py", "conftest.py"):
-        shutil.copy2(REPOSITORY / "tests" / name, folder / "tests" / name)
+    for path in (REPOSITORY / "tests").glob("*.py"):
+        shutil.copy2(path, folder / "tests" / path.name)
     for name in ("README.md", "data/README.md", "pyproject.toml"):
         shutil.copy2(REPOSITORY / name, folder / name)
     installed(folder)
