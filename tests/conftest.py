@@ -1,10 +1,14 @@
 """A tiny competition and settings that train in seconds, for tests that run whole stages."""
 
 import contextlib
+import gc
+import multiprocessing
 import os
 from pathlib import Path
 
 import pytest
+
+from tests.helpers.warm_python import PACKAGES
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two tests run at a time: more threads would wait for each other
@@ -12,6 +16,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # and threads that wait wou
 
 REPOSITORY = Path(__file__).parents[1]
 os.environ["PYTHONPATH"] = str(REPOSITORY)  # stages that tests start elsewhere find src
+
+FORKED = [*PACKAGES, "tests.helpers.ranks", "src.training.fit", "src.plots.training_curves"]
+FORKED += ["src.inference.fold_predictions", "src.data.loading"]
+multiprocessing.get_context("forkserver").set_forkserver_preload(FORKED)
+"""What the server of forked processes imports, once for all tests of a worker."""
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -41,16 +50,29 @@ TINY = [
 
 
 LONGEST_FIRST = [
+    "faults/test_stop.py",
     "stages/test_docs.py",
     "faults/test_kill.py",
     "stages/test_configurations.py",
-    "training/test_distributed.py",
-    "stages/test_pipeline.py",
-    "stages/test_ensemble.py",
-    "pipeline/test_fold_jobs.py",
     "tuning/test_tune.py",
+    "stages/test_pipeline.py",
+    "tuning/test_judgement.py",
+    "faults/test_random_damage.py",
+    "training/test_distributed.py",
+    "stages/test_ensemble.py",
+    "serving/test_app.py",
+    "faults/test_places.py",
 ]
 """Files that take longest. Each goes to one worker as a whole: late in the row it would leave the other idle."""
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()  # what the tests have imported stays to the end: no collection need look through it
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -68,6 +90,16 @@ def competition(tmp_path_factory) -> Path:
 
     root = tmp_path_factory.mktemp("competition") / "data"
     make_competition(root, progress=False, train=60, test=20)
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_competition(tmp_path_factory) -> Path:
+    """A demo competition of 30 training and 10 test photos, for tests to which its scores do not matter."""
+    from src.demo.competition import make_competition
+
+    root = tmp_path_factory.mktemp("tiny") / "data"
+    make_competition(root, progress=False, train=30, test=10)
     return root
 
 

@@ -12,19 +12,19 @@ import pytest
 
 from src.training import checkpoint
 from tests.conftest import TINY
-from tests.helpers.checkout import checkout, environment
+from tests.helpers.checkout import checkout, forking
 
 KILLS = int(os.environ.get("KILLS", 2))
 SETTINGS = [*TINY, "split.holdout=0.4", "train.checkpoint_steps=1", "train.epochs=3", "decoder.name=attention"]
 SETTINGS += ["ensemble.captions=mbr", "predict.candidates=true", "predict.samples=3"]
-ENVIRONMENT = environment()
 
 
 def start(folder: Path) -> subprocess.Popen:
+    (forked := folder.with_name(f"{folder.name}-start")).mkdir(exist_ok=True)
     return subprocess.Popen(
         ["./run.sh", "--here", *SETTINGS],
         cwd=folder,
-        env=ENVIRONMENT,
+        env=forking(forked),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -58,18 +58,18 @@ def check_nothing_is_half_written(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(competition, tmp_path_factory):
+def whole(tiny_competition, tmp_path_factory):
     """The results of an uninterrupted run, and the seconds it took."""
-    folder = checkout(tmp_path_factory.mktemp("whole"), competition)
+    folder = checkout(tmp_path_factory.mktemp("whole"), tiny_competition)
     began = time.monotonic()
     finish(folder)
     return results(folder), time.monotonic() - began
 
 
 @pytest.mark.slow
-def test_sigkill_at_any_moment_of_the_pipeline_changes_nothing(competition, tmp_path, whole):
+def test_sigkill_at_any_moment_of_the_pipeline_changes_nothing(tiny_competition, tmp_path, whole):
     expected, seconds = whole
-    folder, moments = checkout(tmp_path, competition), random.Random(0)
+    folder, moments = checkout(tmp_path, tiny_competition), random.Random(0)
     for number in range(KILLS):
         process = start(folder)
         # what is done stays done, so a restarted run is shorter: late moments would find it finished
@@ -87,8 +87,8 @@ def test_sigkill_at_any_moment_of_the_pipeline_changes_nothing(competition, tmp_
 
 
 @pytest.mark.slow
-def test_two_starts_at_once_do_the_work_once(competition, tmp_path, whole):
-    folder = checkout(tmp_path, competition)
+def test_two_starts_at_once_do_the_work_once(tiny_competition, tmp_path, whole):
+    folder = checkout(tmp_path, tiny_competition)
     pair = [start(folder), start(folder)]
     outputs = [process.communicate(timeout=600) for process in pair]
     codes = sorted(process.returncode for process in pair)
@@ -102,8 +102,8 @@ def test_two_starts_at_once_do_the_work_once(competition, tmp_path, whole):
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(competition, tmp_path):
-    folder = checkout(tmp_path, competition)
+def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tiny_competition, tmp_path):
+    folder = checkout(tmp_path, tiny_competition)
     process = start(folder)
     last = folder / "runs" / "demo" / "fold-0" / "last.pt"
     while not last.exists() and process.poll() is None:

@@ -14,7 +14,7 @@ from src.data.pixel_cache import build_pixel_cache
 from src.settings.schema import ViewSettings
 from tests.conftest import TINY
 from tests.helpers.bad_input import SMALL, hurry, refused, small_competition
-from tests.helpers.checkout import checkout, environment
+from tests.helpers.checkout import checkout, environment, forking
 from tests.helpers.stops import program
 
 SHOWN = "– 한국어 é 😍 \\udcff"
@@ -79,14 +79,15 @@ def test_without_semaphores_photos_are_decoded_by_this_process(error, tmp_path, 
 
 
 @pytest.mark.slow
-def test_a_user_without_a_name_or_home_runs_code_that_cannot_be_written(competition, tmp_path):
+def test_a_user_without_a_name_or_home_runs_code_that_cannot_be_written(tiny_competition, tmp_path):
     if subprocess.run([*NOBODY, "true"], capture_output=True).returncode:
         pytest.skip("no user namespaces here")
-    folder = checkout(tmp_path / "code", competition)
+    folder = checkout(tmp_path / "code", tiny_competition)
     for path in [folder, *folder.rglob("*")]:
         path.chmod(path.stat().st_mode & ~0o222)
     results = [f"run.root={tmp_path}/runs", f"run.submissions={tmp_path}/submissions"]
-    variables = {"PATH": environment()["PATH"], "HOME": "/"}
+    (start := tmp_path / "start").mkdir()
+    variables = {"PATH": environment()["PATH"], "HOME": "/", "PYTHONPATH": forking(start)["PYTHONPATH"]}
     command = [*NOBODY, "./run.sh", "--here", *TINY, "split.holdout=0.4", "run.workers=1", *results]
     answer = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True)
     assert answer.returncode == 0 and "Traceback" not in answer.stderr, answer.stderr[-2000:]

@@ -13,6 +13,8 @@ from tests.benchmarks.damage import drawn
 from tests.helpers.damage import Case
 from tests.helpers.damaged_runs import Runner, problems, seen
 
+pytestmark = pytest.mark.slow
+
 SEED = int(os.environ.get("SEED", random.randrange(10**6)))
 """Another one in each run; SEED=n, as printed, draws the same cases again."""
 NUMBER = 12

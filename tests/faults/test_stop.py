@@ -11,7 +11,7 @@ import pytest
 from src.base.locks import lock
 from src.base.stopping import GRACE
 from tests.helpers.checkout import REPOSITORY, checkout, environment
-from tests.helpers.stops import SETTINGS, Stop, program, stages_stopped, start, stop, stop_when_ready
+from tests.helpers.stops import SETTINGS, Stop, fork_stage, program, stages_stopped, start, stop, stop_when_ready
 
 BUSY = {
     "sleeps": ("time.sleep(60)", False),
@@ -88,11 +88,11 @@ def test_run_sh_stops_while_it_starts(number, tmp_path):
 
 
 @pytest.mark.slow
-def test_stages_stopped_at_random_moments_submit_the_same(competition, tmp_path):
+def test_stages_stopped_at_random_moments_submit_the_same(tiny_competition, tmp_path):
     seed = int(os.environ.get("SEED", random.randrange(10**6)))
     print(f"SEED={seed}")
-    folders = [checkout(tmp_path / name, competition) for name in ("stopped", "undisturbed")]
-    stops = stages_stopped(*folders, SETTINGS, 10, seed)
+    folders = [checkout(tmp_path / name, tiny_competition) for name in ("stopped", "undisturbed")]
+    stops = stages_stopped(*folders, SETTINGS, 10, seed, fork_stage)
     assert stops
     submissions = [(folder / "submissions" / "submission.csv").read_bytes() for folder in folders]
     assert submissions[0] == submissions[1]

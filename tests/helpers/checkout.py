@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from tests.helpers.small_meteor import paraphrases
+from tests.helpers.warm_python import FORKING
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -13,21 +14,31 @@ REPOSITORY = Path(__file__).parents[2]
 def checkout(folder: Path, competition: Path) -> Path:
     """What ./run.sh needs, and `competition` as data, in a folder.
 
-    METEOR has a table that loads at once, and constant sentences are searched for in one step.
+    METEOR has a table that loads at once, constant sentences are searched for in one step, pictures are coarse, and any
+    edit counts as other code.
     """
-    shutil.copytree(REPOSITORY / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
-    metrics = folder / "src" / "metrics"
+    shutil.copytree(REPOSITORY / "src", folder / "src", ignore=shutil.ignore_patterns("*.pyc.*"))
+    table = paraphrases(folder / "src" / "metrics")
     for name, long, short in (
-        ("meteor.py", 'scorer_file("meteor", "data", "paraphrase-en.gz")', f"Path({str(paraphrases(metrics))!r})"),
-        ("constant_caption.py", "STEPS = 40", "STEPS = 1"),
+        ("metrics/meteor.py", 'scorer_file("meteor", "data", "paraphrase-en.gz")', f"Path({str(table)!r})"),
+        ("metrics/constant_caption.py", "STEPS = 40", "STEPS = 1"),
+        ("metrics/constant_caption.py", "BEAM = 10", "BEAM = 1"),
+        ("pipeline/source_code.py", "digest(ast.dump(_WhatComputes().visit(tree)))", "digest(text)"),
+        ("plots/style.py", 'format="png", dpi=DPI', 'format="png", dpi=20'),
     ):
-        code = (metrics / name).read_text(encoding="utf-8")
+        code = (folder / "src" / name).read_text(encoding="utf-8")
         assert long in code
-        (metrics / name).write_text(code.replace(long, short), encoding="utf-8")
+        (folder / "src" / name).write_text(code.replace(long, short), encoding="utf-8")
     shutil.copytree(competition, folder / "data")
     for name in ("run.sh", "requirements.txt"):
         shutil.copy2(REPOSITORY / name, folder / name)
     return folder
+
+
+def forking(folder: Path) -> dict[str, str]:
+    """The variables with which run.sh's stages are forked from the process that starts them. folder: an empty one."""
+    (folder / "sitecustomize.py").write_text(FORKING.format(modules=["src.pipeline.stages"]), encoding="utf-8")
+    return environment(PYTHONPATH=str(folder))
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -5,6 +5,7 @@
 
 import contextlib
 import csv
+import gc
 import importlib
 import json
 import os
@@ -25,6 +26,7 @@ import numpy as np
 import pytest
 import yaml
 
+from src.pipeline.source_code import code_digest
 from tests.helpers.bad_input import LONGEST_LINE, exit_code, hurry, small_competition
 from tests.helpers.checkout import REPOSITORY
 from tests.helpers.damage import Case, apply
@@ -273,6 +275,9 @@ def _serve() -> None:
         importlib.import_module(".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__"))
     for package in PACKAGES:
         importlib.import_module(package)
+    for stage in STAGES:
+        code_digest(stage)
+    gc.freeze()
     answers, sys.stdout = sys.stdout, sys.stderr
     with (
         tempfile.TemporaryDirectory() as place,

@@ -1,4 +1,4 @@
-"""Processes that run stages as torchrun would, forked from one server that knows what all need before it forks."""
+"""Processes that run stages as torchrun would, forked from a server that has imported what all need."""
 
 import contextlib
 import importlib
@@ -12,19 +12,11 @@ from timm.utils import ModelEmaV3
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from src.base.errors import Stopped
-from src.metrics import meteor
+from src.metrics import caption_scores, meteor
 from src.pipeline.source_code import code_digest
 from src.training import distributed, engine
-from tests.helpers.small_meteor import small_meteor
-
-KNOWN = [
-    "tests.helpers.ranks",
-    "src.training.fit",
-    "src.plots.training_curves",
-    "src.inference.fold_predictions",
-    "torch.utils.tensorboard",
-]
-"""What the server imports."""
+from tests.helpers.small_meteor import small_meteor, standing_tokenizer
+from tests.helpers.warm_python import fork_stages
 
 for _stage in ("preprocess", "split", "train", "predict"):
     code_digest(_stage)
@@ -59,6 +51,7 @@ def count_exchanges(exchanges: list[int]) -> None:
 
 
 def _work(rank: int, count: int, port: int, folder: Path, stage: str, arguments: list[str], stop: int | None) -> None:
+    fork_stages()
     os.chdir(folder)
     if count > 1:
         names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
@@ -66,6 +59,7 @@ def _work(rank: int, count: int, port: int, folder: Path, stage: str, arguments:
     place = folder / f"meteor-{os.getpid()}"
     place.mkdir()
     meteor.shared_meteor = lambda: small_meteor(place)
+    caption_scores._ptb = standing_tokenizer
     if stop and rank == count - 1:
         stop_after(stop)
     exchanges: list[int] = []
@@ -79,7 +73,6 @@ def _work(rank: int, count: int, port: int, folder: Path, stage: str, arguments:
 
 def run(count: int, folder: Path, stage: str, arguments: list[str], stop: int | None = None) -> None:
     """A stage in `count` processes. stop: the last of them gets SIGTERM in that step, and all stop cleanly."""
-    torch.multiprocessing.get_context("forkserver").set_forkserver_preload(KNOWN)
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]

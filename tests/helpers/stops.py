@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from src.pipeline.stages import STAGES
 from tests.conftest import TINY
+from tests.helpers import warm_python
 from tests.helpers.checkout import environment
 
 SETTINGS = [*TINY, "split.holdout=0.4", "train.checkpoint_steps=3", "decoder.name=attention", "tune.trials=2"]
@@ -44,7 +46,18 @@ def start(command: list[str], folder: Path, environment: dict[str, str] | None =
     )
 
 
-def stop(process: subprocess.Popen, number: int, group: bool = False) -> Stop | None:
+def start_stage(stage: str, folder: Path, arguments: list[str]) -> subprocess.Popen:
+    """A stage as a program."""
+    return start([sys.executable, "-m", f"src.{stage}", *arguments], folder, environment())
+
+
+def fork_stage(stage: str, folder: Path, arguments: list[str]) -> warm_python.Stage:
+    """A stage, forked from a process that has imported the packages, in a session of its own."""
+    output = folder.with_name(f"{folder.name}-printed")
+    return warm_python.start_stage(folder, f"src.{stage}", arguments, environment(), output)
+
+
+def stop(process: subprocess.Popen | warm_python.Stage, number: int, group: bool = False) -> Stop | None:
     """Ask it to stop, as `kill` does, or all its group, as a terminal and Slurm do; None where it had ended by itself.
 
     Asserts that it ends in time, in one line and without a traceback, and that its processes end with it.
@@ -52,7 +65,7 @@ def stop(process: subprocess.Popen, number: int, group: bool = False) -> Stop | 
     began = time.monotonic()
     if process.poll() is None:
         (os.killpg if group else os.kill)(process.pid, number)
-    printed = process.communicate(timeout=60)[0]
+    printed = "".join(filter(None, process.communicate(timeout=60)))
     seconds = time.monotonic() - began
     if process.returncode == 0:
         return None
@@ -105,25 +118,29 @@ def stop_when_ready(command: list[str], folder: Path, number: int = signal.SIGTE
 
 
 def stages_stopped(
-    stopped: Path, undisturbed: Path, arguments: list[str], count: int, seed: int
+    stopped: Path,
+    undisturbed: Path,
+    arguments: list[str],
+    count: int,
+    seed: int,
+    begin: Callable[[str, Path, list[str]], subprocess.Popen | warm_python.Stage] = start_stage,
 ) -> list[tuple[str, Stop]]:
     """Run the stages in two `checkout`s, in one of them stopped at `count` random moments; which stage stopped how."""
     moments, stops = random.Random(seed), []
+
+    def finish(stage: str, folder: Path) -> None:
+        process = begin(stage, folder, arguments)
+        printed = "".join(filter(None, process.communicate(timeout=600)))
+        assert process.returncode == 0, printed[-2000:]
+
     for place, stage in enumerate(STAGES):
-        command = [sys.executable, "-m", f"src.{stage}", *arguments]
         began = time.monotonic()
-        _finish(command, undisturbed)
+        finish(stage, undisturbed)
         seconds = time.monotonic() - began
         for _ in range(count // len(STAGES) + (place < count % len(STAGES))):
-            process = start(command, stopped, environment())
+            process = begin(stage, stopped, arguments)
             time.sleep(moments.uniform(0.05, 1) * seconds)
             ended = stop(process, moments.choice([signal.SIGINT, signal.SIGTERM]), moments.random() < 0.5)
             stops += [(stage, ended)] if ended else []
-        _finish(command, stopped)
+        finish(stage, stopped)
     return stops
-
-
-def _finish(command: list[str], folder: Path) -> None:
-    process = start(command, folder, environment())
-    printed = process.communicate(timeout=600)[0]
-    assert process.returncode == 0, printed[-2000:]

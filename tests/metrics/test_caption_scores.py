@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from src.base.errors import InputError
-from src.metrics import java
+from src.metrics import caption_scores, java
 from src.metrics.bleu_cider import bleu_scores, compare
 from src.metrics.bootstrap import interval
 from src.metrics.caption_scores import collapse, score_captions, tokenize
@@ -15,6 +15,7 @@ from src.metrics.meteor import STATS, meteor_score, shared_meteor
 from src.metrics.rouge import rouge_l
 from src.settings.schema import CaptionWeights
 from tests.helpers.official_scores import official_scores
+from tests.helpers.small_meteor import standing_tokenizer
 
 WORDS = ["the", "a", "colour", "of", "light", "is", "nice", "very", "photo", "sharp", "but", "i", "like", "blur"]
 
@@ -176,3 +177,11 @@ def test_spice_without_its_models_is_one_clear_line(monkeypatch):
     monkeypatch.setattr("pycocoevalcap.spice.get_stanford_models.get_stanford_models", refused)
     with pytest.raises(InputError, match="384 MB.*no network.*metric.spice=false"):
         spice([["a"]], ["a"])
+
+
+def test_the_tokenizer_that_stays_answers_as_the_one_that_ends():
+    """What most tests of stages tokenise by."""
+    lines = ["Can't won't cannot, 'tis a Photo... of (something) & é 한국어", "", "hello", "\udcff", "<unk> a", ""]
+    assert [standing_tokenizer(asked) for asked in (lines, lines[:1], [], lines)] == [
+        caption_scores._ptb(asked) if asked else [] for asked in (lines, lines[:1], [], lines)
+    ]

@@ -1,8 +1,6 @@
 """Folds trained at the same time, each in a process of its own, are those trained one after another."""
 
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,20 +10,14 @@ from src.base.locks import lock
 from src.pipeline.fold_jobs import gpu_of
 from tests.conftest import TINY
 from tests.helpers.ranks import run
+from tests.helpers.warm_python import Stage, start_stage
 from tests.training.test_distributed import ENVIRONMENT, results
 
 FOLDS = (0, 1)
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "src.train", *arguments],
-        cwd=folder,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def start(folder: Path, *arguments: str) -> Stage:
+    return start_stage(folder, "src.train", list(arguments), ENVIRONMENT, folder.parent / "printed")
 
 
 def running(folder: Path) -> list[str]:
@@ -42,7 +34,7 @@ def running(folder: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_folds_side_by_side_are_stopped_fail_and_end_as_one_after_another(competition, tmp_path):
-    folder = tmp_path.resolve()
+    (folder := tmp_path.resolve() / "work").mkdir()
     arguments = [f"data.root={competition}", *TINY, "task=mos", "train.epochs=12", "train.checkpoint_steps=1"]
     run(1, folder, "train", [*arguments, "run.name=after"])
     beside = [*arguments, "run.name=beside", "run.jobs=2"]

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src import caption, predict, preprocess, split, train
+from src import app, caption, predict, preprocess, split, train
 from src.base.errors import InputError
 from src.data.table import load_table
 from src.pipeline import outputs
@@ -168,6 +168,7 @@ class Page:
         any_file[0].send_keys(str(archive))
 
 
+@pytest.mark.slow
 def test_two_people_get_the_answers_of_caption(address, photos, capsys):
     expected = [told(photo, capsys) for photo in photos[:2]]
     with browser_of_width(1280) as one, browser_of_width(390) as other:
@@ -185,6 +186,7 @@ def test_two_people_get_the_answers_of_caption(address, photos, capsys):
             assert not [name for name in outside if not name.startswith((address, "data:", "blob:"))]
 
 
+@pytest.mark.slow
 def test_a_picture_by_the_camera_is_answered(address):
     with browser_of_width(1280) as driver:
         page = Page(driver, address)
@@ -195,6 +197,7 @@ def test_a_picture_by_the_camera_is_answered(address):
         assert 0 < float(page.texts()[0].split()[0]) < 10
 
 
+@pytest.mark.slow
 def test_what_is_no_photo_is_refused_on_the_page(address, tmp_path):
     (text := tmp_path / "text.jpg").write_text("no photo")
     Image.new("L", (10000, 20000)).save(large := tmp_path / "large.png")
@@ -203,6 +206,7 @@ def test_what_is_no_photo_is_refused_on_the_page(address, tmp_path):
         assert "megapixels" in Page(driver, address).refusal(large)
 
 
+@pytest.mark.slow
 def test_a_zip_becomes_a_csv_and_one_that_climbs_out_is_refused(address, photos, tmp_path, capsys):
     for name, prefix in (("fine.zip", "within/"), ("climbs.zip", "../../")):
         with zipfile.ZipFile(tmp_path / name, "w") as archive:
@@ -221,14 +225,13 @@ def test_a_zip_becomes_a_csv_and_one_that_climbs_out_is_refused(address, photos,
     assert [row["caption"] for row in rows] == [told(photo, capsys)[1] for photo in photos]
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken_is_said_in_a_line(address, photos):
-    command = [sys.executable, "-m", "src.app", "run.name=demo", f"--port={address.rpartition(':')[2]}"]
-    variables = environment() | {"PYTHONPATH": ":".join(filter(None, sys.path))}
-    process = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=100)
-    assert process.returncode == 1 and "is not free to listen on; give another with --port" in process.stderr
-    assert "Traceback" not in process.stderr
+    with pytest.raises(InputError, match="is not free to listen on; give another with --port"):
+        app.main(["run.name=demo", f"--port={address.rpartition(':')[2]}"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/etc/passwd", "runs/demo/fold-0/best-mos.pt", "../../etc/passwd"])
 def test_the_page_serves_no_file_of_the_machine(address, path):
     with pytest.raises(urllib.error.HTTPError) as caught:

@@ -86,7 +86,7 @@ ALIKE |= {"googlenet_gru_128_parallel"}
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", [p for p in CONFIGS if p.stem not in ALIKE], ids=lambda p: p.stem)
-def test_trains_and_submits(path, competition, folder, quick, monkeypatch, capsys):
+def test_trains_and_submits(path, tiny_competition, folder, quick, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     settings = load(["--config", str(path)], "train")[0]
     name = settings.encoder.name
@@ -99,10 +99,10 @@ def test_trains_and_submits(path, competition, folder, quick, monkeypatch, capsy
         short += ["encoder.cache=fp32"]
     short += ["self_critical.from_epoch=1", "train.epochs=2"] if path.stem in ("fc_scst", "fc_nsc") else []
     for stage in (preprocess, split, train, predict, ensemble, evaluate, submit):
-        stage.main(["--config", str(path), f"data.root={competition}", *short])
+        stage.main(["--config", str(path), f"data.root={tiny_competition}", *short])
     printed = capsys.readouterr().out
     with open(folder / "submissions" / f"{path.stem}.csv", encoding="utf-8", newline="") as file:
-        assert len(list(csv.DictReader(file))) == 20
+        assert len(list(csv.DictReader(file))) == 10
     assert (folder / "runs" / path.stem / "score.json").is_file()
     attends = settings.decoder.name in ("attention", "updown", "transformer")
     assert (folder / "runs" / path.stem / "attention.png").is_file() == attends

@@ -26,7 +26,7 @@ SMALL = [
     "view.size=32", "encoder.name=test_resnet", "encoder.pretrained=false", "encoder.cache=fp32",
     "encoder.more_levels=[]", "mos_head.hidden=16", "decoder.embedding=16", "decoder.hidden=24", "decoder.project=16",
     "decoder.attention=16", "vocabulary.minimum_count=2", "split.folds=2", "train.epochs=1", "train.batch_size=16",
-    "decoding.beam=2", "predict.samples=2", "metric.bootstrap=100", "run.threads=1",
+    "train.captions_per_photo=1", "decoding.beam=2", "predict.samples=2", "metric.bootstrap=100", "run.threads=1",
 ]  # fmt: skip
 """What a command is given besides, before its own settings, which win."""
 SMALLER = f"""
@@ -65,11 +65,13 @@ def installed(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(competition, tmp_path_factory) -> Iterator[Path]:
+def folder(tiny_competition, tmp_path_factory) -> Iterator[Path]:
     """A checkout in which the runs that the documents name are finished."""
-    folder = checkout(tmp_path_factory.mktemp("docs") / "checkout", competition)
-    for name in ("configs", "docs", "tests"):
-        shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    folder = checkout(tmp_path_factory.mktemp("docs") / "checkout", tiny_competition)
+    for name in ("configs", "docs", "tests/helpers", "tests/benchmarks", "tests/settings"):
+        shutil.copytree(REPOSITORY / name, folder / name)
+    for path in (REPOSITORY / "tests").glob("*.py"):
+        shutil.copy2(path, folder / "tests" / path.name)
     for name in ("README.md", "data/README.md", "pyproject.toml"):
         shutil.copy2(REPOSITORY / name, folder / name)
     installed(folder)

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-from importlib import import_module
 
 import numpy as np
 import pandas as pd
@@ -28,12 +27,13 @@ from src.metrics.caption_scores import score_captions
 from src.metrics.competition_score import caption_score
 from src.metrics.meteor import CachedMeteor
 from src.metrics.mos_score import mos_score
-from src.pipeline import outputs, stages
+from src.pipeline import outputs
 from src.pipeline.artefacts import outputs_digest
 from src.pipeline.trained_runs import joined, load_joining
-from src.settings.load import as_arguments, load
+from src.settings.load import load
 from src.settings.schema import CaptionWeights
 from tests.conftest import TINY
+from tests.helpers.in_process import inputs_in_process
 from tests.helpers.small_meteor import quick_scores
 
 pytestmark = pytest.mark.slow
@@ -298,8 +298,7 @@ def test_evaluate_submit_and_rebuild_take_it_by_its_own_config(at_work, competit
     assert all(manifest["runs"][name]["fold_predictions"].keys() == {"fold-0", "fold-1"} for name in RUNS)
     assert "test.csv" in manifest["ensemble"]
 
-    begin = lambda stage, settings: import_module(f"src.{stage}").main(as_arguments(settings))  # noqa: E731
-    monkeypatch.setattr(stages, "_run_stage", begin)
+    inputs_in_process(monkeypatch)
     written = (at_work / "submissions" / "one+two.csv").read_bytes()
     rebuild.main(["submissions/one+two.manifest.json"])
     rebuilt = at_work / "runs" / "one+two.from-weights"

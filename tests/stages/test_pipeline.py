@@ -3,8 +3,6 @@
 import csv
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +13,8 @@ from src.base.errors import InputError
 from src.pipeline import stages
 from src.training import checkpoint
 from tests.conftest import TINY
-from tests.helpers.small_meteor import fixed_constant
+from tests.helpers.small_meteor import fixed_constant, quick_java
+from tests.helpers.warm_python import start_stage
 from tests.training.test_training import equal
 
 pytestmark = pytest.mark.slow
@@ -29,8 +28,17 @@ def run_all(root, *extra):
         stage.main([f"data.root={root}", *TINY, *extra])
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small(meteor):
+    """All stages of this file score by the small METEOR, and do not search long for constant sentences."""
+    with pytest.MonkeyPatch.context() as patch:
+        quick_java(patch, meteor)
+        patch.setattr("src.metrics.constant_caption.STEPS", 2)
+        yield
+
+
 @pytest.fixture(scope="module")
-def finished(competition, tmp_path_factory):
+def finished(competition, small, tmp_path_factory):
     """A folder in which the whole pipeline has run once."""
     folder = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
@@ -206,11 +214,12 @@ def test_manifest_names_all_that_the_file_was_made_from(finished):
 
 def test_train_alone_makes_what_is_missing_first(competition, workplace):
     """The first command of README's second way in: no stage has run, one fold is asked for."""
-    command = [sys.executable, "-m", "src.train", "--fold", "0", f"data.root={competition}", *TINY, "task=mos"]
-    environment = {"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin"}
-    answer = subprocess.run(command, cwd=workplace, capture_output=True, text=True, env=environment)
-    assert answer.returncode == 0, answer.stderr
-    assert "needs preprocess first" in answer.stdout and "needs split first" in answer.stdout
+    arguments = ["--fold", "0", f"data.root={competition}", *TINY, "task=mos"]
+    variables = {"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin"}
+    process = start_stage(workplace, "src.train", arguments, variables, workplace / "printed")
+    printed, errors = process.communicate(300)
+    assert process.returncode == 0, errors
+    assert "needs preprocess first" in printed and "needs split first" in printed
     assert (workplace / "runs" / "demo" / "fold-0" / "best-mos.pt").is_file()
     assert not (workplace / "runs" / "demo" / "fold-1").exists()
     assert not (workplace / "runs" / "demo" / "fold-0" / "best-caption.pt").exists(), "task=mos learns no captions"
@@ -258,9 +267,11 @@ def test_unusable_photos_stop_the_run_or_are_left_out(competition, quick, workpl
     ],
     ids=["no captions", "no MOS"],
 )
-def test_a_competition_of_one_task(arguments, absent, own, quality, caption, competition, quick, workplace, capsys):
+def test_a_competition_of_one_task(
+    arguments, absent, own, quality, caption, tiny_competition, quick, workplace, capsys
+):
     """Its tables have no column of the other task. The form may have; what it has besides stays as it is."""
-    root = shutil.copytree(competition, workplace / "data1")
+    root = shutil.copytree(tiny_competition, workplace / "data1")
     for name in ("train.csv", "test_labels.csv"):
         table = pd.read_csv(root / name, dtype=str, keep_default_na=False)
         table.drop(columns=absent).to_csv(root / name, index=False)
@@ -269,10 +280,10 @@ def test_a_competition_of_one_task(arguments, absent, own, quality, caption, com
     for part in ("oof", "test"):
         assert (score[part]["mos"] is not None, score[part]["caption"] is not None) == (quality, caption)
     whole = rows_of(workplace / "submissions" / "submission.csv")
-    assert len(whole) == 20 and all(row["mos"] and row["comments"] for row in whole)
+    assert len(whole) == 10 and all(row["mos"] and row["comments"] for row in whole)
 
     sample = pd.read_csv(root / "sample_submission.csv", dtype=str).drop(columns=absent)[::-1].reset_index(drop=True)
-    sample.assign(note=[f"{i}.50" for i in range(20)]).to_csv(root / "sample_submission.csv")  # an index without a name
+    sample.assign(note=[f"{i}.50" for i in range(10)]).to_csv(root / "sample_submission.csv")  # an index without a name
     submit.main([f"data.root={root}", *TINY, *arguments])
     filled = rows_of(workplace / "submissions" / "submission.csv")
     by_name = {row["img_name"]: row for row in whole}

@@ -15,6 +15,7 @@ from src.reports import costs
 from src.settings.keys import flatten
 from src.settings.load import load
 from tests.conftest import TINY
+from tests.helpers.in_process import inputs_in_process
 from tests.pipeline.test_budget import calm_costs
 
 pytestmark = pytest.mark.slow
@@ -29,6 +30,7 @@ def begun(workplace, monkeypatch, quick):
     """A run that has just begun, on the machine of `calm_costs`."""
     monkeypatch.setenv(STARTED, repr(time.monotonic()))
     monkeypatch.setattr(costs, "measured_costs", lambda *_: calm_costs())
+    inputs_in_process(monkeypatch)
     return workplace
 
 

@@ -12,11 +12,11 @@ import pytest
 from src import rebuild
 from src.base.errors import InputError
 from src.pipeline import stages
-from src.settings.load import as_arguments
 from src.settings.yaml_files import ConfigError
 from src.submission.manifest import read_manifest
 from src.submission.rebuilding import describe_differences, environment_differences
 from tests.conftest import TINY
+from tests.helpers.in_process import inputs_in_process
 from tests.helpers.small_meteor import quick_scores
 
 pytestmark = pytest.mark.slow
@@ -35,8 +35,7 @@ def quick(meteor):
     """Stages run in this process, with a small METEOR and without searching for baselines and drawing."""
     with pytest.MonkeyPatch.context() as patch:
         quick_scores(patch, meteor)
-        begin = lambda stage, settings: import_module(f"src.{stage}").main(as_arguments(settings))  # noqa: E731
-        patch.setattr(stages, "_run_stage", begin)
+        inputs_in_process(patch)
         yield
 
 

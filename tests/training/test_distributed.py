@@ -1,10 +1,7 @@
 """Several processes (gloo on CPU) compute what one does, end together, and go on where any number of them stopped."""
 
-import contextlib
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -22,6 +19,7 @@ from src.training.distributed import Ranks, sync_batchnorm
 from tests.conftest import TINY
 from tests.helpers.ranks import run
 from tests.helpers.small_meteor import paraphrases
+from tests.helpers.warm_python import Stage, start_stage
 from tests.training.test_training import EXACT, PLAIN
 
 pytestmark = pytest.mark.slow
@@ -47,23 +45,18 @@ if os.environ.get("RANK"):
     from pathlib import Path
     import src.metrics.meteor as meteor
     meteor.shared_meteor = lambda: meteor.Meteor(Path({table!r}))
+    Path("process-of-rank-" + os.environ["RANK"]).write_text(str(os.getpid()))
 """
 
 
-def torchrun(processes: int, folder: Path, *arguments: str, start: str = "") -> subprocess.Popen:
+def torchrun(processes: int, folder: Path, *arguments: str, start: str = "") -> Stage:
     """start: Python code that each process runs first."""
     (folder / "start").mkdir(exist_ok=True)
     code = SMALL_METEOR.format(table=str(paraphrases(folder))) + start
-    (folder / "start" / "sitecustomize.py").write_text(code)
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m", "src.train"]
-    return subprocess.Popen(
-        [sys.executable, *launcher, *arguments],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**ENVIRONMENT, "PYTHONPATH": f"{folder / 'start'}:{REPOSITORY}"},
-    )
+    (folder / "start" / "first.py").write_text(code)
+    launched = ["--standalone", f"--nproc-per-node={processes}", "-m", "src.train", *arguments]
+    variables = {**ENVIRONMENT, "RUNS_FIRST": str(folder / "start" / "first.py")}
+    return start_stage(folder, "torch.distributed.run", launched, variables, folder / "start" / "printed")
 
 
 @pytest.fixture(scope="module")
@@ -138,29 +131,18 @@ def test_another_number_of_processes_goes_on_from_a_checkpoint(folder, arguments
     assert (weights(folder, "one") - weights(folder, "pieces")).abs().max() < 1e-5
 
 
-def children(process: int) -> list[int]:
-    with contextlib.suppress(OSError):
-        return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
-    return []
-
-
-def rank_of(process: int) -> str | None:
-    variables = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
-    return next((v.partition(b"=")[2].decode() for v in variables if v.startswith(b"RANK=")), None)
-
-
 def test_a_killed_process_ends_all_with_a_reason_and_the_run_goes_on(folder, arguments):
     process = torchrun(2, folder, *arguments, "run.name=killed")
     while not (folder / "runs" / "killed" / "fold-0" / "last.pt").exists() and process.poll() is None:
         time.sleep(0.02)
-    ranks = {rank_of(child): child for child in children(process.pid)}
+    ranks = [int((folder / f"process-of-rank-{rank}").read_text()) for rank in (0, 1)]
     began = time.monotonic()
-    os.kill(ranks["1"], signal.SIGKILL)
+    os.kill(ranks[1], signal.SIGKILL)
     _, errors = process.communicate(timeout=60)
     assert process.returncode != 0 and time.monotonic() - began < 60
     assert "SIGKILL" in errors, "torchrun says which process was killed"
     assert "error: another process of this training ended" in errors, errors[-3000:]
-    assert not any(Path(f"/proc/{rank}").exists() for rank in ranks.values())
+    assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
     run(2, folder, "train", [*arguments, "run.name=killed"])
     assert results(folder, "killed") == results(folder, "two")
 

@@ -1,8 +1,10 @@
 """Cached features: what the encoder gives in training, computed once, whole or not at all."""
 
+import contextlib
 import csv
-import subprocess
-import sys
+import io
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
@@ -143,21 +145,18 @@ def test_training_sees_the_mirrored_photo_as_often_as_asked(prepared):
         assert np.array_equal(seen, grid[:, view])
 
 
+def cached_by(arguments: list[str]) -> list[str]:
+    """The lines that a process prints while it caches features, and at the end where they are."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        folder = feature_cache.cached_features(load(arguments, "train")[0], ONE)
+    return [*printed.getvalue().splitlines(), str(folder)]
+
+
 @pytest.mark.slow
 def test_two_runs_at_once_share_one_pass(prepared, tmp_path):
     settings = prepared(*FROZEN)
-    code = (
-        "import sys; from src.settings.load import load; from src.training import feature_cache; import torch\n"
-        "from src.training.distributed import Ranks\n"
-        "print(feature_cache.cached_features(load(sys.argv[1:], 'train')[0], Ranks(0, 1, torch.device('cpu'))))"
-    )
     arguments = [f"data.root={settings.data.root}", *TINY, *FROZEN, f"run.root={tmp_path}/runs"]
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, *arguments, f"run.name={name}"], stdout=subprocess.PIPE, text=True
-        )
-        for name in ("first", "second")
-    ]
-    said = [process.communicate()[0].splitlines() for process in started]
+    with ProcessPoolExecutor(2, multiprocessing.get_context("forkserver")) as pool:
+        said = list(pool.map(cached_by, [[*arguments, f"run.name={name}"] for name in ("first", "second")]))
     assert said[0][-1] == said[1][-1] and sum("not made yet" in line for lines in said for line in lines) == 1
     assert len(list(tmp_path.glob("runs/cache/features-*"))) == 1

@@ -23,6 +23,7 @@ from src.settings.load import as_arguments, load
 from src.settings.schema import Settings
 from src.settings.yaml_files import read_yaml
 from tests.conftest import TINY
+from tests.helpers.in_process import inputs_in_process
 
 pytestmark = pytest.mark.slow
 
@@ -43,6 +44,7 @@ def searched(competition, tmp_path_factory):
     arguments = [f"data.root={competition}", *QUICK, space, "tune.trials=5", "optim.lr=1e30", "optim.grad_clip_norm=0"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        inputs_in_process(patch)
         for stage in (preprocess, split, train):
             stage.main(arguments)
     return folder, arguments
