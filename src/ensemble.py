@@ -196,11 +196,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError("ensemble is one process; start it without torchrun")
     stages.ensure_inputs(settings, "ensemble")
     settings = resolved.tuned(keep_pace(settings, "ensemble"))
-    from src.base.randomness import make_deterministic
-
-    make_deterministic(settings.run.threads)
     with making(outputs.ensemble(settings), options.fresh) as work:
         if work:
+            from src.base.randomness import make_deterministic
+
+            make_deterministic(settings.run.threads)
             work.outputs += ensemble_runs(settings, joined(settings), work.folder)
     config = outputs.ensemble(settings).folder / "ensemble.yaml"
     print(f"ensemble: next: python -m src.evaluate --config {config}, then src.submit with the same", flush=True)
