@@ -62,8 +62,10 @@ def train_fold(
     )
     if ranks.main:
         save(settings, settings_path(folder))
-        origin = {"weights": weights_origin(settings.encoder)}
-        write_json(folder / "provenance.json", provenance(version, PACKAGES) | origin)
+        origin, packages = weights_origin(settings.encoder), PACKAGES
+        if settings.decoder.weights:
+            origin, packages = {settings.decoder.name: settings.decoder.weights}, [*PACKAGES, "transformers"]
+        write_json(folder / "provenance.json", provenance(version, packages) | {"weights": origin})
     validated = data.validated_on(settings.train.validation_photos)
     fit = Fit(settings, validated, fold, folder, ranks, meteor)
     fit.run()

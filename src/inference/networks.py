@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from src.base.errors import InputError
+from src.data.vocabulary import Vocabulary
 from src.models.captioner import Captioner, build_captioner
 from src.settings.schema import Settings
 from src.training import checkpoint
@@ -33,8 +34,8 @@ def open_network(path: Path, settings: Settings) -> tuple[Captioner, dict[str, A
     return network.eval(), content
 
 
-def open_captioners(folders: list[Path], settings: Settings) -> tuple[list[Captioner], list[str]]:
-    """The networks of the best-caption.pt in each folder, and the words of their common vocabulary.
+def open_captioners(folders: list[Path], settings: Settings) -> tuple[list[Captioner], Vocabulary]:
+    """The networks of the best-caption.pt in each folder, and their common vocabulary.
 
     Raises InputError where their vocabularies differ.
     """
@@ -42,7 +43,7 @@ def open_captioners(folders: list[Path], settings: Settings) -> tuple[list[Capti
     words = opened[0][1]["words"]
     if any(content["words"] != words for _, content in opened):
         raise InputError(f"{folders[0]} and its siblings have different vocabularies and cannot write together")
-    return [network for network, _ in opened], words
+    return [network for network, _ in opened], Vocabulary.of(opened[0][1])
 
 
 def best_fold(folders: Mapping[int, Path]) -> int:

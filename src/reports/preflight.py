@@ -165,8 +165,7 @@ def _check_network(settings: Settings) -> None:
     import torch
 
     from src.inference.mos_prediction import MosPredictor
-    from src.models.captioner import with_heads
-    from src.models.encoders import build_encoder
+    from src.models.captioner import encoder_of, with_heads
     from src.training.distributed import Ranks, sync_batchnorm
     from src.training.feature_cache import frozen_encoder
     from src.training.infer import autocast
@@ -176,7 +175,7 @@ def _check_network(settings: Settings) -> None:
     if settings.encoder.frozen:
         encoder = frozen_encoder(settings, mean, std)
     else:
-        encoder = build_encoder(settings.encoder, channels, settings.view.size, mean, std)
+        encoder = encoder_of(settings, channels, mean, std)
     network = with_heads(encoder, settings, 10, (0.0, 10.0, 5.0))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     sync_batchnorm(network, settings, Ranks(0, 1, device))

@@ -12,12 +12,15 @@ from pydantic.dataclasses import dataclass
 from src.settings.ensembling import EnsembleSettings
 from src.settings.fields import STRICT, NonNegativeFloat, NonNegativeInt, Place, PositiveInt, RuntimeOnly
 from src.settings.model import (
+    LARGE,
     NON_AUTOREGRESSIVE,
     NON_AUTOREGRESSIVE_WORDS,
+    OWN_TOWER,
     DecoderSettings,
     DecodingSettings,
     EncoderSettings,
     MosHeadSettings,
+    PredictSettings,
 )
 from src.settings.training import (
     AugmentSettings,
@@ -100,26 +103,6 @@ class SplitSettings:
     def fold_count(self) -> int:
         """How many folds are validated."""
         return 1 if self.official or self.holdout else self.folds
-
-
-@dataclass(frozen=True, config=STRICT)
-class PredictSettings:
-    """How the checkpoints become predictions."""
-
-    tta_flips: bool = True
-    """Average the MOS over the photo and its mirror image."""
-    tta_scales: list[float] = Field(default_factory=lambda: [1.0])
-    """Average the MOS over the photo at each of these scales, 0.5 to 2 times view.size."""
-    candidates: bool = True
-    """Also write each fold's caption candidates (greedy, beam, diverse beam, random samples) and pooled features, which
-    ensemble.captions=mbr chooses from."""
-    samples: Annotated[int, Field(ge=1, le=1000)] = 20
-    """Random captions among the candidates."""
-
-    def __post_init__(self) -> None:
-        scales = self.tta_scales
-        if not scales or len(set(scales)) < len(scales) or not all(0.5 <= scale <= 2 for scale in scales):
-            raise ValueError(f"predict.tta_scales={scales}: expected a list of different numbers from 0.5 to 2")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -220,6 +203,7 @@ class Settings:
         self._check_view()
         self._check_devices()
         self._check_folds()
+        self._check_large_captioner()
         if self.decoder.name in NON_AUTOREGRESSIVE and self.task != "mos":
             self._check_non_autoregressive()
 
@@ -275,6 +259,16 @@ class Settings:
             raise ValueError(f"tune.folds={searched}: there are folds 0 to {last} (split.folds)")
         if len(set(judging)) < len(judging) or not all(0 <= fold <= last for fold in judging):
             raise ValueError(f"tune.judge_folds={judging}: expected some of the folds 0 to {last}, each once")
+
+    def _check_large_captioner(self) -> None:
+        name, weights, large = self.decoder.name, self.decoder.weights, self.decoder.name in LARGE
+        if large != self.encoder.own_tower:
+            wanted = f"encoder.name={OWN_TOWER}" if large else "another encoder.name"
+            other = f"decoder.name={name} and encoder.name={self.encoder.name} do not go together"
+            raise ValueError(f"{other}: {' and '.join(LARGE)} have a vision tower of their own; give {wanted}")
+        if large != (weights is not None):
+            wanted = "needs decoder.weights=FOLDER or a name on the hub" if large else "has no decoder.weights"
+            raise ValueError(f"decoder.name={name} {wanted}")
 
     def _check_non_autoregressive(self) -> None:
         name = self.decoder.name

@@ -61,7 +61,7 @@ class Fit:
         self.steps = -(-len(self.rows) // settings.train.batch_size)  # of an epoch
         self_critical = None
         if settings.self_critical.from_epoch is not None:
-            self_critical = SelfCritical(settings, data.labels, data.train_rows, data.vocabulary.words)
+            self_critical = SelfCritical(settings, data.labels, data.train_rows, data.vocabulary)
         task = build_task(settings, data, fold)
         self.encoder = task.model.encoder
         if ranks.main and self.encoder.warning:
@@ -212,7 +212,7 @@ class Fit:
         return {
             "model": weights,
             "settings": changing(self.settings),
-            "words": list(self.data.vocabulary.words),
+            **self.data.vocabulary.description(),
             "scale": dataclasses.asdict(self.engine.task.scale),
             "fold": self.fold,
             "scores": dict(row),
