@@ -83,6 +83,20 @@ class Captioner(nn.Module):
         levels, stage = (images[name].float() if name in images else None for name in ("levels", "stage"))
         return Features(images["grid"].float(), images["mask"], layout, images["pooled"].float(), levels, stage)
 
+    def checkpoint_gradients(self) -> None:
+        """Compute activations inside the blocks again in the backward pass.
+
+        Raises InputError where neither the encoder nor the decoder can, or nothing of the encoder is trained.
+        """
+        able = not self.encoder.frozen and self.encoder.checkpoint_gradients()
+        if isinstance(self.decoder, LargeDecoder):
+            able = self.decoder.checkpointed = True
+        if not able:
+            raise InputError(
+                "train.gradient_checkpointing=true needs an encoder that is trained and whose timm model can do it, or "
+                "a published captioner; leave it out"
+            )
+
     def mos_inputs(self, features: Features, rows: torch.Tensor | None = None) -> torch.Tensor:
         """What the MOS head sees, [B, D]. rows: the photos that the late stages are run on, int64; not given: all."""
         if self.late_stages is None:

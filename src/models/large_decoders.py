@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from src.base.hub_models import token_order
 from src.models.attention import AttentionMemory
@@ -39,6 +40,8 @@ class LargeDecoder(CachedDecoder):
     """Tokens of the longest caption that it has learned places for, START among them."""
     own: torch.Tensor
     offset: torch.Tensor
+    checkpointed: bool = False
+    """Whether activations inside the layers are computed again in the backward pass."""
 
     def __init__(self, special: Sequence[int], size: int):
         super().__init__()
@@ -71,7 +74,11 @@ class LargeDecoder(CachedDecoder):
         words = self.embed(self.own[tokens], torch.arange(first, first + tokens.shape[1], device=tokens.device))
         weights, caches = None, []
         for layer, cache, memory in zip(self.layers, state.cache, state.memory, strict=True):
-            words, weights, cache = self.layer(layer, words, cache, memory, layer is self.layers[-1])
+            arguments = layer, words, cache, memory, layer is self.layers[-1]
+            if self.checkpointed and self.training and torch.is_grad_enabled():
+                words, weights, cache = checkpoint(self.layer, *arguments, use_reentrant=False)
+            else:
+                words, weights, cache = self.layer(*arguments)
             caches.append(cache)
         assert weights is not None
         cells = weights[..., 1:]  # the first token is the class token

@@ -13,6 +13,7 @@ from src.base.text import one_line
 from src.models.encoder import Encoder, trainable
 from src.models.features import Features
 from src.models.large_decoders import Blip, Git, LargeDecoder, VitGpt2
+from src.models.lora import add_adapters, keep_as_published
 from src.settings.schema import DecoderSettings, EncoderSettings
 
 _CLASSES = {"blip": "BlipForConditionalGeneration", "git": "GitForCausalLM", "vit_gpt2": "VisionEncoderDecoderModel"}
@@ -60,6 +61,10 @@ class VisionTower(Encoder):
             self.tower.eval()
         return self
 
+    def checkpoint_gradients(self) -> bool:
+        self.tower.activation_checkpointing_enable()
+        return True
+
     def layers(self) -> list[list[nn.Parameter]]:
         """The embeddings, each layer, and the norms after them."""
         groups: dict[float, list[nn.Parameter]] = {}
@@ -91,11 +96,23 @@ def build_tower(encoder: EncoderSettings, decoder: DecoderSettings, channels: in
     warning = ""
     if encoder.frozen and not encoder.pretrained:
         warning = f"encoder.name={encoder.name} is frozen and has no weights, so its features are random"
-    return VisionTower(part, size, mean, std, encoder.frozen, warning)
+    built = VisionTower(part, size, mean, std, encoder.frozen, warning)
+    if encoder.lora_rank:
+        built.adapt(part, encoder.lora_rank, size)
+    elif encoder.frozen and decoder.lora_rank:
+        keep_as_published(part)
+    return built
 
 
 def build_large_decoder(settings: DecoderSettings, pretrained: bool) -> LargeDecoder:
     """The text part of decoder.weights; not `pretrained`: of random weights. Raises InputError as `build_tower`."""
+    decoder = _decoder(settings, pretrained)
+    if settings.lora_rank:
+        add_adapters(decoder, settings.lora_rank, "decoder.lora_rank")
+    return decoder
+
+
+def _decoder(settings: DecoderSettings, pretrained: bool) -> LargeDecoder:
     model = _model(settings, pretrained)
     special = special_tokens(settings.name, settings.weights or "")
     if settings.name == "blip":

@@ -177,6 +177,8 @@ def _check_network(settings: Settings) -> None:
     else:
         encoder = encoder_of(settings, channels, mean, std)
     network = with_heads(encoder, settings, 10, (0.0, 10.0, 5.0))
+    if settings.train.gradient_checkpointing:
+        network.checkpoint_gradients()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     sync_batchnorm(network, settings, Ranks(0, 1, device))
     autocast(settings, device)

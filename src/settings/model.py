@@ -31,6 +31,9 @@ class EncoderSettings:
     """Start from a local file that safetensors or torch.save wrote instead, whatever is around its tensors."""
     frozen: bool = True
     """Keep the encoder's initial weights; only the heads are trained."""
+    lora_rank: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Train low-rank adapters (LoRA) of that rank beside the linear layers of a ViT, Swin or ConvNeXt, whose published
+    weights stay as they are, with encoder.frozen=false; a fold's files hold the adapters alone. 0: none."""
     output_stride: Annotated[int, Field(ge=2)] | None = None
     """Pixels per cell of the feature grid, for encoders that support dilation (8, 16, 32)."""
     frozen_epochs: NonNegativeInt = 0
@@ -59,6 +62,11 @@ class EncoderSettings:
     """Regions per photo at most, for the encoders that detect regions (fasterrcnn_*)."""
 
     def __post_init__(self) -> None:
+        if self.lora_rank and (self.frozen or not (self.pretrained or self.weights)):
+            raise ValueError(
+                f"encoder.lora_rank={self.lora_rank} trains adapters beside published weights: give "
+                "encoder.frozen=false and encoder.pretrained=true or encoder.weights=FILE"
+            )
         if self.frozen and self.frozen_epochs:
             raise ValueError("encoder.frozen keeps the encoder frozen in all epochs; leave out encoder.frozen_epochs")
         if self.whole_photos and self.name.startswith("fasterrcnn_"):
@@ -131,6 +139,9 @@ class DecoderSettings:
     weights: Place | None = None
     """blip, git, vit_gpt2: the model's name on the hub, such as Salesforce/blip-image-captioning-base, or a folder that
     save_pretrained wrote; only safetensors are read. With encoder.pretrained=false only its shape counts."""
+    lora_rank: Annotated[int, Field(ge=0, le=1024)] = 0
+    """blip, git, vit_gpt2: train low-rank adapters (LoRA) of that rank beside the linear layers of the text part, whose
+    published weights stay as they are; a fold's files hold the adapters alone. 0: all of it is trained."""
     cell: Literal["lstm", "gru"] = "gru"
     """Recurrent cell (recurrent, attention; updown is two LSTMs)."""
     embedding: Width = 256

@@ -10,7 +10,9 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from src.settings.ensembling import EnsembleSettings
-from src.settings.fields import STRICT, NonNegativeFloat, NonNegativeInt, Place, PositiveInt, RuntimeOnly
+from src.settings.fields import STRICT, NonNegativeInt, Place, PositiveInt, RuntimeOnly
+from src.settings.metric import CaptionWeights as CaptionWeights
+from src.settings.metric import MetricSettings
 from src.settings.model import (
     LARGE,
     NON_AUTOREGRESSIVE,
@@ -103,32 +105,6 @@ class SplitSettings:
     def fold_count(self) -> int:
         """How many folds are validated."""
         return 1 if self.official or self.holdout else self.folds
-
-
-@dataclass(frozen=True, config=STRICT)
-class CaptionWeights:
-    """Weights of the competition's caption score (DACON 236134)."""
-
-    cider_d: NonNegativeFloat = 4.0
-    """Weight of CIDEr-D."""
-    meteor: NonNegativeFloat = 3.0
-    """Weight of METEOR."""
-    bleu: NonNegativeFloat = 2.0
-    """Weight of the mean of BLEU-3 and BLEU-4."""
-    rouge_l: NonNegativeFloat = 1.0
-    """Weight of ROUGE-L."""
-
-
-@dataclass(frozen=True, config=STRICT)
-class MetricSettings:
-    """The score."""
-
-    weights: CaptionWeights = CaptionWeights()
-    """Weights of the caption score."""
-    bootstrap: Annotated[int, Field(ge=100)] = 1000
-    """Resamples behind each 95% interval."""
-    spice: bool = False
-    """Also compute SPICE; downloads 384 MB the first time and is slow."""
 
 
 _LONGEST_NAME = 200
@@ -269,6 +245,17 @@ class Settings:
         if large != (weights is not None):
             wanted = "needs decoder.weights=FOLDER or a name on the hub" if large else "has no decoder.weights"
             raise ValueError(f"decoder.name={name} {wanted}")
+        rank = self.decoder.lora_rank
+        if rank and not (large and self.encoder.pretrained):
+            raise ValueError(
+                f"decoder.lora_rank={rank} trains adapters beside published weights: give decoder.name="
+                f"{' or '.join(LARGE)} and encoder.pretrained=true"
+            )
+
+    @property
+    def adapts(self) -> bool:
+        """Whether adapters are trained, beside weights that are in no checkpoint."""
+        return bool(self.encoder.lora_rank or (self.decoder.lora_rank and self.task != "mos"))
 
     def _check_non_autoregressive(self) -> None:
         name = self.decoder.name

@@ -10,14 +10,19 @@ import time
 from pathlib import Path
 
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 
 from src import ensemble, evaluate, predict, preprocess, split, submit, train
 from src.base import hub_models
+from src.base.errors import InputError
 from src.data.vocabulary import Vocabulary
+from src.inference.networks import open_network
 from src.inference.photo_captioner import PhotoCaptioner
 from src.pipeline.trained_runs import load_run
 from src.training import checkpoint
+from src.training.fit import Fit
 from tests.conftest import TINY
 from tests.helpers.bad_input import LONGEST_LINE, exit_code, small_competition
 from tests.helpers.checkout import environment
@@ -102,6 +107,73 @@ def test_a_run_that_is_killed_and_resumed_ends_at_the_same_bytes(models, quick):
         assert Path("runs/whole/fold-0", name).read_bytes() == Path("runs/git/fold-0", name).read_bytes()
 
 
+class Cut(BaseException):
+    """Ends training as a kill does, in whose place it is quicker."""
+
+
+@pytest.mark.parametrize(("name", "options"), [
+    ("blip", ["encoder.cache=fp32", "decoder.lora_rank=2"]),
+    ("git", ["encoder.frozen=false", "encoder.lora_rank=2", "decoder.lora_rank=2", "train.gradient_checkpointing=true",
+             "train.precision=bf16"]),
+    ("vit_gpt2", ["encoder.frozen=false", "encoder.frozen_epochs=1"]),
+])  # fmt: skip
+@pytest.mark.slow
+def test_every_family_goes_on_at_the_same_bit(models, quick, monkeypatch, name, options):
+    options = of(name, "data.root=data", "train.checkpoint_steps=1", *options)
+    for stage in STAGES[:2]:
+        stage.main(options)
+    train.main([*options, "run.name=whole"])
+    save = Fit._save_step
+
+    def save_and_end(fit):
+        save(fit)
+        raise Cut
+
+    for _ in range(2):
+        with monkeypatch.context() as patch, pytest.raises(Cut):
+            patch.setattr(Fit, "_save_step", save_and_end)
+            train.main(options)
+    train.main(options)
+    for file in ("best-mos.pt", "best-caption.pt", "metrics.csv"):
+        assert Path("runs/whole/fold-0", file).read_bytes() == Path("runs", name, "fold-0", file).read_bytes()
+    if "decoder.lora_rank=2" in options:
+        held = checkpoint.load(Path("runs", name, "fold-0", "best-mos.pt"))["model"]
+        learned = [key for key in held if key.startswith(("decoder.", "encoder.tower."))]
+        assert learned and all("lora_" in key for key in learned)
+        assert {key.partition(".")[0] for key in learned} == ({"decoder"} if name == "blip" else {"decoder", "encoder"})
+        state = checkpoint.load(Path("runs", name, "fold-0", "last.pt"))["engine"]
+        kept = [key for part in ("model", "ema") for key in state[part] if key.startswith("model.decoder.")]
+        assert kept and all("lora_" in key for key in kept)
+        train.main([*options, "run.name=next", f"train.start_from={name}", "self_critical.from_epoch=0"])
+    for stage in STAGES[3:]:
+        stage.main(options)
+
+
+def test_an_adapted_encoder_of_timm_in_a_run(workplace, competition, quick):
+    """Its folds hold adapters and heads alone, and the network that is opened has them merged."""
+    pytest.importorskip("peft", reason="the packages of requirements-large.txt are not installed")
+    save_file(timm.create_model("test_vit").state_dict(), "vit.safetensors")
+    options = [
+        *TINY,
+        "--fold=0",
+        f"data.root={competition}",
+        "encoder.name=test_vit",
+        "encoder.weights=vit.safetensors",
+    ]
+    options += ["encoder.lora_rank=2", "train.gradient_checkpointing=true", "optim.layer_decay=0.7"]
+    for stage in STAGES:
+        stage.main(options)
+    settings, _ = load_run(["run.name=demo"], "caption")
+    network, content = open_network(Path("runs/demo/fold-0/best-caption.pt"), settings)
+    encoder = [key for key in content["model"] if key.startswith("encoder.backbone.")]
+    assert encoder and all("lora_" in key for key in encoder)
+    assert not [key for key in network.state_dict() if "lora_" in key]
+    assert any(value.any() for key, value in content["model"].items() if "lora_B" in key)
+    Path("vit.safetensors").unlink()
+    with pytest.raises(InputError, match="encoder.weights=vit.safetensors does not exist"):
+        open_network(Path("runs/demo/fold-0/best-caption.pt"), settings)
+
+
 @pytest.fixture
 def place(workplace, monkeypatch) -> Path:
     """A folder with a small competition, in which no photo may be decoded."""
@@ -134,6 +206,10 @@ def test_without_transformers_one_line_says_what_to_install(place, capsys, monke
     (["decoder.name=attention"], "decoder.name=attention and encoder.name=captioner do not go together"),
     (["decoder.name=attention", "encoder.name=resnet18"], "decoder.name=attention has no decoder.weights"),
     (["encoder.output_stride=16"], "leave out encoder.weights, encoder.output_stride"),
+    (["encoder.lora_rank=4"], "give encoder.frozen=false and encoder.pretrained=true"),
+    (["decoder.lora_rank=4", "encoder.pretrained=false"], "decoder.lora_rank=4 trains adapters beside published"),
+    (["decoder.lora_rank=4", "decoder.name=attention", "encoder.name=resnet18", "decoder.weights=null"],
+     "give decoder.name=blip or git or vit_gpt2"),
 ])  # fmt: skip
 def test_settings_that_contradict_each_other(place, capsys, arguments, message):
     assert message in told(capsys, *of("git"), *arguments)
