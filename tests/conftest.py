@@ -46,6 +46,7 @@ LONGEST_FIRST = [
     "stages/test_configurations.py",
     "training/test_distributed.py",
     "stages/test_pipeline.py",
+    "stages/test_large_pipeline.py",
     "stages/test_ensemble.py",
     "pipeline/test_fold_jobs.py",
     "tuning/test_tune.py",

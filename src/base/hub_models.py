@@ -13,7 +13,7 @@ from src.base.errors import InputError
 from src.base.files import digest_of, file_digest
 from src.base.text import one_line
 
-MODEL_TYPES = {"blip": "blip", "git": "git", "vit_gpt2": "vision-encoder-decoder"}
+MODEL_TYPES = {"blip": "blip", "blip2": "blip-2", "git": "git", "vit_gpt2": "vision-encoder-decoder"}
 """What a model's config.json calls each decoder.name."""
 _DESCRIPTIONS = ("config.json", "tokenizer.json", "preprocessor_config.json", "processor_config.json")
 _WEIGHTS = "*.safetensors"
@@ -47,6 +47,11 @@ def model_folder(name: str, weights: str) -> Path:
     if name == "vit_gpt2" and parts != {"encoder": "vit", "decoder": "gpt2"}:
         raise InputError(
             f"{what} joins {parts['encoder']} and {parts['decoder']}; decoder.name=vit_gpt2 takes a vit and a gpt2"
+        )
+    text = config.get("text_config", {})
+    if name == "blip2" and (text.get("model_type") != "opt" or text.get("do_layer_norm_before") is False):
+        raise InputError(
+            f"{what} writes by {text.get('model_type')}; decoder.name=blip2 takes one by OPT, but opt-350m"
         )
     _read(folder / "tokenizer.json", what)
     if not list(folder.glob(_WEIGHTS)):
@@ -135,9 +140,10 @@ def _digest(file: Path, changed: int) -> str:
 def special_tokens(name: str, weights: str) -> tuple[int, int, int, int]:
     """The ids that it has for PAD, START, END and UNK; equal ones where one token stands for several."""
     config = model_config(name, weights)
-    if name == "blip":
+    if name in ("blip", "blip2"):
         text = config.text_config
-        pad, start, end = text.pad_token_id, text.bos_token_id, text.sep_token_id
+        pad, start = text.pad_token_id, text.bos_token_id
+        end = text.sep_token_id if name == "blip" else text.eos_token_id
     elif name == "git":
         pad, start, end = config.pad_token_id, config.bos_token_id, config.eos_token_id
     else:
@@ -154,7 +160,7 @@ def special_tokens(name: str, weights: str) -> tuple[int, int, int, int]:
 def captioner_tokens(name: str, weights: str) -> tuple[str, tuple[int, int, int, int], int]:
     """The content of its tokenizer.json, its `special_tokens`, and the size of its vocabulary."""
     config = model_config(name, weights)
-    text = {"blip": lambda: config.text_config, "git": lambda: config, "vit_gpt2": lambda: config.decoder}[name]()
+    text = {"git": config, "vit_gpt2": getattr(config, "decoder", None)}.get(name) or config.text_config
     tokenizer = (model_folder(name, weights) / "tokenizer.json").read_text(encoding="utf-8")
     return tokenizer, special_tokens(name, weights), text.vocab_size
 

@@ -1,19 +1,15 @@
-"""The text parts of published captioners as causal decoders: BLIP, GIT, and a ViT with GPT-2.
+"""What the text parts of published captioners share as causal decoders.
 
-Li et al., "BLIP: Bootstrapping Language-Image Pre-training", ICML 2022; Wang et al., "GIT: A Generative Image-to-text
-Transformer", TMLR 2022; Radford et al., "Language Models are Unsupervised Multitask Learners", 2019. Layers, weights
-and arithmetic are those of transformers. Only the attention is written anew, so that all captions of a photo share one
-copy of its keys and values, which are most of the memory that a captioner of 577 cells needs.
+Their layers, weights and arithmetic are those of transformers. Only the attention is written anew, so that all captions
+of a photo share one copy of its keys and values, which are most of the memory that a captioner of 577 cells needs.
 """
 
-import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from src.base.hub_models import token_order
@@ -80,6 +76,8 @@ class LargeDecoder(CachedDecoder):
             else:
                 words, weights, cache = self.layer(*arguments)
             caches.append(cache)
+        if not self.attends:
+            return words, state.attention.unsqueeze(1).expand(-1, tokens.shape[1], -1), tuple(caches)
         assert weights is not None
         cells = weights[..., 1:]  # the first token is the class token
         return words, cells / cells.sum(-1, keepdim=True).clamp(min=1e-12), tuple(caches)
@@ -121,134 +119,37 @@ class LargeDecoder(CachedDecoder):
         attended = F.dropout(weights, dropout).to(memory.values.dtype) @ memory.values
         return attended.transpose(1, 2).reshape(rows, length, -1), weights.mean(1).view(rows, length, -1)
 
+    def attend_to_both(
+        self,
+        query: torch.Tensor,
+        new: KeyValueCache,
+        cache: KeyValueCache,
+        memory: AttentionMemory,
+        scale: float,
+        dropout: float,
+    ) -> tuple[torch.Tensor, torch.Tensor, KeyValueCache]:
+        """Attention of `query` [N, T, H] to the photo's tokens and, causally, to the words, as one sequence.
+
+        new: the words' own keys and values. Returns [N, T, H], the mean weights [N, T, R] over the heads at the photo's
+        tokens, and the cache.
+        """
+        rows, length, _ = query.shape
+        photos, count = len(memory), memory.keys.shape[2]
+        keys, values = (torch.cat([old, self.split(rows)], dim=2) for old, rows in zip(cache, new, strict=True))
+        to_words = self.split(query) @ keys.transpose(2, 3)
+        if not cache[0].shape[2]:
+            later = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)
+            to_words = to_words.masked_fill(later, torch.finfo(to_words.dtype).min)
+        grouped = self.split(query.reshape(photos, -1, query.shape[2])) @ memory.keys.transpose(2, 3)
+        to_photo = grouped.unflatten(2, (-1, length)).transpose(1, 2).flatten(0, 1)  # [N, heads, T, R]
+        weights = (torch.cat([to_photo, to_words], dim=3) * scale).float().softmax(-1)
+        dropped = F.dropout(weights, dropout).to(values.dtype)
+        of_photo = dropped[..., :count].unflatten(0, (photos, -1)).transpose(1, 2).flatten(2, 3) @ memory.values
+        of_photo = of_photo.unflatten(2, (-1, length)).transpose(1, 2).flatten(0, 1)
+        attended = (dropped[..., count:] @ values + of_photo).transpose(1, 2).reshape(rows, length, -1)
+        return attended, weights[..., :count].mean(1), (keys, values)
+
 
 def photo_tokens(features: Features) -> torch.Tensor:
     """The class token and the cells of each photo: [P, 1 + N, D]."""
     return torch.cat([features.pooled.unsqueeze(1), features.grid], dim=1)
-
-
-class Blip(LargeDecoder):
-    """BLIP's text decoder: BERT with cross-attention to the photo's tokens in each layer."""
-
-    def __init__(self, text: Any, special: Sequence[int]):
-        """text: a BlipTextLMHeadModel."""
-        super().__init__(special, text.config.vocab_size)
-        self.embeddings, self.head = text.bert.embeddings, text.cls
-        self.positions = text.config.max_position_embeddings
-        self.layers, self.heads = cast(Any, text.bert.encoder.layer), text.config.num_attention_heads
-        self.scale = 1 / math.sqrt(text.config.hidden_size // self.heads)
-
-    def memory(self, features: Features) -> tuple[AttentionMemory, ...]:
-        tokens, parts = photo_tokens(features), [layer.crossattention.self for layer in self.layers]
-        return tuple(self.photo_memory(part.key(tokens), part.value(tokens)) for part in parts)
-
-    def embed(self, tokens: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        return self.embeddings(input_ids=tokens, position_ids=places.unsqueeze(0))
-
-    def layer(
-        self, layer: Any, words: torch.Tensor, cache: KeyValueCache, memory: AttentionMemory, weigh: bool
-    ) -> tuple[torch.Tensor, torch.Tensor | None, KeyValueCache]:
-        own, other = layer.attention, layer.crossattention
-        dropout = own.self.dropout.p if self.training else 0.0
-        new = own.self.key(words), own.self.value(words)
-        attended, cache = self.attend_to_words(own.self.query(words), new, cache, self.scale, dropout)
-        words = own.output(attended, words)
-        attended, weights = self.attend_to_photo(other.self.query(words), memory, self.scale, dropout, weigh)
-        return layer.feed_forward_chunk(other.output(attended, words)), weights, cache
-
-    def own_logits(self, words: torch.Tensor) -> torch.Tensor:
-        return self.head(words)
-
-
-class VitGpt2(LargeDecoder):
-    """GPT-2 with cross-attention to the photo's tokens in each block.
-
-    Blocks normalise their input first (pre-layer normalisation), and `projection` fits the photo's tokens to them where
-    their width differs.
-    """
-
-    def __init__(self, text: Any, projection: nn.Module | None, special: Sequence[int]):
-        """text: a GPT2LMHeadModel."""
-        super().__init__(special, text.config.vocab_size)
-        stack = text.transformer
-        self.words, self.places, self.dropout = stack.wte, stack.wpe, stack.drop
-        self.layers, self.heads = cast(Any, stack.h), text.config.num_attention_heads
-        self.norm, self.head, self.projection = stack.ln_f, text.lm_head, projection
-        self.positions = text.config.max_position_embeddings
-
-    def memory(self, features: Features) -> tuple[AttentionMemory, ...]:
-        tokens = photo_tokens(features)
-        tokens = tokens if self.projection is None else self.projection(tokens)
-        return tuple(self.photo_memory(*block.crossattention.c_attn(tokens).chunk(2, dim=2)) for block in self.layers)
-
-    def embed(self, tokens: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        return self.dropout(self.words(tokens) + self.places(places))
-
-    def layer(
-        self, layer: Any, words: torch.Tensor, cache: KeyValueCache, memory: AttentionMemory, weigh: bool
-    ) -> tuple[torch.Tensor, torch.Tensor | None, KeyValueCache]:
-        own, other = layer.attn, layer.crossattention
-        dropout = own.attn_dropout.p if self.training else 0.0
-        query, *new = own.c_attn(layer.ln_1(words)).chunk(3, dim=2)
-        attended, cache = self.attend_to_words(query, tuple(new), cache, own.scaling, dropout)
-        words = words + own.resid_dropout(own.c_proj(attended))
-        query = other.q_attn(layer.ln_cross_attn(words))
-        attended, weights = self.attend_to_photo(query, memory, other.scaling, dropout, weigh)
-        words = words + other.resid_dropout(other.c_proj(attended))
-        return words + layer.mlp(layer.ln_2(words)), weights, cache
-
-    def own_logits(self, words: torch.Tensor) -> torch.Tensor:
-        return self.head(self.norm(words))
-
-
-class Git(LargeDecoder):
-    """GIT's text decoder: BERT whose words attend to the photo's tokens before them and to one another.
-
-    The photo's tokens attend to one another alone, so they go through the layers once for all its captions.
-    """
-
-    def __init__(self, text: Any, special: Sequence[int]):
-        """text: a GitForCausalLM."""
-        super().__init__(special, text.config.vocab_size)
-        self.embeddings, self.projection, self.head = text.git.embeddings, text.git.visual_projection, text.output
-        self.positions = text.config.max_position_embeddings
-        self.layers, self.heads = cast(Any, text.git.encoder.layer), text.config.num_attention_heads
-        self.scale = 1 / math.sqrt(text.config.hidden_size // self.heads)
-
-    def memory(self, features: Features) -> tuple[AttentionMemory, ...]:
-        tokens, memory = self.projection(photo_tokens(features)), []
-        for layer in self.layers:
-            part = layer.attention.self
-            memory.append(self.photo_memory(part.key(tokens), part.value(tokens)))
-            if layer is not self.layers[-1]:
-                tokens = layer(tokens)
-        return tuple(memory)
-
-    def embed(self, tokens: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        return self.embeddings(input_ids=tokens, position_ids=places.unsqueeze(0))
-
-    def layer(
-        self, layer: Any, words: torch.Tensor, cache: KeyValueCache, memory: AttentionMemory, weigh: bool
-    ) -> tuple[torch.Tensor, torch.Tensor | None, KeyValueCache]:
-        part, (rows, length, _) = layer.attention.self, words.shape
-        keys, values = (
-            torch.cat([old, self.split(new)], dim=2)
-            for old, new in zip(cache, (part.key(words), part.value(words)), strict=True)
-        )
-        query, photos, cells = part.query(words), len(memory), memory.keys.shape[2]
-        to_words = self.split(query) @ keys.transpose(2, 3)
-        if not cache[0].shape[2]:
-            later = torch.ones(length, length, dtype=torch.bool, device=words.device).triu(1)
-            to_words = to_words.masked_fill(later, torch.finfo(to_words.dtype).min)
-        grouped = self.split(query.reshape(photos, -1, query.shape[2])) @ memory.keys.transpose(2, 3)
-        to_photo = grouped.unflatten(2, (-1, length)).transpose(1, 2).flatten(0, 1)  # [N, heads, T, cells]
-        weights = (torch.cat([to_photo, to_words], dim=3) * self.scale).float().softmax(-1)
-        dropped = part.dropout(weights).to(values.dtype)
-        of_photo = dropped[..., :cells].unflatten(0, (photos, -1)).transpose(1, 2).flatten(2, 3) @ memory.values
-        of_photo = of_photo.unflatten(2, (-1, length)).transpose(1, 2).flatten(0, 1)
-        attended = (dropped[..., cells:] @ values + of_photo).transpose(1, 2).reshape(rows, length, -1)
-        words = layer.feed_forward_chunk(layer.attention.output(attended, words))
-        return words, weights[..., :cells].mean(1), (keys, values)
-
-    def own_logits(self, words: torch.Tensor) -> torch.Tensor:
-        return self.head(words)

@@ -12,11 +12,17 @@ from src.base.hub_models import model_config, model_folder, pixel_statistics, sp
 from src.base.text import one_line
 from src.models.encoder import Encoder, trainable
 from src.models.features import Features
-from src.models.large_decoders import Blip, Git, LargeDecoder, VitGpt2
+from src.models.large_captioners import Blip, Blip2, Git, VitGpt2
+from src.models.large_decoders import LargeDecoder
 from src.models.lora import add_adapters, keep_as_published
 from src.settings.schema import DecoderSettings, EncoderSettings
 
-_CLASSES = {"blip": "BlipForConditionalGeneration", "git": "GitForCausalLM", "vit_gpt2": "VisionEncoderDecoderModel"}
+_CLASSES = {
+    "blip": "BlipForConditionalGeneration",
+    "blip2": "Blip2ForConditionalGeneration",
+    "git": "GitForCausalLM",
+    "vit_gpt2": "VisionEncoderDecoderModel",
+}
 
 
 class VisionTower(Encoder):
@@ -89,7 +95,7 @@ def build_tower(encoder: EncoderSettings, decoder: DecoderSettings, channels: in
         raise InputError(f"decoder.weights={weights} sees photos in colour; give view.color=rgb")
     mean, std = pixel_statistics(name, weights)
     model = _model(decoder, encoder.pretrained)
-    tower = {"blip": "vision_model", "git": "git.image_encoder", "vit_gpt2": "encoder"}[name]
+    tower = {"blip": "vision_model", "blip2": "vision_model", "git": "git.image_encoder", "vit_gpt2": "encoder"}[name]
     part = model.get_submodule(tower)
     if name == "vit_gpt2":
         part.pooler = None  # nothing depends on it
@@ -117,6 +123,8 @@ def _decoder(settings: DecoderSettings, pretrained: bool) -> LargeDecoder:
     special = special_tokens(settings.name, settings.weights or "")
     if settings.name == "blip":
         return Blip(model.text_decoder, special)
+    if settings.name == "blip2":
+        return Blip2(model, special)
     if settings.name == "git":
         return Git(model, special)
     return VitGpt2(model.decoder, getattr(model, "enc_to_dec_proj", None), special)

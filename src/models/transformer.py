@@ -37,7 +37,12 @@ class TransformerState:
 
 
 class CachedDecoder(CausalDecoder):
-    """A causal decoder of layers that keep the keys and values of the words so far, and of the photo."""
+    """A causal decoder of layers that keep the keys and values of the words so far, and of the photo.
+
+    `attends`: to the photo's cells; where it does not, the attention in its state stays zero.
+    """
+
+    attends: bool = True
 
     @abstractmethod
     def memory(self, features: Features) -> tuple[AttentionMemory, ...]:
@@ -60,7 +65,7 @@ class CachedDecoder(CausalDecoder):
         self, features: Features, inputs: torch.Tensor, photo: torch.Tensor | None = None
     ) -> TeacherForced:
         words, weights, _ = self.run(inputs, self.start_each(features, len(inputs), photo))
-        return TeacherForced(self.logits(words), weights)
+        return TeacherForced(self.logits(words), weights if self.attends else None)
 
     def start(self, features: Features) -> TransformerState:
         memory = self.memory(features)

@@ -11,7 +11,7 @@ NON_AUTOREGRESSIVE = ("mask_predict", "ctc_mask_predict")
 """The decoders that predict all words of a caption in parallel."""
 NON_AUTOREGRESSIVE_WORDS = 100
 """The longest caption that they can write, in words."""
-LARGE = ("blip", "git", "vit_gpt2")
+LARGE = ("blip", "blip2", "git", "vit_gpt2")
 """The decoders that are a published captioner's, of transformers, with its own tokens and vision tower."""
 OWN_TOWER = "captioner"
 """encoder.name: the vision tower of the captioner itself."""
@@ -23,7 +23,7 @@ class EncoderSettings:
 
     name: str = "tf_efficientnet_lite2"
     """Name of a timm model, or of torchvision's googlenet, or of its detectors fasterrcnn_resnet50_fpn and
-    fasterrcnn_mobilenet_v3_large_320_fpn. captioner: the vision tower of decoder.name=blip, git or vit_gpt2."""
+    fasterrcnn_mobilenet_v3_large_320_fpn. captioner: the vision tower of decoder.name=blip and its like."""
     pretrained: bool = True
     """Start from published weights: of an installed package (tf_efficientnet_lite0, 1, 2), else of the model hub, which
     are downloaded the first time. false: from scratch."""
@@ -129,19 +129,29 @@ class DecoderSettings:
     """The captioner."""
 
     name: Literal[
-        "recurrent", "attention", "updown", "transformer", "mask_predict", "ctc_mask_predict", "blip", "git", "vit_gpt2"
+        "recurrent",
+        "attention",
+        "updown",
+        "transformer",
+        "mask_predict",
+        "ctc_mask_predict",
+        "blip",
+        "blip2",
+        "git",
+        "vit_gpt2",
     ] = "attention"
     """recurrent: an RNN on pooled features. attention, updown: one or two RNNs with attention over the grid.
     transformer: a causal Transformer over the grid. mask_predict, ctc_mask_predict: Transformers that predict all words
-    in parallel and refine them in passes, the second trained by CTC. blip, git, vit_gpt2: published captioners of
-    transformers (requirements-large.txt), with encoder.name=captioner and tokens, layers and widths of their own, which
-    decoding.* and vocabulary.maximum_words count in place of words."""
+    in parallel and refine them in passes, the second trained by CTC. blip, blip2, git, vit_gpt2: published captioners
+    of transformers (requirements-large.txt), with encoder.name=captioner; layers and widths are their own, and so are
+    their tokens, which decoding.* and vocabulary.maximum_words count in place of words."""
     weights: Place | None = None
-    """blip, git, vit_gpt2: the model's name on the hub, such as Salesforce/blip-image-captioning-base, or a folder that
-    save_pretrained wrote; only safetensors are read. With encoder.pretrained=false only its shape counts."""
+    """blip, blip2, git, vit_gpt2: the model's name on the hub, such as Salesforce/blip-image-captioning-base, or a
+    folder that save_pretrained wrote; only safetensors are read. With encoder.pretrained=false only its shape counts.
+    """
     lora_rank: Annotated[int, Field(ge=0, le=1024)] = 0
-    """blip, git, vit_gpt2: train low-rank adapters (LoRA) of that rank beside the linear layers of the text part, whose
-    published weights stay as they are; a fold's files hold the adapters alone. 0: all of it is trained."""
+    """blip, blip2, git, vit_gpt2: train low-rank adapters (LoRA) of that rank beside the linear layers of the text
+    part, whose published weights stay as they are; a fold's files hold the adapters alone. 0: all of it is trained."""
     cell: Literal["lstm", "gru"] = "gru"
     """Recurrent cell (recurrent, attention; updown is two LSTMs)."""
     embedding: Width = 256

@@ -237,11 +237,15 @@ class Settings:
             raise ValueError(f"tune.judge_folds={judging}: expected some of the folds 0 to {last}, each once")
 
     def _check_large_captioner(self) -> None:
+        if self.loss.attention_weight and self.decoder.name in ("recurrent", "blip2") and self.task != "mos":
+            raise ValueError(
+                f"loss.attention_weight: decoder.name={self.decoder.name} does not attend to cells; give 0"
+            )
         name, weights, large = self.decoder.name, self.decoder.weights, self.decoder.name in LARGE
         if large != self.encoder.own_tower:
             wanted = f"encoder.name={OWN_TOWER}" if large else "another encoder.name"
             other = f"decoder.name={name} and encoder.name={self.encoder.name} do not go together"
-            raise ValueError(f"{other}: {' and '.join(LARGE)} have a vision tower of their own; give {wanted}")
+            raise ValueError(f"{other}: {', '.join(LARGE)} have a vision tower of their own; give {wanted}")
         if large != (weights is not None):
             wanted = "needs decoder.weights=FOLDER or a name on the hub" if large else "has no decoder.weights"
             raise ValueError(f"decoder.name={name} {wanted}")
@@ -249,7 +253,7 @@ class Settings:
         if rank and not (large and self.encoder.pretrained):
             raise ValueError(
                 f"decoder.lora_rank={rank} trains adapters beside published weights: give decoder.name="
-                f"{' or '.join(LARGE)} and encoder.pretrained=true"
+                f"{', '.join(LARGE)} and encoder.pretrained=true"
             )
 
     @property

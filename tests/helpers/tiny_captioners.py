@@ -25,8 +25,8 @@ def tiny_captioner(name: str, folder: Path, texts: list[str] = TEXTS) -> Path:
     torch.manual_seed(0)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    tokenizer = _byte_level(texts) if name == "vit_gpt2" else _word_pieces(texts)
-    model = {"blip": _blip, "git": _git, "vit_gpt2": _vit_gpt2}[name](tokenizer)
+    tokenizer = _byte_level(texts) if name in ("blip2", "vit_gpt2") else _word_pieces(texts)
+    model = {"blip": _blip, "blip2": _blip2, "git": _git, "vit_gpt2": _vit_gpt2}[name](tokenizer)
     for parameter in model.parameters():  # far from their initial values, so that attention is not nearly uniform
         parameter.data += (0.15 if name == "git" else 0.2) * torch.randn_like(parameter)
     _make_lively(name, model)
@@ -41,7 +41,12 @@ def _make_lively(name: str, model: Any) -> None:
     """Make END likely, so that captions end by themselves, and let the photo count."""
     if name == "vit_gpt2":  # its output layer has no bias
         model.decoder.transformer.ln_f.bias.data += 0.5
-        model.decoder.lm_head.weight.data[0] += 0.15
+        model.decoder.lm_head.weight.data[0] += 0.2
+        return
+    if name == "blip2":
+        model.language_model.model.decoder.final_layer_norm.bias.data += 0.5
+        model.language_model.lm_head.weight.data[2] += 0.4
+        model.query_tokens.data.normal_()
         return
     layer = model.text_decoder.cls.predictions.decoder if name == "blip" else model.output
     layer.bias.data[3] += 1.5
@@ -57,6 +62,7 @@ def whole_model(name: str, folder: Path) -> Any:
 
     kind = {
         "blip": "BlipForConditionalGeneration",
+        "blip2": "Blip2ForConditionalGeneration",
         "git": "GitForCausalLM",
         "vit_gpt2": "VisionEncoderDecoderModel",
     }[name]
@@ -86,7 +92,8 @@ def _byte_level(texts: list[str]) -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted({letter for text in texts for letter in plain_text(text)} | {"Ġ"})
-    trainer = trainers.BpeTrainer(vocab_size=90, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet)
+    special = ["<|endoftext|>", "<pad>", "</s>", "<image>"]
+    trainer = trainers.BpeTrainer(vocab_size=94, special_tokens=special, initial_alphabet=alphabet)
     tokenizer.train_from_iterator(map(plain_text, texts), trainer)
     return tokenizer
 
@@ -98,6 +105,25 @@ def _blip(tokenizer: Any) -> Any:
     text = {**_TEXT, "vocab_size": tokenizer.get_vocab_size(), "encoder_hidden_size": 24, "is_decoder": True, **special}
     vision, text = BlipVisionConfig(**_VISION).to_dict(), BlipTextConfig(**text).to_dict()
     return BlipForConditionalGeneration(BlipConfig(vision_config=vision, text_config=text))
+
+
+def _blip2(tokenizer: Any) -> Any:
+    from transformers import (
+        Blip2Config,
+        Blip2ForConditionalGeneration,
+        Blip2QFormerConfig,
+        Blip2VisionConfig,
+        OPTConfig,
+    )
+
+    text = OPTConfig(vocab_size=tokenizer.get_vocab_size(), hidden_size=16, ffn_dim=24, num_hidden_layers=2,
+                     num_attention_heads=4, max_position_embeddings=56, word_embed_proj_dim=16, pad_token_id=1,
+                     bos_token_id=0, eos_token_id=2)  # fmt: skip
+    former = Blip2QFormerConfig(vocab_size=8, hidden_size=16, num_hidden_layers=2, num_attention_heads=4,
+                                intermediate_size=24, encoder_hidden_size=24, cross_attention_frequency=1)  # fmt: skip
+    parts = {"vision_config": Blip2VisionConfig(**_VISION), "qformer_config": former, "text_config": text}
+    described = {name: part.to_dict() for name, part in parts.items()}
+    return Blip2ForConditionalGeneration(Blip2Config(**described, num_query_tokens=6, image_token_index=3))
 
 
 def _git(tokenizer: Any) -> Any:

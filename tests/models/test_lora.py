@@ -14,7 +14,7 @@ from src.base.errors import InputError
 from src.models.captioner import build_captioner
 from src.models.decoder import END, PAD
 from src.models.encoders import build_encoder
-from src.models.large_decoders import Blip, Git, VitGpt2
+from src.models.large_captioners import Blip, Git, VitGpt2
 from src.models.lora import (
     add_adapters,
     learned_state,
@@ -96,7 +96,7 @@ def network_of(name: str, folder: Path, rank: int, **encoder):
     return build_captioner(settings, 3, 0, (1.0, 9.0, 4.0), (0.5,) * 3, (0.2,) * 3).eval()
 
 
-@pytest.mark.parametrize("name", ["blip", "git", "vit_gpt2"])
+@pytest.mark.parametrize("name", ["blip", "blip2", "git", "vit_gpt2"])
 def test_captioners_start_as_published_train_adapters_alone_and_merge(tmp_path, name):
     folder = tiny_captioner(name, tmp_path / name)
     plain = network_of(name, folder, 0)
@@ -172,7 +172,7 @@ def saved_bytes(loss) -> int:
     return sum(sizes)
 
 
-@pytest.mark.parametrize("name", ["blip", "git", "vit_gpt2", "test_vit"])
+@pytest.mark.parametrize("name", ["blip", "blip2", "git", "vit_gpt2", "test_vit"])
 def test_checkpointed_gradients_are_the_same_in_less_memory(tmp_path, name):
     if name == "test_vit":
         encoder = EncoderSettings(name=name, frozen=False, weights=weights_of(name, tmp_path), lora_rank=4)

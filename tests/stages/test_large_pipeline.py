@@ -116,6 +116,7 @@ class Cut(BaseException):
     ("git", ["encoder.frozen=false", "encoder.lora_rank=2", "decoder.lora_rank=2", "train.gradient_checkpointing=true",
              "train.precision=bf16"]),
     ("vit_gpt2", ["encoder.frozen=false", "encoder.frozen_epochs=1"]),
+    ("blip2", ["encoder.cache=none", "decoder.lora_rank=2"]),
 ])  # fmt: skip
 @pytest.mark.slow
 def test_every_family_goes_on_at_the_same_bit(models, quick, monkeypatch, name, options):
@@ -140,7 +141,7 @@ def test_every_family_goes_on_at_the_same_bit(models, quick, monkeypatch, name, 
         held = checkpoint.load(Path("runs", name, "fold-0", "best-mos.pt"))["model"]
         learned = [key for key in held if key.startswith(("decoder.", "encoder.tower."))]
         assert learned and all("lora_" in key for key in learned)
-        assert {key.partition(".")[0] for key in learned} == ({"decoder"} if name == "blip" else {"decoder", "encoder"})
+        assert {key.partition(".")[0] for key in learned} == ({"decoder", "encoder"} if name == "git" else {"decoder"})
         state = checkpoint.load(Path("runs", name, "fold-0", "last.pt"))["engine"]
         kept = [key for part in ("model", "ema") for key in state[part] if key.startswith("model.decoder.")]
         assert kept and all("lora_" in key for key in kept)
@@ -206,10 +207,11 @@ def test_without_transformers_one_line_says_what_to_install(place, capsys, monke
     (["decoder.name=attention"], "decoder.name=attention and encoder.name=captioner do not go together"),
     (["decoder.name=attention", "encoder.name=resnet18"], "decoder.name=attention has no decoder.weights"),
     (["encoder.output_stride=16"], "leave out encoder.weights, encoder.output_stride"),
+    (["decoder.name=blip2", "loss.attention_weight=1"], "decoder.name=blip2 does not attend to cells; give 0"),
     (["encoder.lora_rank=4"], "give encoder.frozen=false and encoder.pretrained=true"),
     (["decoder.lora_rank=4", "encoder.pretrained=false"], "decoder.lora_rank=4 trains adapters beside published"),
     (["decoder.lora_rank=4", "decoder.name=attention", "encoder.name=resnet18", "decoder.weights=null"],
-     "give decoder.name=blip or git or vit_gpt2"),
+     "give decoder.name=blip, blip2, git, vit_gpt2 and"),
 ])  # fmt: skip
 def test_settings_that_contradict_each_other(place, capsys, arguments, message):
     assert message in told(capsys, *of("git"), *arguments)
@@ -235,6 +237,20 @@ def test_models_that_cannot_be_used(models, capsys, monkeypatch):
         faults[(f"decoder.weights={name}",)] = message
     for arguments, message in faults.items():
         assert message in told(capsys, *of("git"), *arguments), arguments
+    for name, parts, message in (
+        (
+            "blip2",
+            {"model_type": "blip-2", "text_config": {"model_type": "t5"}},
+            "writes by t5; decoder.name=blip2 takes",
+        ),
+        (
+            "vit_gpt2",
+            {"model_type": "vision-encoder-decoder", "encoder": {"model_type": "swin"}},
+            "joins swin and None",
+        ),
+    ):
+        Path("pickled/config.json").write_text(json.dumps(parts))
+        assert message in told(capsys, *of(name), "decoder.weights=pickled")
 
 
 def test_models_that_cannot_be_built(models, capsys):
