@@ -4,7 +4,7 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from src.base.text import one_line
 MODEL_TYPES = {"blip": "blip", "blip2": "blip-2", "git": "git", "vit_gpt2": "vision-encoder-decoder"}
 """What a model's config.json calls each decoder.name."""
 _DESCRIPTIONS = ("config.json", "tokenizer.json", "preprocessor_config.json", "processor_config.json")
-_WEIGHTS = "*.safetensors"
+_WEIGHTS, _INDEX = "*.safetensors", "model.safetensors.index.json"
 
 
 def require_transformers(name: str) -> None:
@@ -34,9 +34,26 @@ def model_folder(name: str, weights: str) -> Path:
     name: decoder.name. Nothing in the files is executed. Raises InputError, in one line, where there is no such model,
     where it is not of that kind, or where a file that is needed is not among its own.
     """
+    folder, what = described_folder(name, weights), f"decoder.weights={weights}"
+    if not Path(weights).is_dir():
+        folder = _fetched(what, weights, [_WEIGHTS, _INDEX], _has_weights)
+    if not _has_weights(folder):
+        raise InputError(
+            f"{what}: {folder} holds no {_WEIGHTS}, or not all, and no other weights are read, which could execute "
+            "code; save the model anew with transformers' save_pretrained"
+        )
+    return folder
+
+
+@functools.cache
+def described_folder(name: str, weights: str) -> Path:
+    """The same, where no weights are needed."""
     require_transformers(name)
     what = f"decoder.weights={weights}"
-    folder = Path(weights) if Path(weights).is_dir() else _fetched(what, weights)
+    if Path(weights).is_dir():
+        folder = Path(weights)
+    else:
+        folder = _fetched(what, weights, _DESCRIPTIONS, lambda folder: (folder / "tokenizer.json").is_file())
     config = _read(folder / "config.json", what)
     kind = config.get("model_type")
     if kind != MODEL_TYPES[name]:
@@ -54,16 +71,18 @@ def model_folder(name: str, weights: str) -> Path:
             f"{what} writes by {text.get('model_type')}; decoder.name=blip2 takes one by OPT, but opt-350m"
         )
     _read(folder / "tokenizer.json", what)
-    if not list(folder.glob(_WEIGHTS)):
-        raise InputError(
-            f"{what}: {folder} holds no {_WEIGHTS}, and no other weights are read, which could execute code; "
-            "save the model anew with transformers' save_pretrained"
-        )
     return folder
 
 
-def _fetched(what: str, weights: str) -> Path:
-    """The model's folder in the hub's cache."""
+def _has_weights(folder: Path) -> bool:
+    """Whether all its weights are there, which may lie in several files."""
+    index = folder / _INDEX
+    files = set(_read(index, str(folder))["weight_map"].values()) if index.is_file() else {"model.safetensors"}
+    return all((folder / file).is_file() for file in files)
+
+
+def _fetched(what: str, weights: str, wanted: Sequence[str], complete: Callable[[Path], bool]) -> Path:
+    """The model's folder in the hub's cache, once the `wanted` files are there."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils import logging, validate_repo_id
 
@@ -71,17 +90,16 @@ def _fetched(what: str, weights: str) -> Path:
         validate_repo_id(weights)
     except ValueError:
         raise InputError(f"{what} is neither a folder nor a name on the hub, such as OWNER/NAME") from None
-    wanted = [*_DESCRIPTIONS, _WEIGHTS, f"{_WEIGHTS}.index.json"]
     try:
-        folder = Path(snapshot_download(weights, allow_patterns=wanted, local_files_only=True))
-        if (folder / "config.json").is_file() and list(folder.glob(_WEIGHTS)):
+        folder = Path(snapshot_download(weights, local_files_only=True))
+        if complete(folder):
             return folder
     except OSError:  # it is not in the cache
         pass
     print(f"fetching {weights}; it is kept for the next time", file=sys.stderr, flush=True)
     logging.set_verbosity_error()  # its retries say nothing that the line below does not
     try:
-        return Path(snapshot_download(weights, allow_patterns=wanted))
+        return Path(snapshot_download(weights, allow_patterns=[*wanted]))
     except Exception as error:
         raise InputError(
             f"{what} is no folder here and could not be fetched ({one_line(str(error))[:160]}); this needs a network "
@@ -103,7 +121,7 @@ def _read(file: Path, what: str) -> dict[str, Any]:
 
 def model_config(name: str, weights: str) -> Any:
     """Its configuration, as transformers reads it: defaults included."""
-    folder = model_folder(name, weights)
+    folder = described_folder(name, weights)
     from transformers import AutoConfig
 
     try:
@@ -114,7 +132,7 @@ def model_config(name: str, weights: str) -> Any:
 
 def pixel_statistics(name: str, weights: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of the pixels that it was trained on, per channel on the scale 0 to 1."""
-    folder = model_folder(name, weights)
+    folder = described_folder(name, weights)
     for file in (folder / name for name in _DESCRIPTIONS[2:] if (folder / name).is_file()):
         content = _read(file, f"decoder.weights={weights}")
         content = content.get("image_processor", content)
@@ -125,7 +143,7 @@ def pixel_statistics(name: str, weights: str) -> tuple[tuple[float, ...], tuple[
 
 def model_digest(name: str, weights: str, tokens_only: bool = False) -> str:
     """A hash of its files, or of those alone that captions are encoded by."""
-    folder = model_folder(name, weights)
+    folder = (described_folder if tokens_only else model_folder)(name, weights)
     files = [folder / file for file in _DESCRIPTIONS[:2]]
     files += [] if tokens_only else [*(folder / file for file in _DESCRIPTIONS[2:]), *sorted(folder.glob(_WEIGHTS))]
     return digest_of({file.name: _digest(file, file.stat().st_mtime_ns) for file in files if file.is_file()})
@@ -152,7 +170,7 @@ def special_tokens(name: str, weights: str) -> tuple[int, int, int, int]:
         pad = config.pad_token_id
     if start is None or end is None:
         raise InputError(f"decoder.weights={weights}: its config.json names no token to start or end a caption with")
-    model = _read(model_folder(name, weights) / "tokenizer.json", f"decoder.weights={weights}").get("model", {})
+    model = _read(described_folder(name, weights) / "tokenizer.json", f"decoder.weights={weights}").get("model", {})
     unknown = model.get("vocab", {}).get(model.get("unk_token"), end)
     return end if pad is None else pad, start, end, unknown
 
@@ -161,7 +179,7 @@ def captioner_tokens(name: str, weights: str) -> tuple[str, tuple[int, int, int,
     """The content of its tokenizer.json, its `special_tokens`, and the size of its vocabulary."""
     config = model_config(name, weights)
     text = {"git": config, "vit_gpt2": getattr(config, "decoder", None)}.get(name) or config.text_config
-    tokenizer = (model_folder(name, weights) / "tokenizer.json").read_text(encoding="utf-8")
+    tokenizer = (described_folder(name, weights) / "tokenizer.json").read_text(encoding="utf-8")
     return tokenizer, special_tokens(name, weights), text.vocab_size
 
 

@@ -133,7 +133,7 @@ def _decoder(settings: DecoderSettings, pretrained: bool) -> LargeDecoder:
 def _model(settings: DecoderSettings, pretrained: bool) -> Any:
     """The whole model in float32. Raises InputError where its weights are not those of its configuration."""
     name, weights = settings.name, settings.weights or ""
-    config, folder = model_config(name, weights), model_folder(name, weights)
+    config = model_config(name, weights)
     import transformers
 
     logging.getLogger("transformers").setLevel(logging.ERROR)  # what it warns of is raised below
@@ -142,6 +142,7 @@ def _model(settings: DecoderSettings, pretrained: bool) -> Any:
     try:
         if not pretrained:
             return kind(config)
+        folder = model_folder(name, weights)
         model, loaded = kind.from_pretrained(
             folder,
             config=config,

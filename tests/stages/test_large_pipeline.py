@@ -188,6 +188,7 @@ def told(capsys, *arguments: str) -> str:
     lines = []
     for check in (["--check"], []):
         hub_models.model_folder.cache_clear()
+        hub_models.described_folder.cache_clear()
         assert exit_code(preprocess, *check, "data.root=data", *arguments) in (1, 2)
         lines += [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(set(lines)) == 1 and len(lines[0]) <= LONGEST_LINE, lines
