@@ -151,8 +151,9 @@ def model_digest(name: str, weights: str, tokens_only: bool = False) -> str:
 
 @functools.cache
 def _digest(file: Path, changed: int) -> str:
-    target = os.path.realpath(file)  # in the hub's cache a link to a file that is named after its hash
-    return os.path.basename(target) if "blobs" in Path(target).parts else file_digest(file)
+    blob = os.path.realpath(file)  # a large one in the hub's cache is a link to one that is named after its hash
+    name = os.path.basename(blob)
+    return name if os.path.basename(os.path.dirname(blob)) == "blobs" and len(name) == 64 else file_digest(file)
 
 
 def special_tokens(name: str, weights: str) -> tuple[int, int, int, int]:

@@ -133,16 +133,15 @@ def _decoder(settings: DecoderSettings, pretrained: bool) -> LargeDecoder:
 def _model(settings: DecoderSettings, pretrained: bool) -> Any:
     """The whole model in float32. Raises InputError where its weights are not those of its configuration."""
     name, weights = settings.name, settings.weights or ""
-    config = model_config(name, weights)
+    config, folder = model_config(name, weights), model_folder(name, weights) if pretrained else None
     import transformers
 
     logging.getLogger("transformers").setLevel(logging.ERROR)  # what it warns of is raised below
     transformers.utils.logging.disable_progress_bar()
     kind: Any = getattr(transformers, _CLASSES[name])
     try:
-        if not pretrained:
+        if folder is None:
             return kind(config)
-        folder = model_folder(name, weights)
         model, loaded = kind.from_pretrained(
             folder,
             config=config,

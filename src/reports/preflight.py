@@ -38,7 +38,7 @@ def preflight_faults(settings: Settings) -> list[str]:
         faults += _data_faults(settings)
     faults += _raised(_check_named_runs, settings)
     if has_networks(settings):
-        faults += _raised(_check_network, settings)
+        faults += _raised(check_network, settings)
     if settings.task != "mos":
         faults += _raised(_check_scorers, settings)
     return list(dict.fromkeys(faults))
@@ -160,7 +160,7 @@ def _check_named_runs(settings: Settings) -> None:
                 raise InputError(f"{key}={name}: {folder} is not a finished fold; train that run first")
 
 
-def _check_network(settings: Settings) -> None:
+def check_network(settings: Settings) -> None:
     """Build the network, its published weights included, as training and predict do on this machine."""
     import torch
 
