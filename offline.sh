@@ -28,9 +28,9 @@ python=.venv/bin/python
 
 if [ -n "$wheels" ]; then
     echo "offline: packages"
-    for file in requirements.txt requirements-large.txt; do
-        [ ! -f "$file" ] || "$python" -m pip download --quiet --disable-pip-version-check --dest "$folder/wheels" -r "$file"
-    done
+    packages=(-r requirements.txt)
+    [ ! -f requirements-large.txt ] || packages+=(-r requirements-large.txt)
+    "$python" -m pip download --quiet --disable-pip-version-check --dest "$folder/wheels" "${packages[@]}"
 fi
 
 echo "offline: weights"
@@ -67,9 +67,9 @@ place=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")"
 export HF_HOME=$PWD/hub TORCH_HOME=$PWD/hub HF_HUB_OFFLINE=1 PYTHONDONTWRITEBYTECODE=1
 if [ -d wheels ]; then
-    for file in program/requirements*.txt; do
-        python -m pip install --quiet --disable-pip-version-check --no-index --find-links wheels -r "$file"
-    done
+    packages=()
+    for file in program/requirements*.txt; do packages+=(-r "$file"); done
+    python -m pip install --quiet --disable-pip-version-check --no-index --find-links wheels "${packages[@]}"
 fi
 cd program
 START

@@ -125,6 +125,17 @@ class Cut(BaseException):
     """Ends training as a kill does, in whose place it is quicker."""
 
 
+def cut_after_a_step(patch: pytest.MonkeyPatch) -> None:
+    """Let training end after the next step that it saves."""
+    save = Fit._save_step
+
+    def save_and_end(fit):
+        save(fit)
+        raise Cut
+
+    patch.setattr(Fit, "_save_step", save_and_end)
+
+
 @pytest.mark.parametrize(("name", "options"), [
     ("blip", ["encoder.cache=fp32", "decoder.lora_rank=2"]),
     ("vit_gpt2", ["encoder.frozen=false", "encoder.frozen_epochs=1"]),
@@ -136,15 +147,9 @@ def test_every_family_goes_on_at_the_same_bit(models, quick, monkeypatch, name, 
     for stage in STAGES[:2]:
         stage.main(options)
     train.main([*options, "run.name=whole"])
-    save = Fit._save_step
-
-    def save_and_end(fit):
-        save(fit)
-        raise Cut
-
     for _ in range(2):
         with monkeypatch.context() as patch, pytest.raises(Cut):
-            patch.setattr(Fit, "_save_step", save_and_end)
+            cut_after_a_step(patch)
             train.main(options)
     train.main(options)
     for file in ("best-mos.pt", "best-caption.pt", "metrics.csv"):
