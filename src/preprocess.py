@@ -14,6 +14,7 @@ from pathlib import Path
 from src.base.csv_files import read_rows
 from src.base.errors import InputError, guarded
 from src.base.files import read_json, require_writable, write_bytes
+from src.base.hub_models import captioner_tokens, model_folder
 from src.base.machine import usable_processes
 from src.base.text import one_line
 from src.pipeline.artefacts import Making, making, tree_signature
@@ -142,6 +143,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     require_writable(Path(settings.run.root), "run.root")
     require_writable(Path(settings.run.submissions), "run.submissions")  # else hours of training would end in a refusal
+    if settings.decoder.weights:
+        model_folder(settings.decoder.name, settings.decoder.weights)  # fetched now, or its absence told
     if settings.data.root is None and data_root(settings) == DEMO:
         make_demo(options.fresh)
     with making(photos(settings), options.fresh) as work:
@@ -155,13 +158,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         if work:
             from src.data.labels import EncodedCaptions
             from src.data.table import load_table
-            from src.data.vocabulary import Vocabulary
+            from src.data.vocabulary import Subwords, Vocabulary
 
             table = load_table(photos(settings).folder / "photos.jsonl")
             # of the training part alone: words that only validation or test photos have are <unk> to every captioner
             captions = table["captions"][table["part"] == "train"].explode().dropna().tolist()
-            minimum_count, maximum_size = settings.vocabulary.minimum_count, settings.vocabulary.maximum_size
-            words = Vocabulary.build(captions, minimum_count, maximum_size)
+            if weights := settings.decoder.weights:
+                words: Vocabulary = Subwords.read(*captioner_tokens(settings.decoder.name, weights), captions)
+            else:
+                minimum_count, maximum_size = settings.vocabulary.minimum_count, settings.vocabulary.maximum_size
+                words = Vocabulary.build(captions, minimum_count, maximum_size)
             words.save(work.folder / "vocabulary.json")
             EncodedCaptions.of(table["captions"], words).save(work.folder / "captions.npz")
             work.outputs += ["vocabulary.json", "captions.npz"]

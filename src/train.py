@@ -4,9 +4,10 @@ Writes runs/NAME/fold-K/: best-mos.pt, best-caption.pt, last.pt, metrics.csv, ti
 parameters.json and settings.yaml. A run that was cut off goes on at the same step; a fold
 that tune has trained with the settings that won is taken over. Where there are several GPUs or
 cores, folds are trained side by side (run.jobs); what each prints is in runs/NAME/train-fold-K.log as well. Several
-processes for one fold: torchrun --nproc-per-node=N -m src.train --fold K.
+processes for one fold: torchrun --nproc-per-node=N -m src.train --fold K. --estimate says what training takes.
 """
 
+import argparse
 import contextlib
 import os
 import shutil
@@ -62,8 +63,10 @@ def train_fold(
     )
     if ranks.main:
         save(settings, settings_path(folder))
-        origin = {"weights": weights_origin(settings.encoder)}
-        write_json(folder / "provenance.json", provenance(version, PACKAGES) | origin)
+        origin, packages = weights_origin(settings.encoder), PACKAGES
+        if settings.decoder.weights:
+            origin, packages = {settings.decoder.name: settings.decoder.weights}, [*PACKAGES, "transformers"]
+        write_json(folder / "provenance.json", provenance(version, packages) | {"weights": origin})
     validated = data.validated_on(settings.train.validation_photos)
     fit = Fit(settings, validated, fold, folder, ranks, meteor)
     fit.run()
@@ -108,8 +111,18 @@ def take_over(searched: Settings, settings: Settings, folds: list[int]) -> list[
     return taken
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    help = "print parameters, memory and steps of a fold's training, read no photo and no weights, and stop"
+    parser.add_argument("--estimate", action="store_true", help=help)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    settings, options = load(argv, "train", __doc__)
+    settings, options = load(argv, "train", __doc__, add_options)
+    if options.estimate:
+        from src.training.estimate import describe, estimate
+
+        print("\n".join(f"train: {line}" for line in describe(estimate(settings), settings)), flush=True)
+        return
     given = searched = settings
     if os.environ.get("RANK", "0") == "0":
         ensure_inputs(settings, "train")

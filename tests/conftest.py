@@ -54,6 +54,7 @@ LONGEST_FIRST = [
     "stages/test_docs.py",
     "faults/test_kill.py",
     "stages/test_configurations.py",
+    "stages/test_large_pipeline.py",
     "tuning/test_tune.py",
     "stages/test_pipeline.py",
     "tuning/test_judgement.py",

@@ -4,7 +4,7 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 from src.base.errors import InputError
 from src.base.files import read_json, write_text
+from src.base.hub_models import token_order
 
 PAD, START, END, UNK = 0, 1, 2, 3
 SPECIAL = ("<pad>", "<start>", "<end>", "<unk>")
@@ -21,6 +22,8 @@ _APOSTROPHES = str.maketrans({"’": "'", "‘": "'", "`": "'", "´": "'", "“"
 _PUNCTUATION = re.compile(r"(?<!\d)[.,;:!?…]+|[.,;:!?…]+(?!\d)")
 
 
+_APART = re.compile(r"(?<=\w) (['-]) (?=\w)|(?<=\d) ?([.,]) (?=\d)")
+"""Signs inside a word, or a number, as tokenizers of word pieces write them."""
 _PLAIN = re.compile(r"[^\W_]+(?:[-'][^\W_]+)*")
 """A word that the tokenizer divides in the same way in any sentence: "gonna" → "gon", "na"; "don't" → "do", "n't"."""
 
@@ -47,6 +50,30 @@ def tokenize(text: str) -> list[str]:
     if all(map(_PLAIN.fullmatch, words)):
         return [token for word in words for token in _tokens(word)]
     return list(_tokens.__wrapped__(" ".join(words)))
+
+
+def _rejoined(tokens: Iterable[str]) -> str:
+    words: list[str] = []
+    for word in tokens:
+        if words and (word == "n't" or word.startswith("'")):
+            words[-1] += word
+        else:
+            words.append(word)
+    return " ".join(words)
+
+
+def plain_text(text: str) -> str:
+    """The text as captioners learn and write it: the words of `tokenize`, contractions rejoined."""
+    return _rejoined(tokenize(text))
+
+
+def _words_of(ids: Iterable[int]) -> Iterator[int]:
+    """The ids up to END, without PAD and START."""
+    for index in ids:
+        if index == END:
+            return
+        if index not in (PAD, START):
+            yield index
 
 
 @dataclass(frozen=True)
@@ -89,31 +116,95 @@ class Vocabulary:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The sentence up to END, without PAD and START; contractions are rejoined ("do n't" → "don't")."""
-        words: list[str] = []
-        for index in ids:
-            if index == END:
-                break
-            if index in (PAD, START):
-                continue
-            word = self.words[index]
-            if words and (word == "n't" or word.startswith("'")):
-                words[-1] += word
-            else:
-                words.append(word)
-        return " ".join(words)
+        return _rejoined(self.words[index] for index in _words_of(ids))
+
+    def description(self) -> dict[str, Any]:
+        """What `of` makes it from again, its counts apart: plain lists and texts."""
+        return {"words": list(self.words)}
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
-        write_text(path, json.dumps({"words": self.words, "counts": self.counts}, ensure_ascii=False) + "\n")
+        content = {**self.description(), "counts": self.counts}
+        write_text(path, json.dumps(content, ensure_ascii=False) + "\n")
 
-    @classmethod
-    def load(cls, path: Path) -> "Vocabulary":
+    @staticmethod
+    def of(description: Mapping[str, Any]) -> "Vocabulary":
+        """That of a `description`, which may hold more."""
+        words = tuple(description["words"])
+        counts = tuple(description.get("counts") or (0,) * len(words))
+        if "tokenizer" in description:
+            return Subwords(words, counts, description["tokenizer"], tuple(description["special"]))
+        return Vocabulary(words, counts)
+
+    @staticmethod
+    def load(path: Path) -> "Vocabulary":
         """Read what `save` wrote. Raises InputError where the file is something else."""
         content = read_json(path)
         try:
-            words, counts = tuple(content["words"]), tuple(content["counts"])
-        except (KeyError, TypeError):
-            words, counts = (), ()
-        if words[: len(SPECIAL)] != SPECIAL or len(words) != len(counts) or len(set(words)) != len(words):
+            vocabulary = Vocabulary.of(content)
+        except (KeyError, TypeError, AttributeError):
+            vocabulary = Vocabulary((), ())
+        words, plain = vocabulary.words, type(vocabulary) is Vocabulary
+        repeated = plain and len(set(words)) != len(words)
+        if words[: len(SPECIAL)] != SPECIAL or len(words) != len(vocabulary.counts) or repeated:
             raise InputError(f"{path} is not a vocabulary; remove it and run again")
-        return cls(words, counts)
+        return vocabulary
+
+
+@dataclass(frozen=True)
+class Subwords(Vocabulary):
+    """The tokens of a published captioner: words and pieces of words, of which "##" precedes those inside a word.
+
+    tokenizer: the content of its tokenizer.json. special: its own ids of PAD, START, END and UNK; the others keep their
+    order (see `token_order`).
+    """
+
+    tokenizer: str = ""
+    special: tuple[int, ...] = ()
+
+    @classmethod
+    def read(cls, tokenizer: str, special: Sequence[int], size: int, captions: Iterable[str]) -> "Subwords":
+        """That of a tokenizer.json, with the counts in these captions. size: the tokens that the captioner knows."""
+        inside = json.loads(tokenizer).get("decoder") or {}
+        own = cls((), (), tokenizer, tuple(special))._tokenizer
+        words = [*SPECIAL]
+        for token in token_order(special, size)[len(SPECIAL) :]:
+            piece = own.id_to_token(token) or f"<{token}>"
+            if inside.get("type") == "ByteLevel":
+                piece = piece[1:] if piece.startswith("Ġ") else f"##{piece}"
+            words.append(piece)
+        vocabulary, counts = cls(tuple(words), (0,) * len(words), tokenizer, tuple(special)), [0] * len(words)
+        for caption in captions:
+            counts[START] += 1
+            for index in vocabulary.encode(caption):
+                counts[index] += 1
+        return cls(vocabulary.words, tuple(counts), tokenizer, tuple(special))
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        from tokenizers import Tokenizer
+
+        return Tokenizer.from_str(self.tokenizer)
+
+    @cached_property
+    def _own(self) -> list[int]:
+        return token_order(self.special, len(self.words) - len(SPECIAL) + len(set(self.special)))
+
+    @cached_property
+    def _ours(self) -> dict[int, int]:
+        """Of the model's ids those that a text can hold."""
+        ours = {own: index for index, own in enumerate(self._own)}
+        return {own: index for own, index in ours.items() if index >= UNK and own not in self.special[:UNK]}
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the `plain_text`'s tokens, then END."""
+        own = self._tokenizer.encode(plain_text(text), add_special_tokens=False).ids
+        return [self._ours[token] for token in own if token in self._ours] + [END]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The sentence up to END, without special tokens, as the tokenizer joins it."""
+        text = self._tokenizer.decode([self._own[index] for index in _words_of(ids) if index != UNK])
+        return _APART.sub(lambda sign: sign.group().strip(), " ".join(text.split()))
+
+    def description(self) -> dict[str, Any]:
+        return {**super().description(), "tokenizer": self.tokenizer, "special": list(self.special)}

@@ -112,15 +112,14 @@ def generate_captions(
     `settings` must be those that they were trained with. Without `searches` photos are only encoded. Computed by all
     processes and complete on each.
     """
-    networks, words = open_captioners(folders, settings)
+    networks, vocabulary = open_captioners(folders, settings)
     generator = CaptionGenerator(
         networks,
-        [CaptionSearch(decoding, words) for decoding in searches.values()],
+        [CaptionSearch(decoding, vocabulary.words) for decoding in searches.values()],
         settings.run.seed,
         settings.decoding.model_averaging,
     )
     replicated = replicate(generator.to(ranks.device), settings, ranks)
-    vocabulary = Vocabulary(tuple(words), (0,) * len(words))
 
     def read(batch: dict[str, torch.Tensor]) -> list[PhotoCaptions]:
         *tokens, pooled = (tensor.cpu() for tensor in replicated(batch["images"], batch["row"]))

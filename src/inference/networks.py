@@ -7,34 +7,40 @@ from pathlib import Path
 from typing import Any
 
 from src.base.errors import InputError
+from src.data.vocabulary import Vocabulary
 from src.models.captioner import Captioner, build_captioner
+from src.models.lora import merge_adapters, with_published
 from src.settings.schema import Settings
 from src.training import checkpoint
 
 
 def open_network(path: Path, settings: Settings) -> tuple[Captioner, dict[str, Any]]:
-    """The network of a best-*.pt file in eval mode, and the rest of the file's content.
+    """The network of a best-*.pt file in eval mode, its adapters merged, and the rest of the file's content.
 
     `settings` must be those it was trained with. Raises InputError where the file does not fit them.
     """
     content = checkpoint.load(path)
     scale, channels = content["scale"], 3 if settings.view.color == "rgb" else 1
-    # all weights come from the file, and with them the buffers that hold the pixels' mean and standard deviation
-    encoder = dataclasses.replace(settings.encoder, pretrained=False, weights=None)
+    if not settings.adapts:
+        # all weights come from the file, and with them the buffers that hold the pixels' mean and standard deviation
+        settings = dataclasses.replace(
+            settings, encoder=dataclasses.replace(settings.encoder, pretrained=False, weights=None)
+        )
     network = build_captioner(
-        dataclasses.replace(settings, encoder=encoder),
+        settings,
         channels,
         len(content["words"]),
         (scale["low"], scale["high"], scale["mean"]),
         (0.5,) * channels,
         (0.25,) * channels,
     )
-    checkpoint.load_into(network, content["model"], path)
+    checkpoint.load_into(network, with_published(content["model"], network), path)
+    merge_adapters(network)
     return network.eval(), content
 
 
-def open_captioners(folders: list[Path], settings: Settings) -> tuple[list[Captioner], list[str]]:
-    """The networks of the best-caption.pt in each folder, and the words of their common vocabulary.
+def open_captioners(folders: list[Path], settings: Settings) -> tuple[list[Captioner], Vocabulary]:
+    """The networks of the best-caption.pt in each folder, and their common vocabulary.
 
     Raises InputError where their vocabularies differ.
     """
@@ -42,7 +48,7 @@ def open_captioners(folders: list[Path], settings: Settings) -> tuple[list[Capti
     words = opened[0][1]["words"]
     if any(content["words"] != words for _, content in opened):
         raise InputError(f"{folders[0]} and its siblings have different vocabularies and cannot write together")
-    return [network for network, _ in opened], words
+    return [network for network, _ in opened], Vocabulary.of(opened[0][1])
 
 
 def best_fold(folders: Mapping[int, Path]) -> int:

@@ -13,7 +13,7 @@ from src.base.errors import InputError
 from src.data.handcrafted import DECODED_SHORT_SIDE
 from src.data.image import FORMATS, decode, load_photo
 from src.data.view import at_own_aspect, needed_short_side, to_view
-from src.data.vocabulary import END, PAD, Vocabulary
+from src.data.vocabulary import END, PAD
 from src.decoding.strategy import CaptionSearch
 from src.inference.caption_candidates import CaptionGenerator, candidate_searches
 from src.inference.mos_prediction import MosPredictor
@@ -95,14 +95,14 @@ class PhotoCaptioner:
             best = best_fold(folders)
             if settings.decoding.model_averaging == "none":
                 folders = {best: folders[best]}
-            networks, words = open_captioners(list(folders.values()), settings)
+            networks, self.vocabulary = open_captioners(list(folders.values()), settings)
+            words = self.vocabulary.words
             self.networks += networks
             search, averaging = CaptionSearch(settings.decoding, words), settings.decoding.model_averaging
             self.generator = CaptionGenerator(networks, [search], settings.run.seed, averaging).to(self.device)
             self.attending = networks[list(folders).index(best)]
             searches = [CaptionSearch(decoding, words) for decoding in candidate_searches(settings).values()]
             self.explorer = CaptionGenerator(networks, searches, settings.run.seed, averaging).to(self.device)
-            self.vocabulary = Vocabulary(tuple(words), (0,) * len(words))
 
     @property
     def view(self) -> ViewSettings:

@@ -92,6 +92,13 @@ class BackboneEncoder(Encoder):
             groups = [list(child.parameters()) for child in self.backbone.children()]
         return trainable(groups)
 
+    def checkpoint_gradients(self) -> bool:
+        try:
+            self.backbone.set_grad_checkpointing(True)
+        except (AttributeError, AssertionError):  # timm asserts where a model cannot
+            return False
+        return True
+
     def _run(self, images: torch.Tensor) -> torch.Tensor:
         return getattr(self.backbone, "forward_features", self.backbone)(images)
 
@@ -180,6 +187,8 @@ def build_backbone(
     weights = read_weights(settings.weights) if settings.weights else None
     published = settings.pretrained and weights is None
     if settings.name in DETECTORS:
+        if settings.lora_rank:
+            raise InputError(f"encoder.lora_rank={settings.lora_rank}: {settings.name} takes no adapters; leave it out")
         weights = fetch_torchvision(settings.name) if published else weights
         return build_faster_rcnn(settings, channels, size, weights, channels_last)
     config: dict[str, Any]
@@ -206,6 +215,8 @@ def build_backbone(
     _check_stride(settings, size, encoder.layout)
     if weights:
         fit_weights(backbone, weights, config, channels, encoder.removed)
+    if settings.lora_rank:
+        encoder.adapt(backbone, settings.lora_rank, size)
     return encoder
 
 

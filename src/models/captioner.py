@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from src.base.errors import InputError
 from src.models.attention import ShowAttendTell
 from src.models.ctc import CTCMaskPredict
 from src.models.decoder import Decoder
@@ -10,12 +11,15 @@ from src.models.encoder import Encoder
 from src.models.encoders import build_encoder, build_late_stages
 from src.models.features import Features
 from src.models.fine_tuning import LateStages
+from src.models.large_decoders import LargeDecoder
+from src.models.large_models import build_large_decoder, build_tower
 from src.models.levels import LevelsInGrid
 from src.models.mask_predict import MaskPredict
 from src.models.mos_head import DistributionHead, MosHead
 from src.models.recurrent import Recurrent
 from src.models.transformer import Transformer
 from src.models.updown import UpDown
+from src.settings.model import LARGE
 from src.settings.schema import DecoderSettings, Settings
 
 DECODERS: dict[str, type[Decoder]] = {
@@ -28,8 +32,12 @@ DECODERS: dict[str, type[Decoder]] = {
 }
 
 
-def build_decoder(settings: DecoderSettings, vocabulary_size: int, feature_width: int) -> Decoder:
-    """The decoder named in the settings."""
+def build_decoder(
+    settings: DecoderSettings, vocabulary_size: int, feature_width: int, pretrained: bool = True
+) -> Decoder:
+    """The decoder named in the settings; a published one brings its own vocabulary, and weights if `pretrained`."""
+    if settings.name in LARGE:
+        return build_large_decoder(settings, pretrained)
     return DECODERS[settings.name](settings, vocabulary_size, feature_width)
 
 
@@ -75,6 +83,20 @@ class Captioner(nn.Module):
         levels, stage = (images[name].float() if name in images else None for name in ("levels", "stage"))
         return Features(images["grid"].float(), images["mask"], layout, images["pooled"].float(), levels, stage)
 
+    def checkpoint_gradients(self) -> None:
+        """Compute activations inside the blocks again in the backward pass.
+
+        Raises InputError where neither the encoder nor the decoder can, or nothing of the encoder is trained.
+        """
+        able = not self.encoder.frozen and self.encoder.checkpoint_gradients()
+        if isinstance(self.decoder, LargeDecoder):
+            able = self.decoder.checkpointed = True
+        if not able:
+            raise InputError(
+                "train.gradient_checkpointing=true needs an encoder that is trained and whose timm model can do it, or "
+                "a published captioner; leave it out"
+            )
+
     def mos_inputs(self, features: Features, rows: torch.Tensor | None = None) -> torch.Tensor:
         """What the MOS head sees, [B, D]. rows: the photos that the late stages are run on, int64; not given: all."""
         if self.late_stages is None:
@@ -111,7 +133,13 @@ def with_heads(
         head = DistributionHead if settings.loss.mos == "distribution" else MosHead
         mos_head = head(width, settings.mos_head, *mos_range)
     if settings.task != "mos":
-        decoder = build_decoder(settings.decoder, vocabulary_size, encoder.width)
+        decoder = build_decoder(settings.decoder, vocabulary_size, encoder.width, settings.encoder.pretrained)
+        longest = max(settings.vocabulary.maximum_words, settings.decoding.maximum_words)
+        if isinstance(decoder, LargeDecoder) and longest >= decoder.positions:
+            raise InputError(
+                f"decoder.weights={settings.decoder.weights} writes at most {decoder.positions - 1} tokens; give "
+                "vocabulary.maximum_words and decoding.maximum_words that are no greater"
+            )
         if encoder.levels_width:
             levels_in_grid = LevelsInGrid(encoder.levels_width, encoder.width, settings.decoder.dropout)
     return Captioner(encoder, mos_head, decoder, levels_in_grid, late_stages)
@@ -129,7 +157,12 @@ def build_captioner(
 
     `mean` and `std`: of the training pixels per channel on the scale 0 to 1; the rest as in `with_heads`.
     """
-    encoder = build_encoder(
-        settings.encoder, channels, settings.view.size, mean, std, channels_last=settings.train.channels_last
-    )
-    return with_heads(encoder, settings, vocabulary_size, mos_range)
+    return with_heads(encoder_of(settings, channels, mean, std), settings, vocabulary_size, mos_range)
+
+
+def encoder_of(settings: Settings, channels: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Encoder:
+    """The encoder that `settings` describe, with the statistics of the training pixels where it has none of its own."""
+    size = settings.view.size
+    if settings.encoder.own_tower:
+        return build_tower(settings.encoder, settings.decoder, channels, size)
+    return build_encoder(settings.encoder, channels, size, mean, std, channels_last=settings.train.channels_last)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from src.models.features import Features
+from src.models.lora import add_adapters, take_off_bypassed
 
 
 class Encoder(nn.Module, ABC):
@@ -52,6 +53,10 @@ class Encoder(nn.Module, ABC):
     def layers(self) -> list[list[nn.Parameter]]:
         """The trainable parameters, layer by layer from the input on, for layer-wise learning rate decay."""
 
+    def checkpoint_gradients(self) -> bool:
+        """Compute activations inside its blocks again in the backward pass; False where it cannot."""
+        return False
+
     def normalised(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels [B, H, W, C] as float32 [B, C, H, W], standardised by the statistics that the network expects."""
         return (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std
@@ -60,6 +65,17 @@ class Encoder(nn.Module, ABC):
         """Let `freeze` act on those parameters of `network` that require gradients now, and freeze it where asked."""
         self._trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.freeze(frozen)
+
+    def adapt(self, network: nn.Module, rank: int, size: int) -> None:
+        """Train adapters beside the layers of `network`, a part of this encoder for photos of `size` pixels, alone.
+
+        Raises InputError where it has no layers that can be adapted.
+        """
+        add_adapters(network, rank, "encoder.lora_rank")
+        self.set_trainable(network, frozen=False)
+        features = self(torch.zeros(1, size, size, self.mean.shape[1]))
+        take_off_bypassed(network, features.grid.sum() + features.pooled.sum())
+        self.set_trainable(network, frozen=False)
 
     def freeze(self, frozen: bool) -> None:
         """Freeze or unfreeze the network."""

@@ -1,5 +1,6 @@
 """The heads that predict the mean opinion score (MOS) of a photo."""
 
+import contextlib
 import math
 
 import torch
@@ -22,6 +23,11 @@ def _layers(width: int, settings: MosHeadSettings, outputs: int) -> tuple[nn.Seq
     last = nn.Linear(settings.hidden or width, outputs)
     nn.init.zeros_(last.weight)
     return nn.Sequential(*steps), last
+
+
+def _in_float32(device: torch.device) -> contextlib.AbstractContextManager:
+    """No autocast, which the meta device does not know."""
+    return contextlib.nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 class MosHead(nn.Module):
@@ -47,7 +53,7 @@ class MosHead(nn.Module):
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
         """MOS [B] from pooled features [B, D], in float32 also under autocast: bf16 cannot tell 5.50 from 5.51."""
-        with torch.autocast(pooled.device.type, enabled=False):
+        with _in_float32(pooled.device):
             fraction = torch.sigmoid(self.linear(self.layers(self.standardiser(pooled.float()))).squeeze(-1))
             return self.low + (self.high - self.low) * fraction
 
@@ -70,7 +76,7 @@ class DistributionHead(nn.Module):
         self.layers, self.linear = _layers(width, settings, len(self.bins))
         fraction = min(max((mean - first) / (last - first), 0.01), 0.99)
         # of all distributions with that mean, an exponential in the score has the greatest entropy
-        scores = torch.linspace(0, 1, len(self.bins), dtype=torch.float64)
+        scores = torch.linspace(0, 1, len(self.bins), dtype=torch.float64, device="cpu")  # also on the meta device
         from scipy.optimize import brentq  # half a second to import, for this head alone
 
         slope = brentq(lambda t: float((t * scores).softmax(0) @ scores) - fraction, -500, 500)
@@ -79,7 +85,7 @@ class DistributionHead(nn.Module):
 
     def probabilities(self, pooled: torch.Tensor) -> torch.Tensor:
         """Probabilities of the scores [B, K] from pooled features [B, D], in float32 also under autocast."""
-        with torch.autocast(pooled.device.type, enabled=False):
+        with _in_float32(pooled.device):
             return self.linear(self.layers(self.standardiser(pooled.float()))).softmax(1)
 
     def expected_mos(self, probabilities: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,7 @@ Normalization in the Transformer Architecture", ICML 2020) and GELU.
 """
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -33,6 +34,55 @@ class TransformerState:
     cache: tuple[KeyValueCache, ...]
     memory: tuple[AttentionMemory, ...]
     attention: torch.Tensor
+
+
+class CachedDecoder(CausalDecoder):
+    """A causal decoder of layers that keep the keys and values of the words so far, and of the photo.
+
+    `attends`: to the photo's cells; where it does not, the attention in its state stays zero.
+    """
+
+    attends: bool = True
+
+    @abstractmethod
+    def memory(self, features: Features) -> tuple[AttentionMemory, ...]:
+        """Keys and values of the photos in each layer."""
+
+    @abstractmethod
+    def run(
+        self, tokens: torch.Tensor, state: TransformerState
+    ) -> tuple[torch.Tensor, torch.Tensor, tuple[KeyValueCache, ...]]:
+        """Tokens [N, T] through all layers, where T is 1 unless the caches are empty.
+
+        Returns the words [N, T, H], the last layer's attention [N, T, regions], and the caches with these words.
+        """
+
+    @abstractmethod
+    def logits(self, words: torch.Tensor) -> torch.Tensor:
+        """The output layer [..., V] on what `run` returns of words [..., H]."""
+
+    def teacher_forced(
+        self, features: Features, inputs: torch.Tensor, photo: torch.Tensor | None = None
+    ) -> TeacherForced:
+        words, weights, _ = self.run(inputs, self.start_each(features, len(inputs), photo))
+        return TeacherForced(self.logits(words), weights if self.attends else None)
+
+    def start(self, features: Features) -> TransformerState:
+        memory = self.memory(features)
+        empty = tuple((each.keys[:, :, :0], each.values[:, :, :0]) for each in memory)
+        return TransformerState(empty, memory, torch.zeros_like(features.mask, dtype=torch.float32))
+
+    def step(self, tokens: torch.Tensor, state: TransformerState) -> tuple[torch.Tensor, TransformerState]:
+        words, weights, cache = self.run(tokens.unsqueeze(1), state)
+        log_probs = F.log_softmax(self.logits(words.squeeze(1)).float(), dim=-1)
+        return log_probs, TransformerState(cache, state.memory, weights.squeeze(1))
+
+    def reorder(self, state: TransformerState, index: torch.Tensor, balanced: bool = False) -> TransformerState:
+        cache = tuple((keys.index_select(0, index), values.index_select(0, index)) for keys, values in state.cache)
+        memory = state.memory
+        if not balanced:
+            memory = tuple(each.reorder(index, len(state.attention)) for each in memory)
+        return TransformerState(cache, memory, state.attention.index_select(0, index))
 
 
 class TransformerLayer(nn.Module):
@@ -150,39 +200,15 @@ class TransformerStack(nn.Module):
         return self.output(self.dropout(self.norm(words)))
 
 
-class Transformer(TransformerStack, CausalDecoder):
+class Transformer(TransformerStack, CachedDecoder):
     """The autoregressive Transformer decoder."""
 
     def __init__(self, settings: DecoderSettings, vocabulary_size: int, feature_width: int):
         super().__init__(settings, vocabulary_size, vocabulary_size, feature_width)
 
-    def teacher_forced(
-        self, features: Features, inputs: torch.Tensor, photo: torch.Tensor | None = None
-    ) -> TeacherForced:
-        words, weights, _ = self._run(inputs, self.start_each(features, len(inputs), photo))
-        return TeacherForced(self.logits(words), weights)
-
-    def start(self, features: Features) -> TransformerState:
-        memory = self.memory(features)
-        empty = tuple((each.keys[:, :, :0], each.values[:, :, :0]) for each in memory)
-        return TransformerState(empty, memory, torch.zeros_like(features.mask, dtype=torch.float32))
-
-    def step(self, tokens: torch.Tensor, state: TransformerState) -> tuple[torch.Tensor, TransformerState]:
-        words, weights, cache = self._run(tokens.unsqueeze(1), state)
-        log_probs = F.log_softmax(self.logits(words.squeeze(1)).float(), dim=-1)
-        return log_probs, TransformerState(cache, state.memory, weights.squeeze(1))
-
-    def reorder(self, state: TransformerState, index: torch.Tensor, balanced: bool = False) -> TransformerState:
-        cache = tuple((keys.index_select(0, index), values.index_select(0, index)) for keys, values in state.cache)
-        memory = state.memory
-        if not balanced:
-            memory = tuple(each.reorder(index, len(state.attention)) for each in memory)
-        return TransformerState(cache, memory, state.attention.index_select(0, index))
-
-    def _run(
+    def run(
         self, tokens: torch.Tensor, state: TransformerState
     ) -> tuple[torch.Tensor, torch.Tensor, tuple[KeyValueCache, ...]]:
-        """Tokens [N, T] through all layers: words [N, T, H], the last layer's attention, and the new cache."""
         words, weights, caches = self.embed(tokens, state.cache[0][0].shape[2]), state.attention, []
         for layer, cache, memory in zip(self.layers, state.cache, state.memory, strict=True):
             words, weights, cache = layer.causal(words, cache, memory)

@@ -4,12 +4,14 @@ Stages after tune work with the winner of the search: see `resolved.tuned`.
 What runs share lies in runs/cache under a name made from settings and inputs; the rest in runs/NAME.
 """
 
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from src.base.errors import InputError
 from src.base.files import digest_of, file_digest, read_json
+from src.base.hub_models import model_digest
 from src.base.signatures import PHOTO_PLUGINS
 from src.pipeline import runs
 from src.pipeline.artefacts import Artefact, outputs_digest, record_digest, tree_signature
@@ -54,6 +56,8 @@ def photos(settings: Settings) -> Artefact:
 def vocabulary(settings: Settings) -> Artefact:
     """The words of the training captions, made by preprocess."""
     inputs = {"photos": outputs_digest(photos(settings))}
+    if weights := settings.decoder.weights:
+        inputs["tokens"] = model_digest(settings.decoder.name, weights, tokens_only=True)
     return _cached(settings, "preprocess", "vocabulary", _part(settings, "vocabulary"), inputs)
 
 
@@ -91,7 +95,9 @@ def codebook_features(settings: Settings) -> Artefact:
 
 
 def _weights(settings: Settings) -> dict[str, str]:
-    """Hash of the weights file that the encoder starts from, where there is one."""
+    """Hash of what the encoder, or a published captioner, starts from, where that is a file or folder."""
+    if weights := settings.decoder.weights:
+        return {"weights": model_digest(settings.decoder.name, weights), "transformers": version("transformers")}
     file = Path(settings.encoder.weights or "")
     return {"weights": file_digest(file)} if file.is_file() else {}
 

@@ -17,7 +17,7 @@ from src.settings.schema import Settings
 
 EXAMPLES = 12
 """Photos on a contact sheet."""
-ATTENDING = ("attention", "updown", "transformer")
+ATTENDING = ("attention", "updown", "transformer", "blip", "git", "vit_gpt2")
 """Names of the decoders that attend to parts of a photo."""
 
 

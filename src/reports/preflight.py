@@ -42,7 +42,7 @@ def preflight_faults(settings: Settings) -> list[str]:
         faults += data_faults
     faults += _raised(_check_named_runs, settings)
     if has_networks(settings):
-        faults += _raised(_check_network, settings, photos)
+        faults += _raised(check_network, settings, photos)
     if settings.task != "mos":
         faults += _raised(_check_scorers, settings)
     return list(dict.fromkeys(faults))
@@ -165,13 +165,12 @@ def _check_named_runs(settings: Settings) -> None:
                 raise InputError(f"{key}={name}: {folder} is not a finished fold; train that run first")
 
 
-def _check_network(settings: Settings, photos: int) -> None:
+def check_network(settings: Settings, photos: int = 0) -> None:
     """Build the network, its published weights included, as training and predict do on this machine."""
     import torch
 
     from src.inference.mos_prediction import MosPredictor
-    from src.models.captioner import with_heads
-    from src.models.encoders import build_encoder
+    from src.models.captioner import encoder_of, with_heads
     from src.training.distributed import Ranks, sync_batchnorm
     from src.training.feature_cache import feature_bytes, frozen_encoder
     from src.training.infer import autocast
@@ -181,8 +180,10 @@ def _check_network(settings: Settings, photos: int) -> None:
     if settings.encoder.frozen:
         encoder = frozen_encoder(settings, mean, std)
     else:
-        encoder = build_encoder(settings.encoder, channels, settings.view.size, mean, std)
+        encoder = encoder_of(settings, channels, mean, std)
     network = with_heads(encoder, settings, 10, (0.0, 10.0, 5.0))
+    if settings.train.gradient_checkpointing:
+        network.checkpoint_gradients()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     sync_batchnorm(network, settings, Ranks(0, 1, device))
     autocast(settings, device)

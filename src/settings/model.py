@@ -1,4 +1,4 @@
-"""Settings of the networks and of the search for captions."""
+"""Settings of the networks, of the search for captions, and of how both become predictions."""
 
 from typing import Annotated, Literal
 
@@ -11,6 +11,10 @@ NON_AUTOREGRESSIVE = ("mask_predict", "ctc_mask_predict")
 """The decoders that predict all words of a caption in parallel."""
 NON_AUTOREGRESSIVE_WORDS = 100
 """The longest caption that they can write, in words."""
+LARGE = ("blip", "blip2", "git", "vit_gpt2")
+"""The decoders that are a published captioner's, of transformers, with its own tokens and vision tower."""
+OWN_TOWER = "captioner"
+"""encoder.name: the vision tower of the captioner itself."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -19,7 +23,7 @@ class EncoderSettings:
 
     name: str = "tf_efficientnet_lite2"
     """Name of a timm model, or of torchvision's googlenet, or of its detectors fasterrcnn_resnet50_fpn and
-    fasterrcnn_mobilenet_v3_large_320_fpn."""
+    fasterrcnn_mobilenet_v3_large_320_fpn. captioner: the vision tower of decoder.name=blip and its like."""
     pretrained: bool = True
     """Start from published weights: of an installed package (tf_efficientnet_lite0, 1, 2), else of the model hub, which
     are downloaded the first time. false: from scratch."""
@@ -27,6 +31,9 @@ class EncoderSettings:
     """Start from a local file that safetensors or torch.save wrote instead, whatever is around its tensors."""
     frozen: bool = True
     """Keep the encoder's initial weights; only the heads are trained."""
+    lora_rank: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Train low-rank adapters (LoRA) of that rank beside the linear layers of a ViT, Swin or ConvNeXt, whose published
+    weights stay as they are, with encoder.frozen=false; a fold's files hold the adapters alone. 0: none."""
     output_stride: Annotated[int, Field(ge=2)] | None = None
     """Pixels per cell of the feature grid, for encoders that support dilation (8, 16, 32)."""
     frozen_epochs: NonNegativeInt = 0
@@ -55,10 +62,25 @@ class EncoderSettings:
     """Regions per photo at most, for the encoders that detect regions (fasterrcnn_*)."""
 
     def __post_init__(self) -> None:
+        if self.lora_rank and (self.frozen or not (self.pretrained or self.weights)):
+            raise ValueError(
+                f"encoder.lora_rank={self.lora_rank} trains adapters beside published weights: give "
+                "encoder.frozen=false and encoder.pretrained=true or encoder.weights=FILE"
+            )
         if self.frozen and self.frozen_epochs:
             raise ValueError("encoder.frozen keeps the encoder frozen in all epochs; leave out encoder.frozen_epochs")
         if self.whole_photos and self.name.startswith("fasterrcnn_"):
             raise ValueError(f"encoder.name={self.name} detects in the square view; give encoder.long_side=null")
+        if self.own_tower and (self.weights or self.output_stride or self.fine_tuned):
+            raise ValueError(
+                f"encoder.name={self.name} is a part of decoder.weights as it is; leave out encoder.weights, "
+                "encoder.output_stride and encoder.fine_tuned"
+            )
+
+    @property
+    def own_tower(self) -> bool:
+        """Whether it is the vision tower of a published captioner, whose photos have one size."""
+        return self.name == OWN_TOWER
 
     @property
     def cached(self) -> bool:
@@ -68,7 +90,7 @@ class EncoderSettings:
     @property
     def levels_of_others(self) -> list[str]:
         """The further models whose levels are cached."""
-        return self.more_levels if self.cached and self.levels else []
+        return self.more_levels if self.cached and self.levels and not self.own_tower else []
 
     @property
     def fine_tunes(self) -> bool:
@@ -84,7 +106,7 @@ class EncoderSettings:
     def whole_photos(self) -> int | None:
         """Longest side, in pixels, of the photos at their own aspect ratio that features are computed from; None: they
         are computed from the square view."""
-        return self.long_side if self.cached else None
+        return self.long_side if self.cached and not self.own_tower else None
 
     @property
     def cached_views(self) -> int:
@@ -106,10 +128,30 @@ class MosHeadSettings:
 class DecoderSettings:
     """The captioner."""
 
-    name: Literal["recurrent", "attention", "updown", "transformer", "mask_predict", "ctc_mask_predict"] = "attention"
+    name: Literal[
+        "recurrent",
+        "attention",
+        "updown",
+        "transformer",
+        "mask_predict",
+        "ctc_mask_predict",
+        "blip",
+        "blip2",
+        "git",
+        "vit_gpt2",
+    ] = "attention"
     """recurrent: an RNN on pooled features. attention, updown: one or two RNNs with attention over the grid.
     transformer: a causal Transformer over the grid. mask_predict, ctc_mask_predict: Transformers that predict all words
-    in parallel and refine them in passes, the second trained by CTC."""
+    in parallel and refine them in passes, the second trained by CTC. blip, blip2, git, vit_gpt2: published captioners
+    of transformers (requirements-large.txt), with encoder.name=captioner; layers and widths are their own, and so are
+    their tokens, which decoding.* and vocabulary.maximum_words count in place of words."""
+    weights: Place | None = None
+    """blip, blip2, git, vit_gpt2: the model's name on the hub, such as Salesforce/blip-image-captioning-base, or a
+    folder that save_pretrained wrote; only safetensors are read. With encoder.pretrained=false only its shape counts.
+    """
+    lora_rank: Annotated[int, Field(ge=0, le=1024)] = 0
+    """blip, blip2, git, vit_gpt2: train low-rank adapters (LoRA) of that rank beside the linear layers of the text
+    part, whose published weights stay as they are; a fold's files hold the adapters alone. 0: all of it is trained."""
     cell: Literal["lstm", "gru"] = "gru"
     """Recurrent cell (recurrent, attention; updown is two LSTMs)."""
     embedding: Width = 256
@@ -186,3 +228,23 @@ class DecodingSettings:
     def __post_init__(self) -> None:
         if self.minimum_words > self.maximum_words:
             raise ValueError("decoding.minimum_words is greater than decoding.maximum_words")
+
+
+@dataclass(frozen=True, config=STRICT)
+class PredictSettings:
+    """How the checkpoints become predictions."""
+
+    tta_flips: bool = True
+    """Average the MOS over the photo and its mirror image."""
+    tta_scales: list[float] = Field(default_factory=lambda: [1.0])
+    """Average the MOS over the photo at each of these scales, 0.5 to 2 times view.size."""
+    candidates: bool = True
+    """Also write each fold's caption candidates (greedy, beam, diverse beam, random samples) and, where features are
+    not cached, those of all photos, which ensemble.captions=mbr works with."""
+    samples: Annotated[int, Field(ge=1, le=1000)] = 20
+    """Random captions among the candidates."""
+
+    def __post_init__(self) -> None:
+        scales = self.tta_scales
+        if not scales or len(set(scales)) < len(scales) or not all(0.5 <= scale <= 2 for scale in scales):
+            raise ValueError(f"predict.tta_scales={scales}: expected a list of different numbers from 0.5 to 2")

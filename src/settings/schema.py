@@ -10,14 +10,19 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from src.settings.ensembling import EnsembleSettings
-from src.settings.fields import STRICT, NonNegativeFloat, NonNegativeInt, Place, PositiveInt, RuntimeOnly
+from src.settings.fields import STRICT, NonNegativeInt, Place, PositiveInt, RuntimeOnly
+from src.settings.metric import CaptionWeights as CaptionWeights
+from src.settings.metric import MetricSettings
 from src.settings.model import (
+    LARGE,
     NON_AUTOREGRESSIVE,
     NON_AUTOREGRESSIVE_WORDS,
+    OWN_TOWER,
     DecoderSettings,
     DecodingSettings,
     EncoderSettings,
     MosHeadSettings,
+    PredictSettings,
 )
 from src.settings.training import (
     AugmentSettings,
@@ -102,52 +107,6 @@ class SplitSettings:
         return 1 if self.official or self.holdout else self.folds
 
 
-@dataclass(frozen=True, config=STRICT)
-class PredictSettings:
-    """How the checkpoints become predictions."""
-
-    tta_flips: bool = True
-    """Average the MOS over the photo and its mirror image."""
-    tta_scales: list[float] = Field(default_factory=lambda: [1.0])
-    """Average the MOS over the photo at each of these scales, 0.5 to 2 times view.size."""
-    candidates: bool = True
-    """Also write each fold's caption candidates (greedy, beam, diverse beam, random samples) and, where features are
-    not cached, those of all photos, which ensemble.captions=mbr works with."""
-    samples: Annotated[int, Field(ge=1, le=1000)] = 20
-    """Random captions among the candidates."""
-
-    def __post_init__(self) -> None:
-        scales = self.tta_scales
-        if not scales or len(set(scales)) < len(scales) or not all(0.5 <= scale <= 2 for scale in scales):
-            raise ValueError(f"predict.tta_scales={scales}: expected a list of different numbers from 0.5 to 2")
-
-
-@dataclass(frozen=True, config=STRICT)
-class CaptionWeights:
-    """Weights of the competition's caption score (DACON 236134)."""
-
-    cider_d: NonNegativeFloat = 4.0
-    """Weight of CIDEr-D."""
-    meteor: NonNegativeFloat = 3.0
-    """Weight of METEOR."""
-    bleu: NonNegativeFloat = 2.0
-    """Weight of the mean of BLEU-3 and BLEU-4."""
-    rouge_l: NonNegativeFloat = 1.0
-    """Weight of ROUGE-L."""
-
-
-@dataclass(frozen=True, config=STRICT)
-class MetricSettings:
-    """The score."""
-
-    weights: CaptionWeights = CaptionWeights()
-    """Weights of the caption score."""
-    bootstrap: Annotated[int, Field(ge=100)] = 1000
-    """Resamples behind each 95% interval."""
-    spice: bool = False
-    """Also compute SPICE; downloads 384 MB the first time and is slow."""
-
-
 _LONGEST_NAME = 200
 """Bytes of a run's name; files are named after it, and a file system takes some 255."""
 
@@ -220,6 +179,7 @@ class Settings:
         self._check_view()
         self._check_devices()
         self._check_folds()
+        self._check_large_captioner()
         if self.decoder.name in NON_AUTOREGRESSIVE and self.task != "mos":
             self._check_non_autoregressive()
 
@@ -275,6 +235,31 @@ class Settings:
             raise ValueError(f"tune.folds={searched}: there are folds 0 to {last} (split.folds)")
         if len(set(judging)) < len(judging) or not all(0 <= fold <= last for fold in judging):
             raise ValueError(f"tune.judge_folds={judging}: expected some of the folds 0 to {last}, each once")
+
+    def _check_large_captioner(self) -> None:
+        if self.loss.attention_weight and self.decoder.name in ("recurrent", "blip2") and self.task != "mos":
+            raise ValueError(
+                f"loss.attention_weight: decoder.name={self.decoder.name} does not attend to cells; give 0"
+            )
+        name, weights, large = self.decoder.name, self.decoder.weights, self.decoder.name in LARGE
+        if large != self.encoder.own_tower:
+            wanted = f"encoder.name={OWN_TOWER}" if large else "another encoder.name"
+            other = f"decoder.name={name} and encoder.name={self.encoder.name} do not go together"
+            raise ValueError(f"{other}: {', '.join(LARGE)} have a vision tower of their own; give {wanted}")
+        if large != (weights is not None):
+            wanted = "needs decoder.weights=FOLDER or a name on the hub" if large else "has no decoder.weights"
+            raise ValueError(f"decoder.name={name} {wanted}")
+        rank = self.decoder.lora_rank
+        if rank and not (large and self.encoder.pretrained):
+            raise ValueError(
+                f"decoder.lora_rank={rank} trains adapters beside published weights: give decoder.name="
+                f"{', '.join(LARGE)} and encoder.pretrained=true"
+            )
+
+    @property
+    def adapts(self) -> bool:
+        """Whether adapters are trained, beside weights that are in no checkpoint."""
+        return bool(self.encoder.lora_rank or (self.decoder.lora_rank and self.task != "mos"))
 
     def _check_non_autoregressive(self) -> None:
         name = self.decoder.name

@@ -147,6 +147,9 @@ class TrainSettings:
     """Captions of a photo in one step, drawn anew each epoch from those it has."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of forward and backward; weights stay fp32. fp16 needs a GPU."""
+    gradient_checkpointing: bool = False
+    """Compute activations inside the blocks of the encoder and of a published captioner again in the backward pass:
+    slower, in a fraction of the memory."""
     channels_last: bool = True
     """Memory format of the pixels; convolutions are faster with it on most machines."""
     compile: bool = False

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from src.base.errors import InputError
 from src.base.randomness import fold_in, seed_torch
+from src.models.lora import learned_state, share_published, with_published
 from src.settings.schema import Settings
 from src.training.batch_loss_exchange import BatchLossExchange, LossGradients
 from src.training.distributed import Ranks, accept_single_values, replicate, sync_batchnorm, wrap
@@ -32,9 +33,11 @@ def build_ema(module: nn.Module, decay: float) -> ModelEmaV3:
 
     After optimiser step n, counted from 0, call `update(module, n + 2)`: the decay is then that of TensorFlow's
     ExponentialMovingAverage, min(decay, (1 + n) / (10 + n)), so that early weights are soon forgotten. `decay` 0
-    copies the weights.
+    copies the weights. What is kept as published is shared, not copied.
     """
-    return ModelEmaV3(module, decay, use_warmup=True, warmup_gamma=9, warmup_power=1)
+    ema = ModelEmaV3(module, decay, use_warmup=True, warmup_gamma=9, warmup_power=1)
+    share_published(ema.module, module)
+    return ema
 
 
 class Engine:
@@ -47,8 +50,8 @@ class Engine:
     def __init__(self, task: Task, settings: Settings, ranks: Ranks, self_critical: SelfCritical | None = None):
         self.settings = settings
         self.ranks = ranks
+        self.ema = build_ema(task, settings.train.ema_decay).to(ranks.device)
         task = task.to(ranks.device)
-        self.ema = build_ema(task, settings.train.ema_decay)
         self.task = accept_single_values(sync_batchnorm(task, settings, ranks))  # after the copy, never trained
         self.optimizer = build_optimizer(self.task, settings.optim)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=settings.train.precision == "fp16")
@@ -73,8 +76,8 @@ class Engine:
     def state(self) -> dict[str, Any]:
         """All that a checkpoint must hold for training to go on at the same bit. Call it in every process."""
         return {
-            "model": self.task.state_dict(),
-            "ema": self.ema.module.state_dict(),
+            "model": learned_state(self.task),
+            "ema": learned_state(self.ema.module),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "steps": self.steps,
@@ -84,8 +87,8 @@ class Engine:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned."""
-        self.task.load_state_dict(state["model"])
-        self.ema.module.load_state_dict(state["ema"])
+        for module, learned in ((self.task, state["model"]), (self.ema.module, state["ema"])):
+            module.load_state_dict(with_published(learned, module))
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.steps, self.drops = state["steps"], state["drops"]

@@ -13,8 +13,8 @@ from src.base.worker_pool import thread_pool
 from src.data.image import Unreadable, decode
 from src.data.table import load_table
 from src.data.view import at_own_aspect
+from src.models.captioner import encoder_of
 from src.models.encoder import Encoder, views_of
-from src.models.encoders import build_encoder
 from src.models.fine_tuning import LateStages
 from src.pipeline import artefacts, outputs, resolved
 from src.settings.schema import Settings
@@ -31,8 +31,7 @@ _TOGETHER = {"cpu": 2, "cuda": 16}  # photos of one size in a batch: on a CPU la
 def frozen_encoder(settings: Settings, mean: tuple[float, ...], std: tuple[float, ...]) -> Encoder:
     """The encoder that all folds share: where it has no weights, they are drawn from run.seed alone."""
     seed_torch(fold_in(settings.run.seed, "encoder"))
-    channels_last = settings.train.channels_last
-    encoder = build_encoder(settings.encoder, len(mean), settings.view.size, mean, std, channels_last).eval()
+    encoder = encoder_of(settings, len(mean), mean, std).eval()
     if settings.encoder.whole_photos and encoder.fixed_input_size:
         raise InputError(
             f"encoder.name={settings.encoder.name} sees photos of one size only; give encoder.long_side=null"

@@ -18,6 +18,7 @@ from src.data.loading import load_batches
 from src.metrics.meteor import Meteor
 from src.models.captioner import Captioner
 from src.models.encoder import CachedEncoder
+from src.models.lora import learned_state, with_published
 from src.pipeline.runs import fold_folder
 from src.settings.keys import changing
 from src.settings.schema import Settings
@@ -61,7 +62,7 @@ class Fit:
         self.steps = -(-len(self.rows) // settings.train.batch_size)  # of an epoch
         self_critical = None
         if settings.self_critical.from_epoch is not None:
-            self_critical = SelfCritical(settings, data.labels, data.train_rows, data.vocabulary.words)
+            self_critical = SelfCritical(settings, data.labels, data.train_rows, data.vocabulary)
         task = build_task(settings, data, fold)
         self.encoder = task.model.encoder
         if ranks.main and self.encoder.warning:
@@ -205,14 +206,14 @@ class Fit:
     def _export_state(self, row: dict[str, float]) -> dict[str, Any]:
         """The averaged weights with all that is needed to use them apart from the run."""
         weights = {
-            name: value.to("cpu", copy=True) for name, value in self.engine.ema.module.model.state_dict().items()
+            name: value.to("cpu", copy=True) for name, value in learned_state(self.engine.ema.module.model).items()
         }
         if self.settings.encoder.cached:
-            weights |= {f"encoder.{name}": value for name, value in self.encoder.state_dict().items()}
+            weights |= {f"encoder.{name}": value for name, value in learned_state(self.encoder).items()}
         return {
             "model": weights,
             "settings": changing(self.settings),
-            "words": list(self.data.vocabulary.words),
+            **self.data.vocabulary.description(),
             "scale": dataclasses.asdict(self.engine.task.scale),
             "fold": self.fold,
             "scores": dict(row),
@@ -261,7 +262,7 @@ class Fit:
         if self.settings.encoder.cached:
             weights = {name: value for name, value in weights.items() if not name.startswith("encoder.")}
             weights |= {f"encoder.{name}": value for name, value in module.encoder.state_dict().items()}
-        checkpoint.load_into(module, weights, path)
+        checkpoint.load_into(module, with_published(weights, module), path)
 
     def _warn_if_worse(self) -> None:
         """Print a warning where self-critical training ended below the caption score that it began with."""

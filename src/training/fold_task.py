@@ -27,6 +27,8 @@ def build_task(settings: Settings, data: FoldData, fold: int) -> Task:
     else:
         seed_torch(seed)
         network = build_captioner(settings, len(mean), words, mos_range, mean, std)
+    if settings.train.gradient_checkpointing:
+        network.checkpoint_gradients()
     return Task(network, settings.loss, scale, settings.vocabulary.maximum_words, settings.decoding.passes)
 
 

@@ -4,7 +4,7 @@ Rennie et al. 2017, "Self-critical Sequence Training for Image Captioning" (base
 "A Better Variant of Self-Critical Sequence Training" (baseline: the mean reward of the photo's other samples).
 """
 
-from collections.abc import Sequence
+import itertools
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from src.base.randomness import fold_in
-from src.data.labels import Labels
+from src.data.labels import EncodedCaptions, Labels
+from src.data.vocabulary import Subwords, Vocabulary
 from src.decoding.sampling import uniforms_for
 from src.metrics.reward import Reward, RewardWeights
 from src.models.decoder import PAD
@@ -25,8 +26,8 @@ STATISTICS = ("reward", "baseline", "advantage", "sample_words")
 class SelfCritical:
     """Samples captions of a batch, and computes their advantages: rewards less a baseline."""
 
-    def __init__(self, settings: Settings, labels: Labels, train_rows: np.ndarray, words: Sequence[str]):
-        """words: the vocabulary, by token id."""
+    def __init__(self, settings: Settings, labels: Labels, train_rows: np.ndarray, vocabulary: Vocabulary):
+        """vocabulary: of the captions, which are compared word by word also where it holds pieces of words."""
         self.settings, self.seed = settings.self_critical, settings.run.seed
         self.width = settings.vocabulary.maximum_words + 1
         weights = RewardWeights(
@@ -37,7 +38,16 @@ class SelfCritical:
             self.settings.meteor,
             self.settings.length_penalty,
         )
-        self.reward = Reward(labels.tokens, labels.caption_offsets, labels.photo_offsets, train_rows, weights, words)
+        self.vocabulary, self.words = vocabulary, vocabulary
+        captions: Labels | EncodedCaptions = labels
+        if isinstance(vocabulary, Subwords):
+            texts = [
+                [vocabulary.decode(ids.tolist()) for ids in labels.captions(row)] for row in range(len(labels.mos))
+            ]
+            self.words = Vocabulary.build(itertools.chain.from_iterable(texts))
+            captions = EncodedCaptions.of(texts, self.words)
+        encoded = captions.tokens, captions.caption_offsets, captions.photo_offsets
+        self.reward = Reward(*encoded, train_rows, weights, self.words.words)
 
     def __call__(self, sampler: nn.Module, batch: dict[str, Any], step: int) -> tuple[dict[str, Any], torch.Tensor]:
         """The batch with samples int64 [B, S, T] as its captions and their `advantages` float32 [B, S]; and sums [5].
@@ -63,7 +73,7 @@ class SelfCritical:
         captioned = (batch["captions"] != PAD).any(2).any(1)[:, None]
         captions = captions.masked_fill(~captioned[:, :, None], PAD)
         captioned = captioned.cpu()
-        tokens = captions.flatten(0, 1).cpu().numpy()
+        tokens = self._in_words(captions.flatten(0, 1).cpu().numpy())
         rewards = torch.from_numpy(self.reward(rows.repeat(captions.shape[1]), tokens)).view(captions.shape[:2])
         if greedy:
             baseline = rewards[:, samples:].expand(-1, samples)
@@ -75,3 +85,17 @@ class SelfCritical:
         statistics = [rewards, baseline, advantages.abs(), words.cpu(), torch.ones_like(rewards)]
         sums = torch.stack([(values * captioned).sum().double() for values in statistics])
         return {**batch, "captions": captions, "advantages": advantages.float().to(device)}, sums.to(device)
+
+    def _in_words(self, captions: np.ndarray) -> np.ndarray:
+        """Captions [N, T] as ids of words, padded: [N, T']."""
+        if self.words is self.vocabulary:
+            return captions
+        empty = (captions != PAD).sum(1) == 0
+        rows = [
+            [] if nothing else self.words.encode(self.vocabulary.decode(ids))
+            for ids, nothing in zip(captions.tolist(), empty, strict=True)
+        ]
+        padded = np.full((len(rows), max(map(len, rows), default=0) or 1), PAD, captions.dtype)
+        for place, row in enumerate(rows):
+            padded[place, : len(row)] = row
+        return padded

@@ -11,6 +11,7 @@ from src.models.captioner import build_captioner
 from src.models.decoder import END, PAD
 from src.settings.keys import flatten
 from src.settings.load import load
+from tests.helpers.tiny_captioners import tiny_captioner
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 SIBLINGS = {
@@ -21,6 +22,7 @@ SIBLINGS = {
     "fasterrcnn_resnet50_fpn": "fasterrcnn_mobilenet_v3_large_320_fpn",
 }
 FROM_SCRATCH = {"attention_gru", "fc_scst", "fc_nsc", "transformer", "mask_predict", "ctc_mask_predict"}
+LARGE = {"blip_24gb", "blip2_80gb", "git_eight_cards"}
 SHORT = [
     "--fold=0",
     "train.epochs=1",
@@ -51,7 +53,7 @@ def test_the_systems_are_there():
     first = {"resnet_lstm_224", "mobilenet_gru_128", "mobilenet_gru_224", "mobilenet_gru_224_gray", "googlenet_gru_128"}
     parallel = {"mobilenet_gru_128_parallel", "googlenet_gru_128_parallel"}
     captioners = {"show_attend_tell", "attention_gru", "fc", "fc_scst", "fc_nsc", "transformer", "updown"}
-    captioners |= {"mask_predict", "ctc_mask_predict"}
+    captioners |= {"mask_predict", "ctc_mask_predict", *LARGE}
     assert {path.stem for path in CONFIGS} >= first | parallel | captioners | {"dacon", "demo"}
 
 
@@ -63,9 +65,21 @@ def test_the_parallel_ones_differ_in_nothing_else():
             assert ours == {**other, "parallel": "dp"}
 
 
+def small_captioner(path: Path, competition: Path) -> list[str]:
+    """Settings that replace a published captioner, which only the hub has, by a tiny one of its family."""
+    settings = load(["--config", str(path)], "train")[0]
+    pytest.importorskip("peft", reason="the packages of requirements-large.txt are not installed")
+    with open(competition / "train.csv", encoding="utf-8", newline="") as file:
+        texts = [row["comments"] for row in csv.DictReader(file)]
+    folder = tiny_captioner(settings.decoder.name, Path(path.stem).absolute(), texts)
+    small = ["view.size=32", "vocabulary.maximum_words=8", "decoding.maximum_words=8"]
+    return [f"decoder.weights={folder}", "encoder.pretrained=true", *small]
+
+
 @pytest.mark.parametrize("path", [p for p in CONFIGS if "_parallel" not in p.stem], ids=lambda p: p.stem)
-def test_its_own_network_sees_a_photo(path):
-    settings, _ = load(["--config", str(path), "encoder.pretrained=false"], "train")
+def test_its_own_network_sees_a_photo(path, competition, workplace):
+    more = small_captioner(path, competition) if path.stem in LARGE else ["encoder.pretrained=false"]
+    settings, _ = load(["--config", str(path), *more], "train")
     channels = 1 if settings.view.color == "gray" else 3
     network = build_captioner(settings, channels, 50, (1.0, 9.0, 5.0), (0.5,) * channels, (0.25,) * channels).eval()
     pixels = torch.randint(0, 256, (1, settings.view.size, settings.view.size, channels), dtype=torch.uint8)
@@ -91,6 +105,8 @@ def test_trains_and_submits(path, tiny_competition, folder, quick, monkeypatch, 
     settings = load(["--config", str(path)], "train")[0]
     name = settings.encoder.name
     short = [*SHORT, f"encoder.name={SIBLINGS.get(name, name)}"]
+    if path.stem in LARGE:
+        short += small_captioner(path, tiny_competition)
     if path.stem in FROM_SCRATCH:
         short += ["encoder.frozen=false"]
     if path.stem == "demo":  # its weights are a package
@@ -104,7 +120,7 @@ def test_trains_and_submits(path, tiny_competition, folder, quick, monkeypatch, 
     with open(folder / "submissions" / f"{path.stem}.csv", encoding="utf-8", newline="") as file:
         assert len(list(csv.DictReader(file))) == 10
     assert (folder / "runs" / path.stem / "score.json").is_file()
-    attends = settings.decoder.name in ("attention", "updown", "transformer")
+    attends = settings.decoder.name in ("attention", "updown", "transformer", "blip", "git")
     assert (folder / "runs" / path.stem / "attention.png").is_file() == attends
     report = (folder / "runs" / path.stem / "report.html").read_text(encoding="utf-8")
     assert ("Where the captioner looked" in report) == attends and "all passed" in report

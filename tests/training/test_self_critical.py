@@ -49,7 +49,7 @@ def prepared(competition, tmp_path_factory):
 
 
 def engine_of(settings, data) -> Engine:
-    critic = SelfCritical(settings, data.labels, data.train_rows, data.vocabulary.words)
+    critic = SelfCritical(settings, data.labels, data.train_rows, data.vocabulary)
     return Engine(build_task(settings, data, 0), settings, ONE, critic)
 
 
