@@ -1,5 +1,6 @@
-"""Published captioners of transformers: where their files lie, and which of their tokens are ours."""
+"""The model hub, and published captioners on it: where their files lie, and which of their tokens are ours."""
 
+import contextlib
 import functools
 import json
 import os
@@ -99,12 +100,22 @@ def _fetched(what: str, weights: str, wanted: Sequence[str], complete: Callable[
     print(f"fetching {weights}; it is kept for the next time", file=sys.stderr, flush=True)
     logging.set_verbosity_error()  # its retries say nothing that the line below does not
     try:
+        ask_hub_once(weights, "config.json")
         return Path(snapshot_download(weights, allow_patterns=[*wanted]))
     except Exception as error:
         raise InputError(
             f"{what} is no folder here and could not be fetched ({one_line(str(error))[:160]}); this needs a network "
             "the first time: give a folder with the model's files"
         ) from None
+
+
+def ask_hub_once(repository: str, file: str) -> None:
+    """Raise the error of a hub that cannot be reached: a download would try for a minute."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError
+
+    with contextlib.suppress(HfHubHTTPError):  # it answers, and the download says what is wrong
+        get_hf_file_metadata(hf_hub_url(repository, file))
 
 
 def _read(file: Path, what: str) -> dict[str, Any]:

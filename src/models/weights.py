@@ -1,6 +1,5 @@
 """Pretrained encoder weights: where they come from, and how they enter a backbone."""
 
-import contextlib
 import functools
 import logging
 import sys
@@ -8,12 +7,12 @@ from typing import Any
 
 import timm
 import torch
-from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub import try_to_load_from_cache
 from timm.models import load_pretrained
 from torch import nn
 
 from src.base.errors import InputError
+from src.base.hub_models import ask_hub_once
 from src.models.packaged_weights import read_packaged, weights_package
 from src.models.weights_files import check_finite, read_weights, unwrapped
 from src.settings.schema import EncoderSettings
@@ -57,17 +56,11 @@ def published_weights(name: str) -> dict[str, torch.Tensor]:
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries say nothing that the line below does not
     try:
         if repository:
-            _ask_once(repository)
+            ask_hub_once(repository, _HUB_FILES[0])
         return timm.create_model(name, pretrained=True).state_dict()
     except Exception as error:
         hint = f"pip install {package.package}, " if package else ""
         raise InputError(_not_fetched(name, error, hint)) from None
-
-
-def _ask_once(repository: str) -> None:
-    """Raise the error of a hub that cannot be reached: a download would try for a minute."""
-    with contextlib.suppress(HfHubHTTPError):  # it answers, and the download says what is wrong
-        get_hf_file_metadata(hf_hub_url(repository, _HUB_FILES[0]))
 
 
 def weights_origin(settings: EncoderSettings) -> dict[str, str]:
