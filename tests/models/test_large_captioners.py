@@ -60,7 +60,7 @@ def captions(words: Vocabulary, count: int = 3) -> torch.Tensor:
 
 
 def own_ids(words: Subwords, tokens: torch.Tensor) -> torch.Tensor:
-    return torch.tensor(words._own)[tokens]
+    return torch.tensor(words.own_ids)[tokens]
 
 
 @every_family
