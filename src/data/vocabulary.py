@@ -201,7 +201,8 @@ class Subwords(Vocabulary):
     def decode(self, ids: Iterable[int]) -> str:
         """The sentence up to END, without special tokens, as the tokenizer joins it."""
         text = self._tokenizer.decode([self.own_ids[index] for index in _words_of(ids) if index != UNK])
-        return _APART.sub(lambda sign: sign.group().strip(), " ".join(text.split()))
+        joined = " ".join(text.split()).removeprefix("##")  # a first piece has nothing to be joined to
+        return _APART.sub(lambda sign: sign.group().strip(), joined)
 
     def description(self) -> dict[str, Any]:
         return {**super().description(), "tokenizer": self.tokenizer, "special": list(self.special)}
