@@ -187,13 +187,14 @@ class Subwords(Vocabulary):
         return Tokenizer.from_str(self.tokenizer)
 
     @cached_property
-    def _own(self) -> list[int]:
+    def own_ids(self) -> list[int]:
+        """The model's id of each of our tokens."""
         return token_order(self.special, len(self.words) - len(SPECIAL) + len(set(self.special)))
 
     @cached_property
     def _ours(self) -> dict[int, int]:
         """Of the model's ids those that a text can hold."""
-        ours = {own: index for index, own in enumerate(self._own)}
+        ours = {own: index for index, own in enumerate(self.own_ids)}
         return {own: index for own, index in ours.items() if index >= UNK and own not in self.special[:UNK]}
 
     def encode(self, text: str) -> list[int]:
@@ -203,8 +204,9 @@ class Subwords(Vocabulary):
 
     def decode(self, ids: Iterable[int]) -> str:
         """The sentence up to END, without special tokens, as the tokenizer joins it."""
-        text = self._tokenizer.decode([self._own[index] for index in _words_of(ids) if index != UNK])
-        return _APART.sub(lambda sign: sign.group().strip(), " ".join(text.split()))
+        text = self._tokenizer.decode([self.own_ids[index] for index in _words_of(ids) if index != UNK])
+        joined = " ".join(text.split()).removeprefix("##")  # a first piece has nothing to be joined to
+        return _APART.sub(lambda sign: sign.group().strip(), joined)
 
     def description(self) -> dict[str, Any]:
         return {**super().description(), "tokenizer": self.tokenizer, "special": list(self.special)}

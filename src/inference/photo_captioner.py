@@ -182,15 +182,24 @@ class PhotoCaptioner:
                 "decoder.name=attention, updown or transformer"
             )
         written = [token for token in tokens[0].tolist() if token not in (PAD, END)]
-        words = tuple(self.vocabulary.words[token] for token in written)
+        pieces = [self.vocabulary.words[token] for token in written]
         boxes = features.layout
         layout = boxes[0].float().cpu().numpy() if isinstance(boxes, torch.Tensor) else boxes
         parts = self.attending.encoder.region_kind
-        return AttentionMaps(words, forced.attention[0, : len(words)].float().cpu().numpy(), layout, parts)
+        words, weights = _whole_words(pieces, forced.attention[0, : len(pieces)].float().cpu().numpy())
+        return AttentionMaps(words, weights, layout, parts)
 
     def _write(self, images: torch.Tensor | dict[str, torch.Tensor], photos: int) -> torch.Tensor:
         """The best caption of each photo: int64 [B, T]."""
         return self.generator(images, torch.arange(photos, device=self.device))[0][:, 0]
+
+
+def _whole_words(pieces: Sequence[str], weights: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
+    """Words of the pieces, of which "##" precedes those inside a word, and the means of their weights [T, N]."""
+    first = [place for place, piece in enumerate(pieces) if place == 0 or not piece.startswith("##")]
+    parts = [slice(*ends) for ends in zip(first, [*first[1:], len(pieces)], strict=True)]
+    words = tuple("".join(piece.removeprefix("##") for piece in pieces[part]) for part in parts)
+    return words, np.array([weights[part].mean(axis=0) for part in parts], np.float32).reshape(len(parts), -1)
 
 
 def photos_in(folder: Path) -> list[Path]:

@@ -19,8 +19,8 @@ from src.models.features import Features
 from src.models.transformer import CachedDecoder, KeyValueCache, TransformerState
 
 _AS_GOOD_AS_NEVER = 30.0
-"""How much lower the logit of PAD, START or UNK is than that of END where the model has one token for both: it changes
-no probability in float32."""
+"""How much the logit of PAD, START or UNK is lowered where the model has one token for it and END, or another of them:
+that token counts once, and no probability changes in float32."""
 
 
 class LargeDecoder(CachedDecoder):
@@ -41,10 +41,12 @@ class LargeDecoder(CachedDecoder):
 
     def __init__(self, special: Sequence[int], size: int):
         super().__init__()
-        order = token_order(special, size)
-        stands_in = [place != END and own == special[END] for place, own in enumerate(order)]
+        order, offset = token_order(special, size), torch.zeros(size + len(special) - len(set(special)))
+        for place, own in enumerate(special):
+            if place != END and own in (special[END], *special[:place]):
+                offset[place] = -_AS_GOOD_AS_NEVER
         self.register_buffer("own", torch.tensor(order), persistent=False)
-        self.register_buffer("offset", -_AS_GOOD_AS_NEVER * torch.tensor(stands_in).float(), persistent=False)
+        self.register_buffer("offset", offset, persistent=False)
 
     @abstractmethod
     def embed(self, tokens: torch.Tensor, places: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from src.settings.model import OWN_TOWER
+
 TRIALS = (10, 8, 6, 4, 2)
 """Of the search, where there is time for some; random ones alone, which run side by side."""
 FEW_SAMPLES, FEW_NEIGHBOURS = 2, 10
@@ -67,6 +69,8 @@ def choices_of(flat: Mapping[str, Any]) -> list[list[Choice]]:
             for side, loss in smaller
             if long_side is not None and side < long_side
         ]
+        if flat["encoder.name"] == OWN_TOWER:  # it is alone, and sees photos of one size
+            backbones, sizes = [], []
         lists += [[AS_IT_IS, *backbones], [AS_IT_IS, *sizes], [AS_IT_IS, Choice(8, "mirrored photos", unmirrored)]]
     return [_distinct(choices, flat) for choices in lists]
 

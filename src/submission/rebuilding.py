@@ -125,7 +125,8 @@ def check_sources(settings: Settings, run: dict) -> None:
     for fold in resolved.folds_of(settings):
         was, now = run["learned_from"][fold_name(fold)], outputs.fold(settings, fold).inputs
         if wrong := [name for name in {**was, **now} if was.get(name) != now.get(name)]:
-            keys = {"weights": "encoder.weights", "start_from": "train.start_from"}
+            keys = {"weights": "decoder.weights" if settings.decoder.weights else "encoder.weights"}
+            keys |= {"start_from": "train.start_from", "transformers": "version of transformers"}
             names = ", ".join(keys.get(name, f"decoder.{name}") for name in wrong)
             raise InputError(
                 f"fold {fold} of {settings.run.name} learned from another {names} than there is now; "

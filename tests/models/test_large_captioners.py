@@ -14,6 +14,7 @@ from src.decoding.beam import beam, greedy
 from src.decoding.constraints import Constraints
 from src.models.captioner import build_captioner
 from src.models.decoder import END, PAD, START, UNK, shift_right
+from src.models.large_decoders import LargeDecoder
 from src.settings.schema import DecoderSettings, EncoderSettings, Settings, ViewSettings
 from tests.helpers.plain_decoding import teacher_forced_log_probs
 from tests.helpers.tiny_captioners import SIZE, TEXTS, tiny_captioner, whole_model
@@ -60,7 +61,7 @@ def captions(words: Vocabulary, count: int = 3) -> torch.Tensor:
 
 
 def own_ids(words: Subwords, tokens: torch.Tensor) -> torch.Tensor:
-    return torch.tensor(words._own)[tokens]
+    return torch.tensor(words.own_ids)[tokens]
 
 
 @every_family
@@ -197,3 +198,21 @@ def test_the_tower_is_frozen_or_trained_and_starts_from_its_weights(models, name
         torch.testing.assert_close(network.eval().decoder.log_prob(network.features(pixels), tokens), expected)
     layers = again.encoder.layers()
     assert len(layers) >= 4 and {id(p) for group in layers for p in group} == set(map(id, again.encoder.parameters()))
+
+
+def test_a_token_that_stands_for_several_counts_once():
+    """Whichever of PAD, START, END and UNK they are, the probabilities are those of the model's own tokens."""
+
+    class Only(LargeDecoder):
+        def own_logits(self, words):
+            return words
+
+        embed = layer = memory = own_logits
+
+    own = torch.randn(5, 9)
+    for special in ((0, 1, 2, 3), (7, 7, 7, 7), (1, 1, 2, 2), (4, 0, 0, 4), (3, 5, 3, 8)):
+        decoder = Only(special, 9)
+        ours = decoder.logits(own).log_softmax(-1)
+        assert ours.shape[1] == 9 + 4 - len(set(special)) and ours.isfinite().all()
+        torch.testing.assert_close(ours[:, [END, *range(4, ours.shape[1])]],
+                                   own.log_softmax(-1)[:, decoder.own[[END, *range(4, ours.shape[1])]]])  # fmt: skip

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -74,7 +75,10 @@ def test_every_family_goes_from_table_to_submission(models, quick, capsys):
         captioner = PhotoCaptioner(Path("runs", name), settings)
         photo = captioner.seen(torch.randint(0, 256, (40, 50, 3), dtype=torch.uint8).numpy())
         maps = captioner.attention_maps(photo)
-        assert captioner.describe([photo])[0].caption and maps.layout == (4, 4) and maps.weights.shape[1] == 16
+        caption = captioner.describe([photo])[0].caption
+        assert caption and maps.layout == (4, 4) and maps.weights.shape == (len(maps.words), 16)
+        assert "##" not in "".join(maps.words) and np.allclose(maps.weights.sum(1), 1, atol=1e-5)
+        assert "".join(maps.words).replace("'", "") == "".join(caption.split()).replace("'", "")
     assert len(list(Path("runs/cache").glob("vocabulary-*"))) == 3
     # captions of runs whose captioners have other words are joined by minimum Bayes risk
     for stage in (ensemble, evaluate, submit):
@@ -241,6 +245,9 @@ def test_models_that_cannot_be_used(models, capsys, monkeypatch):
     for name, spoil, message in (
         ("pickled", lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
          "holds no *.safetensors"),
+        ("halved", lambda folder: (folder / "model.safetensors.index.json").write_text(
+            '{"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}}'),
+         "or not all"),
         ("wordless", lambda folder: (folder / "tokenizer.json").unlink(), "holds no tokenizer.json"),
         ("garbled", lambda folder: (folder / "config.json").write_text("{"), "config.json is not readable JSON"),
     ):  # fmt: skip
@@ -288,6 +295,18 @@ def test_models_that_cannot_be_built(models, capsys):
         assert exit_code(preprocess, "--check", "data.root=data", *of("git"), *arguments) == 1
         errors = capsys.readouterr().err.splitlines()
         assert [line for line in errors if message in line] and len(errors) == 1, errors
+
+
+def test_nothing_in_a_models_folder_is_executed(models, capsys):
+    """Neither a program that its configuration names, nor one in a pickle beside the weights."""
+    folder = Path("models/git")
+    (folder / "program.py").write_text("open('executed', 'w')\nGitConfig = None\n")
+    config = json.loads((folder / "config.json").read_text())
+    named = {"AutoConfig": "program.GitConfig", "AutoModelForCausalLM": "program.GitForCausalLM"}
+    (folder / "config.json").write_text(json.dumps({**config, "auto_map": named}))
+    (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch executed'\ntR.")
+    assert exit_code(preprocess, "--check", "data.root=data", *of("git")) == 0
+    assert "nothing was found" in capsys.readouterr().out and not Path("executed").exists()
 
 
 def test_captions_in_pieces_of_words(models):
