@@ -92,8 +92,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _reason(error: Exception, content: bytes) -> str:
     if isinstance(error, UnidentifiedImageError):
-        known = known_format(content)
-        what = f": it is {known[0]}; {known[1]}" if known else f" (it begins with {content[:12]!r})"
+        other = known_format(content)
+        what = f": it is {other[0]}; {other[1]}" if other else f" (it begins with {content[:12]!r})"
         return f"not a photo in a known format{what}"
     if isinstance(error, MemoryError):
         return "too large for the memory"

@@ -166,10 +166,10 @@ class Subwords(Vocabulary):
     def read(cls, tokenizer: str, special: Sequence[int], size: int, captions: Iterable[str]) -> "Subwords":
         """That of a tokenizer.json, with the counts in these captions. size: the tokens that the captioner knows."""
         inside = json.loads(tokenizer).get("decoder") or {}
-        own = cls((), (), tokenizer, tuple(special))._tokenizer
+        reader = cls((), (), tokenizer, tuple(special))._tokenizer
         words = [*SPECIAL]
         for token in token_order(special, size)[len(SPECIAL) :]:
-            piece = own.id_to_token(token) or f"<{token}>"
+            piece = reader.id_to_token(token) or f"<{token}>"
             if inside.get("type") == "ByteLevel":
                 piece = piece[1:] if piece.startswith("Ġ") else f"##{piece}"
             words.append(piece)
@@ -194,13 +194,13 @@ class Subwords(Vocabulary):
     @cached_property
     def _ours(self) -> dict[int, int]:
         """Of the model's ids those that a text can hold."""
-        ours = {own: index for index, own in enumerate(self.own_ids)}
-        return {own: index for own, index in ours.items() if index >= UNK and own not in self.special[:UNK]}
+        ours = {token: index for index, token in enumerate(self.own_ids)}
+        return {token: index for token, index in ours.items() if index >= UNK and token not in self.special[:UNK]}
 
     def encode(self, text: str) -> list[int]:
         """Ids of the `plain_text`'s tokens, then END."""
-        own = self._tokenizer.encode(plain_text(text), add_special_tokens=False).ids
-        return [self._ours[token] for token in own if token in self._ours] + [END]
+        tokens = self._tokenizer.encode(plain_text(text), add_special_tokens=False).ids
+        return [self._ours[token] for token in tokens if token in self._ours] + [END]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The sentence up to END, without special tokens, as the tokenizer joins it."""

@@ -134,7 +134,7 @@ def generate_captions(
 
 def _decoded(tokens: dict[str, torch.Tensor], pooled: np.ndarray, vocabulary: Vocabulary) -> PhotoCaptions:
     """tokens: [K, T] of each search by name. pooled: [D]."""
-    texts = {search: [vocabulary.decode(ids) for ids in found.tolist()] for search, found in tokens.items()}
+    texts = {search: [vocabulary.decode(ids) for ids in captions.tolist()] for search, captions in tokens.items()}
     candidates = [(text, search) for search, written in texts.items() for text in written if text]
     return PhotoCaptions(
         texts[SEARCH][0] if SEARCH in texts else "",

@@ -73,9 +73,9 @@ def _teacher(settings: Settings, fold: int) -> Settings:
     Raises InputError for a teacher without captions, and where its photos are no longer what it was trained on.
     """
     name, root = str(settings.decoder.distill_from), settings.run.root
-    given = [f"run.name={name}", f"run.root={root}", f"train.fold={fold}", "tune.trials=0"]
-    given += [f"data.root={settings.data.root}"] * (settings.data.root is not None)
-    teacher, _ = load_run(given, "train")
+    arguments = [f"run.name={name}", f"run.root={root}", f"train.fold={fold}", "tune.trials=0"]
+    arguments += [f"data.root={settings.data.root}"] * (settings.data.root is not None)
+    teacher, _ = load_run(arguments, "train")
     if teacher.task == "mos":
         raise InputError(f"decoder.distill_from={name} has learned no captions (task=mos); name another run")
     stages.ensure_inputs(teacher, "train")

@@ -75,10 +75,10 @@ class VisionTower(Encoder):
         """The embeddings, each layer, and the norms after them."""
         groups: dict[float, list[nn.Parameter]] = {}
         for name, parameter in self.tower.named_parameters():
-            number = next((int(part) for part in name.split(".") if part.isdecimal()), None)
+            depth = next((int(part) for part in name.split(".") if part.isdecimal()), None)
             early = "embeddings" in name or "pre_" in name
-            groups.setdefault(number if number is not None else -1 if early else math.inf, []).append(parameter)
-        return trainable([groups[depth] for depth in sorted(groups)])
+            groups.setdefault(depth if depth is not None else -1 if early else math.inf, []).append(parameter)
+        return trainable([groups[key] for key in sorted(groups)])
 
 
 def build_tower(encoder: EncoderSettings, decoder: DecoderSettings, channels: int, size: int) -> VisionTower:

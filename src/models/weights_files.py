@@ -70,8 +70,8 @@ def read_weights(path: str) -> dict[str, torch.Tensor]:
 def _no_weights(head: bytes) -> str:
     if head.startswith(b'{"format": "photo-quality checkpoint'):
         return "is a checkpoint of this program; give its run's name as train.start_from=NAME"
-    known = known_format(head)
-    return f"is no weights file, it is {known[0]}; {known[1]}" if known else (
+    other = known_format(head)
+    return f"is no weights file, it is {other[0]}; {other[1]}" if other else (
         f"is no weights file (it begins with {head[:12]!r}); give one that torch.save or safetensors wrote"
     )  # fmt: skip
 

@@ -95,11 +95,11 @@ def _check_folds(settings: Settings, usable: pd.DataFrame) -> None:
     else:
         groups = merge_groups(usable["group"].to_numpy())
         folds = assign_folds(mos, groups, split.folds, split.holdout, split.seed, captioned)
-    several, some = usable["mos"].nunique() > 1, captioned.any()  # else `check_labels` has told it
+    rated, described = usable["mos"].nunique() > 1, captioned.any()  # else `check_labels` has told it
     for k in folds_of(settings):
         trained = folds != k
-        constant = several and usable["mos"][trained].nunique() < 2 and settings.task != "caption"
-        wordless = some and not captioned[trained].any() and settings.task != "mos"
+        constant = rated and usable["mos"][trained].nunique() < 2 and settings.task != "caption"
+        wordless = described and not captioned[trained].any() and settings.task != "mos"
         if constant or wordless:
             what = "two different MOS" if constant else "caption"
             raise InputError(f"task={settings.task}: the photos to train fold {k} on hold no {what}; give more photos")
@@ -171,6 +171,7 @@ def check_network(settings: Settings, photos: int = 0) -> None:
 
     from src.inference.mos_prediction import MosPredictor
     from src.models.captioner import encoder_of, with_heads
+    from src.models.lora import learned_state
     from src.training.distributed import Ranks, sync_batchnorm
     from src.training.feature_cache import feature_bytes, frozen_encoder
     from src.training.infer import autocast
@@ -189,14 +190,16 @@ def check_network(settings: Settings, photos: int = 0) -> None:
     autocast(settings, device)
     MosPredictor(network, settings.predict.tta_flips, settings.predict.tta_scales)
     cached = feature_bytes(encoder.eval(), settings) if settings.encoder.cached else {}
-    _check_space(settings, photos, cached, sum(p.numel() for p in network.parameters() if p.requires_grad))
+    resumed = 16 * sum(p.numel() for p in network.parameters() if p.requires_grad)  # weights, their average, Adam's two
+    best = 4 * sum(value.numel() for value in learned_state(network).values())
+    _check_space(settings, photos, cached, resumed, best)
 
 
-def _check_space(settings: Settings, photos: int, feature_bytes: dict[str, int], trained: int) -> None:
+def _check_space(settings: Settings, photos: int, feature_bytes: dict[str, int], resumed: int, best: int) -> None:
     """Raise InputError where the disk, or the limit of a file's size, does not hold what the run writes.
 
-    photos: 0 where nobody knows yet. feature_bytes: of one photo, by file. trained: parameters of the network that are
-    trained.
+    photos: 0 where nobody knows yet. feature_bytes: of one photo, by file. resumed, best: bytes of a fold's last.pt and
+    of each of its best-*.pt.
     """
     channels = 1 if settings.view.color == "gray" else 3
     view = settings.view.size**2 * channels
@@ -204,9 +207,8 @@ def _check_space(settings: Settings, photos: int, feature_bytes: dict[str, int],
     artefacts = [outputs.photos, *([outputs.features] if feature_bytes else [])] if photos else []
     folders = [artefact(settings).folder for artefact in artefacts]
     there = sum(path.stat().st_size for folder in folders for path in folder.parent.glob(f"*{folder.name}*/*.npy"))
-    resumed = 12 * trained  # bytes of last.pt: the weights and the optimiser's two averages
     untrained = [k for k in folds_of(settings) if not marker_of(fold_folder(run_folder(settings), k)).is_file()]
-    checkpoints = len(untrained) * (resumed + 8 * trained)
+    checkpoints = len(untrained) * (resumed + (1 + (settings.task == "both")) * best)
     missing = max(photos * sum(files.values()) - there, 0) + checkpoints
     free = shutil.disk_usage(existing_folder(Path(settings.run.root))).free
     if missing > free:
@@ -214,7 +216,7 @@ def _check_space(settings: Settings, photos: int, feature_bytes: dict[str, int],
             f"run.root={settings.run.root}: pixels, features and checkpoints take {missing / 1e9:.3g} GB more, and "
             f"{free / 1e9:.3g} GB are free there; make room, or choose another place with run.root=FOLDER"
         )
-    largest = max(photos * max(files.values()), resumed, _PAGE)
+    largest = max(photos * max(files.values()), resumed, best, _PAGE)
     if largest > largest_file():
         raise InputError(
             f"files of {largest / 1e9:.3g} GB are written, larger than they may be here; raise the limit with ulimit -f"

@@ -145,8 +145,8 @@ def _cached(network: Captioner, images: torch.Tensor, photos: int) -> dict[str, 
         features = network.encoder(images[:1])
     network.encoder = CachedEncoder(network.encoder)
     names = ("grid", "mask", "pooled", "levels", "stage")
-    found = {name: getattr(features, name) for name in names}
-    return {name: value.expand(photos, *value.shape[1:]) for name, value in found.items() if value is not None}
+    tensors = {name: getattr(features, name) for name in names}
+    return {name: value.expand(photos, *value.shape[1:]) for name, value in tensors.items() if value is not None}
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 import torch
 
 from src.models.captioner import build_decoder
-from src.models.decoder import END, PAD
+from src.models.decoder import END, PAD, CausalDecoder, shift_right
 from src.models.features import Features
 from src.settings.schema import DecoderSettings
 
@@ -49,3 +49,15 @@ def built(settings: DecoderSettings):
     for parameter in decoder.parameters():
         parameter.data += 0.3 * torch.randn_like(parameter)
     return decoder
+
+
+def captions_share_a_photo(decoder: CausalDecoder, photos: Features, tokens: torch.Tensor, tolerance: float) -> None:
+    """Assert that captions of the same photos, 4 of them, are as if each caption had a photo of its own."""
+    inputs = shift_right(torch.cat([tokens, tokens.flip(0), tokens.roll(1, 0)]))
+    balanced = torch.arange(4).repeat_interleave(3)
+    for photo in (balanced, None, torch.tensor([0, 0, 0, 0, 0, 1, 1, 3, 3, 3, 3, 3])):
+        together = decoder.teacher_forced(photos, inputs, photo)
+        apart = decoder.teacher_forced(photos.select(balanced if photo is None else photo), inputs)
+        torch.testing.assert_close(together.logits, apart.logits, atol=tolerance, rtol=tolerance)
+        if together.attention is not None:
+            torch.testing.assert_close(together.attention, apart.attention, atol=tolerance, rtol=tolerance)

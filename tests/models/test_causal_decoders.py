@@ -24,6 +24,7 @@ from tests.helpers.causal_decoders import (
     WIDTH,
     built,
     captions,
+    captions_share_a_photo,
     features,
 )
 from tests.helpers.plain_decoding import teacher_forced_log_probs
@@ -113,15 +114,7 @@ def test_a_token_depends_on_the_photo_and_the_tokens_before_it_only(settings):
 
 @every_decoder
 def test_several_captions_of_a_photo_are_as_if_each_had_its_own(settings):
-    decoder, photos, tokens = built(settings), features(), captions()
-    several = shift_right(torch.cat([tokens, tokens.flip(0), tokens.roll(1, 0)]))
-    balanced = torch.arange(4).repeat_interleave(3)
-    for photo in (balanced, None, torch.tensor([0, 0, 0, 0, 0, 1, 1, 3, 3, 3, 3, 3])):
-        together = decoder.teacher_forced(photos, several, photo)
-        apart = decoder.teacher_forced(photos.select(balanced if photo is None else photo), several)
-        torch.testing.assert_close(together.logits, apart.logits, atol=1e-6, rtol=1e-6)
-        if together.attention is not None:
-            torch.testing.assert_close(together.attention, apart.attention, atol=1e-6, rtol=1e-6)
+    captions_share_a_photo(built(settings), features(), captions(), 1e-6)
 
 
 @attending_decoders

@@ -16,6 +16,7 @@ from src.models.captioner import build_captioner
 from src.models.decoder import END, PAD, START, UNK, shift_right
 from src.models.large_decoders import LargeDecoder
 from src.settings.schema import DecoderSettings, EncoderSettings, Settings, ViewSettings
+from tests.helpers.causal_decoders import captions_share_a_photo
 from tests.helpers.plain_decoding import teacher_forced_log_probs
 from tests.helpers.tiny_captioners import SIZE, TEXTS, tiny_captioner, whole_model
 
@@ -148,12 +149,7 @@ def test_steps_give_the_numbers_of_teacher_forcing(models, name):
 def test_several_captions_of_a_photo_share_its_memory(models, name):
     network, words = built(name, models)
     decoder, features, tokens = network.decoder, network.features(photos(4)), captions(words, 4)
-    several = shift_right(torch.cat([tokens, tokens.flip(0), tokens.roll(1, 0)]))
-    balanced = torch.arange(4).repeat_interleave(3)
-    for photo in (balanced, None, torch.tensor([0, 0, 0, 0, 0, 1, 1, 3, 3, 3, 3, 3])):
-        together = decoder.teacher_forced(features, several, photo)
-        apart = decoder.teacher_forced(features.select(balanced if photo is None else photo), several)
-        torch.testing.assert_close(together.logits, apart.logits, atol=1e-5, rtol=1e-5)
+    captions_share_a_photo(decoder, features, tokens, 1e-5)
     state = decoder.reorder(decoder.start(features), torch.arange(4).repeat_interleave(5))
     assert all(len(each) == 4 for each in state.memory)
 
