@@ -141,7 +141,9 @@ def test_a_killed_process_ends_all_with_a_reason_and_the_run_goes_on(folder, arg
     _, errors = process.communicate(timeout=60)
     assert process.returncode != 0 and time.monotonic() - began < 60
     assert "SIGKILL" in errors, "torchrun says which process was killed"
-    assert "error: another process of this training ended" in errors, errors[-3000:]
+    # The other process sees the lost connection or torchrun's SIGTERM, whichever comes first.
+    reasons = ("error: another process of this training ended", "stopped: the same command, without --fresh, goes on")
+    assert any(reason in errors for reason in reasons), errors[-3000:]
     assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
     run(2, folder, "train", [*arguments, "run.name=killed"])
     assert results(folder, "killed") == results(folder, "two")
