@@ -122,6 +122,8 @@ def svr(features: KernelFeatures, fitted: np.ndarray, mos: np.ndarray, wanted: n
 
 def predict_svr(machine: SVR, features: np.ndarray) -> np.ndarray:
     """As `machine.predict`, by a matrix product: libsvm computes one distance at a time."""
+    if not len(machine.support_vectors_):  # all MOS that it was fitted on are within epsilon
+        return np.full(len(features), machine.intercept_[0])
     return rbf_kernel(features, machine.support_vectors_, _GAMMA) @ machine.dual_coef_[0] + machine.intercept_[0]
 
 

@@ -80,6 +80,8 @@ def test_few_photos_are_fitted_exactly(monkeypatch, block):
     np.testing.assert_allclose(
         predict_svr(theirs, plain_features), theirs.predict(plain_features), rtol=1e-10, atol=1e-10
     )
+    no_vectors = SVR().fit(plain_features[FITTED], np.full(len(FITTED), 3.0))
+    np.testing.assert_array_equal(predict_svr(no_vectors, plain_features), np.full(PHOTOS, 3.0))
 
 
 def test_many_photos_have_landmarks_and_a_bounded_number_of_machines(monkeypatch):

@@ -1,10 +1,9 @@
 """A tiny competition, damaged at random: each stage ends well or with one clear line, and nothing is harmed.
 
-`python -m tests.benchmarks.damage 500` tries many more.
+`python -m tests.benchmarks.damage 500` tries many more, other ones each time.
 """
 
 import os
-import random
 import signal
 
 import pytest
@@ -15,13 +14,18 @@ from tests.helpers.damaged_runs import Runner, problems, seen
 
 pytestmark = pytest.mark.slow
 
-SEED = int(os.environ.get("SEED", random.randrange(10**6)))
-"""Another one in each run; SEED=n, as printed, draws the same cases again."""
+SEED = int(os.environ.get("SEED", 1129))
+"""SEED=n draws other cases."""
 NUMBER = 12
 FOUND = [
     Case("both", (("a fifo", "train.csv", 0), ("cut", "test/x.jpg", 5))),
     Case("mos", (("names otherwise", "train.csv", 131073), ("column of cells", "train.csv", 1917))),
     Case("mos", (("a device", "test.csv", 0), ("huge header", "train/a.jpg", 2)), places=("no HOME", "long TMPDIR")),
+    Case(
+        "caption",
+        (("cell", "test.csv", 1000000), ("animated", "train/d.jpg", 1281), ("column of cells", "train.csv", 9090)),
+        ("data.on_bad_photo=skip",),
+    ),
 ]
 """Cases that once did harm."""
 
