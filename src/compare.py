@@ -24,7 +24,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not options.runs:
         raise InputError("no run is named: python -m src.compare RUN RUN…")
     from src.base.files import write_text
-    from src.metrics.meteor import shared_meteor
     from src.plots.comparison_plot import draw_comparison
     from src.reports.comparison import comparison_row, open_run, paired_tests
     from src.reports.comparison_page import write_comparison_page
@@ -34,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = Path(options.output) if options.output else root / "comparison"
     runs = [open_run(root, name) for name in options.runs]
     rows, resamples = [comparison_row(run) for run in runs], settings.metric.bootstrap
-    tests = paired_tests(root, runs, resamples, settings.run.seed, shared_meteor)
+    tests = paired_tests(root, runs, resamples, settings.run.seed)
     text = as_text(rows, tests, resamples)
     print(text)
     write_text(folder / "comparison.csv", as_csv(rows, tests))

@@ -143,21 +143,18 @@ def choose_captions(
     from src.ensembling.caption_strategy import CaptionStrategy
     from src.ensembling.regressors import TEST
     from src.ensembling.run_predictions import run_candidates
-    from src.metrics.meteor import shared_meteor
 
     constants: dict[int, str] = {}
     captions = searched[0] if searched else [""] * len(table)
     needed = [TEST] if settings.task == "mos" else [*resolved.folds_of(runs[0]), TEST]
-    captions = fill_empty(captions, table, fold, needed, settings.metric.weights, constants, shared_meteor)
+    captions = fill_empty(captions, table, fold, needed, settings.metric.weights, constants)
     writers = [run for run in runs if run.task != "mos"]
     if settings.task == "mos" or settings.ensemble.captions == "search" or not writers:
         return CaptionChoice(captions, CaptionStrategy().record(), constants)
     candidates = [run_candidates(run, table["photo_id"]) for run in writers]
     options, endings = settings.ensemble, frozenset(writers[0].decoding.bad_endings.lower().split())
     rules = CaptionRules(None if options.broken_endings else endings, options.repeats, options.maximum_share)
-    selected, steps = ensemble_captions(
-        settings, candidates, table, fold, captions, constants, rules, shared_meteor(), scratch
-    )
+    selected, steps = ensemble_captions(settings, candidates, table, fold, captions, constants, rules, scratch)
     captions = [selected.captions.get(row, caption) for row, caption in enumerate(captions)]
     return CaptionChoice(captions, selected.strategy.record(), constants, steps, selected.expected)
 

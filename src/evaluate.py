@@ -62,13 +62,12 @@ def score_run(
     """
     from src.base.files import read_json
     from src.data.prediction_tables import read_predictions
-    from src.metrics.meteor import shared_meteor
     from src.metrics.report import summary
     from src.reports.run_report import RunEvaluation, test_labels
 
     table, ensemble = table.set_index("photo_id"), outputs.ensemble(settings).folder
     constants = {int(fold): sentence for fold, sentence in read_json(ensemble / "constants.json").items()}
-    evaluation = RunEvaluation(settings, table, predictions, constants, shared_meteor())
+    evaluation = RunEvaluation(settings, table, predictions, constants)
     scores: dict = {"oof": evaluation.out_of_fold(), "test": None, "network": None}
     print(summary(f"{settings.run.name}, out of fold", scores["oof"]), flush=True)
     labels = test_labels(table, resolved.data_root(settings) / "test_labels.csv")

@@ -30,7 +30,6 @@ from src.settings.load import load, save
 from src.settings.schema import Settings
 
 if TYPE_CHECKING:
-    from src.metrics.meteor import Meteor
     from src.training.distributed import Ranks
 
 PACKAGES = ["torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn", "albumentations", "pycocoevalcap"]
@@ -42,7 +41,6 @@ def train_fold(
     folder: Path,
     sources: list[Path],
     ranks: "Ranks",
-    meteor: "Meteor | None",
     features: Path | None,
 ) -> list[str]:
     """Train one fold in its folder; the names of the files that count.
@@ -68,7 +66,7 @@ def train_fold(
             origin, packages = {settings.decoder.name: settings.decoder.weights}, [*PACKAGES, "transformers"]
         write_json(folder / "provenance.json", provenance(version, packages) | {"weights": origin})
     validated = data.validated_on(settings.train.validation_photos)
-    fit = Fit(settings, validated, fold, folder, ranks, meteor)
+    fit = Fit(settings, validated, fold, folder, ranks)
     fit.run()
     if ranks.main:
         write_parameters(folder / "parameters.json", fit.engine.task.model, fit.encoder)
@@ -137,7 +135,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not options.fresh:
             taken = take_over(searched, settings, missing)
     from src.base.randomness import make_deterministic
-    from src.metrics.meteor import shared_meteor
     from src.pipeline.fold_jobs import run_side_by_side
     from src.training.distributed import init_ranks, notice, shutdown
     from src.training.feature_cache import cached_features
@@ -155,7 +152,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         missing = taken
         if not missing:
             return
-    meteor = shared_meteor() if ranks.main and settings.task != "mos" else None
     sources = (outputs.photos, outputs.vocabulary, outputs.folds)
     folders = ranks.shared_paths(lambda: [source(settings).folder for source in sources])
     for fold in missing or folds_of(settings):
@@ -164,7 +160,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             work = stack.enter_context(making(outputs.fold(settings, fold), options.fresh)) if ranks.main else None
             to_train = [work.folder] if work else []
             for folder in ranks.shared_paths(to_train.copy):
-                files = train_fold(settings, fold, folder, folders, ranks, meteor, features)
+                files = train_fold(settings, fold, folder, folders, ranks, features)
                 if work:
                     work.outputs += files
     shutdown(ranks)

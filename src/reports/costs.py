@@ -21,7 +21,6 @@ from src.data.table import load_table
 from src.data.view import at_own_aspect
 from src.ensembling.tabular_regressors import boosting
 from src.inference.fold_predictions import predict_fold
-from src.metrics.meteor import shared_meteor
 from src.models.encoder import Encoder, views_of
 from src.pipeline import outputs
 from src.pipeline.artefacts import outdated
@@ -207,10 +206,9 @@ def _network(settings: Settings, data: FoldData, fold: int, folder: Path, traine
     short = {"decoding.maximum_words": longest, "train.epochs": 2, "self_critical.from_epoch": None}
     short |= {"train.start_from": None, "decoder.distill_from": None, "train.fold": fold, "tune.trials": 0}
     brief = changed(settings, short, "the measurement")
-    meteor = shared_meteor() if settings.task != "mos" else None
     ranks = init_ranks()
     folder.mkdir()
-    fit = Fit(brief, data, fold, folder, ranks, meteor)
+    fit = Fit(brief, data, fold, folder, ranks)
     fit.run()
     epoch = np.genfromtxt(folder / "timing.csv", delimiter=",", names=True)[-1]
     validated = len(data.validation_rows)

@@ -8,12 +8,12 @@ import pandas as pd
 from src.base.spelling import match_names
 from src.data.table import for_training
 from src.ensembling.regressors import TEST
+from src.metrics import meteor
 from src.metrics.caption_scores import CaptionScores, score_captions, tokenize
 from src.metrics.competition_score import caption_score
 from src.metrics.constant_caption import constant_sentence
 from src.metrics.diagnostics import caption_diagnostics, mos_diagnostics
 from src.metrics.file_evaluation import read_references
-from src.metrics.meteor import Meteor
 from src.metrics.report import caption_block, evaluation_report, mos_block
 from src.metrics.spice import spice
 from src.settings.schema import Settings
@@ -50,17 +50,12 @@ class RunEvaluation:
     that are known already (TEST: of all training photos); others are searched for.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        table: pd.DataFrame,
-        predictions: pd.DataFrame,
-        constants: dict[int, str],
-        meteor: Meteor,
-    ):
-        self.settings, self.predictions, self.meteor = settings, predictions, meteor
+    def __init__(self, settings: Settings, table: pd.DataFrame, predictions: pd.DataFrame, constants: dict[int, str]):
+        self.settings, self.predictions = settings, predictions
         self.training = table[for_training(table)]
         self.constants: dict[int, str | None] = dict(constants)
+        if settings.task != "mos":
+            meteor.shared_meteor()  # starts while the MOS are scored
         self._scored: CaptionScores | None = None
 
     def out_of_fold(self) -> dict:
@@ -95,7 +90,7 @@ class RunEvaluation:
             folds = self.predictions.set_index("photo_id")["fold"].reindex(self.training.index)
             outside = [list(texts) for texts in self.training["captions"][folds.to_numpy() != fold] if texts]
             weights = self.settings.metric.weights
-            self.constants[fold] = constant_sentence(outside, weights, self.meteor).sentence if outside else None
+            self.constants[fold] = constant_sentence(outside, weights).sentence if outside else None
         return self.constants.get(fold)
 
     def _report(
@@ -144,7 +139,7 @@ class RunEvaluation:
     def _caption_scores(self, captions: list[str], references: list[tuple[str, ...]]) -> CaptionScores | None:
         """Scores of the photos that have references; None where none has."""
         pairs = [(text, list(texts)) for text, texts in zip(captions, references, strict=True) if texts]
-        return score_captions([r for _, r in pairs], [c for c, _ in pairs], self.meteor) if pairs else None
+        return score_captions([r for _, r in pairs], [c for c, _ in pairs]) if pairs else None
 
     def _baseline(
         self, blocks: dict[str, dict], scores: CaptionScores | None, references: list[tuple[str, ...]], fold: np.ndarray

@@ -188,7 +188,7 @@ def test_decoding_is_searched_out_of_fold_without_training(competition, workplac
     for row in rows_of(competition / "train.csv"):
         references[row["img_name"]] += [row["comments"]] * bool(row["comments"])
     names = [name for name in said if references[name]]
-    totals = score_captions([references[name] for name in names], [said[name] for name in names], meteor).totals()
+    totals = score_captions([references[name] for name in names], [said[name] for name in names]).totals()
     assert float(rows[0]["caption score"]) == pytest.approx(caption_score(totals, Settings().metric.weights))
     capsys.readouterr()
     train.main(["--config", "runs/demo/tune-decode/best.yaml"])
