@@ -12,7 +12,7 @@ import pandas as pd
 from src.base.errors import InputError
 from src.base.files import read_json, replacing, write_json, write_text
 from src.data.prediction_tables import UNREADABLE, read_predictions
-from src.data.table import for_training
+from src.data.table import for_training, load_table
 from src.inference.caption_candidates import GREEDY, SEARCH, PhotoCaptions, candidate_searches, generate_captions
 from src.inference.mos_prediction import predict_mos
 from src.pipeline import outputs
@@ -34,6 +34,13 @@ class FoldPredictions:
     features alone."""
     seconds: float
     """Time for MOS and captions of `rows`."""
+
+
+def read_photos(folder: Path) -> tuple[pd.DataFrame, list[int]]:
+    """The table of all photos that preprocess wrote to the folder, and the rows of the readable test photos."""
+    table = load_table(folder / "photos.jsonl")
+    rejected = pd.read_csv(folder / "rejected.csv", dtype=str, keep_default_na=False)["photo_id"]
+    return table, np.flatnonzero((table["part"] == "test") & ~table["photo_id"].isin(rejected)).tolist()
 
 
 def predict_fold(
