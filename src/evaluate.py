@@ -128,21 +128,6 @@ def report_covariate_shift(
     return ["covariate_shift.json", "covariate_shift.csv"]
 
 
-def draw_run(settings: Settings, table: "pd.DataFrame", predictions: "pd.DataFrame", has_mos: bool) -> None:
-    """Draw the folds' training curves, and some photos with their out-of-fold predictions."""
-    import numpy as np
-
-    from src.plots.training_curves import draw_run_curves
-    from src.reports.figures import draw_run_examples
-
-    run = runs.run_folder(settings)
-    metrics = {f"fold {k}": runs.fold_folder(run, k) / "metrics.csv" for k in resolved.folds_of(settings)}
-    if metrics:
-        draw_run_curves(metrics, run / "curves.png")
-    pixels = np.load(outputs.photos(settings).folder / "pixels.npy", mmap_mode="r")
-    draw_run_examples(table, pixels, predictions, has_mos, settings.run.seed, run / "examples.png")
-
-
 def write_coco(settings: Settings, folder: Path) -> None:
     """Write the captions of the run as COCO result files; no test.json where there is no test photo."""
     from src.data.prediction_tables import read_predictions
@@ -170,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             from src.base.files import write_json, write_text
             from src.data.prediction_tables import read_predictions
             from src.data.table import load_table
-            from src.reports.figures import draw_run_attention
+            from src.reports.figures import draw_run, draw_run_attention
 
             table = load_table(outputs.photos(settings).folder / "photos.jsonl")
             predictions = read_predictions(outputs.ensemble(settings).folder / "oof.csv")

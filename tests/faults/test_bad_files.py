@@ -57,7 +57,7 @@ def quick(meteor):
         hurry(patch)
         patch.setattr("src.metrics.meteor.shared_meteor", lambda: meteor)
         patch.setattr(evaluate, "score_run", lambda *_: (SCORE, None))
-        patch.setattr(evaluate, "draw_run", lambda *_: None)
+        patch.setattr("src.reports.figures.draw_run", lambda *_: None)
         yield
 
 
