@@ -1,4 +1,4 @@
-"""Figures of a run: its training curves, some of its predictions, where it looked, and the test photos least like the training photos."""
+"""Figures of a run: its training curves, some predictions, where it looked, and the test photos least like training."""
 
 import dataclasses
 from pathlib import Path
