@@ -46,7 +46,7 @@ def predict_folds(settings: Settings, ranks: "Ranks", options: argparse.Namespac
         missing = [k for k in every_fold if fresh or artefacts.outdated(outputs.fold_predictions(settings, k))]
         if run_side_by_side("predict", settings, missing, ["--part", *["--fresh"] * fresh]):
             fresh = False
-    table, tested = read_photos(photos)
+    table, _, tested = read_photos(photos)
     folders = ranks.shared_paths(lambda: [outputs.fold(settings, fold).folder for fold in every_fold])
     checkpoints = dict(zip(every_fold, folders, strict=True))
     for fold in every_fold:

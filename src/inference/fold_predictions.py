@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,16 @@ from src.pipeline import outputs
 from src.pipeline.artefacts import outdated
 from src.settings.schema import Settings
 from src.training.distributed import Ranks
+from src.training.feature_cache import mos_features
 from src.training.fold_data import FoldData
+
+
+class Photos(NamedTuple):
+    """The table of all photos, and the rows of those for training and of the readable test photos."""
+
+    table: pd.DataFrame
+    training: np.ndarray
+    tested: list[int]
 
 
 @dataclass(frozen=True)
@@ -36,11 +46,12 @@ class FoldPredictions:
     """Time for MOS and captions of `rows`."""
 
 
-def read_photos(folder: Path) -> tuple[pd.DataFrame, list[int]]:
-    """The table of all photos that preprocess wrote to the folder, and the rows of the readable test photos."""
+def read_photos(folder: Path) -> Photos:
+    """The photos that preprocess wrote to the folder."""
     table = load_table(folder / "photos.jsonl")
     rejected = pd.read_csv(folder / "rejected.csv", dtype=str, keep_default_na=False)["photo_id"]
-    return table, np.flatnonzero((table["part"] == "test") & ~table["photo_id"].isin(rejected)).tolist()
+    tested = np.flatnonzero((table["part"] == "test") & ~table["photo_id"].isin(rejected)).tolist()
+    return Photos(table, np.flatnonzero(for_training(table)), tested)
 
 
 def predict_fold(
@@ -141,6 +152,11 @@ def pooled_features(settings: Settings, folds: Sequence[int]) -> dict[int, np.nd
         return dict.fromkeys(folds, shared)
     files = {fold: outputs.fold_predictions(settings, fold).folder / "pooled.npy" for fold in folds}
     return {fold: np.load(file, mmap_mode="r") for fold, file in files.items()}
+
+
+def regressor_features(settings: Settings) -> np.ndarray:
+    """The cached features that MOS is predicted from, of all photos and their V views, mapped [N, V, D]."""
+    return mos_features(outputs.features(settings).folder)
 
 
 def write_run_predictions(

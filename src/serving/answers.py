@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from src.base.errors import InputError
 from src.base.files import read_json
-from src.data.prediction_tables import read_predictions
-from src.data.table import for_training, load_table
 from src.ensembling.new_photo import NewPhotoRanking
-from src.inference.fold_predictions import pooled_features
+from src.ensembling.run_predictions import run_predictions
+from src.inference.fold_predictions import pooled_features, read_photos
 from src.inference.networks import best_fold
 from src.inference.photo_captioner import PhotoCaptioner, attention_of_file, describe_files, folds_to_ask, seen_of_file
 from src.pipeline import outputs
@@ -65,21 +65,18 @@ class RunAnswers:
         photos = outputs.photos(settings).folder
         if not (photos / "photos.jsonl").is_file():
             raise InputError(f"{photos}: its photos are gone; python -m src.preprocess run.name={run.name} makes them")
-        table = load_table(photos / "photos.jsonl")
-        self.training = np.flatnonzero(for_training(table))
+        table, self.training, _ = read_photos(photos)
         self.mos, self.captions = table["mos"].to_numpy(float), table["captions"].tolist()
         self.pixels = np.load(photos / "pixels.npy", mmap_mode="r")
-        self.predicted, self.error = self._errors(table["photo_id"].tolist())
+        self.predicted, self.error = self._errors(table["photo_id"])
         self.ranking = None if settings.task == "mos" else self._caption_ranking(run)
 
-    def _errors(self, photo_ids: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    def _errors(self, photo_ids: pd.Series) -> tuple[np.ndarray, np.ndarray]:
         """MOS that the networks predict of rated training photos out of fold, and how much higher the true ones are."""
-        path = outputs.predictions(self.settings).folder / "oof.csv"
-        if self.settings.task == "caption" or not path.is_file():
+        if self.settings.task == "caption" or not (outputs.predictions(self.settings).folder / "oof.csv").is_file():
             return np.empty(0), np.empty(0)
-        mos = dict(zip(photo_ids, self.mos.tolist(), strict=True))
-        predictions = read_predictions(path)
-        predicted, true = predictions["mos"].to_numpy(float), np.array([mos[name] for name in predictions["photo_id"]])
+        true = self.mos[self.training]
+        predicted = run_predictions(self.settings, photo_ids)["mos"].to_numpy(float)[self.training]
         rated = np.isfinite(predicted) & np.isfinite(true)
         return predicted[rated], (true - predicted)[rated]
 
