@@ -1,12 +1,15 @@
 """The report of a run: its predictions of photos that it was not trained on, beside the baselines of the same folds."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from src.base.files import read_json
 from src.base.spelling import match_names
-from src.data.table import for_training
+from src.data.prediction_tables import read_predictions
+from src.data.table import for_training, load_table
 from src.ensembling.regressors import TEST
 from src.metrics import meteor
 from src.metrics.caption_scores import CaptionScores, score_captions, tokenize
@@ -14,8 +17,9 @@ from src.metrics.competition_score import caption_score
 from src.metrics.constant_caption import constant_sentence
 from src.metrics.diagnostics import caption_diagnostics, mos_diagnostics
 from src.metrics.file_evaluation import read_references
-from src.metrics.report import caption_block, evaluation_report, mos_block
+from src.metrics.report import caption_block, evaluation_report, mos_block, summary
 from src.metrics.spice import spice
+from src.pipeline import outputs, resolved
 from src.settings.schema import Settings
 
 BASELINE = "ridge"
@@ -41,6 +45,41 @@ def test_labels(table: pd.DataFrame, file: Path) -> pd.DataFrame | None:
         captions = [truth.captions[names[name]] if name in names else () for name in labels.index]
         labels = labels.assign(mos=mos, captions=captions)
     return labels if labels["mos"].notna().any() or labels["captions"].map(bool).any() else None
+
+
+class RunTables(NamedTuple):
+    """The photos of a run, and what its ensemble says of them out of fold and of the test photos."""
+
+    photos: pd.DataFrame
+    oof: pd.DataFrame
+    test: pd.DataFrame
+
+
+def read_tables(settings: Settings) -> RunTables:
+    """The tables that preprocess and ensemble wrote."""
+    ensemble = outputs.ensemble(settings).folder
+    photos = load_table(outputs.photos(settings).folder / "photos.jsonl")
+    return RunTables(photos, *(read_predictions(ensemble / f"{name}.csv") for name in ("oof", "test")))
+
+
+def score_run(settings: Settings, tables: RunTables) -> tuple[dict, pd.DataFrame | None]:
+    """The reports `oof`, `test` and `network`, each None where there is none; the first two are printed.
+
+    And the scores of each out-of-fold caption, None without captions.
+    """
+    table, constants = tables.photos.set_index("photo_id"), outputs.ensemble(settings).folder / "constants.json"
+    known = {int(fold): sentence for fold, sentence in read_json(constants).items()}
+    evaluation = RunEvaluation(settings, table, tables.oof, known)
+    scores: dict = {"oof": evaluation.out_of_fold(), "test": None, "network": None}
+    print(summary(f"{settings.run.name}, out of fold", scores["oof"]), flush=True)
+    labels = test_labels(table, resolved.data_root(settings) / "test_labels.csv")
+    if labels is not None:
+        scores["test"] = evaluation.test(tables.test, labels)
+        print(summary(f"{settings.run.name}, test", scores["test"]), flush=True)
+    if resolved.has_networks(settings):
+        networks = read_predictions(outputs.predictions(settings).folder / "oof.csv")
+        scores["network"] = evaluation.networks(networks, scores["oof"])
+    return scores, evaluation.caption_scores()
 
 
 class RunEvaluation:
