@@ -88,6 +88,8 @@ class TrainingObjective:
 
     def __init__(self, settings: Settings, objective: str, folds: list[int], folder: Path):
         self.settings, self.objective, self.folds, self.folder = settings, objective, folds, folder
+        if settings.task != "mos":
+            meteor.shared_meteor()  # a Java that cannot start ends the search, and fails no trial
         self.ranks = init_ranks()
 
     def __call__(self, claim: Claim) -> list[float]:
