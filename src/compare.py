@@ -23,23 +23,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings, options = load(argv, "compare", __doc__, add_options)
     if not options.runs:
         raise InputError("no run is named: python -m src.compare RUN RUN…")
-    from src.base.files import write_text
-    from src.metrics.meteor import shared_meteor
-    from src.plots.comparison_plot import draw_comparison
     from src.reports.comparison import comparison_row, open_run, paired_tests
     from src.reports.comparison_page import write_comparison_page
-    from src.reports.comparison_table import as_csv, as_text
+    from src.reports.comparison_table import write_tables
 
     root = Path(settings.run.root)
     folder = Path(options.output) if options.output else root / "comparison"
     runs = [open_run(root, name) for name in options.runs]
     rows, resamples = [comparison_row(run) for run in runs], settings.metric.bootstrap
-    tests = paired_tests(root, runs, resamples, settings.run.seed, shared_meteor)
-    text = as_text(rows, tests, resamples)
-    print(text)
-    write_text(folder / "comparison.csv", as_csv(rows, tests))
-    write_text(folder / "comparison.txt", text + "\n")
-    draw_comparison(rows, folder / "comparison.png")
+    tests = paired_tests(root, runs, resamples, settings.run.seed)
+    print(write_tables(folder, rows, tests, resamples))
     write_comparison_page(folder, runs, rows, tests, resamples)
     print(f"compare: written to {folder}", flush=True)
 

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.base.errors import InputError, guarded
-from src.base.machine import usable_processes
 from src.pipeline import outputs, resolved, stages
 from src.pipeline.artefacts import making
 from src.pipeline.budget import keep_pace
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from src.ensembling.ablation import ScoredStep
     from src.ensembling.caption_selection import CaptionChoice
     from src.ensembling.mos_blend import MosBlend
-    from src.ensembling.regressors import PhotoFeatures
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -49,28 +47,22 @@ def ensemble_runs(settings: Settings, runs: Sequence[Settings], folder: Path) ->
     import pandas as pd
 
     from src.base.files import write_json, write_text
-    from src.data.folds import load_folds
-    from src.data.prediction_tables import UNREADABLE
-    from src.data.table import for_training, load_table
-    from src.ensembling.mos_blend import blend_mos, mos_members, used_mos
+    from src.ensembling.mos_blend import blend_mos, mos_members, photo_features, used_mos
     from src.ensembling.regressors import TEST
-    from src.ensembling.run_predictions import check_alike, folds_of_rows, run_predictions
+    from src.ensembling.run_predictions import check_alike, photos_with_folds, run_predictions
 
     check_alike(runs)
     first, folds = runs[0], resolved.folds_of(runs[0])
-    table = load_table(outputs.photos(first).folder / "photos.jsonl")
-    training = for_training(table)
-    training_folds = load_folds(outputs.folds(first).folder / "folds.csv", table["photo_id"][training].tolist())
-    fold = folds_of_rows(table, training_folds)
+    (table, training, _), fold = photos_with_folds(first)
     predicted = [run_predictions(run, table["photo_id"]) for run in runs]
 
-    mos = table["mos"].where(training).to_numpy(float)
+    mos = table["mos"].iloc[training].reindex(table.index).to_numpy(float)
     networks = {run.run.name: answers["mos"].to_numpy(float) for run, answers in zip(runs, predicted, strict=True)}
     seconds: dict[str, float] = {}
     members = mos_members(networks, photo_features(settings, runs, table), mos, fold, folds, seconds)
     blended = blend_mos(members, mos, fold, first.run.name, settings) if members else None
-    unreadable = (predicted[0]["fallback"] == UNREADABLE).to_numpy()
-    columns = used_mos(members, blended, settings.ensemble.mos, table["mos"][training].mean(), unreadable)
+    mean, unreadable = table["mos"].iloc[training].mean(), (predicted[0]["fallback"] != "").to_numpy()
+    columns = used_mos(members, blended, settings.ensemble.mos, mean, unreadable)
 
     searched = [answers["caption"].tolist() for run, answers in zip(runs, predicted, strict=True) if run.task != "mos"]
     choice = choose_captions(settings, runs, table, fold, searched, folder)
@@ -98,33 +90,6 @@ def ensemble_runs(settings: Settings, runs: Sequence[Settings], folder: Path) ->
     return [*parts, "caption_confidence.csv", "blend.json", "constants.json", *write_ablation(settings, steps, folder)]
 
 
-def photo_features(settings: Settings, runs: Sequence[Settings], table: "pd.DataFrame") -> "PhotoFeatures":
-    """What the regressors learn from; codebook features are computed where they are absent, given enough labels."""
-    import numpy as np
-
-    from src.data.codebook import FEWEST, build_codebook_features
-    from src.data.table import for_training
-    from src.ensembling.regressors import PhotoFeatures
-    from src.training.feature_cache import mos_features
-
-    codebook = None
-    if settings.task != "caption" and table["mos"].notna().sum() >= FEWEST:
-        artefact = outputs.codebook_features(runs[0])
-        with making(artefact) as work:
-            if work:
-                root, paths = resolved.data_root(runs[0]), table["path"].tolist()
-                megapixels, training = runs[0].data.maximum_megapixels, for_training(table)
-                processes = usable_processes(0.5)
-                work.outputs += build_codebook_features(work.folder, root, paths, training, processes, megapixels)
-        codebook = np.load(artefact.folder / "codes.npy")
-    frozen = {
-        run.run.name: mos_features(outputs.features(run).folder)
-        for run in runs
-        if run.encoder.cached and run.task != "caption"
-    }
-    return PhotoFeatures(np.load(outputs.photos(runs[0]).folder / "handcrafted.npy"), codebook, frozen)
-
-
 def choose_captions(
     settings: Settings,
     runs: Sequence[Settings],
@@ -143,21 +108,18 @@ def choose_captions(
     from src.ensembling.caption_strategy import CaptionStrategy
     from src.ensembling.regressors import TEST
     from src.ensembling.run_predictions import run_candidates
-    from src.metrics.meteor import shared_meteor
 
     constants: dict[int, str] = {}
     captions = searched[0] if searched else [""] * len(table)
     needed = [TEST] if settings.task == "mos" else [*resolved.folds_of(runs[0]), TEST]
-    captions = fill_empty(captions, table, fold, needed, settings.metric.weights, constants, shared_meteor)
+    captions = fill_empty(captions, table, fold, needed, settings.metric.weights, constants)
     writers = [run for run in runs if run.task != "mos"]
     if settings.task == "mos" or settings.ensemble.captions == "search" or not writers:
         return CaptionChoice(captions, CaptionStrategy().record(), constants)
     candidates = [run_candidates(run, table["photo_id"]) for run in writers]
     options, endings = settings.ensemble, frozenset(writers[0].decoding.bad_endings.lower().split())
     rules = CaptionRules(None if options.broken_endings else endings, options.repeats, options.maximum_share)
-    selected, steps = ensemble_captions(
-        settings, candidates, table, fold, captions, constants, rules, shared_meteor(), scratch
-    )
+    selected, steps = ensemble_captions(settings, candidates, table, fold, captions, constants, rules, scratch)
     captions = [selected.captions.get(row, caption) for row, caption in enumerate(captions)]
     return CaptionChoice(captions, selected.strategy.record(), constants, steps, selected.expected)
 

@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.base.errors import guarded
@@ -22,8 +21,6 @@ from src.settings.load import load
 from src.settings.schema import Settings
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from src.training.distributed import Ranks
 
 
@@ -34,9 +31,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def predict_folds(settings: Settings, ranks: "Ranks", options: argparse.Namespace) -> None:
     """Predict with the folds, then write the tables of the run. Called in every process."""
-    from src.data.table import load_table
     from src.inference.caption_candidates import best_captions
-    from src.inference.fold_predictions import predict_fold, write_fold_predictions
+    from src.inference.fold_predictions import predict_fold, read_photos, write_fold_predictions, write_run_predictions
+    from src.inference.networks import best_fold
     from src.pipeline.fold_jobs import run_side_by_side
     from src.training.feature_cache import cached_features
     from src.training.fold_data import read_fold
@@ -49,8 +46,7 @@ def predict_folds(settings: Settings, ranks: "Ranks", options: argparse.Namespac
         missing = [k for k in every_fold if fresh or artefacts.outdated(outputs.fold_predictions(settings, k))]
         if run_side_by_side("predict", settings, missing, ["--part", *["--fresh"] * fresh]):
             fresh = False
-    table = load_table(photos / "photos.jsonl")
-    tested = readable_test_rows(table, photos / "rejected.csv")
+    table, _, tested = read_photos(photos)
     folders = ranks.shared_paths(lambda: [outputs.fold(settings, fold).folder for fold in every_fold])
     checkpoints = dict(zip(every_fold, folders, strict=True))
     for fold in every_fold:
@@ -74,31 +70,8 @@ def predict_folds(settings: Settings, ranks: "Ranks", options: argparse.Namespac
                 every = list(checkpoints.values())
                 averaged = best_captions(every, settings, data.labels, tested, ranks, "all folds' captions")
             if work:
-                work.outputs += write_tables(settings, table, checkpoints, averaged, work.folder)
-
-
-def readable_test_rows(table: "pd.DataFrame", rejected: Path) -> list[int]:
-    """The rows of the test photos that are not in the list of rejected ones."""
-    import numpy as np
-    import pandas as pd
-
-    unreadable = table["photo_id"].isin(pd.read_csv(rejected, dtype=str, keep_default_na=False)["photo_id"])
-    return np.flatnonzero((table["part"] == "test") & ~unreadable).tolist()
-
-
-def write_tables(
-    settings: Settings,
-    table: "pd.DataFrame",
-    checkpoints: dict[int, Path],
-    averaged: dict[int, str] | None,
-    folder: Path,
-) -> list[str]:
-    """Write the tables of the run from the folds' predictions; the names of the files."""
-    from src.inference.fold_predictions import write_run_predictions
-    from src.inference.networks import best_fold
-
-    folds = {fold: outputs.fold_predictions(settings, fold).folder for fold in checkpoints}
-    return write_run_predictions(folder, table, folds, best_fold(checkpoints), averaged)
+                predicted = {fold: outputs.fold_predictions(settings, fold).folder for fold in every_fold}
+                work.outputs += write_run_predictions(work.folder, table, predicted, best_fold(checkpoints), averaged)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

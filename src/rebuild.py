@@ -49,7 +49,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = arguments.options
     if not options.manifest:
         raise InputError("no manifest is named: python -m src.rebuild submissions/NAME.manifest.json")
-    from src.data.prediction_tables import read_predictions
     from src.submission import rebuilding
     from src.submission.form import read_form, write_submission
     from src.submission.manifest import read_manifest, settings_of
@@ -81,8 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             ensure_inputs(settings, "evaluate" if run == name else "ensemble")
             if run == name:
                 form = read_form(data_root(settings), settings.data.format, settings.task)
-                predictions = read_predictions(ensemble(settings).folder / "test.csv")
-                write_submission(root / submission["file"], form, predictions)
+                write_submission(root / submission["file"], form, ensemble(settings).folder / "test.csv")
         publish(root / submission["file"], submission["sha256"], Path(runs[name].run.submissions))
 
 

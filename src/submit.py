@@ -31,14 +31,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def submit_run(settings: Settings, form: "Form", work: Making) -> None:
     """Write the submission, check it, and write its manifest and its line of the log."""
     from src.base.files import replacing, write_bytes
-    from src.data.prediction_tables import read_predictions
     from src.submission.form import check_submission, write_submission
     from src.submission.log import log_submission
     from src.submission.manifest import local_scores, write_manifest
 
     file = work.folder / f"{settings.run.name}.csv"
     with replacing(file) as temporary:
-        write_submission(temporary, form, read_predictions(ensemble(settings).folder / "test.csv"))
+        write_submission(temporary, form, ensemble(settings).folder / "test.csv")
         check_submission(temporary, form, str(file))
     manifest = file.with_suffix(".manifest.json")
     write_manifest(manifest, file, form, settings)

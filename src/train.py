@@ -12,28 +12,22 @@ import contextlib
 import os
 import shutil
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.base.errors import InputError, guarded
-from src.base.files import write_json
 from src.base.locks import lock
-from src.base.provenance import provenance
 from src.pipeline import outputs
 from src.pipeline.artefacts import making, outdated
 from src.pipeline.budget import keep_pace
 from src.pipeline.resolved import folds_of, planned, search_plan, tuned
-from src.pipeline.runs import fold_folder, run_folder, settings_path, tuning_folder
+from src.pipeline.runs import fold_folder, run_folder, tuning_folder
 from src.pipeline.stages import ensure_inputs
-from src.settings.load import load, save
+from src.settings.load import load
 from src.settings.schema import Settings
 
 if TYPE_CHECKING:
-    from src.metrics.meteor import Meteor
     from src.training.distributed import Ranks
-
-PACKAGES = ["torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn", "albumentations", "pycocoevalcap"]
 
 
 def train_fold(
@@ -42,7 +36,6 @@ def train_fold(
     folder: Path,
     sources: list[Path],
     ranks: "Ranks",
-    meteor: "Meteor | None",
     features: Path | None,
 ) -> list[str]:
     """Train one fold in its folder; the names of the files that count.
@@ -50,11 +43,10 @@ def train_fold(
     sources: the folders of the photos, the vocabulary and the folds. features: that of the cached features.
     """
     from src.inference.teacher_captions import load_teacher_captions
-    from src.models.weights import weights_origin
     from src.plots.training_curves import draw_curves
     from src.training.fit import Fit
     from src.training.fold_data import read_fold
-    from src.training.metrics_log import write_parameters
+    from src.training.metrics_log import write_origin, write_parameters
 
     teacher = load_teacher_captions(settings, fold, ranks)
     photos_folder, vocabulary_folder, folds_folder = sources
@@ -62,13 +54,9 @@ def train_fold(
         photos_folder, vocabulary_folder, folds_folder, fold, settings.vocabulary.maximum_words, features, teacher
     )
     if ranks.main:
-        save(settings, settings_path(folder))
-        origin, packages = weights_origin(settings.encoder), PACKAGES
-        if settings.decoder.weights:
-            origin, packages = {settings.decoder.name: settings.decoder.weights}, [*PACKAGES, "transformers"]
-        write_json(folder / "provenance.json", provenance(version, packages) | {"weights": origin})
+        write_origin(folder, settings)
     validated = data.validated_on(settings.train.validation_photos)
-    fit = Fit(settings, validated, fold, folder, ranks, meteor)
+    fit = Fit(settings, validated, fold, folder, ranks)
     fit.run()
     if ranks.main:
         write_parameters(folder / "parameters.json", fit.engine.task.model, fit.encoder)
@@ -137,7 +125,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not options.fresh:
             taken = take_over(searched, settings, missing)
     from src.base.randomness import make_deterministic
-    from src.metrics.meteor import shared_meteor
     from src.pipeline.fold_jobs import run_side_by_side
     from src.training.distributed import init_ranks, notice, shutdown
     from src.training.feature_cache import cached_features
@@ -155,7 +142,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         missing = taken
         if not missing:
             return
-    meteor = shared_meteor() if ranks.main and settings.task != "mos" else None
     sources = (outputs.photos, outputs.vocabulary, outputs.folds)
     folders = ranks.shared_paths(lambda: [source(settings).folder for source in sources])
     for fold in missing or folds_of(settings):
@@ -164,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             work = stack.enter_context(making(outputs.fold(settings, fold), options.fresh)) if ranks.main else None
             to_train = [work.folder] if work else []
             for folder in ranks.shared_paths(to_train.copy):
-                files = train_fold(settings, fold, folder, folders, ranks, meteor, features)
+                files = train_fold(settings, fold, folder, folders, ranks, features)
                 if work:
                     work.outputs += files
     shutdown(ranks)

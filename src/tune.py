@@ -100,14 +100,12 @@ def objective_of(
     settings: Settings, plan: SearchPlan, stage: str, folder: Path
 ) -> "TrainingObjective | DecodingObjective":
     """What a trial does with its settings."""
-    from src.metrics.meteor import shared_meteor
     from src.tuning.trials import DecodingObjective, TrainingObjective
 
     if stage == "decode":
-        return DecodingObjective(settings, plan.folds, shared_meteor())
-    meteor = shared_meteor() if settings.task != "mos" else None
+        return DecodingObjective(settings, plan.folds)
     trial = changed(settings, {"train.epochs": plan.epochs}, "tune.epochs")
-    return TrainingObjective(trial, plan.objective, plan.folds, folder, meteor)
+    return TrainingObjective(trial, plan.objective, plan.folds, folder)
 
 
 @contextlib.contextmanager
@@ -155,7 +153,7 @@ def search(settings: Settings, plan: SearchPlan, artefact: Artefact, options: ar
     objective = objective_of(as_they_are, plan, options.stage, folder)
     networks: JudgedNetworks | DecodingObjective
     if isinstance(objective, TrainingObjective):
-        networks = JudgedNetworks(as_they_are, plan.folds, folder, objective.meteor)
+        networks = JudgedNetworks(as_they_are, plan.folds, folder)
     else:
         networks = objective
     # a random trial needs no other's score

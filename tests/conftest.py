@@ -114,6 +114,13 @@ def meteor(tmp_path_factory):
 
 
 @pytest.fixture
+def shared_meteor(meteor, monkeypatch):
+    """That METEOR as the one process of this program."""
+    monkeypatch.setattr("src.metrics.meteor.shared_meteor", lambda: meteor)
+    return meteor
+
+
+@pytest.fixture
 def quick(meteor, monkeypatch) -> None:
     """Stages score by that METEOR, do not search for constant sentences, and do not draw."""
     from tests.helpers.small_meteor import quick_scores

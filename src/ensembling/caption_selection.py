@@ -2,7 +2,7 @@
 one that was best on all training photos, and by the rules for all of them; and what each step to them scores."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -21,9 +21,10 @@ from src.ensembling.evidence import Corpus, FoldEvidence, gather_evidence
 from src.ensembling.mbr import RankedCandidates
 from src.ensembling.regressors import TEST
 from src.ensembling.run_predictions import RunCandidates
+from src.metrics import meteor
 from src.metrics.caption_scores import CaptionScores, tokenize
 from src.metrics.constant_caption import constant_sentence, constant_sentences
-from src.metrics.meteor import CachedMeteor, Meteor
+from src.metrics.meteor import CachedMeteor
 from src.settings.schema import CaptionWeights, Settings
 
 NO_CAPTION = "no comment"
@@ -68,7 +69,6 @@ def fill_empty(
     folds: Sequence[int],
     weights: CaptionWeights,
     constants: dict[int, str],
-    meteor: Callable[[], Meteor],
 ) -> list[str]:
     """Captions [N] with a constant sentence in the place of empty ones: of the training captions outside the fold.
 
@@ -82,7 +82,7 @@ def fill_empty(
             references = [list(texts) for texts in outside if texts]
             sentence = NO_CAPTION
             if references:
-                sentence = constant_sentence(references, weights, meteor()).sentence
+                sentence = constant_sentence(references, weights).sentence
             constants[int(fold[row])] = sentence
         filled[row] = constants[int(fold[row])]
     return filled
@@ -96,7 +96,6 @@ def ensemble_captions(
     searched: Sequence[str],
     constants: dict[int, str],
     rules: CaptionRules,
-    meteor: Meteor,
     scratch: Path,
 ) -> tuple[SelectedCaptions, list[ScoredStep]]:
     """The captions of all photos, and what each step to them scores out of fold.
@@ -104,6 +103,7 @@ def ensemble_captions(
     candidates: of the runs that wrote captions. table: of all photos [N]. fold: [N], TEST for test photos. searched:
     the captions [N] by the first run's own search. constants: as for `fill_empty`. scratch: as for `gather_evidence`.
     """
+    meteor.shared_meteor()  # starts while the captions are tokenised
     greedy = {row: text for texts in candidates[0].greedy.values() for row, text in texts.items() if fold[row] != TEST}
     people = [
         list(group) if training else [] for group, training in zip(table["captions"], for_training(table), strict=True)
@@ -121,10 +121,9 @@ def ensemble_captions(
         for run in candidates
     ]
     corpus = Corpus(references, fold, settings.metric.weights, settings.run.seed, settings.ensemble.neighbours)
-    once = CachedMeteor(meteor)
     searched_tokens = [tokens[text] for text in searched]
     greedy = {row: tokens[text] for row, text in greedy.items()}
-    selected = select_captions(corpus, tokenised, searched_tokens, greedy, constants, rules, once, scratch)
+    selected = select_captions(corpus, tokenised, searched_tokens, greedy, constants, rules, scratch)
     metric = settings.metric
     steps = [
         score_caption_step(step, scores, distinct, metric.weights, metric.bootstrap, settings.run.seed)
@@ -160,7 +159,6 @@ def select_captions(
     greedy: dict[int, str],
     constants: dict[int, str],
     rules: CaptionRules,
-    meteor: CachedMeteor,
     scratch: Path,
 ) -> SelectedCaptions:
     """The captions of all training photos that were left out once, and of the readable test photos, tokenised.
@@ -172,13 +170,14 @@ def select_captions(
     tested = any(run.saw(TEST, row) for run in runs for row in np.flatnonzero(corpus.fold == TEST).tolist())
     unknown = [fold for fold in [*folds, *([TEST] * tested)] if fold not in constants]
     references = [[corpus.references[row] for row in corpus.training_rows(fold)] for fold in unknown]
-    searched_for = constant_sentences(references, corpus.weights, meteor, tokenized=True)
+    cached = CachedMeteor()
+    searched_for = constant_sentences(references, corpus.weights, tokenized=True, meteor=cached)
     constants.update({fold: constant.sentence for fold, constant in zip(unknown, searched_for, strict=True)})
     evidence = [
         gather_evidence(corpus, runs, fold, constants[fold], scratch)
         for fold in tqdm(folds, desc="captions", unit="fold", leave=False, disable=None)
     ]
-    selection = StrategySelection(corpus, [group.rows for group in evidence], meteor)
+    selection = StrategySelection(corpus, [group.rows for group in evidence], cached)
     by_fold = zip(folds, evidence, strict=True)
     selection.add(CONSTANT, [[constants[fold]] * len(group.rows) for fold, group in by_fold])
     selection.add(SEARCH, [[searched[row] for row in group.rows] for group in evidence])

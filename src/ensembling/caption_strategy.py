@@ -104,7 +104,7 @@ class StrategySelection:
     def scored(self, captions: Sequence[str]) -> CaptionScores:
         """The scores of the judging photos where all photos have these captions."""
         judged = [captions[photo] for photo in self.judging.tolist()]
-        return score_captions(self.references, judged, self.meteor, tokenized=True)
+        return score_captions(self.references, judged, tokenized=True, meteor=self.meteor)
 
     def _score_outside(self, scores: CaptionScores, part: int | None) -> float:
         """The formula on the photos outside a part, or on all; 0 where there are too few to judge."""

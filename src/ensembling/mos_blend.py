@@ -1,14 +1,20 @@
 """The MOS of an ensemble: the members of all runs, the blend of those that help, and what each of them adds."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from src.base.machine import usable_processes
+from src.data.codebook import FEWEST, build_codebook_features
+from src.data.table import for_training
 from src.ensembling.ablation import AblationStep, ScoredStep, score_mos_step
 from src.ensembling.regressors import TEST, PhotoFeatures, member_name, regressor_members
 from src.ensembling.stacking import blend, clip_to_labels, helpful_members
+from src.inference.fold_predictions import regressor_features
+from src.pipeline import outputs, resolved
+from src.pipeline.artefacts import making
 from src.settings.schema import Settings
 
 
@@ -21,6 +27,22 @@ class MosBlend:
     weights: dict[str, float]
     """Of each member that takes part in the blend of test photos."""
     steps: list[ScoredStep]
+
+
+def photo_features(settings: Settings, runs: Sequence[Settings], table: pd.DataFrame) -> PhotoFeatures:
+    """What the regressors learn from; codebook features are computed where they are absent, given enough labels."""
+    codebook = None
+    if settings.task != "caption" and table["mos"].notna().sum() >= FEWEST:
+        artefact = outputs.codebook_features(runs[0])
+        with making(artefact) as work:
+            if work:
+                root, paths = resolved.data_root(runs[0]), table["path"].tolist()
+                megapixels, training = runs[0].data.maximum_megapixels, for_training(table)
+                processes = usable_processes(0.5)
+                work.outputs += build_codebook_features(work.folder, root, paths, training, processes, megapixels)
+        codebook = np.load(artefact.folder / "codes.npy")
+    frozen = {run.run.name: regressor_features(run) for run in runs if run.encoder.cached and run.task != "caption"}
+    return PhotoFeatures(np.load(outputs.photos(runs[0]).folder / "handcrafted.npy"), codebook, frozen)
 
 
 def mos_members(

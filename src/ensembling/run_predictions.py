@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 
 from src.base.errors import InputError
+from src.data.folds import load_folds
 from src.data.prediction_tables import read_predictions
-from src.data.table import for_training
 from src.ensembling.regressors import TEST
-from src.inference.fold_predictions import pooled_features, read_fold_candidates
+from src.inference.fold_predictions import Photos, pooled_features, read_fold_candidates, read_photos
 from src.pipeline import outputs, resolved
 from src.pipeline.artefacts import outdated, outputs_digest
 from src.pipeline.runs import fold_folder, run_folder, settings_path
@@ -70,15 +70,13 @@ def check_alike(runs: Sequence[Settings]) -> None:
             )
 
 
-def folds_of_rows(table: pd.DataFrame, training_folds: np.ndarray) -> np.ndarray:
-    """The fold of each row of the table [N]: TEST for test photos, -1 for what is always or never in training.
-
-    training_folds: of the training photos, in the table's order.
-    """
-    fold = np.full(len(table), -1)
-    fold[(table["part"] == "test").to_numpy()] = TEST
-    fold[for_training(table)] = training_folds
-    return fold
+def photos_with_folds(run: Settings) -> tuple[Photos, np.ndarray]:
+    """All photos, and the fold of each [N]: TEST for test photos, -1 for what is always or never in training."""
+    photos = read_photos(outputs.photos(run).folder)
+    fold, names = np.full(len(photos.table), -1), photos.table["photo_id"].iloc[photos.training].tolist()
+    fold[(photos.table["part"] == "test").to_numpy()] = TEST
+    fold[photos.training] = load_folds(outputs.folds(run).folder / "folds.csv", names)
+    return photos, fold
 
 
 def run_predictions(run: Settings, photo_ids: pd.Series) -> pd.DataFrame:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,14 +13,23 @@ import pandas as pd
 from src.base.errors import InputError
 from src.base.files import read_json, replacing, write_json, write_text
 from src.data.prediction_tables import UNREADABLE, read_predictions
-from src.data.table import for_training
+from src.data.table import for_training, load_table
 from src.inference.caption_candidates import GREEDY, SEARCH, PhotoCaptions, candidate_searches, generate_captions
 from src.inference.mos_prediction import predict_mos
 from src.pipeline import outputs
 from src.pipeline.artefacts import outdated
 from src.settings.schema import Settings
 from src.training.distributed import Ranks
+from src.training.feature_cache import mos_features
 from src.training.fold_data import FoldData
+
+
+class Photos(NamedTuple):
+    """The table of all photos, and the rows of those for training and of the readable test photos."""
+
+    table: pd.DataFrame
+    training: np.ndarray
+    tested: list[int]
 
 
 @dataclass(frozen=True)
@@ -34,6 +44,14 @@ class FoldPredictions:
     features alone."""
     seconds: float
     """Time for MOS and captions of `rows`."""
+
+
+def read_photos(folder: Path) -> Photos:
+    """The photos that preprocess wrote to the folder."""
+    table = load_table(folder / "photos.jsonl")
+    rejected = pd.read_csv(folder / "rejected.csv", dtype=str, keep_default_na=False)["photo_id"]
+    tested = np.flatnonzero((table["part"] == "test") & ~table["photo_id"].isin(rejected)).tolist()
+    return Photos(table, np.flatnonzero(for_training(table)), tested)
 
 
 def predict_fold(
@@ -134,6 +152,11 @@ def pooled_features(settings: Settings, folds: Sequence[int]) -> dict[int, np.nd
         return dict.fromkeys(folds, shared)
     files = {fold: outputs.fold_predictions(settings, fold).folder / "pooled.npy" for fold in folds}
     return {fold: np.load(file, mmap_mode="r") for fold, file in files.items()}
+
+
+def regressor_features(settings: Settings) -> np.ndarray:
+    """The cached features that MOS is predicted from, of all photos and their V views, mapped [N, V, D]."""
+    return mos_features(outputs.features(settings).folder)
 
 
 def write_run_predictions(

@@ -13,7 +13,7 @@ from src.base.errors import InputError
 from src.base.worker_pool import thread_pool
 from src.metrics.bleu_cider import bleu_scores, compare
 from src.metrics.java import run, scorer_file
-from src.metrics.meteor import MeteorCounter, meteor_score
+from src.metrics.meteor import MeteorCounter, meteor_score, meteor_stats
 from src.metrics.rouge import rouge_l
 from src.metrics.word_error_rate import error_rate, word_errors
 
@@ -110,18 +110,22 @@ class CaptionScores:
 
 
 def score_captions(
-    references: list[list[str]], candidates: list[str], meteor: MeteorCounter, tokenized: bool = False
+    references: list[list[str]],
+    candidates: list[str],
+    tokenized: bool = False,
+    meteor: MeteorCounter | None = None,
 ) -> CaptionScores:
     """Score one caption per photo against that photo's references (one or more each).
 
-    tokenized: both are results of `tokenize`. CIDEr-D of a single photo is 0 by its definition.
+    tokenized: both are results of `tokenize`. meteor: as for `meteor_stats`. CIDEr-D of a single photo is 0 by its
+    definition.
     """
     if len(references) != len(candidates) or not candidates:
         raise ValueError(f"{len(candidates)} captions for {len(references)} photos")
     if not tokenized:
         *references, candidates = tokenize([*references, candidates])
     with thread_pool(1) as executor:
-        stats = executor.submit(meteor.stats, references, candidates)
+        stats = executor.submit(meteor_stats, references, candidates, meteor)
         ngrams, rouge = compare(references, candidates), rouge_l(references, candidates)
         bleu, cider = ngrams.bleu_counts, ngrams.cider_d()
         errors = word_errors(references, candidates)

@@ -12,7 +12,7 @@ from src.base.worker_pool import worker_pool
 from src.metrics.caption_scores import tokenize
 from src.metrics.competition_score import caption_score
 from src.metrics.constant_scores import NgramScorer, ProxyScorer, repeats
-from src.metrics.meteor import MeteorCounter, meteor_score
+from src.metrics.meteor import MeteorCounter, meteor_score, meteor_stats
 from src.metrics.meteor_proxy import proxy_formula
 from src.metrics.rouge import rouge_f
 from src.settings.schema import CaptionWeights
@@ -50,7 +50,11 @@ class ConstantCaption:
 
 
 def constant_sentence(
-    references: list[list[str]], weights: CaptionWeights, meteor: MeteorCounter, seed: int = 0, tokenized: bool = False
+    references: list[list[str]],
+    weights: CaptionWeights,
+    seed: int = 0,
+    tokenized: bool = False,
+    meteor: MeteorCounter | None = None,
 ) -> ConstantCaption:
     """The sentence that scores best by the weighted formula when every photo gets it, found by search.
 
@@ -58,18 +62,18 @@ def constant_sentence(
     ROUGE-L and METEOR's proxy over at most SAMPLE photos; METEOR itself judges the final beam. Equal arguments give
     the same sentence.
 
-    references: captions of each photo; tokenized: they are results of `tokenize`. Raises InputError where they hold
-    no words.
+    references: captions of each photo; tokenized: they are results of `tokenize`. meteor: as for `meteor_stats`.
+    Raises InputError where they hold no words.
     """
-    return constant_sentences([references], weights, meteor, seed, tokenized)[0]
+    return constant_sentences([references], weights, seed, tokenized, meteor)[0]
 
 
 def constant_sentences(
     references: list[list[list[str]]],
     weights: CaptionWeights,
-    meteor: MeteorCounter,
     seed: int = 0,
     tokenized: bool = False,
+    meteor: MeteorCounter | None = None,
 ) -> list[ConstantCaption]:
     """The `constant_sentence` of each of several sets of references, searched for side by side on several cores."""
     sets = [photos if tokenized else tokenize(photos) for photos in references]
@@ -103,13 +107,13 @@ def _final_beam(references: list[list[str]], weights: CaptionWeights, seed: int)
     return _FinalBeam([search.text(sentence) for sentence in beam], sample, terms)
 
 
-def _best_of(beam: _FinalBeam, weights: CaptionWeights, meteor: MeteorCounter) -> ConstantCaption:
+def _best_of(beam: _FinalBeam, weights: CaptionWeights, meteor: MeteorCounter | None) -> ConstantCaption:
     texts, sample = beam.sentences, beam.sample
     # The sentence is tokenised again when it is scored: one that changes by that would score as another sentence.
     stable = [i for i, again in enumerate(tokenize([texts])[0]) if texts[i] == again] or [0]
     finalists = []
     for i in stable:
-        stats = meteor.stats(sample, [texts[i]] * len(sample)).sum(axis=0)
+        stats = meteor_stats(sample, [texts[i]] * len(sample), meteor).sum(axis=0)
         terms = beam.terms[i] | {"meteor": np.array([float(meteor_score(stats))])}
         finalists.append(ConstantCaption(texts[i], float(caption_score(terms, weights)[0])))
     return max(finalists, key=lambda finalist: finalist.score)

@@ -1,6 +1,5 @@
 """Scores a file of predictions against a file of references, both CSV or COCO's JSON, without a run."""
 
-import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,12 +11,12 @@ from src.base.errors import InputError
 from src.base.spelling import match_names, shown
 from src.base.text import finite_number
 from src.base.worker_pool import thread_pool
+from src.metrics import meteor
 from src.metrics.caption_scores import collapse, score_captions, tokenize
 from src.metrics.coco_files import read_annotations, read_results
 from src.metrics.competition_score import caption_score
 from src.metrics.constant_caption import constant_sentence
 from src.metrics.diagnostics import caption_diagnostics, mos_diagnostics
-from src.metrics.meteor import Meteor
 from src.metrics.report import caption_block, evaluation_report, mos_block
 from src.metrics.spice import spice
 from src.settings.schema import MetricSettings
@@ -176,24 +175,19 @@ def _check_same_photos(predictions: Labels, references: Labels) -> None:
 
 
 def evaluate_files(
-    predictions: str | Path,
-    references: str | Path,
-    train: str | Path | None,
-    metric: MetricSettings,
-    seed: int,
-    meteor: Meteor | None = None,
+    predictions: str | Path, references: str | Path, train: str | Path | None, metric: MetricSettings, seed: int
 ) -> dict:
     """The report of a file of predictions against a file of references (see `evaluation_report`).
 
     train: training captions, among which the constant sentence is searched; without it the baselines are None. There
-    are no photos here, and so no baseline of the MOS. meteor: a running process; None starts one if needed.
+    are no photos here, and so no baseline of the MOS.
     Raises InputError for files that cannot be read or do not match.
     """
     pairs = pair(read_predictions(predictions), read_references(references))
     training = [list(texts) for texts in read_references(train).captions.values() if texts] if train else []
     with thread_pool(1) as executor:
         waiting = executor.submit(mos_block, pairs.mos_pred, pairs.mos_truth, metric.bootstrap, seed)
-        caption, baseline = _evaluate_captions(pairs, training, metric, seed, meteor)
+        caption, baseline = _evaluate_captions(pairs, training, metric, seed)
         mos = waiting.result()
     diagnostics = {
         "captions": caption_diagnostics(pairs.candidates) if caption else None,
@@ -203,21 +197,22 @@ def evaluate_files(
 
 
 def _evaluate_captions(
-    pairs: Pairs, training: list[list[str]], metric: MetricSettings, seed: int, meteor: Meteor | None
+    pairs: Pairs, training: list[list[str]], metric: MetricSettings, seed: int
 ) -> tuple[dict | None, dict]:
     """The caption block, and the baseline: score (`caption`) and words (`sentence`) of the best constant sentence."""
     unknown = {"caption": None, "sentence": None}
     if not pairs.candidates:
         return None, unknown
-    with contextlib.nullcontext(meteor) if meteor else contextlib.closing(Meteor()) as running:
-        *tokens, candidates = tokenize([*training, *pairs.references, pairs.candidates])
-        training, references = tokens[: len(training)], tokens[len(training) :]
-        scores = score_captions(references, candidates, running, tokenized=True)
-        block = caption_block(scores, metric.weights, metric.bootstrap, seed)
-        if block and metric.spice:
-            block["spice"] = spice(references, candidates)
-        if not training:
-            return block, unknown
-        sentence = constant_sentence(training, metric.weights, running, seed, tokenized=True).sentence
-        constant = score_captions(references, [sentence] * len(references), running, tokenized=True)
-        return block, {"caption": caption_score(constant.totals(), metric.weights), "sentence": sentence}
+    meteor.shared_meteor()  # starts while the captions are tokenised
+    *tokens, candidates = tokenize([*training, *pairs.references, pairs.candidates])
+    training, references = tokens[: len(training)], tokens[len(training) :]
+    block = caption_block(
+        score_captions(references, candidates, tokenized=True), metric.weights, metric.bootstrap, seed
+    )
+    if block and metric.spice:
+        block["spice"] = spice(references, candidates)
+    if not training:
+        return block, unknown
+    sentence = constant_sentence(training, metric.weights, seed, tokenized=True).sentence
+    constant = score_captions(references, [sentence] * len(references), tokenized=True)
+    return block, {"caption": caption_score(constant.totals(), metric.weights), "sentence": sentence}

@@ -153,11 +153,15 @@ class Meteor:
         return " ".join(message) or unexpected or f"exit code {self._process.returncode}, no message"
 
 
-class CachedMeteor:
-    """METEOR with a cache: a caption and its references are counted once, however often they are scored."""
+def meteor_stats(references: list[list[str]], candidates: list[str], meteor: MeteorCounter | None = None) -> np.ndarray:
+    """As `Meteor.stats`, by the one process of this program unless another counter is given."""
+    return (meteor or shared_meteor()).stats(references, candidates)
 
-    def __init__(self, meteor: MeteorCounter):
-        self._meteor = meteor
+
+class CachedMeteor:
+    """That process with a cache: a caption and its references are counted once, however often they are scored."""
+
+    def __init__(self) -> None:
         self._cache: dict[tuple[str, ...], np.ndarray] = {}
 
     def stats(self, references: list[list[str]], candidates: list[str]) -> np.ndarray:
@@ -165,7 +169,7 @@ class CachedMeteor:
         keys = [(caption, *group) for caption, group in zip(candidates, references, strict=True)]
         new = list(dict.fromkeys(key for key in keys if key not in self._cache))
         if new:
-            counts = self._meteor.stats([list(group) for _, *group in new], [caption for caption, *_ in new])
+            counts = shared_meteor().stats([list(group) for _, *group in new], [caption for caption, *_ in new])
             self._cache |= zip(new, counts, strict=True)
         return np.stack([self._cache[key] for key in keys])
 

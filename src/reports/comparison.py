@@ -14,7 +14,6 @@ from src.base.files import read_json
 from src.data.prediction_tables import read_predictions
 from src.data.table import load_table
 from src.metrics.caption_scores import CaptionScores, score_captions, tokenize
-from src.metrics.meteor import Meteor
 from src.metrics.significance import Paired, paired_captions, paired_mos
 from src.pipeline import runs
 from src.pipeline.artefacts import Artefact, outdated, outputs_digest
@@ -195,13 +194,10 @@ def _basis(root: Path, run: EvaluatedRun) -> dict[str, str]:
     }
 
 
-def paired_tests(
-    root: Path, evaluated: list[EvaluatedRun], resamples: int, seed: int, meteor: Callable[[], Meteor]
-) -> list[RunTests]:
+def paired_tests(root: Path, evaluated: list[EvaluatedRun], resamples: int, seed: int) -> list[RunTests]:
     """Each run but the first tested against it, on the photos that both predicted out of fold.
 
-    meteor: returns the scorer, called only where captions are compared. Runs on other photos, labels or folds, or
-    scored with other weights, are not tested.
+    Runs on other photos, labels or folds, or scored with other weights, are not tested.
     """
     first, *others = evaluated
     bases = [_basis(root, run) for run in evaluated]
@@ -212,7 +208,7 @@ def paired_tests(
     if len(tested) == 1 or folder is None:  # without its photos the first run equals no other one
         return refused
     table = load_table(folder / "photos.jsonl").set_index("photo_id")
-    score = _caption_scorer(table["captions"], tested, meteor)
+    score = _caption_scorer(table["captions"], tested)
 
     def tests(run: EvaluatedRun) -> RunTests:
         photos = table.loc[first.predictions.index.intersection(run.predictions.index, sort=False)]
@@ -231,7 +227,7 @@ def paired_tests(
 
 
 def _caption_scorer(
-    references: pd.Series, evaluated: list[EvaluatedRun], meteor: Callable[[], Meteor]
+    references: pd.Series, evaluated: list[EvaluatedRun]
 ) -> Callable[[str, tuple[str, ...]], CaptionScores]:
     """A function that scores the captions of the run of that name; no run twice on the same photos.
 
@@ -250,6 +246,6 @@ def _caption_scorer(
     def score(name: str, photos: tuple[str, ...]) -> CaptionScores:
         truth, by_run = tokens()
         candidates = [by_run[name][photo] for photo in photos]
-        return score_captions([truth[photo] for photo in photos], candidates, meteor(), tokenized=True)
+        return score_captions([truth[photo] for photo in photos], candidates, tokenized=True)
 
     return score

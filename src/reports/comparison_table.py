@@ -1,19 +1,30 @@
 """The comparison as CSV, with every figure in full, and as text for people, at most 160 columns wide."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from src.base.files import write_text
 from src.base.text_table import text_table
 from src.metrics.significance import Paired
-from src.plots.comparison_plot import shortened
+from src.plots.comparison_plot import draw_comparison, shortened
 from src.reports.comparison import RunTests
 
 _LONGEST_NAME = 26
 Row = dict[str, Any]
 Show = str | Callable[[Any], str]
 """How a figure is shown: a format, or a function of it."""
+
+
+def write_tables(folder: Path, rows: list[Row], tests: list[RunTests], resamples: int) -> str:
+    """Write comparison.csv, comparison.txt and comparison.png to the folder; the text. Arguments as below."""
+    text = as_text(rows, tests, resamples)
+    write_text(folder / "comparison.csv", as_csv(rows, tests))
+    write_text(folder / "comparison.txt", text + "\n")
+    draw_comparison(rows, folder / "comparison.png")
+    return text
 
 
 def as_csv(rows: list[Row], tests: list[RunTests]) -> str:

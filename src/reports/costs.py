@@ -16,13 +16,9 @@ import torch
 from src.base.machine import usable_cores
 from src.base.worker_pool import thread_pool
 from src.data.codebook import FEWEST
-from src.data.image import Unreadable, decode
 from src.data.table import load_table
-from src.data.view import at_own_aspect
 from src.ensembling.tabular_regressors import boosting
 from src.inference.fold_predictions import predict_fold
-from src.metrics.meteor import shared_meteor
-from src.models.encoder import Encoder, views_of
 from src.pipeline import outputs
 from src.pipeline.artefacts import outdated
 from src.pipeline.budget import Costs, features_key
@@ -32,7 +28,7 @@ from src.settings.keys import flatten
 from src.settings.load import changed
 from src.settings.schema import Settings
 from src.training.distributed import init_ranks
-from src.training.feature_cache import frozen_encoder
+from src.training.feature_cache import frozen_encoder, photo_features
 from src.training.fit import Fit
 from src.training.fold_data import FoldData, read_fold
 
@@ -127,7 +123,7 @@ def _features(
     threads = settings.run.threads
     workers = max(1, usable_cores() // threads) if device.type == "cpu" else 1
     encoder_name, encoder_size = _name_and_size(features_key(flatten(settings)))
-    encoders: dict[str, Encoder] = {}
+    encoders = {}
     seconds: dict[str, float] = {}
     with thread_pool(workers, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
         for key, variant in variants.items():
@@ -136,8 +132,8 @@ def _features(
                 continue
             if name not in encoders:
                 encoders[name] = frozen_encoder(variant, data.channel_mean, data.channel_std).to(device)
-                _encode(encoders[name], variant, files[0], views[0])  # the first call is slow
-            encode = functools.partial(_encode, encoders[name], variant)
+                photo_features(encoders[name], variant, files[0], views[0])  # the first call is slow
+            encode = functools.partial(photo_features, encoders[name], variant)
             seconds[key] = _seconds(lambda: list(pool.map(encode, files, views))) / len(rows)  # noqa: B023
     base = f"{encoder_name} at {encoder_size}"
     for key in variants:
@@ -146,7 +142,8 @@ def _features(
             seconds[key] = seconds[f"{name} at {encoder_size}"] * seconds[f"{encoder_name} at {size}"] / seconds[base]
     seconds |= {key: 0.0 for key, variant in variants.items() if not outdated(outputs.features(variant))}
     arrays = [
-        _encode(encoders[encoder_name], settings, file, view) for file, view in zip(files[:2], views[:2], strict=True)
+        photo_features(encoders[encoder_name], settings, file, view)
+        for file, view in zip(files[:2], views[:2], strict=True)
     ]
     return seconds, arrays
 
@@ -154,23 +151,6 @@ def _features(
 def _name_and_size(key: str) -> tuple[str, str]:
     name, _, size = key.rpartition(" at ")
     return name, size
-
-
-def _encode(encoder: Encoder, settings: Settings, file: Path, view: np.ndarray) -> dict[str, np.ndarray]:
-    """A photo's features and those of its mirror image, by the names of their files, each [V, ...]."""
-    pixels, long_side = np.asarray(view), settings.encoder.whole_photos
-    if long_side is not None:
-        with contextlib.suppress(OSError, Unreadable):
-            pixels = at_own_aspect(
-                decode(file.read_bytes(), long_side, settings.data.maximum_megapixels), long_side, settings.view
-            )
-    batch = torch.from_numpy(pixels[None]).to(encoder.mean.device)
-    half = torch.float16 if settings.encoder.cache == "fp16" else torch.float32
-    tensors = views_of(encoder, batch, True)
-    return {
-        n: (t.to(half) if n in ("grid", "pooled", "levels", "stage") else t)[0].cpu().numpy()
-        for n, t in tensors.items()
-    }
 
 
 def _keep(folder: Path, arrays: Sequence[dict[str, np.ndarray]], rows: np.ndarray, count: int) -> None:
@@ -207,10 +187,9 @@ def _network(settings: Settings, data: FoldData, fold: int, folder: Path, traine
     short = {"decoding.maximum_words": longest, "train.epochs": 2, "self_critical.from_epoch": None}
     short |= {"train.start_from": None, "decoder.distill_from": None, "train.fold": fold, "tune.trials": 0}
     brief = changed(settings, short, "the measurement")
-    meteor = shared_meteor() if settings.task != "mos" else None
     ranks = init_ranks()
     folder.mkdir()
-    fit = Fit(brief, data, fold, folder, ranks, meteor)
+    fit = Fit(brief, data, fold, folder, ranks)
     fit.run()
     epoch = np.genfromtxt(folder / "timing.csv", delimiter=",", names=True)[-1]
     validated = len(data.validation_rows)

@@ -7,14 +7,21 @@ all shuffled ones. It sees the features and, as a spread can shift without the m
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import roc_auc_score
 
+from src.base.files import write_json, write_text
 from src.base.randomness import fold_in
+from src.data.table import for_training
 from src.metrics.report import mos_block
+from src.pipeline import outputs
+from src.reports.figures import draw_shifted_photos
+from src.settings.schema import Settings
 
 BLOCKS = 5
 """Blocks of consecutive test rows that are tested besides all of them together."""
@@ -184,3 +191,44 @@ def score_test_like(
     labelled = np.flatnonzero(~np.isnan(mos) & ~np.isnan(predicted))
     test_like = labelled[np.argsort(-probability[labelled], kind="stable")[: round(len(labelled) / 4)]]
     return mos_block(predicted[test_like], mos[test_like], resamples, seed)
+
+
+def write_covariate_shift(
+    settings: Settings, table: pd.DataFrame, predictions: pd.DataFrame, has_mos: bool, folder: Path
+) -> list[str]:
+    """Test whether the test photos differ from the training photos, print and write it; the names of the files.
+
+    table: the photos. predictions: the ensemble's, out of fold. has_mos: the MOS were measured; then the score of the
+    training photos that are most like the test photos stands beside it.
+    """
+    photos, codebook = outputs.photos(settings).folder, outputs.codebook_features(settings)
+    features = np.load(photos / "handcrafted.npy")
+    if codebook.record():
+        features = np.concatenate([features, np.load(codebook.folder / "codes.npy")], axis=1)
+    train, test = np.flatnonzero(for_training(table)), np.flatnonzero(table["part"] == "test")
+    groups = table["group"].iloc[np.concatenate([train, test])].to_numpy(str)
+    shift = detect_covariate_shift(features[train], features[test], groups, settings.run.seed)
+    print(summary(shift), flush=True)
+    if shift is None:
+        write_json(folder / "covariate_shift.json", {"shifted": None, "overall": None, "blocks": []})
+        return ["covariate_shift.json"]
+    training = table.iloc[train].set_index("photo_id")
+    predicted = predictions.set_index("photo_id")["mos"].reindex(training.index).to_numpy(float)
+    probability, mos = shift.overall.test_probability[: len(train)], training["mos"].to_numpy(float)
+    report: dict = {
+        "shifted": bool(shift.shifted),
+        "overall": shift.overall.report(),
+        "blocks": [block.report() for block in shift.blocks],
+        "test_like": None,
+    }
+    if has_mos:
+        bootstrap, seed = settings.metric.bootstrap, settings.run.seed
+        report["test_like"] = score_test_like(probability, predicted, mos, bootstrap, seed)
+    columns = {"test_probability": probability, "weight": shift.overall.weights}
+    columns |= {f"weight_{index}": block.weights for index, block in enumerate(shift.blocks, 1)}
+    write_json(folder / "covariate_shift.json", report)
+    write_text(folder / "covariate_shift.csv", training[[]].assign(**columns).to_csv(lineterminator="\n"))
+    if shift.shifted:
+        pixels = np.load(photos / "pixels.npy", mmap_mode="r")
+        draw_shifted_photos(most_shifted_rows(shift, 12), table.iloc[test], pixels, folder / "covariate_shift.png")
+    return ["covariate_shift.json", "covariate_shift.csv"]

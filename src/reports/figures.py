@@ -1,4 +1,4 @@
-"""Figures of a run: some of its predictions, where it looked, and the test photos least like the training photos."""
+"""Figures of a run: its training curves, some predictions, where it looked, and the test photos least like training."""
 
 import dataclasses
 from pathlib import Path
@@ -10,9 +10,10 @@ from PIL.PngImagePlugin import PngInfo
 
 from src.base.errors import InputError
 from src.base.files import replacing
-from src.pipeline import resolved, runs
+from src.pipeline import outputs, resolved, runs
 from src.plots.attention_maps import draw_attention
 from src.plots.example_photos import draw_examples
+from src.plots.training_curves import draw_run_curves
 from src.settings.schema import Settings
 
 EXAMPLES = 12
@@ -21,20 +22,23 @@ ATTENDING = ("attention", "updown", "transformer", "blip", "git", "vit_gpt2")
 """Names of the decoders that attend to parts of a photo."""
 
 
-def draw_run_examples(
-    table: pd.DataFrame, pixels: np.ndarray, predictions: pd.DataFrame, has_mos: bool, seed: int, out: Path
-) -> None:
-    """Draw random photos with their out-of-fold MOS, their label and their caption.
+def draw_run(settings: Settings, table: pd.DataFrame, predictions: pd.DataFrame, has_mos: bool) -> None:
+    """Draw the folds' training curves, and random photos with their out-of-fold MOS, their label and their caption.
 
-    table: the photos, as uint8 [N, H, W, C] in `pixels`. has_mos: the predicted MOS were measured.
+    table: the photos. has_mos: the predicted MOS were measured.
     """
-    shown = predictions.iloc[np.random.default_rng(seed).permutation(len(predictions))[:EXAMPLES]]
+    run = runs.run_folder(settings)
+    metrics = {f"fold {k}": runs.fold_folder(run, k) / "metrics.csv" for k in resolved.folds_of(settings)}
+    if metrics:
+        draw_run_curves(metrics, run / "curves.png")
+    pixels = np.load(outputs.photos(settings).folder / "pixels.npy", mmap_mode="r")
+    shown = predictions.iloc[np.random.default_rng(settings.run.seed).permutation(len(predictions))[:EXAMPLES]]
     rows = table.reset_index(drop=True).reset_index().set_index("photo_id").loc[shown["photo_id"]]
     labels = ["" if np.isnan(mos) else f", label {mos:.1f}" for mos in rows["mos"]]
     titles = shown["photo_id"].tolist()
     if has_mos:
         titles = [f"MOS {mos:.1f}{label}" for mos, label in zip(shown["mos"], labels, strict=True)]
-    draw_examples(pixels[rows["index"].to_numpy()], titles, shown["caption"].tolist(), out)
+    draw_examples(pixels[rows["index"].to_numpy()], titles, shown["caption"].tolist(), run / "examples.png")
 
 
 def draw_run_attention(

@@ -167,32 +167,9 @@ def _check_named_runs(settings: Settings) -> None:
 
 def check_network(settings: Settings, photos: int = 0) -> None:
     """Build the network, its published weights included, as training and predict do on this machine."""
-    import torch
+    from src.inference.network_bytes import network_bytes
 
-    from src.inference.mos_prediction import MosPredictor
-    from src.models.captioner import encoder_of, with_heads
-    from src.models.lora import learned_state
-    from src.training.distributed import Ranks, sync_batchnorm
-    from src.training.feature_cache import feature_bytes, frozen_encoder
-    from src.training.infer import autocast
-
-    channels = 3 if settings.view.color == "rgb" else 1
-    mean, std = (0.5,) * channels, (0.25,) * channels
-    if settings.encoder.frozen:
-        encoder = frozen_encoder(settings, mean, std)
-    else:
-        encoder = encoder_of(settings, channels, mean, std)
-    network = with_heads(encoder, settings, 10, (0.0, 10.0, 5.0))
-    if settings.train.gradient_checkpointing:
-        network.checkpoint_gradients()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    sync_batchnorm(network, settings, Ranks(0, 1, device))
-    autocast(settings, device)
-    MosPredictor(network, settings.predict.tta_flips, settings.predict.tta_scales)
-    cached = feature_bytes(encoder.eval(), settings) if settings.encoder.cached else {}
-    resumed = 16 * sum(p.numel() for p in network.parameters() if p.requires_grad)  # weights, their average, Adam's two
-    best = 4 * sum(value.numel() for value in learned_state(network).values())
-    _check_space(settings, photos, cached, resumed, best)
+    _check_space(settings, photos, *network_bytes(settings))
 
 
 def _check_space(settings: Settings, photos: int, feature_bytes: dict[str, int], resumed: int, best: int) -> None:

@@ -1,21 +1,25 @@
 """The report of a run: its predictions of photos that it was not trained on, beside the baselines of the same folds."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from src.base.files import read_json
 from src.base.spelling import match_names
-from src.data.table import for_training
+from src.data.prediction_tables import read_predictions
+from src.data.table import for_training, load_table
 from src.ensembling.regressors import TEST
+from src.metrics import meteor
 from src.metrics.caption_scores import CaptionScores, score_captions, tokenize
 from src.metrics.competition_score import caption_score
 from src.metrics.constant_caption import constant_sentence
 from src.metrics.diagnostics import caption_diagnostics, mos_diagnostics
 from src.metrics.file_evaluation import read_references
-from src.metrics.meteor import Meteor
-from src.metrics.report import caption_block, evaluation_report, mos_block
+from src.metrics.report import caption_block, evaluation_report, mos_block, summary
 from src.metrics.spice import spice
+from src.pipeline import outputs, resolved
 from src.settings.schema import Settings
 
 BASELINE = "ridge"
@@ -43,6 +47,41 @@ def test_labels(table: pd.DataFrame, file: Path) -> pd.DataFrame | None:
     return labels if labels["mos"].notna().any() or labels["captions"].map(bool).any() else None
 
 
+class RunTables(NamedTuple):
+    """The photos of a run, and what its ensemble says of them out of fold and of the test photos."""
+
+    photos: pd.DataFrame
+    oof: pd.DataFrame
+    test: pd.DataFrame
+
+
+def read_tables(settings: Settings) -> RunTables:
+    """The tables that preprocess and ensemble wrote."""
+    ensemble = outputs.ensemble(settings).folder
+    photos = load_table(outputs.photos(settings).folder / "photos.jsonl")
+    return RunTables(photos, *(read_predictions(ensemble / f"{name}.csv") for name in ("oof", "test")))
+
+
+def score_run(settings: Settings, tables: RunTables) -> tuple[dict, pd.DataFrame | None]:
+    """The reports `oof`, `test` and `network`, each None where there is none; the first two are printed.
+
+    And the scores of each out-of-fold caption, None without captions.
+    """
+    table, constants = tables.photos.set_index("photo_id"), outputs.ensemble(settings).folder / "constants.json"
+    known = {int(fold): sentence for fold, sentence in read_json(constants).items()}
+    evaluation = RunEvaluation(settings, table, tables.oof, known)
+    scores: dict = {"oof": evaluation.out_of_fold(), "test": None, "network": None}
+    print(summary(f"{settings.run.name}, out of fold", scores["oof"]), flush=True)
+    labels = test_labels(table, resolved.data_root(settings) / "test_labels.csv")
+    if labels is not None:
+        scores["test"] = evaluation.test(tables.test, labels)
+        print(summary(f"{settings.run.name}, test", scores["test"]), flush=True)
+    if resolved.has_networks(settings):
+        networks = read_predictions(outputs.predictions(settings).folder / "oof.csv")
+        scores["network"] = evaluation.networks(networks, scores["oof"])
+    return scores, evaluation.caption_scores()
+
+
 class RunEvaluation:
     """Scores prediction tables of one run.
 
@@ -50,17 +89,12 @@ class RunEvaluation:
     that are known already (TEST: of all training photos); others are searched for.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        table: pd.DataFrame,
-        predictions: pd.DataFrame,
-        constants: dict[int, str],
-        meteor: Meteor,
-    ):
-        self.settings, self.predictions, self.meteor = settings, predictions, meteor
+    def __init__(self, settings: Settings, table: pd.DataFrame, predictions: pd.DataFrame, constants: dict[int, str]):
+        self.settings, self.predictions = settings, predictions
         self.training = table[for_training(table)]
         self.constants: dict[int, str | None] = dict(constants)
+        if settings.task != "mos":
+            meteor.shared_meteor()  # starts while the MOS are scored
         self._scored: CaptionScores | None = None
 
     def out_of_fold(self) -> dict:
@@ -95,7 +129,7 @@ class RunEvaluation:
             folds = self.predictions.set_index("photo_id")["fold"].reindex(self.training.index)
             outside = [list(texts) for texts in self.training["captions"][folds.to_numpy() != fold] if texts]
             weights = self.settings.metric.weights
-            self.constants[fold] = constant_sentence(outside, weights, self.meteor).sentence if outside else None
+            self.constants[fold] = constant_sentence(outside, weights).sentence if outside else None
         return self.constants.get(fold)
 
     def _report(
@@ -144,7 +178,7 @@ class RunEvaluation:
     def _caption_scores(self, captions: list[str], references: list[tuple[str, ...]]) -> CaptionScores | None:
         """Scores of the photos that have references; None where none has."""
         pairs = [(text, list(texts)) for text, texts in zip(captions, references, strict=True) if texts]
-        return score_captions([r for _, r in pairs], [c for c, _ in pairs], self.meteor) if pairs else None
+        return score_captions([r for _, r in pairs], [c for c, _ in pairs]) if pairs else None
 
     def _baseline(
         self, blocks: dict[str, dict], scores: CaptionScores | None, references: list[tuple[str, ...]], fold: np.ndarray

@@ -4,20 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from src.base.errors import InputError
 from src.base.files import read_json
-from src.data.prediction_tables import read_predictions
-from src.data.table import for_training, load_table
-from src.ensembling.caption_rules import rare_endings
-from src.ensembling.evidence import TEMPERATURE
-from src.ensembling.expected_score import ExpectedScorer, mixed
-from src.ensembling.mbr import EvidenceSource
-from src.ensembling.retrieval import NeighbourSearch, neighbour_evidence
-from src.inference.fold_predictions import pooled_features
+from src.ensembling.new_photo import NewPhotoRanking
+from src.ensembling.run_predictions import run_predictions
+from src.inference.fold_predictions import pooled_features, read_photos
 from src.inference.networks import best_fold
 from src.inference.photo_captioner import PhotoCaptioner, attention_of_file, describe_files, folds_to_ask, seen_of_file
-from src.metrics.caption_scores import tokenize
 from src.pipeline import outputs
 from src.pipeline.runs import fold_folder, run_folder
 from src.plots.attention_maps import draw_attention
@@ -70,43 +65,30 @@ class RunAnswers:
         photos = outputs.photos(settings).folder
         if not (photos / "photos.jsonl").is_file():
             raise InputError(f"{photos}: its photos are gone; python -m src.preprocess run.name={run.name} makes them")
-        table = load_table(photos / "photos.jsonl")
-        self.training = np.flatnonzero(for_training(table))
+        table, self.training, _ = read_photos(photos)
         self.mos, self.captions = table["mos"].to_numpy(float), table["captions"].tolist()
         self.pixels = np.load(photos / "pixels.npy", mmap_mode="r")
-        self.predicted, self.error = self._errors(table["photo_id"].tolist())
-        self.alike: NeighbourSearch | None = None
-        self.scorer: ExpectedScorer | None = None
-        self.tokens: list[list[str]] = []
-        self.broken: frozenset[str] = frozenset()
-        if settings.task != "mos":
-            self._read_captions(run)
+        self.predicted, self.error = self._errors(table["photo_id"])
+        self.ranking = None if settings.task == "mos" else self._caption_ranking(run)
 
-    def _errors(self, photo_ids: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    def _errors(self, photo_ids: pd.Series) -> tuple[np.ndarray, np.ndarray]:
         """MOS that the networks predict of rated training photos out of fold, and how much higher the true ones are."""
-        path = outputs.predictions(self.settings).folder / "oof.csv"
-        if self.settings.task == "caption" or not path.is_file():
+        if self.settings.task == "caption" or not (outputs.predictions(self.settings).folder / "oof.csv").is_file():
             return np.empty(0), np.empty(0)
-        mos = dict(zip(photo_ids, self.mos.tolist(), strict=True))
-        predictions = read_predictions(path)
-        predicted, true = predictions["mos"].to_numpy(float), np.array([mos[name] for name in predictions["photo_id"]])
+        true = self.mos[self.training]
+        predicted = run_predictions(self.settings, photo_ids)["mos"].to_numpy(float)[self.training]
         rated = np.isfinite(predicted) & np.isfinite(true)
         return predicted[rated], (true - predicted)[rated]
 
-    def _read_captions(self, run: Path) -> None:
+    def _caption_ranking(self, run: Path) -> NewPhotoRanking:
         folders = {fold: fold_folder(run, fold) for fold in folds_to_ask(run, self.settings.train.fold)}
         training = set(self.training.tolist())
-        captions = [list(texts) if row in training else [] for row, texts in enumerate(self.captions)]
-        self.tokens = tokenize(captions)
-        self.broken = rare_endings([text for texts in self.tokens for text in texts])
-        self.scorer = ExpectedScorer([texts for texts in self.tokens if texts], self.settings.metric.weights)
-        best, cached = best_fold(folders), self.settings.encoder.cached
+        captions = [texts if row in training else () for row, texts in enumerate(self.captions)]
+        best, pooled = best_fold(folders), None
         predicted = outputs.fold_predictions(self.settings, best).record()
-        if predicted and (cached or self.settings.predict.candidates):
+        if predicted and (self.settings.encoder.cached or self.settings.predict.candidates):
             pooled = pooled_features(self.settings, [best])[best]
-            self.alike = NeighbourSearch(
-                [pooled], np.array([row for row in self.training.tolist() if self.tokens[row]])
-            )
+        return NewPhotoRanking(self.settings, captions, pooled)
 
     def __call__(self, path: Path) -> Answer:
         """The answer about a photo file. Raises InputError where it is no photo that can be read."""
@@ -118,10 +100,8 @@ class RunAnswers:
         rank = None if mos is None or not len(rated) else float((rated < mos).mean())
         ranked: list[tuple[str, float]] = []
         neighbours: list[TrainingPhoto] = []
-        if caption is not None:
-            candidates, pooled = self.captioner.candidates(seen_of_file(self.captioner, path))
-            whole = [text for text in candidates if text.split()[-1] not in self.broken]
-            rows, ranked = self._ranked(list(dict.fromkeys([caption, *whole])), pooled)
+        if caption is not None and self.ranking:
+            rows, ranked = self.ranking(caption, *self.captioner.candidates(seen_of_file(self.captioner, path)))
             neighbours = [self._training_photo(row) for row in rows[:SHOWN]]
         expected = dict(ranked).get(caption or "")
         others = [pair for pair in ranked if pair[0] != caption][:SHOWN]
@@ -133,25 +113,6 @@ class RunAnswers:
         near = np.argsort(np.abs(self.predicted - mos), kind="stable")[:LIKE_IT]
         low, high = np.quantile(self.error[near], [(1 - COVERED) / 2, (1 + COVERED) / 2])
         return float(mos + low), float(mos + high)
-
-    def _ranked(self, candidates: list[str], pooled: np.ndarray) -> tuple[list[int], list[tuple[str, float]]]:
-        """The rows of the nearest training photos with captions, and the candidates with expected scores, best first.
-
-        The evidence is half the other candidates, half what people wrote of the nearest training photos.
-        """
-        assert self.scorer is not None
-        written = EvidenceSource(candidates)
-        parts, weights = [self.scorer.expected([candidates], [written.leaving_one_out(candidates)])], [1.0]
-        rows: list[int] = []
-        if self.alike:
-            neighbours = self.alike.of_new(pooled[None], self.settings.ensemble.neighbours)
-            rows = [row for row in neighbours.rows[0].tolist() if row >= 0]
-            (near,) = neighbour_evidence(neighbours, self.tokens, TEMPERATURE)
-            parts.append(self.scorer.expected([candidates], [near.leaving_one_out(candidates)]))
-            weights = [0.5, 0.5]
-        scores = mixed(parts, weights).caption_score
-        order = np.argsort(-scores, kind="stable").tolist()
-        return rows, [(candidates[place], float(scores[place])) for place in order]
 
     def _training_photo(self, row: int) -> TrainingPhoto:
         pixels = np.asarray(self.pixels[row])

@@ -13,6 +13,7 @@ from src.base.errors import InputError
 from src.base.files import write_text
 from src.base.spelling import match_names, shown
 from src.base.text import finite_number
+from src.data.prediction_tables import read_predictions
 from src.data.readers.dacon import LABELS, missing_column
 from src.data.readers.registry import read_dataset
 
@@ -87,9 +88,9 @@ def _organisers_form(root: Path, task: str) -> Form:
     return Form(columns, tuple(names), low, high, given, other)
 
 
-def write_submission(path: Path, form: Form, predictions: pd.DataFrame) -> None:
-    """Fill the form in: UTF-8, MOS with four decimals. predictions: photo_id, mos and caption of every photo."""
-    table = predictions.rename(columns={"caption": "comments"}).set_index("photo_id")
+def write_submission(path: Path, form: Form, predictions: Path) -> None:
+    """Fill the form in: UTF-8, MOS with four decimals. predictions: the table of every photo's MOS and caption."""
+    table = read_predictions(predictions).rename(columns={"caption": "comments"}).set_index("photo_id")
     table = table.loc[[form.photos.get(name, name) for name in form.names]]
     cells = {NAME: form.names, **{column: table[column].to_numpy() for column in ANSWERS}, **form.given}
     filled = pd.DataFrame({column: cells[column] for column in form.columns})

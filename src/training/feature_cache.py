@@ -64,7 +64,17 @@ def feature_bytes(encoder: Encoder, settings: Settings) -> dict[str, int]:
     """Bytes that each file of `cached_features` takes for one photo; the encoder is that of `frozen_encoder`."""
     size = settings.view.size
     black = np.zeros((1, size, size, encoder.mean.shape[1]), np.uint8)
-    return {f"{name}.npy": values.nbytes for name, values in _features(encoder, black, settings).items()}
+    features = _features(encoder, black, settings, settings.encoder.mirrored)
+    return {f"{name}.npy": values.nbytes for name, values in features.items()}
+
+
+def photo_features(encoder: Encoder, settings: Settings, path: Path, view: np.ndarray) -> dict[str, np.ndarray]:
+    """A photo's features and those of its mirror image, by the names of their files, each [V, ...].
+
+    view: uint8 [H, W, C], which stands for a photo that cannot be read.
+    """
+    features = _features(encoder, _pixels(settings, path, view)[None], settings, mirrored=True)
+    return {name: values[0] for name, values in features.items()}
 
 
 def _compute(settings: Settings, folder: Path, device: torch.device) -> list[str]:
@@ -89,7 +99,7 @@ def _compute(settings: Settings, folder: Path, device: torch.device) -> list[str
             photos = list(pool.map(lambda row: _pixels(settings, paths[row], views[row]), rows))
             parts = _parts(photos, _TOGETHER[device.type])
             batches = [np.stack([photos[place] for place in part]) for part in parts]
-            computed = pool.map(lambda batch: _features(encoder, batch, settings), batches)
+            computed = pool.map(lambda batch: _features(encoder, batch, settings, settings.encoder.mirrored), batches)
             for part, arrays in zip(parts, computed, strict=True):
                 files = files or _create(folder, arrays, len(views))
                 for name, values in arrays.items():
@@ -123,11 +133,11 @@ def _parts(photos: list[np.ndarray], together: int) -> list[list[int]]:
     return [alike[i : i + together] for alike in places.values() for i in range(0, len(alike), together)]
 
 
-def _features(encoder: Encoder, photos: np.ndarray, settings: Settings) -> dict[str, np.ndarray]:
+def _features(encoder: Encoder, photos: np.ndarray, settings: Settings, mirrored: bool) -> dict[str, np.ndarray]:
     """What `views_of` gives of photos, uint8 [B, H, W, C]. Raises InputError where the precision is too low for it."""
     precision = settings.encoder.cache
     dtype = torch.float16 if precision == "fp16" else torch.float32
-    tensors = views_of(encoder, torch.from_numpy(photos).to(encoder.mean.device), settings.encoder.mirrored)
+    tensors = views_of(encoder, torch.from_numpy(photos).to(encoder.mean.device), mirrored)
     kept = {name: tensors[name].to(dtype) for name in ("grid", "pooled", "levels", "stage") if name in tensors}
     if not all(tensor.isfinite().all() for tensor in kept.values()):
         raise InputError(

@@ -15,7 +15,6 @@ from src.base.errors import InputError, Stopped
 from src.data.augment import Augmenter
 from src.data.dataset import BatchDataset, BatchSlice, epoch_batches, rank_slice
 from src.data.loading import load_batches
-from src.metrics.meteor import Meteor
 from src.models.captioner import Captioner
 from src.models.encoder import CachedEncoder
 from src.models.lora import learned_state, with_published
@@ -52,11 +51,9 @@ class TrainState:
 
 
 class Fit:
-    """Trains a fold in `folder`. meteor: scores captions, needed on rank 0 for tasks with captions."""
+    """Trains a fold in `folder`."""
 
-    def __init__(
-        self, settings: Settings, data: FoldData, fold: int, folder: Path, ranks: Ranks, meteor: Meteor | None
-    ):
+    def __init__(self, settings: Settings, data: FoldData, fold: int, folder: Path, ranks: Ranks):
         self.settings, self.data, self.fold, self.folder, self.ranks = settings, data, fold, folder, ranks
         self.rows = data.labelled(settings.task)
         self.steps = -(-len(self.rows) // settings.train.batch_size)  # of an epoch
@@ -71,7 +68,7 @@ class Fit:
             # weights that do not change need no average, no checkpoint
             task.model.encoder = CachedEncoder(self.encoder)
         self.engine = Engine(task, settings, ranks, self_critical)
-        self.validate = Validator(self.engine.ema.module, settings, data, ranks, meteor)
+        self.validate = Validator(self.engine.ema.module, settings, data, ranks)
         self.train_state = TrainState()
         self._best: dict[str, dict[str, Any]] = {}  # by task, what best-*.pt is to hold
         self._saved = time.monotonic()

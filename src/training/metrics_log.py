@@ -1,5 +1,6 @@
-"""What is logged of a fold's training: metrics, times, sizes, TensorBoard, the progress bar and one line an epoch."""
+"""What is logged of a fold's training: origin, metrics, times, sizes, TensorBoard, progress bar and a line an epoch."""
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,22 @@ from tqdm import tqdm
 
 from src.base.csv_files import write_csv
 from src.base.files import write_json
+from src.base.provenance import provenance
+from src.models.weights import weights_origin
+from src.pipeline.runs import settings_path
+from src.settings.load import save
+from src.settings.schema import Settings
+
+PACKAGES = ["torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn", "albumentations", "pycocoevalcap"]
+
+
+def write_origin(folder: Path, settings: Settings) -> None:
+    """Write settings.yaml and provenance.json: what a fold is trained with, its published weights included."""
+    save(settings, settings_path(folder))
+    origin, packages = weights_origin(settings.encoder), PACKAGES
+    if settings.decoder.weights:
+        origin, packages = {settings.decoder.name: settings.decoder.weights}, [*PACKAGES, "transformers"]
+    write_json(folder / "provenance.json", provenance(version, packages) | {"weights": origin})
 
 
 def write_metrics(path: Path, rows: list[dict[str, float]]) -> None:

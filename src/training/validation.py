@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
+from src.metrics import meteor
 from src.metrics.caption_scores import score_captions
 from src.metrics.competition_score import caption_score
-from src.metrics.meteor import Meteor
 from src.metrics.mos_score import is_measurable, mos_score
 from src.metrics.word_error_rate import error_rate, word_errors
 from src.settings.schema import Settings
@@ -17,15 +17,17 @@ from src.training.task import Task
 
 
 class Validator:
-    """Validates a task on a fold. meteor: needed on rank 0, for tasks with captions."""
+    """Validates a task on a fold."""
 
-    def __init__(self, task: Task, settings: Settings, data: FoldData, ranks: Ranks, meteor: Meteor | None):
-        self.task, self.settings, self.data, self.ranks, self.meteor = task, settings, data, ranks, meteor
+    def __init__(self, task: Task, settings: Settings, data: FoldData, ranks: Ranks):
+        self.task, self.settings, self.data, self.ranks = task, settings, data, ranks
         self.network = replicate(task, settings, ranks)
         self.rows = data.validation_rows.tolist()
         captioned = [bool(captions) and settings.task != "mos" for captions in data.references]
         self.captioned = [row for row, has_captions in zip(self.rows, captioned, strict=True) if has_captions]
         """Photos without a caption are not decoded: nothing would be scored."""
+        if ranks.main and self.captioned:
+            meteor.shared_meteor()  # starts while the first epoch is trained
 
     def __call__(self) -> dict[str, float]:
         """The scores by name, captions decoded without the references; the same on all processes."""
@@ -74,12 +76,11 @@ class Validator:
         return scores
 
     def _caption_scores(self, outputs: dict[int, tuple]) -> dict[str, float]:
-        assert self.meteor is not None
         decode = self.data.vocabulary.decode
         pairs = zip(self.rows, self.data.references, strict=True)
         references = {row: list(captions) for row, captions in pairs if captions}
         captions = [decode(outputs[row][1]) for row in references]
-        totals = score_captions(list(references.values()), captions, self.meteor).totals()
+        totals = score_captions(list(references.values()), captions).totals()
         scores = {f"val_{name}": totals[name] for name in ("bleu4", "meteor", "rouge_l", "cider_d", "wer")}
         if self.task.non_autoregressive:
             filled = [decode(outputs[row][2]) for row in references]

@@ -8,7 +8,6 @@ from pathlib import Path
 from src.base.csv_files import read_rows, write_csv
 from src.base.errors import InputError
 from src.base.locks import InUse, lock
-from src.metrics.meteor import Meteor
 from src.pipeline import stages
 from src.pipeline.runs import fold_folder, fold_folders
 from src.settings.load import changed
@@ -38,8 +37,8 @@ class JudgedNetworks:
     searched_folds: those that trials were scored on, here trained with another seed. folder: that of the trials.
     """
 
-    def __init__(self, settings: Settings, searched_folds: list[int], folder: Path, meteor: Meteor | None):
-        self.settings, self.searched_folds, self.folder, self.meteor = settings, searched_folds, folder, meteor
+    def __init__(self, settings: Settings, searched_folds: list[int], folder: Path):
+        self.settings, self.searched_folds, self.folder = settings, searched_folds, folder
         self.ranks = init_ranks()
 
     def labels(self, folds: list[int]) -> ValidationLabels:
@@ -104,7 +103,7 @@ class JudgedNetworks:
         claim_folder(folder, seeded)
         if not (folder / _PREDICTIONS).is_file():
             with cleared([folder], (*NETWORK, SETTINGS, _PREDICTIONS)), logged(folder / "log.txt"):
-                fit = Fit(seeded, read_trial_fold(settings, fold, self.ranks), fold, folder, self.ranks, self.meteor)
+                fit = Fit(seeded, read_trial_fold(settings, fold, self.ranks), fold, folder, self.ranks)
                 fit.run()
                 rows = [(row, *values) for row, values in _best_predictions(fit).items()]
                 write_csv(folder / _PREDICTIONS, ("row", "mos", "caption"), rows)

@@ -16,7 +16,6 @@ from src.base.errors import InputError
 from src.base.text import one_line
 from src.metrics.caption_scores import score_captions
 from src.metrics.competition_score import caption_score
-from src.metrics.meteor import Meteor
 from src.metrics.mos_score import FEWEST, is_measurable, mos_score_of_counts
 from src.metrics.significance import Paired, paired_scores
 from src.pipeline.resolved import SearchPlan
@@ -40,10 +39,7 @@ class ValidationLabels:
 
 
 class Predictor(Protocol):
-    """What learns or decodes with given settings, and the labels of what it predicts. meteor: None without captions."""
-
-    @property
-    def meteor(self) -> Meteor | None: ...
+    """What learns or decodes with given settings, and the labels of what it predicts."""
 
     def labels(self, folds: list[int]) -> ValidationLabels:
         """Of the folds' validation photos."""
@@ -113,8 +109,7 @@ def judge(systems: dict[str, Settings], plan: SearchPlan, predictor: Predictor) 
     if not scored:
         return Verdict(False, f"the defaults won (too few photos with labels on {where})")
     ours, theirs = (
-        objective_of_counts(plan.objective, predicted[system], labels, scored, weights, predictor.meteor)
-        for system in (name, DEFAULTS)
+        objective_of_counts(plan.objective, predicted[system], labels, scored, weights) for system in (name, DEFAULTS)
     )
     test = paired_scores(ours, theirs, len(scored), RESAMPLES, settings.run.seed)
     assert test is not None
@@ -147,7 +142,6 @@ def objective_of_counts(
     labels: ValidationLabels,
     rows: list[int],
     weights: CaptionWeights,
-    meteor: Meteor | None,
 ) -> Callable[[np.ndarray], np.ndarray]:
     """A function from how often each photo of `rows` is drawn [samples, photos] to the score of each sample [samples].
 
@@ -159,10 +153,9 @@ def objective_of_counts(
         mos = mos_score_of_counts([predicted[rows[i]][0] for i in rated], [labels.mos[rows[i]] for i in rated])
         parts.append(lambda counts: mos(counts[:, rated]))
     if objective != "mos":
-        assert meteor is not None
         captioned = [i for i, row in enumerate(rows) if row in labels.references]
         references = [labels.references[rows[i]] for i in captioned]
-        scores = score_captions(references, [predicted[rows[i]][1] for i in captioned], meteor)
+        scores = score_captions(references, [predicted[rows[i]][1] for i in captioned])
         scale = sum(astuple(weights)) if objective == "mean" else 1.0
         parts.append(lambda counts: caption_score(scores.resampled(counts[:, captioned]), weights) / scale)
     return lambda counts: np.mean([part(counts) for part in parts], axis=0)

@@ -18,9 +18,9 @@ from src.base.errors import InputError
 from src.base.files import read_json, write_json
 from src.inference.caption_candidates import best_captions
 from src.inference.teacher_captions import load_teacher_captions
+from src.metrics import meteor
 from src.metrics.caption_scores import score_captions
 from src.metrics.competition_score import caption_score
-from src.metrics.meteor import Meteor
 from src.pipeline import outputs, stages
 from src.pipeline.runs import fold_folder, run_folder
 from src.settings.keys import changing
@@ -86,8 +86,10 @@ class TrainingObjective:
     the settings as they are, stay until it is judged.
     """
 
-    def __init__(self, settings: Settings, objective: str, folds: list[int], folder: Path, meteor: Meteor | None):
-        self.settings, self.objective, self.folds, self.folder, self.meteor = settings, objective, folds, folder, meteor
+    def __init__(self, settings: Settings, objective: str, folds: list[int], folder: Path):
+        self.settings, self.objective, self.folds, self.folder = settings, objective, folds, folder
+        if settings.task != "mos":
+            meteor.shared_meteor()  # a Java that cannot start ends the search, and fails no trial
         self.ranks = init_ranks()
 
     def __call__(self, claim: Claim) -> list[float]:
@@ -103,7 +105,7 @@ class TrainingObjective:
             fits = []
             for fold, folder in zip(self.folds, folders, strict=True):
                 data = read_trial_fold(settings, fold, self.ranks)
-                fits.append(Fit(settings, data, fold, folder, self.ranks, self.meteor))
+                fits.append(Fit(settings, data, fold, folder, self.ranks))
             for epoch in range(1, settings.train.epochs + 1):
                 for fit in fits:
                     if fit.train_state.epoch < epoch:
@@ -149,13 +151,14 @@ def trained_with(folder: Path, settings: Settings) -> bool:
 class DecodingObjective:
     """Decodes the validation photos of a run's folds, each with its own fold's network, and scores all together."""
 
-    def __init__(self, settings: Settings, folds: list[int], meteor: Meteor):
-        self.settings, self.folds, self.meteor = settings, folds, meteor
+    def __init__(self, settings: Settings, folds: list[int]):
+        self.settings, self.folds = settings, folds
         self.ranks = init_ranks()
         self.data: dict[int, FoldData] = {}
         self.references = self.labels(folds).references
         if not self.references:
             raise InputError("--stage decode: the validation photos have no captions to compare with")
+        meteor.shared_meteor()  # starts while the first captions are decoded
 
     def __call__(self, claim: Claim) -> list[float]:
         """The caption score."""
@@ -163,7 +166,7 @@ class DecodingObjective:
         predicted = self.predictions(settings, self.folds, "")
         rows = sorted(predicted)
         captions = [predicted[row][1] for row in rows]
-        scores = score_captions([self.references[row] for row in rows], captions, self.meteor)
+        scores = score_captions([self.references[row] for row in rows], captions)
         return [caption_score(scores.totals(), settings.metric.weights)]
 
     def labels(self, folds: list[int]) -> ValidationLabels:

@@ -41,7 +41,7 @@ def score(common: list[str], loss: list[str], seed: int, runs: Path) -> float:
     data = dataclasses.replace(data, train_rows=labelled[0], validation_rows=labelled[1])
     make_deterministic(settings.run.threads)
     with tempfile.TemporaryDirectory(dir=runs) as folder:
-        return Fit(settings, data, 0, Path(folder), init_ranks(), None).run().rows[-1]["val_mos_score"]
+        return Fit(settings, data, 0, Path(folder), init_ranks()).run().rows[-1]["val_mos_score"]
 
 
 def main() -> None:

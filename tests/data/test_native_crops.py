@@ -67,7 +67,7 @@ def test_training_draws_a_piece_and_the_score_is_the_mean_of_all(prepared, tmp_p
     assert drawn.any(1).all(), "every piece of every photo comes up"
     assert drawn.any(0).all() and (images[3] == batches[BatchSlice(3, rows)]["images"].numpy()).all()
 
-    Fit(settings, data, 0, tmp_path, ONE, None).run()
+    Fit(settings, data, 0, tmp_path, ONE).run()
     predicted = predict_mos(tmp_path, settings, labels, rows.tolist(), ONE, "fold 0")
     network, _ = open_network(tmp_path / "best-mos.pt", settings)
     with torch.inference_mode():

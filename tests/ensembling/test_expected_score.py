@@ -84,7 +84,7 @@ def test_a_corpus_scores_as_the_exact_scorer_says_and_blocks_change_nothing(mete
     utility = ExpectedScorer(training, WITHOUT_METEOR)
     said, references = [group[:1] for group in candidates], [PseudoReferences(each, np.ones(1)) for each in training]
     expected = utility.expected(said, references)
-    exact = score_captions(training, [group[0] for group in said], meteor, tokenized=True).totals()
+    exact = score_captions(training, [group[0] for group in said], tokenized=True, meteor=meteor).totals()
     assert corpus_score(expected, WITHOUT_METEOR) == pytest.approx(caption_score(exact, WITHOUT_METEOR), abs=1e-9)
     monkeypatch.setattr("src.ensembling.expected_score._PAIRS", 3)
     again = utility.expected(said, references)

@@ -56,8 +56,8 @@ def quick(meteor):
     with pytest.MonkeyPatch.context() as patch:
         hurry(patch)
         patch.setattr("src.metrics.meteor.shared_meteor", lambda: meteor)
-        patch.setattr(evaluate, "score_run", lambda *_: (SCORE, None))
-        patch.setattr(evaluate, "draw_run", lambda *_: None)
+        patch.setattr("src.reports.run_report.score_run", lambda *_: (SCORE, None))
+        patch.setattr("src.reports.figures.draw_run", lambda *_: None)
         yield
 
 

@@ -174,7 +174,8 @@ def test_names_in_another_spelling_are_found_or_said(kind, place, capfd):
     sample = "img_name,mos,comments\n" + "".join(f"{name},5,x\n" for name in formed)
     Path("data/sample_submission.csv").write_text(sample)
     predictions = pd.DataFrame({"photo_id": tested[::-1], "mos": [3.5, 4.5, 5.5], "caption": ["c", "b", "a"]})
-    write_submission(Path("mine.csv"), read_form(Path("data"), "dacon", "both"), predictions)
+    predictions.to_csv("predictions.csv", index=False)
+    write_submission(Path("mine.csv"), read_form(Path("data"), "dacon", "both"), Path("predictions.csv"))
     mine = pd.read_csv("mine.csv", keep_default_na=False)
     assert mine.to_numpy().tolist() == [[name, 5.5 - i, "abc"[i]] for i, name in enumerate(formed)]
     check = ["--check", "mine.csv", "data.root=data"]

@@ -13,6 +13,7 @@ from torch import nn
 
 from src import compare, ensemble, evaluate, predict, preprocess, split, submit, train
 from src.base.files import read_json
+from src.reports import figures
 from src.training.distributed import accept_single_values
 from tests.conftest import TINY
 from tests.helpers.bad_input import exit_code, hurry
@@ -64,9 +65,9 @@ def printed(folder, meteor):
     texts = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        draw_run = evaluate.draw_run
+        draw_run = figures.draw_run
         quick_scores(patch, meteor)
-        patch.setattr(evaluate, "draw_run", draw_run)
+        patch.setattr(figures, "draw_run", draw_run)
         (folder / "submissions").mkdir()
         for photos, folds in VALIDATED.items():
             with contextlib.redirect_stdout(io.StringIO()) as out:

@@ -75,8 +75,9 @@ def quick_scores(patch: pytest.MonkeyPatch, meteor: Meteor) -> None:
     quick_java(patch, meteor)
     patch.setattr("src.plots.style.DPI", 40)
     fixed_constant(patch)
-    for drawing in ("plots.data_histograms.draw_statistics", "plots.training_curves.draw_curves", "evaluate.draw_run"):
+    for drawing in ("plots.data_histograms.draw_statistics", "plots.training_curves.draw_curves"):
         patch.setattr(f"src.{drawing}", lambda *_, **__: None)
+    patch.setattr("src.reports.figures.draw_run", lambda *_: None)
 
 
 def quick_java(patch: pytest.MonkeyPatch, meteor: Meteor) -> None:

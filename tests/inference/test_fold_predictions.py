@@ -1,7 +1,5 @@
 """What a finished fold predicts: against its searches one by one, as files, and as tables of the run."""
 
-import contextlib
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -25,13 +23,12 @@ from src.training.distributed import Ranks
 from src.training.fit import Fit
 from src.training.fold_data import read_fold
 from tests.conftest import TINY
-from tests.helpers.small_meteor import small_meteor
 
 ONE = Ranks(0, 1, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
-def finished(competition, tmp_path_factory):
+def finished(competition, meteor, tmp_path_factory):
     """Settings and data of a finished fold of captions, and its folder."""
     folder = tmp_path_factory.mktemp("predicting")
     arguments = [f"data.root={competition}", *TINY, f"run.root={folder}/runs", "task=caption", "train.epochs=1"]
@@ -41,8 +38,9 @@ def finished(competition, tmp_path_factory):
     settings, _ = load(arguments, "train")
     places = [make(settings).folder for make in (outputs.photos, outputs.vocabulary, outputs.folds)]
     data = read_fold(*places, 0, settings.vocabulary.maximum_words)
-    with contextlib.closing(small_meteor(folder)) as meteor:
-        Fit(settings, data, 0, folder, ONE, meteor).run()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("src.metrics.meteor.shared_meteor", lambda: meteor)
+        Fit(settings, data, 0, folder, ONE).run()
     return settings, data, folder
 
 

@@ -165,7 +165,8 @@ def test_a_teacher_that_may_not_teach_is_one_line(place, common):
 def test_a_student_that_is_cut_off_goes_on_at_the_same_bit(place, common, monkeypatch):
     settings, _ = load([*common, *STUDENT], "train")
     done = place / "runs" / "student" / "fold-0"
-    fit = Fit(settings, data_of(settings), 0, place, ONE, None)
+    monkeypatch.setattr("src.metrics.meteor.shared_meteor", lambda: None)
+    fit = Fit(settings, data_of(settings), 0, place, ONE)
     monkeypatch.setattr(fit, "validate", dict)
 
     def stop(row):
@@ -173,7 +174,7 @@ def test_a_student_that_is_cut_off_goes_on_at_the_same_bit(place, common, monkey
 
     with pytest.raises(KeyboardInterrupt):
         fit.run(stop)
-    again = Fit(settings, data_of(settings), 0, place, ONE, None)
+    again = Fit(settings, data_of(settings), 0, place, ONE)
     monkeypatch.setattr(again, "validate", dict)
     again.run()
     ours, theirs = (checkpoint.load(folder / "last.pt")["engine"]["model"] for folder in (place, done))

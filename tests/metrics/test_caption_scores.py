@@ -154,9 +154,9 @@ def test_meteor_equals_pycocoevalcap(java_on_path, meteor):
 @pytest.mark.java
 def test_scores_resample_and_subset_exactly(meteor):
     references, candidates = made_up(25, seed=8)
-    scores = score_captions(references, candidates, meteor)
+    scores = score_captions(references, candidates, meteor=meteor)
     drawn = np.array([3, 3, 7, 11, 20, 20, 20])
-    sample = score_captions([references[i] for i in drawn], [candidates[i] for i in drawn], meteor)
+    sample = score_captions([references[i] for i in drawn], [candidates[i] for i in drawn], meteor=meteor)
     counts = np.bincount(drawn, minlength=25)[None]
     ours, anew = scores.resampled(counts), sample.totals()
     for name in ("bleu1", "bleu2", "bleu3", "bleu4", "meteor", "rouge_l", "wer"):

@@ -158,7 +158,6 @@ def quick(tmp_path_factory, monkeypatch):
     monkeypatch.setattr("src.reports.run_report.constant_sentence", constant_sentence)
     with contextlib.closing(small_meteor(tmp_path_factory.mktemp("meteor"))) as meteor:
         monkeypatch.setattr("src.metrics.meteor.shared_meteor", lambda: meteor)
-        monkeypatch.setattr("src.metrics.file_evaluation.Meteor", lambda: small_meteor(tmp_path_factory.mktemp("own")))
         yield searched
 
 

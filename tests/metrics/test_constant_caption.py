@@ -71,19 +71,19 @@ def test_edits_insert_remove_replace_and_move():
 
 
 def exact(sentence: str, references: list[list[str]], meteor: Meteor) -> float:
-    scores = score_captions(references, [sentence] * len(references), meteor, tokenized=True)
+    scores = score_captions(references, [sentence] * len(references), tokenized=True, meteor=meteor)
     return caption_score(scores.totals(), CaptionWeights())
 
 
 @pytest.mark.slow
 def test_constant_sentence_beats_every_training_caption(meteor, monkeypatch):
     references = made_up(25, 2, seed=4)
-    constant = constant_sentence(references, CaptionWeights(), meteor, tokenized=True)
+    constant = constant_sentence(references, CaptionWeights(), tokenized=True, meteor=meteor)
     monkeypatch.setattr("src.metrics.constant_caption.usable_processes", lambda _: 2)
     monkeypatch.setattr("src.metrics.constant_caption._FEW_PHOTOS", 0)
-    several = constant_sentences([references[:12], references], CaptionWeights(), meteor, tokenized=True)
+    several = constant_sentences([references[:12], references], CaptionWeights(), tokenized=True, meteor=meteor)
     monkeypatch.setattr("src.metrics.constant_caption.usable_processes", lambda _: 1)
-    alone = constant_sentence(references[:12], CaptionWeights(), meteor, tokenized=True)
+    alone = constant_sentence(references[:12], CaptionWeights(), tokenized=True, meteor=meteor)
     assert several == [alone, constant], "side by side as one by one"
     score = exact(constant.sentence, references, meteor)
     assert score == pytest.approx(constant.score, abs=1e-6)
@@ -92,13 +92,13 @@ def test_constant_sentence_beats_every_training_caption(meteor, monkeypatch):
 
 @pytest.mark.parametrize("references", [[["fo"]], [["fo ba", "fo"]], [["fo ba qux zed mip"], [""]]])
 def test_constant_sentence_of_next_to_nothing(meteor, references):
-    constant = constant_sentence(references, CaptionWeights(), meteor, tokenized=True)
+    constant = constant_sentence(references, CaptionWeights(), tokenized=True, meteor=meteor)
     assert set(constant.sentence.split()) <= set(WORDS) and constant.sentence and np.isfinite(constant.score)
 
 
 def test_captions_without_words_are_refused(meteor):
     with pytest.raises(InputError, match="hold no words"):
-        constant_sentence([["..."], [""]], CaptionWeights(), meteor)
+        constant_sentence([["..."], [""]], CaptionWeights(), meteor=meteor)
 
 
 @pytest.mark.slow
@@ -108,5 +108,5 @@ def test_constant_sentence_of_real_comments_holds_on_unseen_photos():
     references = tokenize([list(group) for _, group in frame.groupby("img_name").comments])
     order = np.random.default_rng(0).permutation(len(references))
     seen, unseen = ([references[i] for i in half] for half in np.array_split(order, 2))
-    constant = constant_sentence(seen, CaptionWeights(), shared_meteor(), tokenized=True)
+    constant = constant_sentence(seen, CaptionWeights(), tokenized=True)
     assert exact(constant.sentence, unseen, shared_meteor()) >= 1.20

@@ -93,9 +93,9 @@ def test_photos_of_one_file_only_are_counted_and_named(write):
         pair(read_predictions(many), read_references(few))
 
 
-def test_report_of_two_files_with_baseline(write, meteor):
+def test_report_of_two_files_with_baseline(write, shared_meteor):
     predictions, references = write("P.csv", PREDICTIONS), write("R.csv", REFERENCES)
-    out = evaluate_files(predictions, references, references, MetricSettings(bootstrap=100), 0, meteor)
+    out = evaluate_files(predictions, references, references, MetricSettings(bootstrap=100), 0)
     json.dumps(out, allow_nan=False)
     assert set(out) == {"mos", "caption", "baseline", "warnings"}
     assert set(out["mos"]) == {"plcc", "srcc", "score", "interval", "photos"} and out["mos"]["photos"] == 4
@@ -105,11 +105,11 @@ def test_report_of_two_files_with_baseline(write, meteor):
     assert "not scored" in out["warnings"][0]
 
 
-def test_a_block_without_any_label_is_null(write, meteor):
+def test_a_block_without_any_label_is_null(write, shared_meteor):
     mos_only = write("M.csv", "img_name,mos,comments\na,1,\nb,2,\nc,3,\n")
     both = write("P.csv", "img_name,mos,comments\na,1,x\nb,2,y\nc,4,z\n")
-    out = evaluate_files(both, mos_only, None, MetricSettings(bootstrap=100), 0, meteor)
+    out = evaluate_files(both, mos_only, None, MetricSettings(bootstrap=100), 0)
     assert out["caption"] is None and out["mos"]["srcc"] == 1 and out["baseline"]["sentence"] is None
     words_only = write("C.csv", "img_name,comments\na,x y\nb,y z\nc,z x\n")
-    out = evaluate_files(both, words_only, None, MetricSettings(bootstrap=100), 0, meteor)
+    out = evaluate_files(both, words_only, None, MetricSettings(bootstrap=100), 0)
     assert out["mos"] is None and out["caption"]["photos"] == 3

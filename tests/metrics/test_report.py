@@ -12,7 +12,7 @@ from src.settings.schema import CaptionWeights
 
 
 def test_a_report_holds_no_nan_and_warns_of_a_score_under_its_baseline(meteor):
-    one = score_captions([["a nice photo"]], ["a nice photo"], meteor)
+    one = score_captions([["a nice photo"]], ["a nice photo"], meteor=meteor)
     block = caption_block(one, CaptionWeights(), 50, seed=0)
     assert block["interval"] is None and block["photos"] == 1 and block["bleu4"] < 0.1 < block["bleu3"]
     mos = mos_block(np.array([5.0, 5.0, 5.0]), np.array([1.0, 2.0, 3.0]), 50, seed=0)
@@ -36,7 +36,7 @@ def test_what_cannot_be_measured_has_no_score_rather_than_zero():
 
 
 def test_a_caption_score_of_one_photo_is_not_held_against_its_baseline(meteor):
-    block = caption_block(score_captions([["a nice photo"]], ["a photo"], meteor), CaptionWeights(), 50, seed=0)
+    block = caption_block(score_captions([["a nice photo"]], ["a photo"], meteor=meteor), CaptionWeights(), 50, seed=0)
     baseline, healthy = {"mos": None, "caption": 9.0, "sentence": "so it is"}, {"captions": None, "mos": None}
     report = evaluation_report(None, block, baseline, healthy, [])
     text = summary("a run", report)

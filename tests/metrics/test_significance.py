@@ -50,7 +50,9 @@ def test_paired_mos_equals_a_plain_bootstrap():
 def test_paired_captions_equal_a_plain_bootstrap(meteor):
     references, good = made_up(12, 0)
     good = [group[0] if index % 2 else text for index, (group, text) in enumerate(zip(references, good, strict=True))]
-    both = [score_captions(references, captions, meteor, tokenized=True) for captions in (good, made_up(12, 1)[1])]
+    both = [
+        score_captions(references, captions, tokenized=True, meteor=meteor) for captions in (good, made_up(12, 1)[1])
+    ]
 
     def plain(captions: list[str], one, rows: np.ndarray) -> float:
         places = range(len(rows))

@@ -55,15 +55,15 @@ def predictions(table) -> pd.DataFrame:
     return frame
 
 
-def test_scores_are_those_of_the_labelled_photos(table, predictions, searched, meteor):
-    report = RunEvaluation(SETTINGS, table, predictions, {}, meteor).out_of_fold()
+def test_scores_are_those_of_the_labelled_photos(table, predictions, searched, shared_meteor):
+    report = RunEvaluation(SETTINGS, table, predictions, {}).out_of_fold()
     truth = table["mos"].to_numpy()[:11]
     assert report["mos"]["score"] == mos_score(predictions["mos"][:11], truth)["score"]
     assert list(report["members"]) == ["network", "ridge"]
     assert report["baseline"]["mos"] == mos_score(predictions["ridge"][:11], truth)["score"]
     references = [list(texts) for texts in table["captions"][:11]]
     weights, captions = SETTINGS.metric.weights, predictions["caption"][:11].tolist()
-    expected = caption_score(score_captions(references, captions, meteor).totals(), weights)
+    expected = caption_score(score_captions(references, captions).totals(), weights)
     assert report["caption"]["score"] == pytest.approx(expected) and report["caption"]["photos"] == 11
     assert report["diagnostics"]["captions"]["photos"] == 11
     rows = [i for i in range(11) if i % 2 == 1]
@@ -72,25 +72,25 @@ def test_scores_are_those_of_the_labelled_photos(table, predictions, searched, m
 
 
 def test_the_constant_sentence_of_a_fold_is_searched_among_the_captions_of_the_others(
-    table, predictions, searched, meteor
+    table, predictions, searched, shared_meteor
 ):
-    evaluation = RunEvaluation(SETTINGS, table, predictions, {}, meteor)
+    evaluation = RunEvaluation(SETTINGS, table, predictions, {})
     report = evaluation.out_of_fold()
     texts = [text for (text,) in table["captions"][:11]]
     assert searched == [sorted(texts[1::2]), sorted(texts[0::2])]
     constants = [texts[1] if i % 2 == 0 else texts[0] for i in range(11)]
-    scores = score_captions([[text] for text in texts], constants, meteor)
+    scores = score_captions([[text] for text in texts], constants)
     assert report["baseline"]["caption"] == pytest.approx(caption_score(scores.totals(), SETTINGS.metric.weights))
     assert report["baseline"]["sentence"] == f"{texts[1]} | {texts[0]}"
     test = predictions[:4].assign(photo_id=table.index[12:])
     evaluation.test(test, table.loc[table["part"] == "test", ["mos", "captions"]])
     assert searched[2:] == [sorted(texts)]
-    known = RunEvaluation(SETTINGS, table, predictions, {0: "a", 1: "b", TEST: "c"}, meteor)
+    known = RunEvaluation(SETTINGS, table, predictions, {0: "a", 1: "b", TEST: "c"})
     assert known.out_of_fold()["baseline"]["sentence"] == "a | b" and len(searched) == 3
 
 
-def test_what_the_networks_did_not_predict_has_no_score(table, predictions, searched, meteor):
-    evaluation = RunEvaluation(SETTINGS, table, predictions, {}, meteor)
+def test_what_the_networks_did_not_predict_has_no_score(table, predictions, searched, shared_meteor):
+    evaluation = RunEvaluation(SETTINGS, table, predictions, {})
     whole = evaluation.out_of_fold()
     networks = predictions[["photo_id", "fold", "caption"]].assign(mos=predictions["network"])
     report = evaluation.networks(networks, whole)
@@ -98,10 +98,10 @@ def test_what_the_networks_did_not_predict_has_no_score(table, predictions, sear
     assert evaluation.networks(networks.assign(mos=np.nan), whole)["mos"] is None
     captions_only = dataclasses.replace(SETTINGS, task="caption")
     without = networks.assign(mos=0.0)  # what the ensemble writes where no photo has a label to learn from
-    report = RunEvaluation(captions_only, table, without, {}, meteor).out_of_fold()
+    report = RunEvaluation(captions_only, table, without, {}).out_of_fold()
     assert report["mos"] is None and report["caption"] and report["folds"][0]["mos"] is None
     mos_only = dataclasses.replace(SETTINGS, task="mos")
-    report = RunEvaluation(mos_only, table, predictions, {}, meteor).out_of_fold()
+    report = RunEvaluation(mos_only, table, predictions, {}).out_of_fold()
     assert report["caption"] is None and report["baseline"]["caption"] is None and report["mos"]
 
 

@@ -177,7 +177,8 @@ def test_runs_are_tested_on_the_photos_that_both_predicted(comparison, compared,
     told = [photo for photo in common if table["captions"][photo]]
     references = [list(table["captions"][photo]) for photo in told]
     both = [
-        score_captions(references, [oof[run][photo]["caption"] for photo in told], meteor) for run in ("part", "one")
+        score_captions(references, [oof[run][photo]["caption"] for photo in told], meteor=meteor)
+        for run in ("part", "one")
     ]
     ours, theirs = (caption_score(one.totals(), CaptionWeights()) for one in both)
     assert float(rows[2]["caption_difference"]) == pytest.approx(ours - theirs, abs=1e-12)

@@ -25,7 +25,6 @@ from src.ensembling.regressors import TEST, PhotoFeatures
 from src.ensembling.run_predictions import RunCandidates, run_candidates, run_predictions
 from src.metrics.caption_scores import score_captions
 from src.metrics.competition_score import caption_score
-from src.metrics.meteor import CachedMeteor
 from src.metrics.mos_score import mos_score
 from src.pipeline import outputs
 from src.pipeline.artefacts import outputs_digest
@@ -112,7 +111,9 @@ def test_the_ablation_holds_what_the_exact_scorer_finds(predicted, meteor):
     rules = [row["step"] for row in rows][-3:]
     assert rules == ["no broken endings", "no repeated pairs", "one sentence for at most 5%"]
     for step, captions in ((rules[-1], ours["caption"]), ("one, its search", alone["caption"])):
-        exact = score_captions([list(c) for c in truth["captions"][known]], captions[known].tolist(), meteor).totals()
+        exact = score_captions(
+            [list(c) for c in truth["captions"][known]], captions[known].tolist(), meteor=meteor
+        ).totals()
         assert float(found[step]["score"]) == pytest.approx(caption_score(exact, CaptionWeights()), abs=1e-9)
     how = json.loads((folder / "blend.json").read_text())
     assert how["runs"] == ["one", "two"] and how["mos"]["used"] == "blend" and how["captions"]["strategy"]
@@ -196,7 +197,7 @@ def test_where_no_test_photo_can_be_read_training_photos_still_get_captions(mete
     constants = {}
     corpus = Corpus(said, fold, CaptionWeights(), 0, 2)
     searched, rules = ["the light"] * 5, CaptionRules(frozenset({"of"}), False, 0.05)
-    found = select_captions(corpus, [run], searched, {}, constants, rules, CachedMeteor(meteor), tmp_path)
+    found = select_captions(corpus, [run], searched, {}, constants, rules, tmp_path)
     assert found.captions.keys() == {0, 1, 2, 3} and constants.keys() == {0, 1}
 
 

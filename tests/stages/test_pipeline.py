@@ -268,9 +268,11 @@ def test_unusable_photos_stop_the_run_or_are_left_out(competition, quick, workpl
     ids=["no captions", "no MOS"],
 )
 def test_a_competition_of_one_task(
-    arguments, absent, own, quality, caption, tiny_competition, quick, workplace, capsys
+    arguments, absent, own, quality, caption, tiny_competition, quick, workplace, capsys, monkeypatch
 ):
     """Its tables have no column of the other task. The form may have; what it has besides stays as it is."""
+    if not caption:
+        monkeypatch.setattr("src.metrics.meteor.shared_meteor", lambda: pytest.fail("METEOR started without captions"))
     root = shutil.copytree(tiny_competition, workplace / "data1")
     for name in ("train.csv", "test_labels.csv"):
         table = pd.read_csv(root / name, dtype=str, keep_default_na=False)

@@ -14,12 +14,18 @@ from src.submission.log import log_submission
 COLUMNS = (NAME, *ANSWERS)
 NAMES = ("0213074526", "b", "c", "d")
 CAPTIONS = ["plain", 'with "quotes", commas', "two\nlines", "null"]
-PREDICTIONS = pd.DataFrame({"photo_id": NAMES[::-1], "mos": [1.00005, 2, 9.99996, 4.5], "caption": CAPTIONS[::-1]})
+TABLE = pd.DataFrame({"photo_id": NAMES[::-1], "mos": [1.00005, 2, 9.99996, 4.5], "caption": CAPTIONS[::-1]})
+
+
+@pytest.fixture
+def predictions(tmp_path):
+    TABLE.to_csv(tmp_path / "test.csv", index=False)
+    return tmp_path / "test.csv"
 
 
 @pytest.mark.parametrize("columns", [COLUMNS, ("img_name", "comments"), ("comments", "img_name", "extra", "mos")])
-def test_the_form_is_filled_in_as_the_csv_module_would(columns, tmp_path):
-    rows = PREDICTIONS.set_index("photo_id")
+def test_the_form_is_filled_in_as_the_csv_module_would(columns, predictions, tmp_path):
+    rows = TABLE.set_index("photo_id")
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
@@ -29,13 +35,13 @@ def test_the_form_is_filled_in_as_the_csv_module_would(columns, tmp_path):
         writer.writerow([cells[column] for column in columns])
     given = {"extra": tuple(f"{name} of the form, 1.50" for name in NAMES)} if "extra" in columns else {}
     form = Form(columns, NAMES, 1.0, 10.0, given)
-    write_submission(tmp_path / "s.csv", form, PREDICTIONS)
+    write_submission(tmp_path / "s.csv", form, predictions)
     assert (tmp_path / "s.csv").read_bytes() == text.getvalue().encode()
     check_submission(tmp_path / "s.csv", form, "s.csv")
 
 
-def test_rounding_may_leave_the_range_of_the_labels_by_half_a_decimal_and_no_more(tmp_path):
-    write_submission(tmp_path / "s.csv", Form(COLUMNS, NAMES, 0, 10), PREDICTIONS)
+def test_rounding_may_leave_the_range_of_the_labels_by_half_a_decimal_and_no_more(predictions, tmp_path):
+    write_submission(tmp_path / "s.csv", Form(COLUMNS, NAMES, 0, 10), predictions)
     check_submission(tmp_path / "s.csv", Form(COLUMNS, NAMES, 1.00005, 9.99996), "s.csv")
     with pytest.raises(InputError, match=r"^s.csv is not a valid submission: 1 wrong MOS: b \(outside"):
         check_submission(tmp_path / "s.csv", Form(COLUMNS, NAMES, 1, 9.9999), "s.csv")

@@ -113,11 +113,11 @@ def test_an_interrupted_feature_cache_is_resumed(prepared, tmp_path, monkeypatch
     names = feature_cache._compute(settings, whole, ONE.device)
     computed, original = [], feature_cache._features
 
-    def fail_late(encoder, photos, settings):
+    def fail_late(encoder, photos, *how):
         computed.append(len(photos))
         if 48 < sum(computed) <= 50:
             raise KeyboardInterrupt
-        return original(encoder, photos, settings)
+        return original(encoder, photos, *how)
 
     monkeypatch.setattr(feature_cache, "_features", fail_late)
     with pytest.raises(KeyboardInterrupt):

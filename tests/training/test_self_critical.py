@@ -112,21 +112,21 @@ def test_samples_do_not_depend_on_the_batch(prepared):
 
 
 @pytest.mark.slow
-def test_rewards_rise_and_are_logged_and_a_cut_changes_nothing(prepared, tmp_path, meteor, capsys):
+def test_rewards_rise_and_are_logged_and_a_cut_changes_nothing(prepared, tmp_path, shared_meteor, capsys):
     arguments = [*EXACT, "train.epochs=7", "optim.lr=0.02", "self_critical.from_epoch=2", "self_critical.samples=5",
                  "self_critical.baseline=leave_one_out", "self_critical.lr=0.01", "train.captions_per_photo=2",
                  "self_critical.cider_d=0", "self_critical.rouge_l=1", "train.batch_size=8"]  # fmt: skip
     settings, data = prepared(*arguments)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     whole.mkdir(), cut.mkdir()
-    Fit(settings, data, 0, whole, ONE, meteor).run()
+    Fit(settings, data, 0, whole, ONE).run()
     with open(whole / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [bool(row["reward"]) for row in rows] == [False, False, True, True, True, True, True]
     assert [bool(row["caption_loss"]) for row in rows] == [True, True, False, False, False, False, False]
     assert float(rows[-1]["reward"]) > 1.2 * float(rows[2]["reward"]) > 0
     assert float(rows[2]["advantage"]) > 0 and 1 < float(rows[2]["sample_words"]) < 40
-    fit = Fit(settings, data, 0, cut, ONE, meteor)
+    fit = Fit(settings, data, 0, cut, ONE)
     update = fit.engine.ema.update
 
     def stop_at(module, step):
@@ -137,24 +137,24 @@ def test_rewards_rise_and_are_logged_and_a_cut_changes_nothing(prepared, tmp_pat
     fit.engine.ema.update = stop_at
     with pytest.raises(Stopped):
         fit.run()
-    Fit(settings, data, 0, cut, ONE, meteor).run()
+    Fit(settings, data, 0, cut, ONE).run()
     assert (cut / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
 
 
 @pytest.mark.slow
-def test_a_run_that_falls_below_its_start_says_so(prepared, tmp_path, meteor, capsys):
+def test_a_run_that_falls_below_its_start_says_so(prepared, tmp_path, shared_meteor, capsys):
     settings, data = prepared(*EXACT, "train.epochs=6", "optim.lr=0.01", "self_critical.from_epoch=5",
                               "self_critical.lr=3")  # fmt: skip
-    Fit(settings, data, 0, tmp_path, ONE, meteor).run()
+    Fit(settings, data, 0, tmp_path, ONE).run()
     assert "self-critical training ended at a validation caption score of" in capsys.readouterr().out
 
 
-def test_patience_begins_with_the_rewards_of_the_whole_formula(prepared, tmp_path, meteor):
+def test_patience_begins_with_the_rewards_of_the_whole_formula(prepared, tmp_path, shared_meteor):
     """Nothing is learned, so no epoch is better than the first; the run still comes to the rewards."""
     formula = [f"self_critical.{name}={weight}" for name, weight in FORMULA.items()]
     settings, data = prepared(*EXACT, *formula, "train.epochs=9", "train.patience=1", "optim.lr=0",
                               "self_critical.from_epoch=2", "self_critical.lr=0", "train.batch_size=30")  # fmt: skip
-    rows = Fit(settings, data, 0, tmp_path, ONE, meteor).run().rows
+    rows = Fit(settings, data, 0, tmp_path, ONE).run().rows
     assert len(rows) == 3 and "reward" in rows[2] and "reward" not in rows[1]
     penalised, _ = prepared(*EXACT, *formula, "self_critical.from_epoch=0", "self_critical.length_penalty=0.5")
     engines, drawn = [engine_of(each, data) for each in (settings, penalised)], torch.randint(4, 30, (6, 9)).numpy()
@@ -189,7 +189,7 @@ def test_scheduled_sampling_replaces_input_words_by_the_model_s(prepared):
 
 def test_the_encoder_is_frozen_for_the_first_epochs(prepared, tmp_path):
     settings, data = prepared("task=mos", "encoder.frozen_epochs=1", "train.epochs=2", "train.ema_decay=0")
-    fit = Fit(settings, data, 0, tmp_path, ONE, None)
+    fit = Fit(settings, data, 0, tmp_path, ONE)
     encoder = fit.engine.task.model.encoder
     before, after = [p.clone() for p in encoder.parameters()], []
     fit.run(lambda row: after.append([p.detach().clone() for p in encoder.parameters()]))

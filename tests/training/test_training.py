@@ -251,10 +251,10 @@ def test_epochs_are_validated_on_photos_from_all_over_the_table(prepared):
 
 
 @pytest.mark.parametrize("decoder", ["mask_predict", "ctc_mask_predict"])
-def test_non_autoregressive_captions_do_not_depend_on_the_reference(prepared, decoder, tmp_path):
+def test_non_autoregressive_captions_do_not_depend_on_the_reference(prepared, shared_meteor, decoder, tmp_path):
     """Validation writes the same whatever the references say; with visible words it does not."""
     settings, data = prepared(f"decoder.name={decoder}", "decoding.passes=3")
-    fit = Fit(settings, data, 0, tmp_path, ONE, None)
+    fit = Fit(settings, data, 0, tmp_path, ONE)
     task = fit.engine.ema.module
     rows, taken = data.validation_rows.tolist(), fit.engine.task.uniforms_per_token
     shuffled = dataclasses.replace(data.labels, tokens=np.where(data.labels.tokens > 3, 4, data.labels.tokens))
@@ -300,13 +300,13 @@ def test_training_cut_at_any_step_goes_on_at_the_same_bit(prepared, tmp_path, cu
     settings, data = prepared("task=mos", "augment.crop=0.1")
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"
     whole.mkdir(), pieces.mkdir()
-    Fit(settings, data, 0, whole, ONE, None).run()
-    fit = Fit(settings, data, 0, pieces, ONE, None)
+    Fit(settings, data, 0, whole, ONE).run()
+    fit = Fit(settings, data, 0, pieces, ONE)
     AtStep(fit, cut)
     with pytest.raises(Stopped, match="the same command, without --fresh, goes on"):
         fit.run()
     assert (pieces / "last.pt").is_file()
-    Fit(settings, data, 0, pieces, ONE, None).run()
+    Fit(settings, data, 0, pieces, ONE).run()
     assert (pieces / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
     assert (pieces / "best-mos.pt").read_bytes() == (whole / "best-mos.pt").read_bytes()
     assert equal(checkpoint.load(pieces / "last.pt"), checkpoint.load(whole / "last.pt"))
@@ -328,19 +328,24 @@ class SlowMeteor:
 
 
 @pytest.mark.parametrize("moment", ["scoring", "last step of an epoch"])
-def test_training_stopped_in_validation_stops_at_once_and_validates_again(prepared, tmp_path, meteor, moment):
+def test_training_stopped_in_validation_stops_at_once_and_validates_again(
+    prepared, tmp_path, shared_meteor, monkeypatch, moment
+):
     settings, data = prepared("train.epochs=3")
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"
     whole.mkdir(), pieces.mkdir()
-    Fit(settings, data, 0, whole, ONE, meteor).run()
-    slow = SlowMeteor(meteor)
-    fit = Fit(settings, data, 0, pieces, ONE, slow if moment == "scoring" else meteor)
-    if moment != "scoring":
+    Fit(settings, data, 0, whole, ONE).run()
+    slow = SlowMeteor(shared_meteor)
+    fit = Fit(settings, data, 0, pieces, ONE)
+    if moment == "scoring":
+        monkeypatch.setattr("src.metrics.meteor.shared_meteor", lambda: slow)
+    else:
         AtStep(fit, 2 * fit.steps)
     with pytest.raises(Stopped, match=f"fold 0, epoch 2 of 3, step {fit.steps} of {fit.steps}, is saved"):
         fit.run()
     assert time.monotonic() - slow.sent < 3
-    Fit(settings, data, 0, pieces, ONE, meteor).run()
+    monkeypatch.setattr("src.metrics.meteor.shared_meteor", lambda: shared_meteor)
+    Fit(settings, data, 0, pieces, ONE).run()
     for name in ("metrics.csv", "best-mos.pt", "best-caption.pt"):
         assert (pieces / name).read_bytes() == (whole / name).read_bytes(), name
     assert equal(checkpoint.load(pieces / "last.pt"), checkpoint.load(whole / "last.pt"))
@@ -351,7 +356,7 @@ def test_training_stopped_while_it_waits_for_a_batch_saves_what_it_has(prepared,
     settings, data = prepared("task=mos")
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"
     whole.mkdir(), pieces.mkdir()
-    Fit(settings, data, 0, whole, ONE, None).run()
+    Fit(settings, data, 0, whole, ONE).run()
 
     def slow(*arguments):
         for number, batch in enumerate(load_batches(*arguments)):
@@ -362,18 +367,18 @@ def test_training_stopped_while_it_waits_for_a_batch_saves_what_it_has(prepared,
 
     with monkeypatch.context() as patch:
         patch.setattr("src.training.fit.load_batches", slow)
-        fit = Fit(settings, data, 0, pieces, ONE, None)
+        fit = Fit(settings, data, 0, pieces, ONE)
         epoch, step = divmod(cut, fit.steps)
         with pytest.raises(Stopped, match=f"epoch {epoch + 1} of 2, step {step} of {fit.steps}, is saved"):
             fit.run()
-    Fit(settings, data, 0, pieces, ONE, None).run()
+    Fit(settings, data, 0, pieces, ONE).run()
     assert (pieces / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
     assert equal(checkpoint.load(pieces / "last.pt"), checkpoint.load(whole / "last.pt"))
 
 
 def test_a_loss_that_is_not_finite_stops_with_a_reason(prepared, tmp_path):
     settings, data = prepared("task=mos")
-    fit = Fit(settings, data, 0, tmp_path, ONE, None)
+    fit = Fit(settings, data, 0, tmp_path, ONE)
     with torch.no_grad():
         next(fit.engine.task.model.mos_head.parameters()).fill_(math.nan)
     with pytest.raises(InputError, match="not finite in epoch 1.*lower optim.lr"):
@@ -390,7 +395,7 @@ def test_photos_without_a_label_of_the_task_are_not_trained_on(prepared, tmp_pat
     fewer = dataclasses.replace(data, labels=labels, targets=labels)
     for name, rows in (("all", data.train_rows), ("kept", np.sort(kept))):
         (tmp_path / name).mkdir()
-        Fit(settings, dataclasses.replace(fewer, train_rows=rows), 0, tmp_path / name, ONE, None).run()
+        Fit(settings, dataclasses.replace(fewer, train_rows=rows), 0, tmp_path / name, ONE).run()
     metrics = [(tmp_path / name / "metrics.csv").read_bytes() for name in ("all", "kept")]
     assert metrics[0] == metrics[1]
     assert len(fewer.labelled("mos")) < len(fewer.labelled("both")) == len(data.train_rows)
@@ -401,10 +406,10 @@ def test_training_starts_from_another_run_and_keeps_its_own_range_of_mos(prepare
     settings = dataclasses.replace(settings, run=dataclasses.replace(settings.run, root=str(tmp_path)))
     first = tmp_path / "first" / "fold-0"
     first.mkdir(parents=True)
-    Fit(settings, data, 0, first, ONE, None).run()
+    Fit(settings, data, 0, first, ONE).run()
     settings = dataclasses.replace(settings, train=dataclasses.replace(settings.train, start_from="first"))
     wider = dataclasses.replace(data.labels, mos=data.labels.mos * 2)
-    second = Fit(settings, dataclasses.replace(data, labels=wider, targets=wider), 0, tmp_path / "second", ONE, None)
+    second = Fit(settings, dataclasses.replace(data, labels=wider, targets=wider), 0, tmp_path / "second", ONE)
     start = checkpoint.load(first / "best-mos.pt")["model"]
     for name, value in second.engine.task.model.state_dict().items():
         factor = 2 if name in ("mos_head.low", "mos_head.high") else 1

@@ -151,8 +151,6 @@ def test_networks_on_cached_features_are_judged(bright, place, monkeypatch):
 class Stub:
     """Predicts the labels, worse with the settings as they are; fails with the settings of the given names."""
 
-    meteor = None
-
     def __init__(self, *failing: str, rated: int = 9):
         self.failing, self.mos = failing, {row: float(row) for row in range(rated)}
 
@@ -235,7 +233,7 @@ def test_a_judge_that_is_killed_is_followed_by_one_of_two_workers_to_the_same_ve
         assert len(first) == 1 and first == second, name
 
 
-def test_the_mean_objective_counts_each_label_where_it_is(meteor):
+def test_the_mean_objective_counts_each_label_where_it_is(shared_meteor):
     """Against the scores of a list in which each photo stands as often as it was drawn."""
     rng, words = (
         np.random.default_rng(0),
@@ -248,8 +246,8 @@ def test_the_mean_objective_counts_each_label_where_it_is(meteor):
     rows = scored_photos(labels, "mean")
     assert rows == list(range(1, 9))
     counts = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=4).astype(float)
-    found = objective_of_counts("mean", predicted, labels, rows, weights, meteor)(counts)
-    captions = score_captions([references[row] for row in rows], [predicted[row][1] for row in rows], meteor)
+    found = objective_of_counts("mean", predicted, labels, rows, weights)(counts)
+    captions = score_captions([references[row] for row in rows], [predicted[row][1] for row in rows])
     for drawn, value in zip(counts.astype(int), found, strict=True):
         places = np.repeat(np.arange(len(rows)), drawn)
         rated = [rows[i] for i in places if rows[i] in mos]

@@ -22,6 +22,7 @@ from src.settings.keys import flatten
 from src.settings.load import as_arguments, load
 from src.settings.schema import Settings
 from src.settings.yaml_files import read_yaml
+from src.tuning.trials import TrainingObjective
 from tests.conftest import TINY
 from tests.helpers.in_process import inputs_in_process
 
@@ -34,6 +35,16 @@ QUICK = [*TINY, "task=mos", "train.ema_decay=0", "split.holdout=0.4"]
 def rows_of(path: Path) -> list[dict]:
     with open(path, encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def test_a_java_that_cannot_start_ends_the_search_of_captions_before_its_first_trial(monkeypatch, tmp_path):
+    def refuse():
+        raise InputError("Java cannot be started")
+
+    monkeypatch.setattr("src.metrics.meteor.shared_meteor", refuse)
+    with pytest.raises(InputError, match="Java cannot be started"):
+        TrainingObjective(load([*QUICK, "task=both"], "tune")[0], "mean", [0], tmp_path)
+    TrainingObjective(load(QUICK, "tune")[0], "mos", [0], tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +199,7 @@ def test_decoding_is_searched_out_of_fold_without_training(competition, workplac
     for row in rows_of(competition / "train.csv"):
         references[row["img_name"]] += [row["comments"]] * bool(row["comments"])
     names = [name for name in said if references[name]]
-    totals = score_captions([references[name] for name in names], [said[name] for name in names], meteor).totals()
+    totals = score_captions([references[name] for name in names], [said[name] for name in names]).totals()
     assert float(rows[0]["caption score"]) == pytest.approx(caption_score(totals, Settings().metric.weights))
     capsys.readouterr()
     train.main(["--config", "runs/demo/tune-decode/best.yaml"])
