@@ -1,7 +1,6 @@
 """SIGTERM and Ctrl-C end a program within seconds, whatever it is doing, and the same command goes on."""
 
 import os
-import random
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +9,7 @@ import pytest
 
 from src.base.locks import lock
 from src.base.stopping import GRACE
+from src.pipeline.stages import STAGES
 from tests.helpers.checkout import REPOSITORY, checkout, environment
 from tests.helpers.stops import SETTINGS, Stop, fork_stage, program, stages_stopped, start, stop, stop_when_ready
 
@@ -89,10 +89,9 @@ def test_run_sh_stops_while_it_starts(number, tmp_path):
 
 @pytest.mark.slow
 def test_stages_stopped_at_random_moments_submit_the_same(tiny_competition, tmp_path):
-    seed = int(os.environ.get("SEED", random.randrange(10**6)))
-    print(f"SEED={seed}")
+    seed = int(os.environ.get("SEED", 1129))
     folders = [checkout(tmp_path / name, tiny_competition) for name in ("stopped", "undisturbed")]
-    stops = stages_stopped(*folders, SETTINGS, 10, seed, fork_stage)
+    stops = stages_stopped(*folders, SETTINGS, len(STAGES), seed, fork_stage)
     assert stops
     submissions = [(folder / "submissions" / "submission.csv").read_bytes() for folder in folders]
     assert submissions[0] == submissions[1]

@@ -12,7 +12,7 @@ import pytest
 
 from src.base.files import file_digest
 from tests.conftest import TINY
-from tests.helpers.checkout import REPOSITORY, checkout, environment
+from tests.helpers.checkout import REPOSITORY, checkout, environment, forking
 from tests.helpers.tiny_captioners import tiny_captioner
 
 NO_NETWORK = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
@@ -78,7 +78,9 @@ def test_a_folder_runs_without_network(competition, tmp_path):
     assert not [path for path in moved.rglob("*") if path.is_symlink()] and (moved / "wheels").is_dir()
     for path in moved.rglob("*"):  # as notebooks mount a data set
         path.chmod(path.stat().st_mode & ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH))
-    installed = {"PIP_TARGET": str(tmp_path / "site"), "PYTHONPATH": str(tmp_path / "site")}
+    (start := tmp_path / "start").mkdir()
+    found = f"{tmp_path / 'site'}{os.pathsep}{forking(start)['PYTHONPATH']}"
+    installed = {"PIP_TARGET": str(tmp_path / "site"), "PYTHONPATH": found}
     printed = run(["bash", str(moved / "start.sh"), f"data.root={competition}"], place, **installed)
     assert "valid and ready to upload" in printed and "fetching" not in printed
     assert (tmp_path / "site" / "tinywheel.py").is_file()
