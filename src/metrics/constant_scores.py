@@ -32,12 +32,22 @@ REPEATS = 3
 _CELLS = 4_000_000  # of an array of sentences x captions, which bounds memory
 
 
-def repeats(ngrams: np.ndarray) -> np.ndarray:
-    """How often each n-gram [sentences, positions] occurred earlier in its sentence; int64, of the same shape."""
-    earlier = np.zeros(ngrams.shape, dtype=np.int64)
-    for shift in range(1, ngrams.shape[1]):
-        earlier[:, shift:] += ngrams[:, shift:] == ngrams[:, :-shift]
-    return earlier
+def repeats(words: np.ndarray, orders: int = 1) -> list[np.ndarray]:
+    """How often each n-gram [sentences, positions] of orders 1, 2, … occurred earlier in its sentence, int8 each.
+
+    words: ids [sentences, length].
+    """
+    words = words.T.astype(np.min_scalar_type(words.max(initial=0)), order="C")  # long rows of small ids compare faster
+    length, sentences = words.shape
+    earlier = [np.zeros((length - order, sentences), dtype=np.int8) for order in range(min(orders, length))]
+    for shift in range(1, length):
+        same = words[shift:] == words[:-shift]
+        ngrams = same
+        for order, counts in enumerate(earlier[: length - shift]):
+            if order:
+                ngrams = ngrams[:-1] & same[order:]
+            counts[shift:] += ngrams
+    return [counts.T for counts in earlier]
 
 
 @dataclass(frozen=True)
@@ -107,11 +117,11 @@ class NgramScorer:
         cider = np.zeros(total)
         words = (sentences + 1).astype(np.uint64)
         keys = words
-        for order, table in enumerate(self.orders[:length]):
+        for order, (table, times) in enumerate(zip(self.orders, repeats(sentences, ORDERS), strict=False)):
             if order:
                 keys = keys[:, :-1] << np.uint64(16) | words[:, order:]
             sums[:, ORDERS + order] = photos * (length - order)
-            ngram, times = find(table.keys, keys.ravel()).reshape(keys.shape), repeats(keys)
+            ngram = find(table.keys, keys.ravel()).reshape(keys.shape)
             # An n-gram that occurs c times adds c^2 idf^2 to the squared norm: 1 + 3 + 5 + ... of its occurrences.
             norm = np.sqrt(((2 * times + 1) * table.idf[ngram] ** 2).sum(axis=1))
             matching = (ngram >= 0) & (times < REPEATS)
@@ -208,7 +218,7 @@ class ProxyScorer:
         )
 
     def _meteor(self, sentences: np.ndarray) -> np.ndarray:
-        times = repeats(sentences)
+        (times,) = repeats(sentences)
         weight = np.zeros((len(sentences), len(self.lengths)), dtype=np.float32)
         count, adjacent = np.zeros_like(weight), np.zeros_like(weight)
         for i in range(sentences.shape[1]):

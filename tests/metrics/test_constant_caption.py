@@ -28,7 +28,9 @@ def made_up(photos: int, most: int, seed: int) -> list[list[str]]:
 
 
 def test_repeats_are_the_earlier_occurrences_in_the_sentence():
-    assert repeats(np.array([[4, 4, 7, 4], [1, 2, 3, 1]])).tolist() == [[0, 1, 0, 2], [0, 0, 0, 1]]
+    words, pairs, triples = repeats(np.array([[4, 4, 7, 4, 4], [1, 2, 3, 1, 300]]), 3)
+    assert words.tolist() == [[0, 1, 0, 2, 3], [0, 0, 0, 1, 0]]
+    assert pairs.tolist() == [[0, 0, 0, 1], [0] * 4] and triples.tolist() == [[0] * 3] * 2
 
 
 def test_constant_sentences_are_scored_as_pycocoevalcap_does():
