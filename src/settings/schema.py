@@ -86,7 +86,7 @@ class VocabularySettings:
 class SplitSettings:
     """Folds for validation."""
 
-    folds: Annotated[int, Field(ge=2, le=1000)] = 3
+    folds: Annotated[int, Field(ge=2, le=1000)] = 4
     """Number of folds; each is validated once by a model trained on the others."""
     seed: NonNegativeInt = 0
     """Seed of the assignment, apart from run.seed, so that runs with other seeds share folds."""

@@ -46,7 +46,7 @@ def test_command_line_wins_wherever_the_config_stands(tmp_path):
         (["encoder=resnet18"], "encoder is a group of settings"),
         (["run.name=../up"], "plain name of a folder"),
         (["train.batch_size=10", "train.accumulation_steps=3"], "cannot be divided"),
-        (["--fold", "3"], "there are folds 0 to 2"),
+        (["--fold", "4"], "there are folds 0 to 3"),
         (["--fold", "x"], "train.fold=x: expected a whole number"),
         (
             ["decoder.name=mask_predict", "decoding.search=sample"],
@@ -156,8 +156,8 @@ def test_settings_cannot_be_assigned_and_changes_are_checked():
             dataclasses.replace(getattr(settings, section), **wrong)
     with pytest.raises(ValueError, match="needs view.fit=native"):
         dataclasses.replace(settings.view, crops=2)
-    with pytest.raises(ValueError, match="there are folds 0 to 2"):
-        dataclasses.replace(settings, train=dataclasses.replace(settings.train, fold=3))
+    with pytest.raises(ValueError, match="there are folds 0 to 3"):
+        dataclasses.replace(settings, train=dataclasses.replace(settings.train, fold=4))
 
 
 def test_what_an_earlier_version_saved_is_read_under_its_present_names(tmp_path):
