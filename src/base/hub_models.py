@@ -75,6 +75,12 @@ def described_folder(name: str, weights: str) -> Path:
     return folder
 
 
+def described_files(name: str, weights: str) -> list[Path]:
+    """The files of the captioner that say how it reads photos and text: all texts but the index of its weights."""
+    folder = described_folder(name, weights)
+    return [file for file in sorted(folder.iterdir()) if file.suffix in (".json", ".txt") and file.name != _INDEX]
+
+
 def _has_weights(folder: Path) -> bool:
     """Whether all its weights are there, which may lie in several files."""
     index = folder / _INDEX

@@ -69,7 +69,7 @@ def folds(settings: Settings) -> Artefact:
 def features(settings: Settings) -> Artefact:
     """A frozen encoder's features of all photos, made by train where encoder.cache asks for them."""
     part = _part(settings, "encoder") | {"run.seed": settings.run.seed, "run.threads": settings.run.threads}
-    inputs = {"photos": outputs_digest(photos(settings)), **_weights(settings)}
+    inputs = {"photos": outputs_digest(photos(settings)), **start_weights(settings)}
     return _cached(settings, "training.feature_cache", "features", part, inputs)
 
 
@@ -94,7 +94,7 @@ def codebook_features(settings: Settings) -> Artefact:
     return _cached(settings, "data.codebook", "codes", limit, inputs)
 
 
-def _weights(settings: Settings) -> dict[str, str]:
+def start_weights(settings: Settings) -> dict[str, str]:
     """Hash of what the encoder, or a published captioner, starts from, where that is a file or folder."""
     if weights := settings.decoder.weights:
         return {"weights": model_digest(settings.decoder.name, weights), "transformers": version("transformers")}
@@ -116,7 +116,7 @@ def _learned(settings: Settings) -> dict[str, Any]:
 
 def _training_inputs(settings: Settings, k: int) -> dict[str, str]:
     inputs = {make.__name__: outputs_digest(make(settings)) for make in (photos, vocabulary, folds)}
-    inputs |= _weights(settings)
+    inputs |= start_weights(settings)
     if settings.train.start_from:
         name = settings.train.start_from
         start = runs.fold_folder(Path(settings.run.root, name), k)

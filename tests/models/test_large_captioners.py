@@ -15,6 +15,8 @@ from src.decoding.constraints import Constraints
 from src.models.captioner import build_captioner
 from src.models.decoder import END, PAD, START, UNK, shift_right
 from src.models.large_decoders import LargeDecoder
+from src.models.large_models import save_captioner
+from src.models.lora import merge_adapters
 from src.settings.schema import DecoderSettings, EncoderSettings, Settings, ViewSettings
 from tests.helpers.causal_decoders import captions_share_a_photo
 from tests.helpers.plain_decoding import teacher_forced_log_probs
@@ -114,6 +116,32 @@ def test_captions_are_those_of_generate(models, name, width):
             assert own_ids(words, ours[ours != PAD]).tolist() == theirs[: theirs.index(words.special[END]) + 1]
     assert ended >= 3, "too few captions end by themselves to compare"
     assert len({tuple(tokens) for tokens in found.tokens[:, 0].tolist()}) > 2, "captions do not depend on the photo"
+
+
+@every_family
+def test_a_model_with_merged_adapters_is_again_one_of_transformers(models, name, tmp_path):
+    """Saved, it writes by transformers' own `generate` what the network with adapters writes, with equal numbers."""
+    pytest.importorskip("peft")
+    settings = settings_of(name, models, frozen=False, lora_rank=4)
+    settings = replace(settings, decoder=replace(settings.decoder, lora_rank=4))
+    network = build_captioner(settings, 3, 0, (1.0, 9.0, 4.0), (0.5,) * 3, (0.2,) * 3).eval()
+    for key, parameter in network.named_parameters():
+        if "lora_B" in key:
+            parameter.data = 0.01 * torch.randn_like(parameter)
+    published, words = built(name, models)
+    pixels, tokens = photos(), captions(words)
+    with torch.no_grad():
+        expected = network.decoder.log_prob(network.features(pixels), tokens)
+        assert (published.decoder.log_prob(published.features(pixels), tokens) - expected).abs().max() > 1e-3
+        merge_adapters(network)
+        save_captioner(settings.decoder, network.encoder, network.decoder, tmp_path / name)
+        merged, _ = built(name, tmp_path)
+        torch.testing.assert_close(
+            merged.decoder.log_prob(merged.features(pixels), tokens), expected, atol=1e-5, rtol=1e-5
+        )
+    test_the_loss_is_that_of_transformers(tmp_path, name)
+    test_captions_are_those_of_generate(tmp_path, name, 1)
+    assert {file.name for file in (models / name).iterdir()} <= {file.name for file in (tmp_path / name).iterdir()}
 
 
 @every_family
