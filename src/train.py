@@ -68,6 +68,7 @@ def train_fold(
         origin, packages = weights_origin(settings.encoder), PACKAGES
         if settings.decoder.weights:
             origin, packages = {settings.decoder.name: settings.decoder.weights}, [*PACKAGES, "transformers"]
+        packages = [*packages, "bitsandbytes"] if settings.optim.name == "adamw8bit" else packages
         write_json(folder / "provenance.json", provenance(version, packages) | {"weights": origin})
     validated = data.validated_on(settings.train.validation_photos)
     fit = Fit(settings, validated, fold, folder, ranks, meteor)

@@ -175,6 +175,7 @@ def check_network(settings: Settings, photos: int = 0) -> None:
     from src.training.distributed import Ranks, sync_batchnorm
     from src.training.feature_cache import feature_bytes, frozen_encoder
     from src.training.infer import autocast
+    from src.training.optimizer import check_optimizer
 
     channels = 3 if settings.view.color == "rgb" else 1
     mean, std = (0.5,) * channels, (0.25,) * channels
@@ -188,6 +189,7 @@ def check_network(settings: Settings, photos: int = 0) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     sync_batchnorm(network, settings, Ranks(0, 1, device))
     autocast(settings, device)
+    check_optimizer(settings.optim, device)
     MosPredictor(network, settings.predict.tta_flips, settings.predict.tta_scales)
     cached = feature_bytes(encoder.eval(), settings) if settings.encoder.cached else {}
     resumed = 16 * sum(p.numel() for p in network.parameters() if p.requires_grad)  # weights, their average, Adam's two

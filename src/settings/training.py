@@ -57,8 +57,9 @@ class AugmentSettings:
 class OptimSettings:
     """Optimiser and learning rate."""
 
-    name: Literal["adamw", "adam", "sgd"] = "adamw"
-    """Optimiser."""
+    name: Literal["adamw", "adam", "sgd", "adamw8bit"] = "adamw"
+    """Optimiser. adamw8bit: AdamW whose two moments take one byte each (Dettmers et al. 2022; bitsandbytes), but for
+    tensors of fewer than 4096 values."""
     lr: NonNegativeFloat = 1e-3
     """Peak learning rate, reached after the warm-up."""
     encoder_lr_mult: NonNegativeFloat = 1.0

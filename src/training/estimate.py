@@ -22,15 +22,16 @@ from src.settings.schema import Settings
 from src.training.optimizer import parameter_groups
 from src.training.task import Scale, Task
 
-_STATES = {"adamw": 2, "adam": 2, "sgd": 1}
-"""Numbers that each optimiser keeps for a trained parameter."""
+_STATES = {"adamw": 8, "adam": 8, "sgd": 4, "adamw8bit": 2}
+"""Bytes that each optimiser keeps for a trained parameter."""
 
 
 @dataclass(frozen=True)
 class Estimate:
     """Of training a fold. Counts of parameters, bytes in fp32, and floating-point operations.
 
-    activations: what the backward pass of a micro-batch needs. photos: to train on in an epoch; None: not known yet.
+    states: of the optimiser for a trained parameter. activations: what the backward pass of a micro-batch needs.
+    photos: to train on in an epoch; None: not known yet.
     """
 
     trained: int
@@ -48,7 +49,7 @@ class Estimate:
             "weights": 4 * (self.trained + self.frozen),
             "averaged copy": 4 * self.copied,
             "gradients": 4 * self.trained,
-            "optimiser": 4 * self.states * self.trained,
+            "optimiser": self.states * self.trained,
             "activations": self.activations,
         }
 
