@@ -2,11 +2,11 @@
 
 Each RUN is the name of a predicted run on the same photos and folds; their sizes, networks and captioners may differ.
 Without names the run itself. All that learns from predictions is fitted here. MOS: regressors on features of the
-photos, and the mean of the members that help on the other folds (ensemble.mos). Captions: of what all
-captioners' searches and random samples wrote and people wrote of the nearest training photos, the one with the highest
-expected score, for each fold by the strategy that was best on the other folds, without what nobody says
-(ensemble.broken_endings, ensemble.repeats, ensemble.maximum_share); or as the first run's search wrote them
-(ensemble.captions).
+photos, also of further frozen models (ensemble.encoders), and the mean of the members that help on the other folds
+(ensemble.mos). Captions: of what all captioners' searches and random samples wrote and people wrote of the nearest
+training photos, the one with the highest expected score, for each fold by the strategy that was best on the other
+folds, without what nobody says (ensemble.broken_endings, ensemble.repeats, ensemble.maximum_share); or as the first
+run's search wrote them (ensemble.captions).
 
 Writes runs/NAME/ensemble/: oof.csv and test.csv, which evaluate and submit read, blend.json (the members' weights, and
 how captions are chosen), constants.json (the folds' constant sentences), caption_confidence.csv (what each caption is
@@ -105,7 +105,8 @@ def photo_features(settings: Settings, runs: Sequence[Settings], table: "pd.Data
     from src.data.codebook import FEWEST, build_codebook_features
     from src.data.table import for_training
     from src.ensembling.regressors import PhotoFeatures
-    from src.training.feature_cache import mos_features
+    from src.training.distributed import init_ranks
+    from src.training.feature_cache import ensemble_features, mos_features
 
     codebook = None
     if settings.task != "caption" and table["mos"].notna().sum() >= FEWEST:
@@ -122,6 +123,8 @@ def photo_features(settings: Settings, runs: Sequence[Settings], table: "pd.Data
         for run in runs
         if run.encoder.cached and run.task != "caption"
     }
+    for name in settings.ensemble.encoders if settings.task != "caption" else []:
+        frozen[name] = mos_features(ensemble_features(runs[0], name, init_ranks()))
     return PhotoFeatures(np.load(outputs.photos(runs[0]).folder / "handcrafted.npy"), codebook, frozen)
 
 
@@ -163,7 +166,10 @@ def choose_captions(
 
 
 def mos_record(settings: Settings, first: Settings, blended: "MosBlend | None") -> dict:
-    """Which member's MOS is used, and the weights of the blend; a regressor on handcrafted features is of no run."""
+    """Which member's MOS is used, and the weights of the blend.
+
+    A regressor on handcrafted features is of no run; one of ensemble.encoders stands where others have their run.
+    """
     from src.ensembling.regressors import REGRESSORS
 
     members = []

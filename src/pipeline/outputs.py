@@ -19,7 +19,7 @@ from src.pipeline.resolved import DEMO, data_root, folds_of, has_networks, searc
 from src.pipeline.trained_runs import joined
 from src.settings.former_names import read_saved
 from src.settings.keys import changing, flatten
-from src.settings.schema import Settings
+from src.settings.schema import AugmentSettings, EncoderSettings, Settings
 
 _PLANNED_BY = ("run.minutes", "run.kept", "run.jobs", "train.fold", "tune.trials", "tune.epochs", "tune.judge_folds")
 
@@ -66,11 +66,26 @@ def folds(settings: Settings) -> Artefact:
     return _cached(settings, "split", "folds", _part(settings, "split"), {"photos": outputs_digest(photos(settings))})
 
 
-def features(settings: Settings) -> Artefact:
-    """A frozen encoder's features of all photos, made by train where encoder.cache asks for them."""
+def encoder_settings(settings: Settings, name: str) -> Settings:
+    """Settings by which the model `name` of ensemble.encoders is the frozen encoder of the same photos."""
+    run = settings.encoder
+    cache = "fp16" if run.cache == "none" else run.cache
+    encoder = EncoderSettings(
+        name, run.pretrained, cache=cache, long_side=run.long_side, mirrored=run.mirrored, more_levels=[]
+    )
+    unmirrored = AugmentSettings(flip=0.0)
+    return Settings(settings.data, settings.view, task="mos", encoder=encoder, augment=unmirrored, run=settings.run)
+
+
+def features(settings: Settings, for_mos_alone: bool = False) -> Artefact:
+    """A frozen encoder's features of all photos, made by train where encoder.cache asks for them.
+
+    for_mos_alone: without those of each cell, made by ensemble.
+    """
     part = _part(settings, "encoder") | {"run.seed": settings.run.seed, "run.threads": settings.run.threads}
     inputs = {"photos": outputs_digest(photos(settings)), **start_weights(settings)}
-    return _cached(settings, "training.feature_cache", "features", part, inputs)
+    kind = "mos-features" if for_mos_alone else "features"
+    return _cached(settings, "training.feature_cache", kind, part, inputs)
 
 
 def teacher_captions(settings: Settings, k: int) -> Artefact:
@@ -193,6 +208,9 @@ def ensemble(settings: Settings) -> Artefact:
         record = predictions(run).record() or {"inputs": {}}
         inputs |= {f"{run.run.name}.{make.__name__}": outputs_digest(make(run)) for make in (predictions, folds)}
         inputs |= {f"{run.run.name}.{fold}": digest for fold, digest in record["inputs"].items()}
+    for name in settings.ensemble.encoders:
+        seen = features(encoder_settings(joined(settings)[0], name), for_mos_alone=True)
+        inputs[f"encoder.{name}"] = digest_of([seen.settings, seen.inputs])
     folder = runs.ensemble_folder(runs.run_folder(settings))
     part = _part(settings, "ensemble", "task", "metric") | {"run.seed": settings.run.seed}
     return Artefact("ensemble", folder, runs.marker_of(folder), part, inputs)

@@ -43,6 +43,8 @@ def preflight_faults(settings: Settings) -> list[str]:
     faults += _raised(_check_named_runs, settings)
     if has_networks(settings):
         faults += _raised(check_network, settings, photos)
+    for name in settings.ensemble.encoders if settings.task != "caption" else []:
+        faults += _raised(_check_encoder, settings, name)
     if settings.task != "mos":
         faults += _raised(_check_scorers, settings)
     return list(dict.fromkeys(faults))
@@ -195,6 +197,17 @@ def check_network(settings: Settings, photos: int = 0) -> None:
     resumed = 16 * sum(p.numel() for p in network.parameters() if p.requires_grad)  # weights, their average, Adam's two
     best = 4 * sum(value.numel() for value in learned_state(network).values())
     _check_space(settings, photos, cached, resumed, best)
+
+
+def _check_encoder(settings: Settings, name: str) -> None:
+    """Build a model of ensemble.encoders, and run it once."""
+    from src.models.encoders import named
+    from src.training.feature_cache import feature_bytes, frozen_encoder
+
+    channels = 3 if settings.view.color == "rgb" else 1
+    alone = outputs.encoder_settings(settings, name)
+    with named("ensemble.encoders"):
+        feature_bytes(frozen_encoder(alone, (0.5,) * channels, (0.25,) * channels, for_mos_alone=True), alone)
 
 
 def _check_space(settings: Settings, photos: int, feature_bytes: dict[str, int], resumed: int, best: int) -> None:
