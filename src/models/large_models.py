@@ -14,7 +14,7 @@ from src.base.hub_models import described_files, model_config, model_folder, pix
 from src.base.text import one_line
 from src.models.encoder import Encoder, trainable
 from src.models.features import Features
-from src.models.large_captioners import Blip, Blip2, Git, VitGpt2
+from src.models.large_captioners import Blip, Blip2, Blip2T5, Git, VitGpt2
 from src.models.large_decoders import LargeDecoder
 from src.models.lora import add_adapters, keep_as_published
 from src.settings.schema import DecoderSettings, EncoderSettings
@@ -141,7 +141,7 @@ def _decoder(settings: DecoderSettings, model: Any) -> LargeDecoder:
     if settings.name == "blip":
         return Blip(model.text_decoder, special)
     if settings.name == "blip2":
-        return Blip2(model, special)
+        return (Blip2T5 if model.config.text_config.model_type == "t5" else Blip2)(model, special)
     if settings.name == "git":
         return Git(model, special)
     return VitGpt2(model.decoder, getattr(model, "enc_to_dec_proj", None), special)

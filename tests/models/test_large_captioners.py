@@ -22,7 +22,7 @@ from tests.helpers.causal_decoders import captions_share_a_photo
 from tests.helpers.plain_decoding import teacher_forced_log_probs
 from tests.helpers.tiny_captioners import SIZE, TEXTS, tiny_captioner, whole_model
 
-FAMILIES = ("blip", "blip2", "git", "vit_gpt2")
+FAMILIES = ("blip", "blip2", "blip2_t5", "git", "vit_gpt2")
 pytestmark = pytest.mark.usefixtures("seeded")
 every_family = pytest.mark.parametrize("name", FAMILIES)
 
@@ -37,13 +37,13 @@ def models(tmp_path_factory) -> Path:
 
 
 def settings_of(name: str, models: Path, **encoder) -> Settings:
-    decoder = DecoderSettings(name=name, weights=str(models / name))
+    decoder = DecoderSettings(name=name.removesuffix("_t5"), weights=str(models / name))
     return Settings(view=ViewSettings(size=SIZE), encoder=EncoderSettings(name="captioner", **encoder), decoder=decoder)
 
 
 def built(name: str, models: Path, **encoder):
     """The network and its vocabulary."""
-    words = Subwords.read(*captioner_tokens(name, str(models / name)), TEXTS)
+    words = Subwords.read(*captioner_tokens(name.removesuffix("_t5"), str(models / name)), TEXTS)
     statistics = (0.5,) * 3, (0.2,) * 3
     network = build_captioner(settings_of(name, models, **encoder), 3, len(words), (1.0, 9.0, 4.0), *statistics)
     return network.eval(), words
@@ -78,6 +78,10 @@ def test_the_loss_is_that_of_transformers(models, name):
     if name == "vit_gpt2":
         inputs = own_ids(words, shift_right(tokens))
         theirs = model(pixel_values=images, decoder_input_ids=inputs, labels=labels)
+    elif name == "blip2_t5":
+        prompt = torch.tensor([[*[model.config.image_token_index] * 6, 1]]).expand(3, -1)
+        inputs = own_ids(words, shift_right(tokens))
+        theirs = model(pixel_values=images, input_ids=prompt, decoder_input_ids=inputs, labels=labels)
     else:
         start = own_ids(words, torch.full((3, 1), START))
         if name == "blip2":  # the queries stand in place of tokens of their own
@@ -166,7 +170,7 @@ def test_steps_give_the_numbers_of_teacher_forcing(models, name):
     torch.testing.assert_close(log_probs, teacher_forced_log_probs(decoder, selected, tokens), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(4, 6))
     attention = decoder.teacher_forced(selected, shift_right(tokens)).attention
-    assert (attention is None) == (name == "blip2") and (attention is not None or not weights.any())
+    assert (attention is None) == name.startswith("blip2") and (attention is not None or not weights.any())
     if attention is not None:
         torch.testing.assert_close(weights, attention, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(attention.sum(2), torch.ones(4, 6))

@@ -46,7 +46,7 @@ def models(workplace, competition) -> Path:
     shutil.copytree(competition, "data")
     with open("data/train.csv", encoding="utf-8", newline="") as file:
         texts = [row["comments"] for row in csv.DictReader(file)]
-    for name in hub_models.MODEL_TYPES:
+    for name in (*hub_models.MODEL_TYPES, "blip2_t5"):
         tiny_captioner(name, Path("models", name), texts)
     return workplace
 
@@ -169,6 +169,7 @@ def cut_after_a_step(patch: pytest.MonkeyPatch) -> None:
     ("blip", ["encoder.cache=fp32", "decoder.lora_rank=2"]),
     ("vit_gpt2", ["encoder.frozen=false", "encoder.frozen_epochs=1"]),
     ("blip2", ["encoder.cache=none", "decoder.lora_rank=2"]),
+    ("blip2", ["encoder.cache=fp32", "decoder.lora_rank=2", "decoder.weights=models/blip2_t5"]),
 ])  # fmt: skip
 @pytest.mark.slow
 def test_every_family_goes_on_at_the_same_bit(models, quick, monkeypatch, name, options):
@@ -284,8 +285,8 @@ def test_models_that_cannot_be_used(models, capsys, monkeypatch):
     for name, parts, message in (
         (
             "blip2",
-            {"model_type": "blip-2", "text_config": {"model_type": "t5"}},
-            "writes by t5; decoder.name=blip2 takes",
+            {"model_type": "blip-2", "text_config": {"model_type": "bert"}},
+            "writes by bert; decoder.name=blip2 takes",
         ),
         (
             "vit_gpt2",
