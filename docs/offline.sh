@@ -38,10 +38,18 @@ HF_HOME="$folder/hub" TORCH_HOME="$folder/hub" "$python" - ${settings[@]+"${sett
 import sys
 
 from src.base.errors import guarded
-from src.reports.preflight import check_network
+from src.reports.preflight import check_encoder, check_network
 from src.settings.load import load
 
-guarded(lambda: check_network(load(sys.argv[1:], "preprocess")[0]))
+
+def fetch() -> None:
+    settings, _ = load(sys.argv[1:], "preprocess")
+    check_network(settings)
+    for name in settings.ensemble.encoders:
+        check_encoder(settings, name)
+
+
+guarded(fetch)
 PYTHON
 if [ -d "$folder/hub" ]; then # links do not survive most uploads: files take their place
     cp -RL "$folder/hub" "$folder/hub.new"

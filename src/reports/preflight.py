@@ -44,7 +44,7 @@ def preflight_faults(settings: Settings) -> list[str]:
     if has_networks(settings):
         faults += _raised(check_network, settings, photos)
     for name in settings.ensemble.encoders if settings.task != "caption" else []:
-        faults += _raised(_check_encoder, settings, name)
+        faults += _raised(check_encoder, settings, name)
     if settings.task != "mos":
         faults += _raised(_check_scorers, settings)
     return list(dict.fromkeys(faults))
@@ -199,8 +199,8 @@ def check_network(settings: Settings, photos: int = 0) -> None:
     _check_space(settings, photos, cached, resumed, best)
 
 
-def _check_encoder(settings: Settings, name: str) -> None:
-    """Build a model of ensemble.encoders, and run it once."""
+def check_encoder(settings: Settings, name: str) -> None:
+    """Build a model of ensemble.encoders, its published weights included, and run it once."""
     from src.models.encoders import named
     from src.training.feature_cache import feature_bytes, frozen_encoder
 
