@@ -38,10 +38,18 @@ HF_HOME="$folder/hub" TORCH_HOME="$folder/hub" "$python" - ${settings[@]+"${sett
 import sys
 
 from src.base.errors import guarded
-from src.reports.preflight import check_network
+from src.inference.network_bytes import check_ensemble_encoder, network_bytes
 from src.settings.load import load
 
-guarded(lambda: check_network(load(sys.argv[1:], "preprocess")[0]))
+
+def fetch() -> None:
+    settings, _ = load(sys.argv[1:], "preprocess")
+    network_bytes(settings)
+    for name in settings.ensemble.encoders:
+        check_ensemble_encoder(settings, name)
+
+
+guarded(fetch)
 PYTHON
 if [ -d "$folder/hub" ]; then # links do not survive most uploads: files take their place
     cp -RL "$folder/hub" "$folder/hub.new"

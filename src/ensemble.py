@@ -2,11 +2,11 @@
 
 Each RUN is the name of a predicted run on the same photos and folds; their sizes, networks and captioners may differ.
 Without names the run itself. All that learns from predictions is fitted here. MOS: regressors on features of the
-photos, and the mean of the members that help on the other folds (ensemble.mos). Captions: of what all
-captioners' searches and random samples wrote and people wrote of the nearest training photos, the one with the highest
-expected score, for each fold by the strategy that was best on the other folds, without what nobody says
-(ensemble.broken_endings, ensemble.repeats, ensemble.maximum_share); or as the first run's search wrote them
-(ensemble.captions).
+photos, also of further frozen models (ensemble.encoders), and the mean of the members that help on the other folds
+(ensemble.mos). Captions: of what all captioners' searches and random samples wrote and people wrote of the nearest
+training photos, the one with the highest expected score, for each fold by the strategy that was best on the other
+folds, without what nobody says (ensemble.broken_endings, ensemble.repeats, ensemble.maximum_share); or as the first
+run's search wrote them (ensemble.captions).
 
 Writes runs/NAME/ensemble/: oof.csv and test.csv, which evaluate and submit read, blend.json (the members' weights, and
 how captions are chosen), constants.json (the folds' constant sentences), caption_confidence.csv (what each caption is
@@ -125,7 +125,10 @@ def choose_captions(
 
 
 def mos_record(settings: Settings, first: Settings, blended: "MosBlend | None") -> dict:
-    """Which member's MOS is used, and the weights of the blend; a regressor on handcrafted features is of no run."""
+    """Which member's MOS is used, and the weights of the blend.
+
+    A regressor on handcrafted features is of no run; one of ensemble.encoders stands where others have their run.
+    """
     from src.ensembling.regressors import REGRESSORS
 
     members = []

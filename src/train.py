@@ -5,6 +5,7 @@ parameters.json and settings.yaml. A run that was cut off goes on at the same st
 that tune has trained with the settings that won is taken over. Where there are several GPUs or
 cores, folds are trained side by side (run.jobs); what each prints is in runs/NAME/train-fold-K.log as well. Several
 processes for one fold: torchrun --nproc-per-node=N -m src.train --fold K. --estimate says what training takes.
+--merge FOLDER --fold K run.name=NAME writes the published model with that fold's adapters (LoRA) in its weights.
 """
 
 import argparse
@@ -23,7 +24,8 @@ from src.pipeline.budget import keep_pace
 from src.pipeline.resolved import folds_of, planned, search_plan, tuned
 from src.pipeline.runs import fold_folder, run_folder, tuning_folder
 from src.pipeline.stages import ensure_inputs
-from src.settings.load import load
+from src.pipeline.trained_runs import load_run
+from src.settings.load import load, read_arguments
 from src.settings.schema import Settings
 
 if TYPE_CHECKING:
@@ -102,9 +104,26 @@ def take_over(searched: Settings, settings: Settings, folds: list[int]) -> list[
 def add_options(parser: argparse.ArgumentParser) -> None:
     help = "print parameters, memory and steps of a fold's training, read no photo and no weights, and stop"
     parser.add_argument("--estimate", action="store_true", help=help)
+    help = "write a finished fold's published model with its adapters merged, for transformers or timm, and stop"
+    parser.add_argument("--merge", metavar="FOLDER", help=help)
+
+
+def merge(settings: Settings, folder: Path) -> None:
+    """Write the merged model of the fold that --fold names. settings: those it was trained with."""
+    from src.inference.merging import merge_fold
+
+    if settings.train.fold is None:
+        raise InputError(f"--merge {folder} writes the model of one fold: say which, as --fold 0")
+    trained = fold_folder(run_folder(settings), settings.train.fold)
+    checkpoint = merge_fold(settings, trained, folder)
+    print(f"train: {folder}: the published model with the adapters of {trained / checkpoint} merged", flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    if read_arguments(argv, "train", __doc__, add_options).options.merge:
+        settings, options = load_run(argv, "train", __doc__, add_options)
+        merge(settings, Path(options.merge))
+        return
     settings, options = load(argv, "train", __doc__, add_options)
     if options.estimate:
         from src.training.estimate import describe, estimate

@@ -67,12 +67,17 @@ def described_folder(name: str, weights: str) -> Path:
             f"{what} joins {parts['encoder']} and {parts['decoder']}; decoder.name=vit_gpt2 takes a vit and a gpt2"
         )
     text = config.get("text_config", {})
-    if name == "blip2" and (text.get("model_type") != "opt" or text.get("do_layer_norm_before") is False):
-        raise InputError(
-            f"{what} writes by {text.get('model_type')}; decoder.name=blip2 takes one by OPT, but opt-350m"
-        )
+    kind = text.get("model_type")
+    if name == "blip2" and (kind not in ("opt", "t5") or text.get("do_layer_norm_before") is False):
+        raise InputError(f"{what} writes by {kind}; decoder.name=blip2 takes one by OPT, but opt-350m, or by Flan-T5")
     _read(folder / "tokenizer.json", what)
     return folder
+
+
+def described_files(name: str, weights: str) -> list[Path]:
+    """The files of the captioner that say how it reads photos and text: all texts but the index of its weights."""
+    folder = described_folder(name, weights)
+    return [file for file in sorted(folder.iterdir()) if file.suffix in (".json", ".txt") and file.name != _INDEX]
 
 
 def _has_weights(folder: Path) -> bool:
@@ -174,6 +179,8 @@ def special_tokens(name: str, weights: str) -> tuple[int, int, int, int]:
         text = config.text_config
         pad, start = text.pad_token_id, text.bos_token_id
         end = text.sep_token_id if name == "blip" else text.eos_token_id
+        if text.model_type == "t5":  # its decoder starts with what it is padded with
+            start = pad if getattr(text, "decoder_start_token_id", None) is None else text.decoder_start_token_id
     elif name == "git":
         pad, start, end = config.pad_token_id, config.bos_token_id, config.eos_token_id
     else:
@@ -183,8 +190,10 @@ def special_tokens(name: str, weights: str) -> tuple[int, int, int, int]:
     if start is None or end is None:
         raise InputError(f"decoder.weights={weights}: its config.json names no token to start or end a caption with")
     model = _read(described_folder(name, weights) / "tokenizer.json", f"decoder.weights={weights}").get("model", {})
-    unknown = model.get("vocab", {}).get(model.get("unk_token"), end)
-    return end if pad is None else pad, start, end, unknown
+    vocabulary, unknown = model.get("vocab", {}), model.get("unk_id")
+    if isinstance(vocabulary, dict):  # not of a unigram model
+        unknown = vocabulary.get(model.get("unk_token"))
+    return end if pad is None else pad, start, end, end if unknown is None else unknown
 
 
 def captioner_tokens(name: str, weights: str) -> tuple[str, tuple[int, int, int, int], int]:

@@ -170,8 +170,8 @@ class Subwords(Vocabulary):
         words = [*SPECIAL]
         for token in token_order(special, size)[len(SPECIAL) :]:
             piece = reader.id_to_token(token) or f"<{token}>"
-            if inside.get("type") == "ByteLevel":
-                piece = piece[1:] if piece.startswith("Ġ") else f"##{piece}"
+            if space := {"ByteLevel": "Ġ", "Metaspace": "▁"}.get(inside.get("type", "")):
+                piece = piece[1:] if piece.startswith(space) else f"##{piece}"
             words.append(piece)
         vocabulary, counts = cls(tuple(words), (0,) * len(words), tokenizer, tuple(special)), [0] * len(words)
         for caption in captions:

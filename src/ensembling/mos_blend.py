@@ -42,6 +42,8 @@ def photo_features(settings: Settings, runs: Sequence[Settings], table: pd.DataF
                 work.outputs += build_codebook_features(work.folder, root, paths, training, processes, megapixels)
         codebook = np.load(artefact.folder / "codes.npy")
     frozen = {run.run.name: regressor_features(run) for run in runs if run.encoder.cached and run.task != "caption"}
+    if settings.task != "caption":
+        frozen |= {name: regressor_features(runs[0], name) for name in settings.ensemble.encoders}
     return PhotoFeatures(np.load(outputs.photos(runs[0]).folder / "handcrafted.npy"), codebook, frozen)
 
 

@@ -41,8 +41,8 @@ class PhotoFeatures:
     codebook: np.ndarray | None = None
     """[N, C] of `data.codebook_features`; None where they were not computed."""
     frozen: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """[N, V, D] cached features of frozen encoders that MOS is predicted from, of V views, by the name of the run; they
-    may be mapped from a file."""
+    """[N, V, D] cached features of frozen encoders that MOS is predicted from, of V views, by the name of the run or of
+    the encoder itself; they may be mapped from a file."""
 
 
 def member_name(member: str, run: str, first: str) -> str:

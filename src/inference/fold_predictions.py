@@ -19,8 +19,8 @@ from src.inference.mos_prediction import predict_mos
 from src.pipeline import outputs
 from src.pipeline.artefacts import outdated
 from src.settings.schema import Settings
-from src.training.distributed import Ranks
-from src.training.feature_cache import mos_features
+from src.training.distributed import Ranks, init_ranks
+from src.training.feature_cache import ensemble_features, mos_features
 from src.training.fold_data import FoldData
 
 
@@ -154,9 +154,14 @@ def pooled_features(settings: Settings, folds: Sequence[int]) -> dict[int, np.nd
     return {fold: np.load(file, mmap_mode="r") for fold, file in files.items()}
 
 
-def regressor_features(settings: Settings) -> np.ndarray:
-    """The cached features that MOS is predicted from, of all photos and their V views, mapped [N, V, D]."""
-    return mos_features(outputs.features(settings).folder)
+def regressor_features(settings: Settings, encoder: str | None = None) -> np.ndarray:
+    """The cached features that MOS is predicted from, of all photos and their V views, mapped [N, V, D].
+
+    encoder: one of ensemble.encoders, whose features are computed where they are absent. None: the run's own.
+    """
+    return mos_features(
+        ensemble_features(settings, encoder, init_ranks()) if encoder else outputs.features(settings).folder
+    )
 
 
 def write_run_predictions(

@@ -1,4 +1,4 @@
-"""The network built before a run, and the bytes that the run will write of it."""
+"""The networks built before a run, and the bytes that the run will write of them."""
 
 from typing import NamedTuple
 
@@ -6,11 +6,14 @@ import torch
 
 from src.inference.mos_prediction import MosPredictor
 from src.models.captioner import encoder_of, with_heads
+from src.models.encoders import named
 from src.models.lora import learned_state
+from src.pipeline import outputs
 from src.settings.schema import Settings
 from src.training.distributed import Ranks, sync_batchnorm
 from src.training.feature_cache import feature_bytes, frozen_encoder
 from src.training.infer import autocast
+from src.training.optimizer import check_optimizer
 
 
 class NetworkBytes(NamedTuple):
@@ -38,7 +41,16 @@ def network_bytes(settings: Settings) -> NetworkBytes:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     sync_batchnorm(network, settings, Ranks(0, 1, device))
     autocast(settings, device)
+    check_optimizer(settings.optim, device)
     MosPredictor(network, settings.predict.tta_flips, settings.predict.tta_scales)
     cached = feature_bytes(encoder.eval(), settings) if settings.encoder.cached else {}
     resumed = 16 * sum(p.numel() for p in network.parameters() if p.requires_grad)  # weights, their average, Adam's two
     return NetworkBytes(cached, resumed, 4 * sum(value.numel() for value in learned_state(network).values()))
+
+
+def check_ensemble_encoder(settings: Settings, name: str) -> None:
+    """Build a model of ensemble.encoders, its published weights included, and run it once. Raises InputError."""
+    channels = 3 if settings.view.color == "rgb" else 1
+    alone = outputs.encoder_settings(settings, name)
+    with named("ensemble.encoders"):
+        feature_bytes(frozen_encoder(alone, (0.5,) * channels, (0.25,) * channels, for_mos_alone=True), alone)

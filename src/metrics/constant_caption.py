@@ -188,7 +188,8 @@ class ConstantCaptionSearch:
 
     def rough(self, sentences: np.ndarray) -> np.ndarray:
         """As `full`, with METEOR and ROUGE-L from mean counts, as if matches were spread evenly over the photos."""
-        cell = np.minimum(*repeats(sentences), 1), sentences
+        (times,) = repeats(sentences)
+        cell = np.minimum(times, 1), sentences
         count, weight = self._mean_matched[cell].sum(axis=1), self._mean_weight[cell].sum(axis=1)
         rows = self.sample.pair_row[sentences[:, :-1], sentences[:, 1:]]
         chunks = np.maximum(count - self._mean_adjacent[rows].sum(axis=1), np.minimum(count, 0.1))

@@ -32,7 +32,7 @@ def build_encoder(
         return encoder
     others = []
     for name in settings.levels_of_others:
-        with _named("encoder.more_levels"):
+        with named("encoder.more_levels"):
             others.append(build_backbone(_other(settings, name), channels, size, mean, std, channels_last))
     early = _split(settings, channels, mean, std, channels_last)[0] if settings.fine_tunes else None
     return JoinedEncoder(encoder, others, early)
@@ -48,7 +48,7 @@ def _other(settings: EncoderSettings, name: str) -> EncoderSettings:
 
 
 @contextlib.contextmanager
-def _named(key: str) -> Iterator[None]:
+def named(key: str) -> Iterator[None]:
     """Errors of a further backbone name the setting that it comes from."""
     try:
         yield
@@ -60,7 +60,7 @@ def _split(
     settings: EncoderSettings, channels: int, mean: tuple[float, ...], std: tuple[float, ...], channels_last: bool
 ) -> tuple[EarlyStages, LateStages]:
     name, size = settings.fine_tuned or "", settings.fine_tuned_size
-    with _named("encoder.fine_tuned"):
+    with named("encoder.fine_tuned"):
         whole = build_backbone(replace(_other(settings, name), levels=False), channels, size, mean, std, channels_last)
     backbone = whole.backbone if isinstance(whole, BackboneEncoder) else None
     try:

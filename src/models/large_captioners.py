@@ -131,30 +131,44 @@ class Git(LargeDecoder):
         return self.head(words)
 
 
-class Blip2(LargeDecoder):
-    """BLIP-2's text part: a Q-Former, whose queries see the photo, and OPT, which reads them before the words.
+class QFormer(LargeDecoder):
+    """BLIP-2's text part: queries, which see the photo by a Q-Former, and a language model that reads what they saw.
 
     Li et al., "BLIP-2: Bootstrapping Language-Image Pre-training with Frozen Image Encoders and Large Language Models",
-    ICML 2023; Zhang et al., "OPT: Open Pre-trained Transformer Language Models", 2022. Its words attend to the queries,
-    not to the cells of the grid.
+    ICML 2023. Its words attend to the queries, not to the cells of the grid.
     """
 
     attends = False
 
     def __init__(self, model: Any, special: Sequence[int]):
-        """model: a Blip2ForConditionalGeneration with an OPT that normalises the input of its layers."""
-        text, stack = model.language_model, model.language_model.model.decoder
-        super().__init__(special, text.config.vocab_size)
+        """model: a Blip2ForConditionalGeneration."""
+        super().__init__(special, model.language_model.config.vocab_size)
         self.queries, self.former, self.projection = model.query_tokens, model.qformer, model.language_projection
+
+    def prefix(self, features: Features) -> torch.Tensor:
+        """What the queries saw, as embeddings of words: [P, Q, H]."""
+        queries = self.queries.expand(len(features), -1, -1)
+        seen = self.former(query_embeds=queries, encoder_hidden_states=photo_tokens(features))
+        return self.projection(seen.last_hidden_state)
+
+
+class Blip2(QFormer):
+    """BLIP-2 with OPT, which reads the queries before the words.
+
+    Zhang et al., "OPT: Open Pre-trained Transformer Language Models", 2022.
+    """
+
+    def __init__(self, model: Any, special: Sequence[int]):
+        """model: whose OPT normalises the input of its layers."""
+        super().__init__(model, special)
+        text, stack = model.language_model, model.language_model.model.decoder
         self.words, self.places = stack.embed_tokens, stack.embed_positions
         self.layers, self.heads = cast(Any, stack.layers), text.config.num_attention_heads
         self.norm, self.head = stack.final_layer_norm, text.lm_head
         self.positions = text.config.max_position_embeddings - self.queries.shape[1]
 
     def memory(self, features: Features) -> tuple[AttentionMemory, ...]:
-        tokens, photos = photo_tokens(features), len(features)
-        seen = self.former(query_embeds=self.queries.expand(photos, -1, -1), encoder_hidden_states=tokens)
-        words = self.projection(seen.last_hidden_state)
+        words = self.prefix(features)
         mask = torch.ones(words.shape[:2], dtype=torch.bool, device=words.device)
         words = words + self._place(torch.arange(words.shape[1], device=words.device))
         nothing = self.split(words)[:, :, :0]
@@ -184,3 +198,50 @@ class Blip2(LargeDecoder):
 
     def own_logits(self, words: torch.Tensor) -> torch.Tensor:
         return self.head(self.norm(words))
+
+
+class Blip2T5(QFormer):
+    """BLIP-2 with Flan-T5, whose encoder reads the queries, and whose decoder attends to what it made of them.
+
+    Raffel et al., "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer", JMLR 2020.
+    """
+
+    positions = 512  # as it was trained; relative places have no end
+
+    def __init__(self, model: Any, special: Sequence[int]):
+        super().__init__(model, special)
+        text, stack = model.language_model, model.language_model.decoder
+        self.words, self.reader, self.dropout = stack.embed_tokens, text.encoder, stack.dropout
+        self.layers, self.heads = cast(Any, stack.block), text.config.num_heads
+        self.norm, self.head = stack.final_layer_norm, text.lm_head
+        self.prompt = [text.config.bos_token_id] * (text.config.bos_token_id is not None)
+        self.scale = text.config.d_model**-0.5 if text.config.scale_decoder_outputs else 1.0
+
+    def memory(self, features: Features) -> tuple[AttentionMemory, ...]:
+        seen = self.prefix(features)
+        prompt = self.words(torch.tensor(self.prompt, dtype=torch.long, device=seen.device))
+        read = self.reader(inputs_embeds=torch.cat([seen, prompt.expand(len(seen), -1, -1)], dim=1)).last_hidden_state
+        parts = [block.layer[1].EncDecAttention for block in self.layers]
+        return tuple(self.photo_memory(part.k(read), part.v(read)) for part in parts)
+
+    def embed(self, tokens: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        return self.dropout(self.words(tokens))
+
+    def layer(
+        self, layer: Any, words: torch.Tensor, cache: KeyValueCache, memory: AttentionMemory, weigh: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None, KeyValueCache]:
+        own, other, feed_forward = layer.layer
+        before, length = cache[0].shape[2], words.shape[1]
+        # the first layer's places are those of all
+        places = self.layers[0].layer[0].SelfAttention.compute_bias(length, before + length, past_seen_tokens=before)
+        part, normed = own.SelfAttention, own.layer_norm(words)
+        dropout = part.dropout if self.training else 0.0
+        new = part.k(normed), part.v(normed)
+        attended, cache = self.attend_to_words(part.q(normed), new, cache, 1.0, dropout, places)
+        words = words + own.dropout(part.o(attended))
+        part = other.EncDecAttention
+        attended, _ = self.attend_to_photo(part.q(other.layer_norm(words)), memory, 1.0, dropout, False)
+        return feed_forward(words + other.dropout(part.o(attended))), None, cache
+
+    def own_logits(self, words: torch.Tensor) -> torch.Tensor:
+        return self.head(self.dropout(self.norm(words)) * self.scale)

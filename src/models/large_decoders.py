@@ -94,12 +94,27 @@ class LargeDecoder(CachedDecoder):
         return AttentionMemory(self.split(keys).contiguous(), self.split(values).contiguous(), mask)
 
     def attend_to_words(
-        self, query: torch.Tensor, new: KeyValueCache, cache: KeyValueCache, scale: float, dropout: float
+        self,
+        query: torch.Tensor,
+        new: KeyValueCache,
+        cache: KeyValueCache,
+        scale: float,
+        dropout: float,
+        bias: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, KeyValueCache]:
-        """Causal self-attention of `query` [N, T, H], whose keys and values are `new`: [N, T, H], and the cache."""
+        """Causal self-attention of `query` [N, T, H], whose keys and values are `new`: [N, T, H], and the cache.
+
+        bias: added to the scores [1, heads, T, all words].
+        """
         keys, values = (torch.cat([old, self.split(rows)], dim=2) for old, rows in zip(cache, new, strict=True))
+        causal = not cache[0].shape[2]
+        if bias is not None:
+            later = torch.ones(bias.shape[2:], dtype=torch.bool, device=bias.device).triu(
+                1 + keys.shape[2] - query.shape[1]
+            )
+            bias, causal = bias.masked_fill(later, -torch.inf).to(query.dtype), False
         attended = F.scaled_dot_product_attention(
-            self.split(query), keys, values, dropout_p=dropout, is_causal=not cache[0].shape[2], scale=scale
+            self.split(query), keys, values, attn_mask=bias, dropout_p=dropout, is_causal=causal, scale=scale
         )
         return attended.transpose(1, 2).flatten(2), (keys, values)
 

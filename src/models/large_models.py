@@ -2,17 +2,19 @@
 
 import logging
 import math
+import shutil
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from src.base.errors import InputError
-from src.base.hub_models import model_config, model_folder, pixel_statistics, special_tokens
+from src.base.hub_models import described_files, model_config, model_folder, pixel_statistics, special_tokens
 from src.base.text import one_line
 from src.models.encoder import Encoder, trainable
 from src.models.features import Features
-from src.models.large_captioners import Blip, Blip2, Git, VitGpt2
+from src.models.large_captioners import Blip, Blip2, Blip2T5, Git, VitGpt2
 from src.models.large_decoders import LargeDecoder
 from src.models.lora import add_adapters, keep_as_published
 from src.settings.schema import DecoderSettings, EncoderSettings
@@ -23,6 +25,7 @@ _CLASSES = {
     "git": "GitForCausalLM",
     "vit_gpt2": "VisionEncoderDecoderModel",
 }
+_TOWERS = {"blip": "vision_model", "blip2": "vision_model", "git": "git.image_encoder", "vit_gpt2": "encoder"}
 
 
 class VisionTower(Encoder):
@@ -95,8 +98,7 @@ def build_tower(encoder: EncoderSettings, decoder: DecoderSettings, channels: in
         raise InputError(f"decoder.weights={weights} sees photos in colour; give view.color=rgb")
     mean, std = pixel_statistics(name, weights)
     model = _model(decoder, encoder.pretrained)
-    tower = {"blip": "vision_model", "blip2": "vision_model", "git": "git.image_encoder", "vit_gpt2": "encoder"}[name]
-    part = model.get_submodule(tower)
+    part = model.get_submodule(_TOWERS[name])
     if name == "vit_gpt2":
         part.pooler = None  # nothing depends on it
     warning = ""
@@ -112,19 +114,34 @@ def build_tower(encoder: EncoderSettings, decoder: DecoderSettings, channels: in
 
 def build_large_decoder(settings: DecoderSettings, pretrained: bool) -> LargeDecoder:
     """The text part of decoder.weights; not `pretrained`: of random weights. Raises InputError as `build_tower`."""
-    decoder = _decoder(settings, pretrained)
+    decoder = _decoder(settings, _model(settings, pretrained))
     if settings.lora_rank:
         add_adapters(decoder, settings.lora_rank, "decoder.lora_rank")
     return decoder
 
 
-def _decoder(settings: DecoderSettings, pretrained: bool) -> LargeDecoder:
-    model = _model(settings, pretrained)
+def save_captioner(settings: DecoderSettings, encoder: VisionTower, decoder: LargeDecoder | None, folder: Path) -> None:
+    """Write decoder.weights as save_pretrained does, with the weights of these parts of it, and its tokenizer.
+
+    The parts have no adapters. decoder: None leaves the published text part as it is.
+    """
+    model = _model(settings, pretrained=True)
+    tower = model.get_submodule(_TOWERS[settings.name])
+    tower.load_state_dict(encoder.tower.state_dict(), strict=False)  # a pooler that nothing depends on is not ours
+    if decoder is not None:
+        _decoder(settings, model).load_state_dict(decoder.state_dict())  # its modules are the model's own
+    model.save_pretrained(folder)
+    for file in described_files(settings.name, settings.weights or ""):
+        if not (folder / file.name).exists():
+            shutil.copyfile(file, folder / file.name)
+
+
+def _decoder(settings: DecoderSettings, model: Any) -> LargeDecoder:
     special = special_tokens(settings.name, settings.weights or "")
     if settings.name == "blip":
         return Blip(model.text_decoder, special)
     if settings.name == "blip2":
-        return Blip2(model, special)
+        return (Blip2T5 if model.config.text_config.model_type == "t5" else Blip2)(model, special)
     if settings.name == "git":
         return Git(model, special)
     return VitGpt2(model.decoder, getattr(model, "enc_to_dec_proj", None), special)

@@ -5,6 +5,7 @@ W + 2 B A with A and B of rank r, B zero at first. On all linear layers of the b
 2023, find that this matters more than the rank). What is kept as published is in no checkpoint.
 """
 
+import logging
 from importlib.util import find_spec
 from typing import Any
 
@@ -28,6 +29,7 @@ def add_adapters(network: nn.Module, rank: int, setting: str) -> None:
     what = f"{setting}={rank}"
     if not find_spec("peft"):
         raise InputError(f"{what} needs peft: .venv/bin/python -m pip install -r requirements-large.txt")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it for networks in four bits
     from peft import LoraConfig, inject_adapter_in_model
 
     # GPT-2's linear layers are of a class of their own, Conv1D, with weights the other way round

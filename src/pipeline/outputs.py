@@ -19,7 +19,7 @@ from src.pipeline.resolved import DEMO, data_root, folds_of, has_networks, searc
 from src.pipeline.trained_runs import joined
 from src.settings.former_names import read_saved
 from src.settings.keys import changing, flatten
-from src.settings.schema import Settings
+from src.settings.schema import AugmentSettings, EncoderSettings, Settings
 
 _PLANNED_BY = ("run.minutes", "run.kept", "run.jobs", "train.fold", "tune.trials", "tune.epochs", "tune.judge_folds")
 
@@ -66,11 +66,26 @@ def folds(settings: Settings) -> Artefact:
     return _cached(settings, "split", "folds", _part(settings, "split"), {"photos": outputs_digest(photos(settings))})
 
 
-def features(settings: Settings) -> Artefact:
-    """A frozen encoder's features of all photos, made by train where encoder.cache asks for them."""
+def encoder_settings(settings: Settings, name: str) -> Settings:
+    """Settings by which the model `name` of ensemble.encoders is the frozen encoder of the same photos."""
+    run = settings.encoder
+    cache = "fp16" if run.cache == "none" else run.cache
+    encoder = EncoderSettings(
+        name, run.pretrained, cache=cache, long_side=run.long_side, mirrored=run.mirrored, more_levels=[]
+    )
+    unmirrored = AugmentSettings(flip=0.0)
+    return Settings(settings.data, settings.view, task="mos", encoder=encoder, augment=unmirrored, run=settings.run)
+
+
+def features(settings: Settings, for_mos_alone: bool = False) -> Artefact:
+    """A frozen encoder's features of all photos, made by train where encoder.cache asks for them.
+
+    for_mos_alone: without those of each cell, made by ensemble.
+    """
     part = _part(settings, "encoder") | {"run.seed": settings.run.seed, "run.threads": settings.run.threads}
-    inputs = {"photos": outputs_digest(photos(settings)), **_weights(settings)}
-    return _cached(settings, "training.feature_cache", "features", part, inputs)
+    inputs = {"photos": outputs_digest(photos(settings)), **start_weights(settings)}
+    kind = "mos-features" if for_mos_alone else "features"
+    return _cached(settings, "training.feature_cache", kind, part, inputs)
 
 
 def teacher_captions(settings: Settings, k: int) -> Artefact:
@@ -94,7 +109,7 @@ def codebook_features(settings: Settings) -> Artefact:
     return _cached(settings, "data.codebook", "codes", limit, inputs)
 
 
-def _weights(settings: Settings) -> dict[str, str]:
+def start_weights(settings: Settings) -> dict[str, str]:
     """Hash of what the encoder, or a published captioner, starts from, where that is a file or folder."""
     if weights := settings.decoder.weights:
         return {"weights": model_digest(settings.decoder.name, weights), "transformers": version("transformers")}
@@ -116,7 +131,7 @@ def _learned(settings: Settings) -> dict[str, Any]:
 
 def _training_inputs(settings: Settings, k: int) -> dict[str, str]:
     inputs = {make.__name__: outputs_digest(make(settings)) for make in (photos, vocabulary, folds)}
-    inputs |= _weights(settings)
+    inputs |= start_weights(settings)
     if settings.train.start_from:
         name = settings.train.start_from
         start = runs.fold_folder(Path(settings.run.root, name), k)
@@ -193,6 +208,9 @@ def ensemble(settings: Settings) -> Artefact:
         record = predictions(run).record() or {"inputs": {}}
         inputs |= {f"{run.run.name}.{make.__name__}": outputs_digest(make(run)) for make in (predictions, folds)}
         inputs |= {f"{run.run.name}.{fold}": digest for fold, digest in record["inputs"].items()}
+    for name in settings.ensemble.encoders:
+        seen = features(encoder_settings(joined(settings)[0], name), for_mos_alone=True)
+        inputs[f"encoder.{name}"] = digest_of([seen.settings, seen.inputs])
     folder = runs.ensemble_folder(runs.run_folder(settings))
     part = _part(settings, "ensemble", "task", "metric") | {"run.seed": settings.run.seed}
     return Artefact("ensemble", folder, runs.marker_of(folder), part, inputs)

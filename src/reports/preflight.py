@@ -42,7 +42,12 @@ def preflight_faults(settings: Settings) -> list[str]:
         faults += data_faults
     faults += _raised(_check_named_runs, settings)
     if has_networks(settings):
-        faults += _raised(check_network, settings, photos)
+        faults += _raised(_check_network, settings, photos)
+    if settings.ensemble.encoders and settings.task != "caption":
+        from src.inference.network_bytes import check_ensemble_encoder
+
+        for name in settings.ensemble.encoders:
+            faults += _raised(check_ensemble_encoder, settings, name)
     if settings.task != "mos":
         faults += _raised(_check_scorers, settings)
     return list(dict.fromkeys(faults))
@@ -165,7 +170,7 @@ def _check_named_runs(settings: Settings) -> None:
                 raise InputError(f"{key}={name}: {folder} is not a finished fold; train that run first")
 
 
-def check_network(settings: Settings, photos: int = 0) -> None:
+def _check_network(settings: Settings, photos: int = 0) -> None:
     """Build the network, its published weights included, as training and predict do on this machine."""
     from src.inference.network_bytes import network_bytes
 

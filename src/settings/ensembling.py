@@ -1,11 +1,13 @@
 """Settings of the ensemble."""
 
+from collections import Counter
 from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from src.settings.fields import STRICT
+from src.settings.model import OWN_TOWER
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -20,6 +22,9 @@ class EnsembleSettings:
     mos: Literal["blend", "network", "ridge", "boosting", "svr"] = "blend"
     """Member whose MOS is submitted: the mean of those that help, or one alone. Every member's score is
     printed."""
+    encoders: list[str] = Field(default_factory=list)
+    """Further frozen timm models, started like the encoder, on whose levels, or pooled output where a model has none, a
+    kernel ridge regression of MOS each is fitted; members of the blend as the others are."""
     neighbours: Annotated[int, Field(ge=1, le=1000)] = 40
     """Nearest training photos whose captions are proposed for a photo."""
     broken_endings: bool = False
@@ -32,3 +37,6 @@ class EnsembleSettings:
     def __post_init__(self) -> None:
         if self.runs is not None and (not self.runs or len(set(self.runs)) < len(self.runs)):
             raise ValueError(f"ensemble.runs={self.runs}: name each run once; leave it out for the run itself")
+        for name, count in Counter([*self.encoders, *(self.runs or [])]).items():
+            if name in self.encoders and (count > 1 or name == OWN_TOWER or name.startswith("fasterrcnn_")):
+                raise ValueError(f"ensemble.encoders: {name}: name models of timm, each once, none as a run is named")

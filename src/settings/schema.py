@@ -200,10 +200,14 @@ class Settings:
             raise ValueError("decoder.distill_from: task=mos has no captions; leave it out")
         if self.decoder.distill_from == self.run.name:
             raise ValueError(f"decoder.distill_from={self.run.name} is this run itself; name another one")
+        if self.run.name in self.ensemble.encoders:
+            raise ValueError(f"ensemble.encoders: {self.run.name} is the name of the run; choose another run.name")
         if task != "mos" and self.ensemble.captions == "mbr" and not self.predict.candidates:
             raise ValueError("ensemble.captions=mbr needs predict.candidates=true; or give ensemble.captions=search")
 
     def _check_view(self) -> None:
+        if self.ensemble.encoders and self.view.crops > 1:
+            raise ValueError(f"ensemble.encoders see one crop of a photo, not view.crops={self.view.crops}; give 1")
         encoder, augment, scales = self.encoder, self.augment, self.predict.tta_scales
         if scales != [1.0] and encoder.name.startswith("fasterrcnn_"):
             raise ValueError(f"predict.tta_scales={scales}: encoder.name={encoder.name} detects at one size")

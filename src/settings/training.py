@@ -57,8 +57,9 @@ class AugmentSettings:
 class OptimSettings:
     """Optimiser and learning rate."""
 
-    name: Literal["adamw", "adam", "sgd"] = "adamw"
-    """Optimiser."""
+    name: Literal["adamw", "adam", "sgd", "adamw8bit"] = "adamw"
+    """Optimiser. adamw8bit: AdamW whose two moments take one byte each (Dettmers et al. 2022; bitsandbytes), but for
+    tensors of fewer than 4096 values."""
     lr: NonNegativeFloat = 1e-3
     """Peak learning rate, reached after the warm-up."""
     encoder_lr_mult: NonNegativeFloat = 1.0
@@ -141,8 +142,9 @@ class TrainSettings:
     """Passes over the training photos."""
     batch_size: PositiveInt = 32
     """Photos per optimiser step, over all GPUs and processes."""
-    accumulation_steps: PositiveInt = 1
-    """Micro-batches that a step is divided into, to save memory."""
+    accumulation_steps: PositiveInt | Literal["auto"] = 1
+    """Micro-batches that a step is divided into, to save memory; BatchNorm in training sees one at a time. auto: as few
+    as the GPU's memory allows, found by doubling them where it is full; bits then depend on that memory."""
     captions_per_photo: PositiveInt = 5
     """Captions of a photo in one step, drawn anew each epoch from those it has."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -169,8 +171,17 @@ class TrainSettings:
     start_from: str | None = None
     """Start from the weights of that finished run (a name under run.root), fold by fold."""
 
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches that a step is divided into, or tried with first."""
+        return 1 if self.accumulation_steps == "auto" else self.accumulation_steps
+
     def __post_init__(self) -> None:
-        if self.batch_size % self.accumulation_steps:
+        if self.sync_batchnorm and self.accumulation_steps == "auto":
+            raise ValueError(
+                "train.sync_batchnorm ties the processes within a pass; give train.accumulation_steps a number"
+            )
+        if self.batch_size % self.micro_batches:
             raise ValueError(
                 f"train.batch_size={self.batch_size} cannot be divided into "
                 f"train.accumulation_steps={self.accumulation_steps} equal parts"

@@ -38,7 +38,10 @@ class BatchLossExchange:
         self.loss, self.std, self.ranks = settings.loss, std, ranks
         # the most photos of a step that a process has, those that fill empty micro-batches included: tensors that are
         # gathered must have one shape
-        self.capacity = -(-settings.train.batch_size // ranks.world_size) + settings.train.accumulation_steps
+        photos = -(-settings.train.batch_size // ranks.world_size)
+        self.capacity = photos + max(
+            photos * (settings.train.accumulation_steps == "auto"), settings.train.micro_batches
+        )
 
     def __call__(self, parts: list[tuple[torch.Tensor, torch.Tensor]]) -> list[LossGradients]:
         """From the predictions and labels (NaN: unknown), [B] both, of each micro-batch of this process."""

@@ -77,6 +77,14 @@ class Ranks:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0, group=self.tensor_group)
 
+    def average_gradients(self, module: nn.Module) -> None:
+        """Replace the gradients of the module's parameters by their means over all processes, which have the same."""
+        gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+        if self.world_size > 1 and gradients:
+            mean = self.all_reduce(torch.cat([gradient.flatten() for gradient in gradients])) / self.world_size
+            for gradient, part in zip(gradients, mean.split([each.numel() for each in gradients]), strict=True):
+                gradient.copy_(part.view_as(gradient))
+
     def shared_paths(self, find: Callable[[], list[Path]]) -> list[Path]:
         """The files and folders that `find` returns on rank 0 (it is called there only), once every process sees them.
 

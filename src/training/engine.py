@@ -18,9 +18,10 @@ from src.models.lora import learned_state, share_published, with_published
 from src.settings.schema import Settings
 from src.training.batch_loss_exchange import BatchLossExchange, LossGradients
 from src.training.distributed import Ranks, accept_single_values, replicate, sync_batchnorm, wrap
-from src.training.infer import autocast, map_tensors, to_device
+from src.training.infer import autocast, to_device
 from src.training.interrupt import Interrupt
 from src.training.metrics_log import progress
+from src.training.micro_batches import MicroBatches, split_batch
 from src.training.optimizer import build_optimizer, learning_rate, set_learning_rate
 from src.training.self_critical import STATISTICS, SelfCritical
 from src.training.task import Task
@@ -60,6 +61,7 @@ class Engine:
         self.sampler = replicate(self.task, settings, ranks)
         compares = settings.loss.compares and task.model.mos_head is not None
         self.batch_loss_exchange = BatchLossExchange(settings, task.scale.std, ranks) if compares else None
+        self.micro_batches = MicroBatches(settings, ranks)
         self._wrap()
         self.steps = 0
         self.drops = 0
@@ -71,7 +73,9 @@ class Engine:
 
     def _wrap(self) -> None:
         compiled = cast(nn.Module, torch.compile(self.task)) if self.settings.train.compile else self.task
-        self.forward = wrap(compiled, self.settings, self.ranks)
+        # DDP exchanges gradients within the backward pass, where a process whose memory is full would leave the others
+        alone = self.micro_batches.found and self.ranks.world_size > 1
+        self.forward = compiled if alone else wrap(compiled, self.settings, self.ranks)
 
     def state(self) -> dict[str, Any]:
         """All that a checkpoint must hold for training to go on at the same bit. Call it in every process."""
@@ -83,6 +87,7 @@ class Engine:
             "steps": self.steps,
             "drops": self.drops,
             "sums": self.ranks.all_reduce(self.sums.clone()),
+            **self.micro_batches.state(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -92,6 +97,7 @@ class Engine:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.steps, self.drops = state["steps"], state["drops"]
+        self.micro_batches.load_state(state)
         self.sums = state["sums"].to(self.ranks.device) * self.ranks.main  # they are those of all processes
 
     def train_one_epoch(
@@ -197,19 +203,11 @@ class Engine:
         return means
 
     def _step(self, batch: dict[str, Any], rewarded: bool = False) -> None:
-        """One optimiser step on this process's part of a batch, in train.accumulation_steps micro-batches."""
+        """One optimiser step on this process's part of a batch, in micro-batches."""
         if rewarded:
             batch = self._sample_captions(batch)
         counts = self._global_counts(batch)
-        micro_batches = split_batch(batch, self.settings.train.accumulation_steps)
-        gradients = self._batch_loss_gradients(micro_batches)
-        for index, micro_batch in enumerate(micro_batches):
-            self._seed_dropout(index)
-            with self._gradient_exchange(last=index == len(micro_batches) - 1):
-                with self.autocast:
-                    output = self.forward(**micro_batch)
-                loss = self._loss(output, micro_batch["mos"], counts, gradients[index])
-                self.scaler.scale(loss).backward()
+        self.micro_batches.run(lambda: self._backward(batch, counts), self.task, self.optimizer, self.sums)
         self.scaler.unscale_(self.optimizer)
         if self.settings.optim.grad_clip_norm:
             nn.utils.clip_grad_norm_(self.task.parameters(), self.settings.optim.grad_clip_norm)
@@ -218,6 +216,23 @@ class Engine:
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update(self.task, self.steps + 2)  # see build_ema
         self.steps += 1
+
+    def _backward(self, batch: dict[str, Any], counts: torch.Tensor) -> None:
+        """The gradients of a step. counts: see `_global_counts`."""
+        micro_batches = split_batch(batch, self.micro_batches.count)
+        gradients = self._batch_loss_gradients(micro_batches)
+        for index, micro_batch in enumerate(micro_batches):
+            self._seed_dropout(index)
+            with self._gradient_exchange(last=index == len(micro_batches) - 1):
+                output = self.micro_batches.before_exchange(
+                    gradients[index] is None and self.batch_loss_exchange is not None, self._forward, micro_batch
+                )
+                loss = self._loss(output, micro_batch["mos"], counts, gradients[index])
+                self.scaler.scale(loss).backward()
+
+    def _forward(self, micro_batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        with self.autocast:
+            return self.forward(**micro_batch)
 
     def _sample_captions(self, batch: dict[str, Any]) -> dict[str, Any]:
         """The batch with sampled captions and their advantages."""
@@ -245,14 +260,19 @@ class Engine:
         if self.batch_loss_exchange is None or len(micro_batches) == 1:
             return [None] * len(micro_batches)
         before = [buffer.clone() for buffer in self.task.buffers()]
+        predictions = self.micro_batches.before_exchange(True, self._predictions, micro_batches)
+        for buffer, value in zip(self.task.buffers(), before, strict=True):
+            buffer.copy_(value)  # running statistics of BatchNorm
+        return [*self.batch_loss_exchange(predictions)]
+
+    def _predictions(self, micro_batches: list[dict[str, Any]]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Predictions and labels of each micro-batch, with the dropout that its backward pass will have."""
         predictions = []
         for index, micro_batch in enumerate(micro_batches):
             self._seed_dropout(index)
             with self.autocast:
                 predictions.append((self.forward(micro_batch["images"], mode="score"), micro_batch["mos"]))
-        for buffer, value in zip(self.task.buffers(), before, strict=True):
-            buffer.copy_(value)  # running statistics of BatchNorm
-        return [*self.batch_loss_exchange(predictions)]
+        return predictions
 
     def _seed_dropout(self, micro_batch: int) -> None:
         seed_torch(fold_in(self.settings.run.seed, "dropout", self.steps, micro_batch, self.ranks.rank))
@@ -273,24 +293,6 @@ class Engine:
             surrogate = gradients.surrogate(output["mos"], ~mos.isnan(), counts[0])
             sums = torch.cat([sums[:1] + surrogate, sums[1:]])
         self.sums[: 2 * len(sums)] += torch.cat([sums.detach(), output["counts"].sum(0)]).double()
-        shares = self.settings.train.accumulation_steps * self.ranks.world_size
+        shares = self.micro_batches.count * self.ranks.world_size
         loss = self.task.total(sums, counts) + self.task.penalty() / shares
         return loss * self.ranks.world_size  # DDP averages gradients, while `counts` are those of all processes
-
-
-def split_batch(batch: dict[str, Any], parts: int) -> list[dict[str, Any]]:
-    """What the task takes of each micro-batch: all but the photos' rows.
-
-    Where there are fewer photos than parts, a photo without labels fills a part: under DDP all processes must take part
-    in every pass.
-    """
-    batch = {name: value for name, value in batch.items() if name != "row"}
-    if parts == 1:
-        return [batch]
-    first = map_tensors(batch, lambda tensor: tensor[:1])
-    blank = {**first, "mos": first["mos"] * torch.nan, "captions": torch.zeros_like(first["captions"])}
-
-    def micro_batch(part: int) -> dict[str, Any]:
-        return map_tensors(batch, lambda tensor: tensor.tensor_split(parts)[part])
-
-    return [micro_batch(part) if part < len(batch["mos"]) else blank for part in range(parts)]

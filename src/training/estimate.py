@@ -22,15 +22,16 @@ from src.settings.schema import Settings
 from src.training.optimizer import parameter_groups
 from src.training.task import Scale, Task
 
-_STATES = {"adamw": 2, "adam": 2, "sgd": 1}
-"""Numbers that each optimiser keeps for a trained parameter."""
+_STATES = {"adamw": 8, "adam": 8, "sgd": 4, "adamw8bit": 2}
+"""Bytes that each optimiser keeps for a trained parameter."""
 
 
 @dataclass(frozen=True)
 class Estimate:
     """Of training a fold. Counts of parameters, bytes in fp32, and floating-point operations.
 
-    activations: what the backward pass of a micro-batch needs. photos: to train on in an epoch; None: not known yet.
+    states: of the optimiser for a trained parameter. activations: what the backward pass of a micro-batch needs.
+    photos: to train on in an epoch; None: not known yet.
     """
 
     trained: int
@@ -48,7 +49,7 @@ class Estimate:
             "weights": 4 * (self.trained + self.frozen),
             "averaged copy": 4 * self.copied,
             "gradients": 4 * self.trained,
-            "optimiser": 4 * self.states * self.trained,
+            "optimiser": self.states * self.trained,
             "activations": self.activations,
         }
 
@@ -80,7 +81,7 @@ def estimate(settings: Settings) -> Estimate:
         sum(p.numel() for name, p in parameters.items() if name not in shared),
         _STATES[settings.optim.name],
         sum(sizes.values()),
-        settings.train.accumulation_steps * counter.get_total_flops(),
+        settings.train.micro_batches * counter.get_total_flops(),
         photos,
     )
 
@@ -127,7 +128,7 @@ def _task(settings: Settings, words: int) -> Task:
 def _backward(task: Task, settings: Settings) -> None:
     """A micro-batch forward and backward, each caption as long as it may be."""
     train, size = settings.train, settings.view.size
-    photos, words = train.batch_size // train.accumulation_steps, settings.vocabulary.maximum_words
+    photos, words = train.batch_size // train.micro_batches, settings.vocabulary.maximum_words
     images: Any = torch.zeros(photos, size, size, task.model.encoder.mean.shape[1], dtype=torch.uint8)
     if settings.encoder.cached:
         images = _cached(task.model, images, photos)
@@ -169,7 +170,7 @@ def _saved() -> Iterator[dict[int, int]]:
 def describe(estimate: Estimate, settings: Settings) -> list[str]:
     """The estimate in lines."""
     train, trained, frozen = settings.train, estimate.trained / 1e6, estimate.frozen / 1e6
-    photos = train.batch_size // train.accumulation_steps
+    photos = train.batch_size // train.micro_batches
     each = f"{photos} photos" if settings.task == "mos" else (
         f"{photos} photos with {train.captions_per_photo} captions of {settings.vocabulary.maximum_words} tokens"
     )  # fmt: skip
@@ -182,7 +183,7 @@ def describe(estimate: Estimate, settings: Settings) -> list[str]:
     return [
         f"parameters: {trained + frozen:.1f} M, of which {trained:.1f} M are trained and {frozen:.1f} M frozen",
         f"memory in fp32: {sum(estimate.bytes.values()) / 2**30:.2f} GiB ({', '.join(memory)}){half}",
-        f"a micro-batch: {each}; {train.accumulation_steps} of them a step",
+        f"a micro-batch: {each}; {train.micro_batches} of them a step",
         f"a step: {estimate.operations / 1e12:.2f} TFLOP",
         f"steps: {steps}",
     ]

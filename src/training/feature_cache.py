@@ -15,6 +15,7 @@ from src.data.table import load_table
 from src.data.view import at_own_aspect
 from src.models.captioner import encoder_of
 from src.models.encoder import Encoder, views_of
+from src.models.encoders import named
 from src.models.fine_tuning import LateStages
 from src.pipeline import artefacts, outputs, resolved
 from src.settings.schema import Settings
@@ -28,33 +29,47 @@ _SAMPLE = 256  # photos whose late features are looked at before training
 _TOGETHER = {"cpu": 2, "cuda": 16}  # photos of one size in a batch: on a CPU larger ones do not fit into its caches
 
 
-def frozen_encoder(settings: Settings, mean: tuple[float, ...], std: tuple[float, ...]) -> Encoder:
-    """The encoder that all folds share: where it has no weights, they are drawn from run.seed alone."""
+def frozen_encoder(
+    settings: Settings, mean: tuple[float, ...], std: tuple[float, ...], for_mos_alone: bool = False
+) -> Encoder:
+    """The encoder that all folds share: where it has no weights, they are drawn from run.seed alone.
+
+    Raises InputError where encoder.long_side asks for photos of several sizes, and it takes one. for_mos_alone: such an
+    encoder sees the view of the photos instead.
+    """
     seed_torch(fold_in(settings.run.seed, "encoder"))
     encoder = encoder_of(settings, len(mean), mean, std).eval()
-    if settings.encoder.whole_photos and encoder.fixed_input_size:
+    if settings.encoder.whole_photos and encoder.fixed_input_size and not for_mos_alone:
         raise InputError(
             f"encoder.name={settings.encoder.name} sees photos of one size only; give encoder.long_side=null"
         )
     return encoder
 
 
-def cached_features(settings: Settings, ranks: Ranks) -> Path | None:
+def ensemble_features(settings: Settings, name: str, ranks: Ranks) -> Path:
+    """The folder of the features that a model of ensemble.encoders gives of the photos of these settings."""
+    with named("ensemble.encoders"):
+        folder = cached_features(outputs.encoder_settings(settings, name), ranks, for_mos_alone=True)
+    assert folder is not None
+    return folder
+
+
+def cached_features(settings: Settings, ranks: Ranks, for_mos_alone: bool = False) -> Path | None:
     """The folder of the features that encoder.cache asks for, computed by rank 0 where it is absent.
 
     For V views of each photo, as it is and, with encoder.mirrored, its mirror image, it holds grid.npy [N, V, R, D],
     pooled.npy [N, V, D], with encoder.levels levels.npy [N, V, L] and with encoder.fine_tuned stage.npy [N, V, h, w, C]
     (float16 or float32), mask.npy (bool [N, V, R]) and for regions boxes.npy (float32 [N, V, R, 4]), in the order of
-    the table of photos. Call it in every process.
+    the table of photos. for_mos_alone: pooled.npy and levels.npy alone. Call it in every process.
     """
     if not settings.encoder.cached:
         return None
 
     def make() -> list[Path]:
-        artefact = outputs.features(settings)
+        artefact = outputs.features(settings, for_mos_alone)
         with artefacts.making(artefact) as work:
             if work:
-                work.outputs += _compute(settings, work.folder, ranks.device)
+                work.outputs += _compute(settings, work.folder, ranks.device, for_mos_alone)
         return [artefact.folder]
 
     return ranks.shared_paths(make)[0]  # the other processes wait here
@@ -73,14 +88,15 @@ def photo_features(encoder: Encoder, settings: Settings, path: Path, view: np.nd
 
     view: uint8 [H, W, C], which stands for a photo that cannot be read.
     """
-    features = _features(encoder, _pixels(settings, path, view)[None], settings, mirrored=True)
+    features = _features(encoder, _pixels(encoder, settings, path, view)[None], settings, mirrored=True)
     return {name: values[0] for name, values in features.items()}
 
 
-def _compute(settings: Settings, folder: Path, device: torch.device) -> list[str]:
+def _compute(settings: Settings, folder: Path, device: torch.device, for_mos_alone: bool = False) -> list[str]:
     source = outputs.photos(settings).folder
     channels = read_json(source / "statistics.json")["channels"]
-    encoder = frozen_encoder(settings, tuple(channels["mean"]), tuple(max(v, 1e-3) for v in channels["sd"])).to(device)
+    mean, std = tuple(channels["mean"]), tuple(max(value, 1e-3) for value in channels["sd"])
+    encoder = frozen_encoder(settings, mean, std, for_mos_alone).to(device)
     views = np.load(source / "pixels.npy", mmap_mode="r")
     paths = [resolved.data_root(settings) / path for path in load_table(source / "photos.jsonl")["path"]]
     saved = folder / "saved.json"
@@ -96,11 +112,13 @@ def _compute(settings: Settings, folder: Path, device: torch.device) -> list[str
     ):
         for block, first in enumerate(range(done, len(views), _BLOCK)):
             rows = list(range(first, min(first + _BLOCK, len(views))))
-            photos = list(pool.map(lambda row: _pixels(settings, paths[row], views[row]), rows))
+            photos = list(pool.map(lambda row: _pixels(encoder, settings, paths[row], views[row]), rows))
             parts = _parts(photos, _TOGETHER[device.type])
             batches = [np.stack([photos[place] for place in part]) for part in parts]
             computed = pool.map(lambda batch: _features(encoder, batch, settings, settings.encoder.mirrored), batches)
             for part, arrays in zip(parts, computed, strict=True):
+                if for_mos_alone:
+                    arrays = {name: arrays[name] for name in ("pooled", "levels") if name in arrays}
                 files = files or _create(folder, arrays, len(views))
                 for name, values in arrays.items():
                     files[name][[rows[place] for place in part]] = values
@@ -113,9 +131,9 @@ def _compute(settings: Settings, folder: Path, device: torch.device) -> list[str
     return [f"{name}.npy" for name in sorted(files)]
 
 
-def _pixels(settings: Settings, path: Path, view: np.ndarray) -> np.ndarray:
-    """What the encoder sees of a photo, uint8 [H, W, C]: its view, or with encoder.long_side the photo itself."""
-    long_side = settings.encoder.whole_photos
+def _pixels(encoder: Encoder, settings: Settings, path: Path, view: np.ndarray) -> np.ndarray:
+    """What the encoder sees of a photo, uint8 [H, W, C]: its view, or with a long side the photo itself."""
+    long_side = None if encoder.fixed_input_size else settings.encoder.whole_photos
     if long_side is None:
         return np.asarray(view)
     try:

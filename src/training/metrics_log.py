@@ -24,6 +24,7 @@ def write_origin(folder: Path, settings: Settings) -> None:
     origin, packages = weights_origin(settings.encoder), PACKAGES
     if settings.decoder.weights:
         origin, packages = {settings.decoder.name: settings.decoder.weights}, [*PACKAGES, "transformers"]
+    packages = [*packages, "bitsandbytes"] if settings.optim.name == "adamw8bit" else packages
     write_json(folder / "provenance.json", provenance(version, packages) | {"weights": origin})
 
 

@@ -1,9 +1,13 @@
 """The optimiser, and the learning rate as a pure function of the fractional epoch."""
 
+import logging
 import math
+from importlib.util import find_spec
 
 import torch
 
+from src.base.errors import InputError
+from src.base.text import one_line
 from src.settings.schema import OptimSettings
 from src.training.task import Task
 
@@ -50,12 +54,48 @@ def parameter_groups(task: Task, settings: OptimSettings) -> list[dict]:
 
 
 def build_optimizer(task: Task, settings: OptimSettings) -> torch.optim.Optimizer:
-    """AdamW, Adam or SGD (with Nesterov's momentum) over the task's parameters."""
+    """AdamW, Adam or SGD (with Nesterov's momentum) over the task's parameters, which are on their device.
+
+    Raises InputError as `check_optimizer`.
+    """
     groups = parameter_groups(task, settings)
+    check_optimizer(settings, groups[0]["params"][0].device)
+    if settings.name == "adamw8bit":
+        return _adamw8bit(groups, settings.lr)
     if settings.name == "sgd":
         return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0)
     kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
     return kind(groups, lr=settings.lr, fused=True)
+
+
+def check_optimizer(settings: OptimSettings, device: torch.device) -> None:
+    """Raise InputError, in one line, where the optimiser needs a package that is absent or cannot compute there."""
+    if settings.name != "adamw8bit":
+        return
+    install = "-m pip install -r requirements-large.txt"
+    if not find_spec("bitsandbytes"):
+        raise InputError(f"optim.name={settings.name} needs bitsandbytes: .venv/bin/python {install}")
+    tried = torch.nn.Parameter(torch.ones(1, 4096, device=device))
+    tried.grad = torch.ones_like(tried)
+    try:
+        _adamw8bit([{"params": [tried]}], 0.1).step()
+        worked = bool((tried - 0.9).abs().max() < 0.01)
+        reason = "its step is wrong"
+    except Exception as error:
+        worked, reason = False, one_line(str(error))[:120]
+    if not worked:
+        raise InputError(
+            f"optim.name={settings.name}: bitsandbytes does not work on this {device.type} ({reason}); give adamw"
+        )
+
+
+def _adamw8bit(groups: list[dict], lr: float) -> torch.optim.Optimizer:
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # what it warns of is for networks in four bits
+    from bitsandbytes.optim import AdamW8bit
+
+    for parameter in (parameter for group in groups for parameter in group["params"]):
+        parameter.data = parameter.data.contiguous()  # its first step does so: before it, rounding would be another
+    return AdamW8bit(groups, lr=lr)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

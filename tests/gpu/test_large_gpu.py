@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from src import predict, preprocess, split, train
+from tests.conftest import TINY
 from tests.gpu.test_gpu import losses, place, predictions, results, together, without_gpu  # noqa: F401
 from tests.helpers.tiny_captioners import tiny_captioner
 from tests.stages.test_large_pipeline import SETTINGS, Cut, cut_after_a_step
+from tests.training.test_micro_batches import LINE, limit
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here"),
@@ -73,3 +75,24 @@ def test_a_cut_changes_no_bit(name, competition, monkeypatch):
         train.main([*settings, f"run.name=cut-{name}"])
     train.main([*settings, f"run.name=cut-{name}"])
     assert results(f"cut-{name}") == results(f"whole-{name}")
+
+
+def test_eight_bits_and_micro_batches_that_fit_change_no_bit_after_a_cut(competition, monkeypatch, capsys):
+    """What was found is kept; BatchNorm, dropout and losses are those of the number set by hand."""
+    pytest.importorskip("bitsandbytes", reason="the packages of requirements-large.txt are not installed")
+    more = ["--fold=0", "optim.name=adamw8bit", "train.checkpoint_steps=1", "decoder.name=attention"]
+    settings = [f"data.root={competition}", *TINY, *more]
+    for stage in (preprocess, split):
+        stage.main(settings)
+    train.main([*settings, "run.name=hand", "train.accumulation_steps=4"])
+    limit(monkeypatch, [5])
+    auto = [*settings, "train.accumulation_steps=auto"]
+    train.main([*auto, "run.name=whole"])
+    with monkeypatch.context() as patch, pytest.raises(Cut):
+        cut_after_a_step(patch)
+        train.main([*auto, "run.name=cut"])
+    capsys.readouterr()
+    train.main([*auto, "run.name=cut"])
+    assert LINE not in capsys.readouterr().out
+    assert results("cut") == results("whole")
+    assert np.abs(losses("whole") - losses("hand")).max(axis=None) < 1e-3

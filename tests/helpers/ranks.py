@@ -15,6 +15,7 @@ from src.base.errors import Stopped
 from src.metrics import caption_scores, meteor
 from src.pipeline.source_code import code_digest
 from src.training import distributed, engine
+from src.training.task import Task
 from tests.helpers.small_meteor import small_meteor, standing_tokenizer
 from tests.helpers.warm_python import fork_stages
 
@@ -50,7 +51,28 @@ def count_exchanges(exchanges: list[int]) -> None:
     engine.wrap = wrapped
 
 
-def _work(rank: int, count: int, port: int, folder: Path, stage: str, arguments: list[str], stop: int | None) -> None:
+def hold_at_most(photos: int) -> None:
+    """Let this process have a memory that holds so many photos of a training step."""
+    forward = Task.forward
+
+    def limited(self, images, mode="loss", **inputs):
+        if mode in ("loss", "score") and len(images) > photos:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return forward(self, images, mode, **inputs)
+
+    Task.forward = limited
+
+
+def _work(
+    rank: int,
+    count: int,
+    port: int,
+    folder: Path,
+    stage: str,
+    arguments: list[str],
+    stop: int | None,
+    photos: int | None,
+) -> None:
     fork_stages()
     os.chdir(folder)
     if count > 1:
@@ -62,6 +84,8 @@ def _work(rank: int, count: int, port: int, folder: Path, stage: str, arguments:
     caption_scores._ptb = standing_tokenizer
     if stop and rank == count - 1:
         stop_after(stop)
+    if photos and rank == count - 1:
+        hold_at_most(photos)
     exchanges: list[int] = []
     if count > 1 and any(argument.startswith("train.accumulation_steps") for argument in arguments):
         count_exchanges(exchanges)
@@ -71,11 +95,21 @@ def _work(rank: int, count: int, port: int, folder: Path, stage: str, arguments:
         (folder / "exchanges.txt").write_text("\n".join(map(str, exchanges)))
 
 
-def run(count: int, folder: Path, stage: str, arguments: list[str], stop: int | None = None) -> None:
-    """A stage in `count` processes. stop: the last of them gets SIGTERM in that step, and all stop cleanly."""
+def run(
+    count: int,
+    folder: Path,
+    stage: str,
+    arguments: list[str],
+    stop: int | None = None,
+    photos: int | None = None,
+) -> None:
+    """A stage in `count` processes.
+
+    stop: the last of them gets SIGTERM in that step, and all stop cleanly. photos: its memory holds so many in a step.
+    """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     torch.multiprocessing.start_processes(
-        _work, (count, port, folder, stage, arguments, stop), nprocs=count, start_method="forkserver"
+        _work, (count, port, folder, stage, arguments, stop, photos), nprocs=count, start_method="forkserver"
     )

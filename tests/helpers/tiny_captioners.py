@@ -18,15 +18,17 @@ TEXTS = ["the quiet harbour at dusk is pleasingly bright", "a dark and blurred p
 
 
 def tiny_captioner(name: str, folder: Path, texts: list[str] = TEXTS) -> Path:
-    """Save one for decoder.name=`name` in the folder, whose tokenizer knows the `texts`."""
+    """Save one for decoder.name=`name` in the folder, whose tokenizer knows the `texts`. blip2_t5: blip2 with T5."""
     from transformers import PreTrainedTokenizerFast
     from transformers.utils import logging
 
     torch.manual_seed(0)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    tokenizer = _byte_level(texts) if name in ("blip2", "vit_gpt2") else _word_pieces(texts)
-    model = {"blip": _blip, "blip2": _blip2, "git": _git, "vit_gpt2": _vit_gpt2}[name](tokenizer)
+    tokenizers = {"blip2": _byte_level, "vit_gpt2": _byte_level, "blip2_t5": _unigrams}
+    tokenizer = tokenizers.get(name, _word_pieces)(texts)
+    made = {"blip": _blip, "blip2": _blip2, "blip2_t5": _blip2_t5, "git": _git, "vit_gpt2": _vit_gpt2}
+    model = made[name](tokenizer)
     for parameter in model.parameters():  # far from their initial values, so that attention is not nearly uniform
         parameter.data += (0.15 if name == "git" else 0.2) * torch.randn_like(parameter)
     _make_lively(name, model)
@@ -42,6 +44,16 @@ def _make_lively(name: str, model: Any) -> None:
     if name == "vit_gpt2":  # its output layer has no bias
         model.decoder.transformer.ln_f.bias.data += 0.5
         model.decoder.lm_head.weight.data[0] += 0.2
+        return
+    if name == "blip2_t5":
+        text, layer = model.language_model, model.language_model.lm_head
+        layer.weight.data *= 0.2  # so far from 0 logits would be rounded by more than the tests allow
+        layer.weight.data[1] = 1.3 * layer.weight.data[29]  # the token that captions would repeat
+        for block in text.decoder.block:
+            block.layer[1].EncDecAttention.q.weight.data *= 4
+            block.layer[1].EncDecAttention.v.weight.data *= 4
+        model.language_projection.weight.data *= 3
+        model.query_tokens.data.normal_()
         return
     if name == "blip2":
         model.language_model.model.decoder.final_layer_norm.bias.data += 0.5
@@ -63,6 +75,7 @@ def whole_model(name: str, folder: Path) -> Any:
     kind = {
         "blip": "BlipForConditionalGeneration",
         "blip2": "Blip2ForConditionalGeneration",
+        "blip2_t5": "Blip2ForConditionalGeneration",
         "git": "GitForCausalLM",
         "vit_gpt2": "VisionEncoderDecoderModel",
     }[name]
@@ -98,6 +111,20 @@ def _byte_level(texts: list[str]) -> Any:
     return tokenizer
 
 
+def _unigrams(texts: list[str]) -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    words = sorted({word for text in texts for word in plain_text(text).split()})
+    pieces = [part for word in words for part in (f"▁{word[:5]}", word[5:]) if part]
+    letters = ["▁", *sorted({letter for word in words for letter in word})]
+    known = dict.fromkeys([*pieces, *letters], -2.0) | dict.fromkeys(letters, -9.0)
+    special = [(name, 0.0) for name in ("<pad>", "</s>", "<unk>", "<image>")]
+    tokenizer = Tokenizer(models.Unigram([*special, *known.items()], unk_id=2))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    tokenizer.add_special_tokens([name for name, _ in special])
+    return tokenizer
+
+
 def _blip(tokenizer: Any) -> Any:
     from transformers import BlipConfig, BlipForConditionalGeneration, BlipTextConfig, BlipVisionConfig
 
@@ -108,17 +135,26 @@ def _blip(tokenizer: Any) -> Any:
 
 
 def _blip2(tokenizer: Any) -> Any:
-    from transformers import (
-        Blip2Config,
-        Blip2ForConditionalGeneration,
-        Blip2QFormerConfig,
-        Blip2VisionConfig,
-        OPTConfig,
-    )
+    from transformers import OPTConfig
 
-    text = OPTConfig(vocab_size=tokenizer.get_vocab_size(), hidden_size=16, ffn_dim=24, num_hidden_layers=2,
+    opt = OPTConfig(vocab_size=tokenizer.get_vocab_size(), hidden_size=16, ffn_dim=24, num_hidden_layers=2,
                      num_attention_heads=4, max_position_embeddings=56, word_embed_proj_dim=16, pad_token_id=1,
-                     bos_token_id=0, eos_token_id=2)  # fmt: skip
+                    bos_token_id=0, eos_token_id=2)  # fmt: skip
+    return _with_queries(opt)
+
+
+def _blip2_t5(tokenizer: Any) -> Any:
+    from transformers import T5Config
+
+    return _with_queries(T5Config(vocab_size=tokenizer.get_vocab_size(), d_model=16, d_kv=6, d_ff=24, num_layers=2,
+                                  num_heads=4, feed_forward_proj="gated-gelu", relative_attention_num_buckets=8,
+                                  relative_attention_max_distance=12, pad_token_id=0, decoder_start_token_id=0,
+                                  eos_token_id=1, bos_token_id=1, tie_word_embeddings=False))  # fmt: skip
+
+
+def _with_queries(text: Any) -> Any:
+    from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2QFormerConfig, Blip2VisionConfig
+
     former = Blip2QFormerConfig(vocab_size=8, hidden_size=16, num_hidden_layers=2, num_attention_heads=4,
                                 intermediate_size=24, encoder_hidden_size=24, cross_attention_frequency=1)  # fmt: skip
     parts = {"vision_config": Blip2VisionConfig(**_VISION), "qformer_config": former, "text_config": text}

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from src import ensemble, evaluate, predict, preprocess, split, submit, train
 from src.base import hub_models
 from src.base.errors import InputError
-from src.data.vocabulary import Vocabulary
+from src.data.vocabulary import Vocabulary, plain_text
 from src.inference.networks import open_network
 from src.inference.photo_captioner import PhotoCaptioner
 from src.pipeline.trained_runs import load_run
@@ -46,7 +46,7 @@ def models(workplace, competition) -> Path:
     shutil.copytree(competition, "data")
     with open("data/train.csv", encoding="utf-8", newline="") as file:
         texts = [row["comments"] for row in csv.DictReader(file)]
-    for name in hub_models.MODEL_TYPES:
+    for name in (*hub_models.MODEL_TYPES, "blip2_t5"):
         tiny_captioner(name, Path("models", name), texts)
     return workplace
 
@@ -85,6 +85,31 @@ def test_every_family_goes_from_table_to_submission(models, quick, capsys):
         stage.main([*TINY, "--fold=0", "data.root=data", "run.name=joined", "ensemble.runs=[blip, git]", *candidates,
                     "ensemble.captions=mbr"])  # fmt: skip
     assert "valid and ready to upload" in capsys.readouterr().out
+    joined_with_an_attention_run([*TINY, "--fold=0", "data.root=data", *candidates, "ensemble.captions=mbr"])
+    assert "valid and ready to upload" in capsys.readouterr().out
+
+
+def joined_with_an_attention_run(options: list[str]) -> None:
+    """The run blip and one of another encoder, captioner and vocabulary, in either order; the first to a submission."""
+    for stage in (preprocess, split, train, predict):
+        stage.main([*options, "run.name=attention", "decoder.name=attention"])
+    with open("data/train.csv", encoding="utf-8", newline="") as file:
+        proposed = {plain_text(row["comments"]) for row in csv.DictReader(file)}
+    for run in ("blip", "attention"):
+        for line in Path(f"runs/{run}/predictions/fold-0/candidates.jsonl").read_text(encoding="utf-8").splitlines():
+            proposed |= set(json.loads(line)["captions"])
+    for names in (["attention", "blip"], ["blip", "attention"]):
+        ensemble.main([*names, "metric.bootstrap=100"])
+        folder = Path("runs", "+".join(names), "ensemble")
+        assert json.loads((folder / "blend.json").read_text())["runs"] == names
+        assert "+ the other runs" in (folder / "ablation.csv").read_text()
+        with open(folder / "oof.csv", encoding="utf-8", newline="") as file:
+            captions = [row["caption"] for row in csv.DictReader(file)]
+        assert len(set(captions)) > 3 and {plain_text(caption) for caption in captions} <= proposed
+    for stage in (evaluate, submit):
+        stage.main(["--config", str(folder / "ensemble.yaml")])
+    with open("submissions/blip+attention.csv", encoding="utf-8", newline="") as file:
+        assert len([row for row in csv.DictReader(file) if row["comments"]]) == 20
 
 
 @pytest.mark.slow
@@ -144,6 +169,7 @@ def cut_after_a_step(patch: pytest.MonkeyPatch) -> None:
     ("blip", ["encoder.cache=fp32", "decoder.lora_rank=2"]),
     ("vit_gpt2", ["encoder.frozen=false", "encoder.frozen_epochs=1"]),
     ("blip2", ["encoder.cache=none", "decoder.lora_rank=2"]),
+    ("blip2", ["encoder.cache=fp32", "decoder.lora_rank=2", "decoder.weights=models/blip2_t5"]),
 ])  # fmt: skip
 @pytest.mark.slow
 def test_every_family_goes_on_at_the_same_bit(models, quick, monkeypatch, name, options):
@@ -259,8 +285,8 @@ def test_models_that_cannot_be_used(models, capsys, monkeypatch):
     for name, parts, message in (
         (
             "blip2",
-            {"model_type": "blip-2", "text_config": {"model_type": "t5"}},
-            "writes by t5; decoder.name=blip2 takes",
+            {"model_type": "blip-2", "text_config": {"model_type": "bert"}},
+            "writes by bert; decoder.name=blip2 takes",
         ),
         (
             "vit_gpt2",

@@ -105,6 +105,18 @@ def test_gradients_are_exchanged_once_a_step_whatever_it_is_divided_into(folder)
     assert len(exchanged) == checkpoint.load(folder / "runs" / "three" / "fold-0" / "last.pt")["engine"]["steps"]
 
 
+def test_processes_whose_memories_differ_take_the_same_micro_batches(folder, arguments):
+    """The second one holds one of the three photos that each has; the loss compares the photos of both."""
+    compared = [*arguments, "loss.plcc=0.5", "train.epochs=2", "self_critical.from_epoch=null"]
+    run(1, folder, "train", [*compared, "run.name=large-memory"])
+    run(2, folder, "train", [*compared, "run.name=small-memory", "train.accumulation_steps=auto"], photos=1)
+    one, two = (metrics(folder, name)[["mos_loss", "caption_loss"]] for name in ("large-memory", "small-memory"))
+    assert np.abs(one - two).max(axis=None) < 1e-5
+    assert (weights(folder, "large-memory") - weights(folder, "small-memory")).abs().max() < 1e-5
+    last = checkpoint.load(folder / "runs" / "small-memory" / "fold-0" / "last.pt")
+    assert last["engine"]["accumulation_steps"] == 3
+
+
 def test_predictions_are_the_same_bytes_from_any_number_of_processes(folder, arguments):
     place = folder / "runs" / "one" / "predictions"
     expected = {name: (place / name).read_bytes() for name in TABLES}
