@@ -38,7 +38,7 @@ HF_HOME="$folder/hub" TORCH_HOME="$folder/hub" "$python" - ${settings[@]+"${sett
 import sys
 
 from src.base.errors import guarded
-from src.inference.network_bytes import check_ensemble_encoder, network_bytes
+from src.inference.network_bytes import encoder_bytes, network_bytes
 from src.settings.load import load
 
 
@@ -46,7 +46,7 @@ def fetch() -> None:
     settings, _ = load(sys.argv[1:], "preprocess")
     network_bytes(settings)
     for name in settings.ensemble.encoders:
-        check_ensemble_encoder(settings, name)
+        encoder_bytes(settings, name)
 
 
 guarded(fetch)

@@ -48,9 +48,14 @@ def network_bytes(settings: Settings) -> NetworkBytes:
     return NetworkBytes(cached, resumed, 4 * sum(value.numel() for value in learned_state(network).values()))
 
 
-def check_ensemble_encoder(settings: Settings, name: str) -> None:
-    """Build a model of ensemble.encoders, its published weights included, and run it once. Raises InputError."""
+def encoder_bytes(settings: Settings, name: str) -> dict[str, int]:
+    """Bytes of a photo's features by file, of a model of ensemble.encoders, which is built and run once.
+
+    Raises InputError where it, or its published weights, cannot be had.
+    """
     channels = 3 if settings.view.color == "rgb" else 1
     alone = outputs.encoder_settings(settings, name)
     with named("ensemble.encoders"):
-        feature_bytes(frozen_encoder(alone, (0.5,) * channels, (0.25,) * channels, for_mos_alone=True), alone)
+        encoder = frozen_encoder(alone, (0.5,) * channels, (0.25,) * channels, for_mos_alone=True)
+        kept = feature_bytes(encoder, alone).items()
+    return {f"{name} {file}": size for file, size in kept if file in ("pooled.npy", "levels.npy")}

@@ -41,13 +41,14 @@ def preflight_faults(settings: Settings) -> list[str]:
         data_faults, photos = _data_faults(settings)
         faults += data_faults
     faults += _raised(_check_named_runs, settings)
-    if has_networks(settings):
-        faults += _raised(_check_network, settings, photos)
+    features: dict[str, int] = {}
     if settings.ensemble.encoders and settings.task != "caption":
-        from src.inference.network_bytes import check_ensemble_encoder
+        from src.inference.network_bytes import encoder_bytes
 
         for name in settings.ensemble.encoders:
-            faults += _raised(check_ensemble_encoder, settings, name)
+            faults += _raised(lambda name: features.update(encoder_bytes(settings, name)), name)
+    if has_networks(settings):
+        faults += _raised(_check_network, settings, photos, features)
     if settings.task != "mos":
         faults += _raised(_check_scorers, settings)
     return list(dict.fromkeys(faults))
@@ -170,11 +171,15 @@ def _check_named_runs(settings: Settings) -> None:
                 raise InputError(f"{key}={name}: {folder} is not a finished fold; train that run first")
 
 
-def _check_network(settings: Settings, photos: int = 0) -> None:
-    """Build the network, its published weights included, as training and predict do on this machine."""
+def _check_network(settings: Settings, photos: int, ensemble_features: dict[str, int]) -> None:
+    """Build the network, its published weights included, as training and predict do on this machine.
+
+    ensemble_features: bytes of a photo's features by file, of the models of ensemble.encoders.
+    """
     from src.inference.network_bytes import network_bytes
 
-    _check_space(settings, photos, *network_bytes(settings))
+    features, resumed, best = network_bytes(settings)
+    _check_space(settings, photos, features | ensemble_features, resumed, best)
 
 
 def _check_space(settings: Settings, photos: int, feature_bytes: dict[str, int], resumed: int, best: int) -> None:
@@ -186,8 +191,9 @@ def _check_space(settings: Settings, photos: int, feature_bytes: dict[str, int],
     channels = 1 if settings.view.color == "gray" else 3
     view = settings.view.size**2 * channels
     files = {"pixels.npy": view, "crops.npy": view * (settings.view.crops - 1), **feature_bytes}
-    artefacts = [outputs.photos, *([outputs.features] if feature_bytes else [])] if photos else []
-    folders = [artefact(settings).folder for artefact in artefacts]
+    folders = [make(settings).folder for make in (outputs.photos, outputs.features)] if photos else []
+    for name in settings.ensemble.encoders if photos else []:
+        folders.append(outputs.features(outputs.encoder_settings(settings, name), for_mos_alone=True).folder)
     there = sum(path.stat().st_size for folder in folders for path in folder.parent.glob(f"*{folder.name}*/*.npy"))
     untrained = [k for k in folds_of(settings) if not marker_of(fold_folder(run_folder(settings), k)).is_file()]
     checkpoints = len(untrained) * (resumed + (1 + (settings.task == "both")) * best)

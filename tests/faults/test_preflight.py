@@ -9,6 +9,9 @@ import pytest
 import torch
 
 from src import preprocess, split, train
+from src.settings.load import load
+from src.training.distributed import Ranks
+from src.training.feature_cache import ensemble_features
 from tests.conftest import TINY
 from tests.helpers.bad_input import LONGEST_LINE, exit_code, small_competition
 
@@ -114,9 +117,11 @@ def test_a_fold_that_would_be_trained_without_labels(place, capsys, task, cells,
 
 def test_a_disk_without_room_for_what_a_run_writes(place, capsys, monkeypatch):
     settings = ["encoder.frozen=true", "encoder.more_levels=[]", "task=mos", "mos_head.hidden=1024"]
+    settings += ["ensemble.encoders=[test_vit]", "encoder.cache=fp32", "encoder.long_side=null"]
     arguments = ["data.root=data", *TINY, *settings]
     for stage in (preprocess, split, train):
         assert exit_code(stage, *arguments) == 0
+    of_the_ensemble = ensemble_features(load(arguments, "ensemble")[0], "test_vit", Ranks(0, 1, torch.device("cpu")))
     written = [path for path in Path("runs").rglob("*") if path.suffix in (".npy", ".pt")]
     needed = sum(path.stat().st_size for path in written)
     assert sum(path.stat().st_size for path in written if path.suffix == ".pt") > needed / 2
@@ -124,8 +129,10 @@ def test_a_disk_without_room_for_what_a_run_writes(place, capsys, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=free))
     free = 0
     assert exit_code(preprocess, "--check", *arguments) == 0, "all is there"
-    shutil.rmtree("runs")
+    shutil.rmtree(of_the_ensemble)
     capsys.readouterr()
+    assert "pixels, features and checkpoints take" in told(capsys, *settings)[0]
+    shutil.rmtree("runs")
     free = round(0.97 * needed)
     (line,) = told(capsys, *settings)
     assert "run.root=runs: pixels, features and checkpoints take" in line and "make room" in line
