@@ -47,11 +47,11 @@ def test_they_are_members_from_the_check_to_the_rebuilt_submission(at_work, monk
     assert "nothing was found" in capsys.readouterr().out and not list(Path("runs/cache").glob("mos-features-*"))
     seen, original = [], feature_cache._features
 
-    def counted(encoder, photos, settings):
+    def counted(encoder, photos, settings, mirrored):
         seen.append((settings.encoder.name, len(photos)))
         if cut and photos_of("test_vit") > 20:
             raise KeyboardInterrupt
-        return original(encoder, photos, settings)
+        return original(encoder, photos, settings, mirrored)
 
     def photos_of(name: str) -> int:
         return sum(count for model, count in seen if model == name)
