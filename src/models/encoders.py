@@ -53,7 +53,10 @@ def named(key: str) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise InputError(str(error).replace("encoder.name", key)) from None
+        text = (
+            str(error).replace("encoder.name", key).replace("encoder.weights=FILE or ", "")
+        )  # that is the encoder's own
+        raise InputError(text if key in text else f"{key}: {text}") from None
 
 
 def _split(
