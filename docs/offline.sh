@@ -45,7 +45,7 @@ from src.settings.load import load
 def fetch() -> None:
     settings, _ = load(sys.argv[1:], "preprocess")
     network_bytes(settings)
-    for name in settings.ensemble.encoders:
+    for name in settings.ensemble.encoders if settings.task != "caption" else []:
         encoder_bytes(settings, name)
 
 

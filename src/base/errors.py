@@ -39,6 +39,8 @@ _RUNTIME_HINTS = {
     "can't allocate memory": "the memory is too small: lower train.batch_size, view.size or the widths of decoder.*",
     "Storage size calculation overflowed": "no memory is large enough: lower view.size or the widths of decoder.*",
     "loading state_dict": "a checkpoint in the run's folder is of another network: remove it, or train with --fresh",
+    "not even one photo fits": "the GPU's memory does not hold the step of one photo: lower view.size or "
+    "train.captions_per_photo, or give train.precision=bf16 or train.gradient_checkpointing=true",
     "out of memory": "the GPU's memory is full: lower train.batch_size, or raise train.accumulation_steps",
     "Timed out waiting": "another process of this training did not answer for 10 minutes. " + _GO_ON,
     "gloo/transport": "another process of this training ended; what it printed says why. " + _GO_ON,

@@ -13,7 +13,7 @@ from src.settings.schema import Settings
 from src.training.distributed import Ranks, sync_batchnorm
 from src.training.feature_cache import feature_bytes, frozen_encoder
 from src.training.infer import autocast
-from src.training.optimizer import check_optimizer
+from src.training.optimizer import STATE_BYTES, check_optimizer
 
 
 class NetworkBytes(NamedTuple):
@@ -44,7 +44,8 @@ def network_bytes(settings: Settings) -> NetworkBytes:
     check_optimizer(settings.optim, device)
     MosPredictor(network, settings.predict.tta_flips, settings.predict.tta_scales)
     cached = feature_bytes(encoder.eval(), settings) if settings.encoder.cached else {}
-    resumed = 16 * sum(p.numel() for p in network.parameters() if p.requires_grad)  # weights, their average, Adam's two
+    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    resumed = (8 + STATE_BYTES[settings.optim.name]) * trained  # the weights, their average, the optimiser's state
     return NetworkBytes(cached, resumed, 4 * sum(value.numel() for value in learned_state(network).values()))
 
 

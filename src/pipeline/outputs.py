@@ -208,7 +208,7 @@ def ensemble(settings: Settings) -> Artefact:
         record = predictions(run).record() or {"inputs": {}}
         inputs |= {f"{run.run.name}.{make.__name__}": outputs_digest(make(run)) for make in (predictions, folds)}
         inputs |= {f"{run.run.name}.{fold}": digest for fold, digest in record["inputs"].items()}
-    for name in settings.ensemble.encoders:
+    for name in settings.ensemble.encoders if settings.task != "caption" else []:
         seen = features(encoder_settings(joined(settings)[0], name), for_mos_alone=True)
         inputs[f"encoder.{name}"] = digest_of([seen.settings, seen.inputs])
     folder = runs.ensemble_folder(runs.run_folder(settings))

@@ -50,7 +50,8 @@ def run_settings(settings: Settings, name: str) -> Settings:
     trained = read_saved(saved)
     predicted = {key: value for key, value in translated(record["settings"]).items() if key in flatten(settings)}
     joined_run = changed(Settings(), trained | predicted | which, str(saved))
-    return dataclasses.replace(joined_run, ensemble=settings.ensemble)
+    # further encoders are of the photos of the run that joins
+    return dataclasses.replace(joined_run, ensemble=dataclasses.replace(settings.ensemble, encoders=[]))
 
 
 def joined(settings: Settings) -> list[Settings]:

@@ -3,9 +3,11 @@
 import os
 import socket
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +21,7 @@ from src.settings.schema import Settings
 
 _OBJECT_TIMEOUT = timedelta(hours=12)  # the others wait while rank 0 prepares data, caches features or scores
 _TENSOR_TIMEOUT = timedelta(minutes=10)  # within a step nobody is that late unless a machine is lost
+_BUCKET = 8_000_000  # gradients that are exchanged at a time, of which a copy is made
 _STORAGE_DELAY = 60.0  # seconds until a network's storage shows everywhere what one machine wrote
 
 M = TypeVar("M", bound=nn.Module)
@@ -80,9 +83,12 @@ class Ranks:
     def average_gradients(self, module: nn.Module) -> None:
         """Replace the gradients of the module's parameters by their means over all processes, which have the same."""
         gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
-        if self.world_size > 1 and gradients:
-            mean = self.all_reduce(torch.cat([gradient.flatten() for gradient in gradients])) / self.world_size
-            for gradient, part in zip(gradients, mean.split([each.numel() for each in gradients]), strict=True):
+        while self.world_size > 1 and gradients:
+            sizes = list(accumulate(gradient.numel() for gradient in gradients))
+            count = max(1, bisect_right(sizes, _BUCKET))
+            bucket, gradients = gradients[:count], gradients[count:]
+            mean = self.all_reduce(torch.cat([gradient.flatten() for gradient in bucket])).div_(self.world_size)
+            for gradient, part in zip(bucket, mean.split([each.numel() for each in bucket]), strict=True):
                 gradient.copy_(part.view_as(gradient))
 
     def shared_paths(self, find: Callable[[], list[Path]]) -> list[Path]:

@@ -19,11 +19,8 @@ from src.models.encoder import CachedEncoder
 from src.models.lora import add_adapters, keep_as_published, published_names
 from src.pipeline.resolved import data_root
 from src.settings.schema import Settings
-from src.training.optimizer import parameter_groups
+from src.training.optimizer import STATE_BYTES, parameter_groups
 from src.training.task import Scale, Task
-
-_STATES = {"adamw": 8, "adam": 8, "sgd": 4, "adamw8bit": 2}
-"""Bytes that each optimiser keeps for a trained parameter."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,7 @@ def estimate(settings: Settings) -> Estimate:
         trained,
         sum(p.numel() for p in parameters.values()) - trained,
         sum(p.numel() for name, p in parameters.items() if name not in shared),
-        _STATES[settings.optim.name],
+        STATE_BYTES[settings.optim.name],
         sum(sizes.values()),
         settings.train.micro_batches * counter.get_total_flops(),
         photos,

@@ -97,6 +97,8 @@ def _compute(settings: Settings, folder: Path, device: torch.device, for_mos_alo
     channels = read_json(source / "statistics.json")["channels"]
     mean, std = tuple(channels["mean"]), tuple(max(value, 1e-3) for value in channels["sd"])
     encoder = frozen_encoder(settings, mean, std, for_mos_alone).to(device)
+    if for_mos_alone and encoder.warning:
+        print(encoder.warning.replace("encoder.name", "ensemble.encoders"), flush=True)
     views = np.load(source / "pixels.npy", mmap_mode="r")
     paths = [resolved.data_root(settings) / path for path in load_table(source / "photos.jsonl")["path"]]
     saved = folder / "saved.json"

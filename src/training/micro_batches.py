@@ -31,8 +31,8 @@ class MicroBatches:
         return {"accumulation_steps": self.count} if self.found else {}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned."""
-        self.count = state.get("accumulation_steps", self.count)
+        """Go on from what `state` returned, perhaps in another number of processes."""
+        self.count = min(state.get("accumulation_steps", self.count), self.most) if self.found else self.count
 
     def run(
         self, backward: Callable[[], None], task: nn.Module, optimizer: torch.optim.Optimizer, sums: torch.Tensor
@@ -49,7 +49,7 @@ class MicroBatches:
         before = [tensor.clone() for tensor in changed]
         while reason := self._full(backward):
             if self.count >= self.most:
-                raise torch.OutOfMemoryError(reason)
+                raise torch.OutOfMemoryError(f"not even one photo fits: {reason}")
             self.count = min(2 * self.count, self.most)
             optimizer.zero_grad(set_to_none=True)
             for tensor, value in zip(changed, before, strict=True):
@@ -74,11 +74,14 @@ class MicroBatches:
         return self._agreed(part, *arguments) if self.found and exchanged else part(*arguments)
 
     def _agreed(self, part: Callable[..., T], *arguments: Any) -> T:
-        """What `part` returns in this process. Raises MemoryFull in all where one raised OutOfMemoryError."""
+        """What `part` returns in this process. Raises MemoryFull in all where the memory of one was full."""
         results, reason = [], ""
         try:
             results.append(part(*arguments))
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            # cuBLAS and cuDNN have an error of their own
+            if not isinstance(error, torch.OutOfMemoryError) and "ALLOC_FAILED" not in str(error):
+                raise
             reason = str(error)  # not the error, whose frames hold what fills the memory
         full = bool(reason)
         if self.ranks.world_size > 1:

@@ -11,6 +11,9 @@ from src.base.text import one_line
 from src.settings.schema import OptimSettings
 from src.training.task import Task
 
+STATE_BYTES = {"adamw": 8, "adam": 8, "sgd": 4, "adamw8bit": 2}
+"""Bytes that each optimiser keeps for a trained parameter."""
+
 
 def learning_rate(settings: OptimSettings, epoch: float, epochs: int, drops: int = 0) -> float:
     """Factor in [0, 1] on the peak learning rate at a fractional epoch of `epochs`.

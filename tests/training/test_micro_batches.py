@@ -8,6 +8,8 @@ import torch
 from src import preprocess, split, train
 from src.settings.load import load
 from src.training import checkpoint
+from src.training.distributed import Ranks
+from src.training.micro_batches import MemoryFull, MicroBatches
 from src.training.task import Task
 from tests.conftest import TINY
 from tests.helpers.bad_input import exit_code
@@ -92,7 +94,26 @@ def test_where_not_even_one_photo_fits_one_line_says_so(options, monkeypatch, ca
         printed = capsys.readouterr()
         assert printed.out.count(LINE) == lines
         errors = [line for line in printed.err.splitlines() if line.startswith("error: ")]
-        assert len(errors) == 1 and "the GPU's memory is full: lower train.batch_size" in errors[0]
+        advice = "does not hold the step of one photo: lower view.size" if lines else "is full: lower train.batch_size"
+        assert len(errors) == 1 and f"the GPU's memory {advice}" in errors[0]
+
+
+def test_what_one_process_found_is_no_more_than_one_photo_a_part_in_many():
+    batches = MicroBatches(load([AUTO, "train.batch_size=32"], "train")[0], Ranks(0, 4, torch.device("cpu")))
+    batches.load_state({"accumulation_steps": 32})
+    assert batches.count == 8
+
+
+def test_a_library_s_own_error_of_full_memory_counts_and_another_does_not():
+    batches = MicroBatches(load([AUTO], "train")[0], Ranks(0, 1, torch.device("cpu")))
+
+    def fail(reason: str) -> None:
+        raise RuntimeError(reason)
+
+    with pytest.raises(MemoryFull):
+        batches.before_exchange(True, fail, "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate")
+    with pytest.raises(RuntimeError, match="another"):
+        batches.before_exchange(True, fail, "another fault")
 
 
 def test_a_number_that_is_found_has_limits(capsys):
