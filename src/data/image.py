@@ -43,6 +43,8 @@ MAX_FILE_BYTES = 1 << 29
 DIGEST_BYTES = 16
 _FLAT = 2.0
 """Standard deviation, in grey levels of a 32x32 copy, below which a photo has no structure to hash."""
+_HASHED = ViewSettings()
+"""The view that is hashed, whatever view is asked for: runs of different views share their folds, and can be joined."""
 _NEW_SUBFILE_TYPE = 254
 """A tag of TIFF: 1 where an image is a reduced version of another one in the file."""
 _TRANSPOSE = {
@@ -232,6 +234,6 @@ def load_photo(path: Path, view: ViewSettings, megapixels: int = DEFAULT_MEGAPIX
         problem = problem or str(error)
         rgb = np.zeros((view.size, view.size, 3), np.uint8)
     views = native_crops(rgb, view) if view.fit == "native" else to_view(rgb, view)[None]
-    luma = views[0, :, :, 0] if view.color == "gray" else cv2.cvtColor(views[0], cv2.COLOR_RGB2GRAY)
-    digests = np.frombuffer(digest, np.uint8)
-    return Photo(views[0], views[1:], handcrafted_features(rgb), perceptual_hash(luma), digests, problem)
+    hashed = views[0] if view == _HASHED else to_view(rgb, _HASHED)
+    phash = perceptual_hash(cv2.cvtColor(hashed, cv2.COLOR_RGB2GRAY))
+    return Photo(views[0], views[1:], handcrafted_features(rgb), phash, np.frombuffer(digest, np.uint8), problem)

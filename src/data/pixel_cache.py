@@ -4,7 +4,7 @@ A folder holds, all in the order of the given paths:
     pixels.npy       uint8   [N, size, size, C]             the view
     crops.npy        uint8   [N, crops - 1, size, size, C]  its other native crops, where view.crops asks for some
     handcrafted.npy  float32 [N, F]                         see src.data.handcrafted
-    phash.npy        uint64  [N]                            perceptual hash of the view's luma
+    phash.npy        uint64  [N]                            perceptual hash, the same for all views
     digests.npy      uint8   [N, 16]                        first half of the file's SHA-256; zeros where it is absent
     problems.json    which photos are unreadable and why, by finished chunk
 """

@@ -8,7 +8,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from src.base.signatures import PHOTO_PLUGINS
-from src.data.image import FORMATS, Unreadable, decode
+from src.data.image import FORMATS, Unreadable, decode, load_photo
 from src.data.view import NEVER_REDUCED, to_view
 from src.settings.schema import ViewSettings
 from tests.helpers.pictures import UNREADABLE, drawing, encoded, resized
@@ -117,6 +117,16 @@ def test_squash_pad_and_crop_keep_what_they_promise():
     close(to_view(rgb, ViewSettings(size=64, fit="crop")), rgb[:, 16:80], 0.01)
     for size in ((1, 300), (300, 1), (40, 90), (1, 1)):
         assert to_view(np.zeros((*size, 3), np.uint8), ViewSettings(size=64, fit="pad")).shape == (64, 64, 3)
+
+
+def test_near_duplicates_are_the_same_whatever_the_view(tmp_path):
+    hashes = []
+    for name, picture in (("a", drawing(150, 100)), ("b", drawing(150, 100).rotate(90))):
+        (path := tmp_path / f"{name}.jpg").write_bytes(encoded(picture, "JPEG"))
+        views = [ViewSettings(), ViewSettings(32), ViewSettings(64, "gray"), ViewSettings(300, fit="pad")]
+        views += [ViewSettings(48, fit="crop"), ViewSettings(48, fit="native", crops=2)]
+        hashes.append({load_photo(path, view).phash for view in views})
+    assert [len(each) for each in hashes] == [1, 1] and hashes[0] != hashes[1]
 
 
 def test_gray_is_bt601_luma():
