@@ -230,18 +230,18 @@ class Blip2T5(QFormer):
     def layer(
         self, layer: Any, words: torch.Tensor, cache: KeyValueCache, memory: AttentionMemory, weigh: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None, KeyValueCache]:
-        own, other, feed_forward = layer.layer
+        self_attention, cross_attention, feed_forward = layer.layer
         before, length = cache[0].shape[2], words.shape[1]
         # the first layer's places are those of all
         places = self.layers[0].layer[0].SelfAttention.compute_bias(length, before + length, past_seen_tokens=before)
-        part, normed = own.SelfAttention, own.layer_norm(words)
+        part, normed = self_attention.SelfAttention, self_attention.layer_norm(words)
         dropout = part.dropout if self.training else 0.0
         new = part.k(normed), part.v(normed)
         attended, cache = self.attend_to_words(part.q(normed), new, cache, 1.0, dropout, places)
-        words = words + own.dropout(part.o(attended))
-        part = other.EncDecAttention
-        attended, _ = self.attend_to_photo(part.q(other.layer_norm(words)), memory, 1.0, dropout, False)
-        return feed_forward(words + other.dropout(part.o(attended))), None, cache
+        words = words + self_attention.dropout(part.o(attended))
+        part = cross_attention.EncDecAttention
+        attended, _ = self.attend_to_photo(part.q(cross_attention.layer_norm(words)), memory, 1.0, dropout, False)
+        return feed_forward(words + cross_attention.dropout(part.o(attended))), None, cache
 
     def own_logits(self, words: torch.Tensor) -> torch.Tensor:
         return self.head(self.dropout(self.norm(words)) * self.scale)

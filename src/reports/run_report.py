@@ -67,9 +67,12 @@ def score_run(settings: Settings, tables: RunTables) -> tuple[dict, pd.DataFrame
 
     And the scores of each out-of-fold caption, None without captions.
     """
-    table, constants = tables.photos.set_index("photo_id"), outputs.ensemble(settings).folder / "constants.json"
-    known = {int(fold): sentence for fold, sentence in read_json(constants).items()}
-    evaluation = RunEvaluation(settings, table, tables.oof, known)
+    table, written = (
+        tables.photos.set_index("photo_id"),
+        read_json(outputs.ensemble(settings).folder / "constants.json"),
+    )
+    constants = {int(fold): sentence for fold, sentence in written.items()}
+    evaluation = RunEvaluation(settings, table, tables.oof, constants)
     scores: dict = {"oof": evaluation.out_of_fold(), "test": None, "network": None}
     print(summary(f"{settings.run.name}, out of fold", scores["oof"]), flush=True)
     labels = test_labels(table, resolved.data_root(settings) / "test_labels.csv")

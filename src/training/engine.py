@@ -74,7 +74,7 @@ class Engine:
     def _wrap(self) -> None:
         compiled = cast(nn.Module, torch.compile(self.task)) if self.settings.train.compile else self.task
         # DDP exchanges gradients within the backward pass, where a process whose memory is full would leave the others
-        alone = self.micro_batches.found and self.ranks.world_size > 1
+        alone = self.micro_batches.automatic and self.ranks.world_size > 1
         self.forward = compiled if alone else wrap(compiled, self.settings, self.ranks)
 
     def state(self) -> dict[str, Any]:

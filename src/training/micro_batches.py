@@ -19,30 +19,30 @@ class MemoryFull(Exception):
 
 
 class MicroBatches:
-    """How many parts a step has: `count`, which with train.accumulation_steps=auto is `found`."""
+    """How many parts a step has: `count`, found step by step where train.accumulation_steps=auto."""
 
     def __init__(self, settings: Settings, ranks: Ranks):
         self.ranks, self.count = ranks, settings.train.micro_batches
-        self.found = settings.train.accumulation_steps == "auto"
+        self.automatic = settings.train.accumulation_steps == "auto"
         self.most = -(-settings.train.batch_size // ranks.world_size)  # photos of a step that a process has
 
     def state(self) -> dict[str, int]:
         """What a checkpoint holds of it, so that a resumed run does not search again."""
-        return {"accumulation_steps": self.count} if self.found else {}
+        return {"accumulation_steps": self.count} if self.automatic else {}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned, perhaps in another number of processes."""
-        self.count = min(state.get("accumulation_steps", self.count), self.most) if self.found else self.count
+        self.count = min(state.get("accumulation_steps", self.count), self.most) if self.automatic else self.count
 
     def run(
         self, backward: Callable[[], None], task: nn.Module, optimizer: torch.optim.Optimizer, sums: torch.Tensor
     ) -> None:
-        """Compute a step's gradients by `backward`; where `count` is found, anew in twice as many parts if a memory is
+        """Compute a step's gradients by `backward`; where it is automatic, anew in twice as many parts if a memory is
         full.
 
         sums: what `backward` adds the losses to. Raises OutOfMemoryError where not even one photo fits.
         """
-        if not self.found:
+        if not self.automatic:
             return backward()
         self.ranks.broadcast_tensors(task.buffers())  # as DDP does
         changed = [*task.buffers(), sums]
@@ -71,7 +71,7 @@ class MicroBatches:
 
     def before_exchange(self, exchanged: bool, part: Callable[..., T], *arguments: Any) -> T:
         """What `part` returns. Where it is `exchanged` next, all raise MemoryFull if one would not come to that."""
-        return self._agreed(part, *arguments) if self.found and exchanged else part(*arguments)
+        return self._agreed(part, *arguments) if self.automatic and exchanged else part(*arguments)
 
     def _agreed(self, part: Callable[..., T], *arguments: Any) -> T:
         """What `part` returns in this process. Raises MemoryFull in all where the memory of one was full."""

@@ -11,8 +11,9 @@ import torch
 from src import predict, preprocess, split, train
 from tests.conftest import TINY
 from tests.gpu.test_gpu import losses, place, predictions, results, together, without_gpu  # noqa: F401
+from tests.helpers.cuts import train_one_step
 from tests.helpers.tiny_captioners import tiny_captioner
-from tests.stages.test_large_pipeline import SETTINGS, Cut, cut_after_a_step
+from tests.stages.test_large_pipeline import SETTINGS
 from tests.training.test_micro_batches import LINE, limit
 
 pytestmark = [
@@ -64,15 +65,13 @@ def test_training_and_predicting_are_those_of_the_cpu(name, competition, monkeyp
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_cut_changes_no_bit(name, competition, monkeypatch):
+def test_a_cut_changes_no_bit(name, competition):
     more = ["train.precision=bf16", "train.gradient_checkpointing=true", "train.checkpoint_steps=1"]
     settings = [*arguments(name, competition), *ADAPTED, *more]
     for stage in (preprocess, split):
         stage.main(settings)
     train.main([*settings, f"run.name=whole-{name}"])
-    with monkeypatch.context() as patch, pytest.raises(Cut):
-        cut_after_a_step(patch)
-        train.main([*settings, f"run.name=cut-{name}"])
+    train_one_step([*settings, f"run.name=cut-{name}"])
     train.main([*settings, f"run.name=cut-{name}"])
     assert results(f"cut-{name}") == results(f"whole-{name}")
 
@@ -88,9 +87,7 @@ def test_eight_bits_and_micro_batches_that_fit_change_no_bit_after_a_cut(competi
     limit(monkeypatch, [5])
     auto = [*settings, "train.accumulation_steps=auto"]
     train.main([*auto, "run.name=whole"])
-    with monkeypatch.context() as patch, pytest.raises(Cut):
-        cut_after_a_step(patch)
-        train.main([*auto, "run.name=cut"])
+    train_one_step([*auto, "run.name=cut"])
     capsys.readouterr()
     train.main([*auto, "run.name=cut"])
     assert LINE not in capsys.readouterr().out

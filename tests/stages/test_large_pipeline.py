@@ -23,10 +23,10 @@ from src.inference.networks import open_network
 from src.inference.photo_captioner import PhotoCaptioner
 from src.pipeline.trained_runs import load_run
 from src.training import checkpoint
-from src.training.fit import Fit
 from tests.conftest import TINY
 from tests.helpers.bad_input import LONGEST_LINE, exit_code, small_competition
 from tests.helpers.checkout import environment
+from tests.helpers.cuts import train_whole_and_in_pieces
 from tests.helpers.tiny_captioners import tiny_captioner
 
 LARGE = ("encoder.", "decoder.", "vocabulary.")
@@ -150,21 +150,6 @@ def parts_with_adapters_alone(fold: Path) -> set[str]:
     return {key.partition(".")[0] for key in learned}
 
 
-class Cut(BaseException):
-    """Ends training as a kill does, in whose place it is quicker."""
-
-
-def cut_after_a_step(patch: pytest.MonkeyPatch) -> None:
-    """Let training end after the next step that it saves."""
-    save = Fit._save_step
-
-    def save_and_end(fit):
-        save(fit)
-        raise Cut
-
-    patch.setattr(Fit, "_save_step", save_and_end)
-
-
 @pytest.mark.parametrize(("name", "options"), [
     ("blip", ["encoder.cache=fp32", "decoder.lora_rank=2"]),
     ("vit_gpt2", ["encoder.frozen=false", "encoder.frozen_epochs=1"]),
@@ -172,16 +157,11 @@ def cut_after_a_step(patch: pytest.MonkeyPatch) -> None:
     ("blip2", ["encoder.cache=fp32", "decoder.lora_rank=2", "decoder.weights=models/blip2_t5"]),
 ])  # fmt: skip
 @pytest.mark.slow
-def test_every_family_goes_on_at_the_same_bit(models, quick, monkeypatch, name, options):
+def test_every_family_goes_on_at_the_same_bit(models, quick, name, options):
     options = of(name, "data.root=data", "train.checkpoint_steps=1", *options)
     for stage in STAGES[:2]:
         stage.main(options)
-    train.main([*options, "run.name=whole"])
-    for _ in range(2):
-        with monkeypatch.context() as patch, pytest.raises(Cut):
-            cut_after_a_step(patch)
-            train.main(options)
-    train.main(options)
+    train_whole_and_in_pieces(options)
     for file in ("best-mos.pt", "best-caption.pt", "metrics.csv"):
         assert Path("runs/whole/fold-0", file).read_bytes() == Path("runs", name, "fold-0", file).read_bytes()
     if "decoder.lora_rank=2" in options:

@@ -8,12 +8,12 @@ import torch
 
 pytest.importorskip("bitsandbytes", reason="the packages of requirements-large.txt are not installed")
 
-from src import preprocess, split, train
+from src import preprocess, split
 from src.settings.schema import OptimSettings
 from src.training import checkpoint, optimizer
 from tests.conftest import TINY
 from tests.helpers.bad_input import exit_code, small_competition
-from tests.stages.test_large_pipeline import Cut, cut_after_a_step
+from tests.helpers.cuts import train_whole_and_in_pieces
 
 EIGHT_BITS = ["optim.name=adamw8bit", "task=mos", "--fold=0"]
 
@@ -59,16 +59,11 @@ def test_it_learns_as_torch_s_adamw_does(seeded):
     assert built.state[task.head.weight]["state1"].dtype == torch.uint8
 
 
-def test_a_run_that_is_cut_off_ends_at_the_same_bytes(workplace, tiny_competition, monkeypatch):
+def test_a_run_that_is_cut_off_ends_at_the_same_bytes(workplace, tiny_competition):
     options = [f"data.root={tiny_competition}", *TINY, *EIGHT_BITS, "train.checkpoint_steps=1", "train.batch_size=8"]
     for stage in (preprocess, split):
         stage.main(options)
-    train.main([*options, "run.name=whole"])
-    for _ in range(2):
-        with monkeypatch.context() as patch, pytest.raises(Cut):
-            cut_after_a_step(patch)
-            train.main(options)
-    train.main(options)
+    train_whole_and_in_pieces(options)
     ours, theirs = ([*_moments(Path("runs", name, "fold-0/last.pt"))] for name in ("demo", "whole"))
     assert torch.uint8 in {value.dtype for value in ours} and len(ours) == len(theirs) > 10
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))

@@ -13,7 +13,7 @@ from src.training.micro_batches import MemoryFull, MicroBatches
 from src.training.task import Task
 from tests.conftest import TINY
 from tests.helpers.bad_input import exit_code
-from tests.stages.test_large_pipeline import Cut, cut_after_a_step
+from tests.helpers.cuts import train_one_step
 
 AUTO = "train.accumulation_steps=auto"
 FULL = "CUDA out of memory. Tried to allocate 2.00 GiB"
@@ -60,9 +60,7 @@ def test_it_trains_as_with_the_number_set_by_hand_and_searches_once(options, mon
         assert [line[len(LINE):] for line in printed.out.splitlines() if line.startswith(LINE)] == [
             "2, 6 photos at a time", "4, 3 photos at a time"]  # fmt: skip
         for place in range(2):
-            with monkeypatch.context() as cut, pytest.raises(Cut):
-                cut_after_a_step(cut)
-                train.main([*options, AUTO])
+            train_one_step([*options, AUTO])
             assert (LINE in capsys.readouterr().out) == (place == 0), "what was found is remembered"
     train.main([*options, AUTO])
     assert (weights("whole") - weights("hand")).abs().max() < 1e-5
