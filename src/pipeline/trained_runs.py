@@ -49,9 +49,9 @@ def run_settings(settings: Settings, name: str) -> Settings:
     which = {"train.fold": folds[0] if len(folds) == 1 else None, "run.root": settings.run.root, "run.name": name}
     trained = read_saved(saved)
     predicted = {key: value for key, value in translated(record["settings"]).items() if key in flatten(settings)}
-    joined_run = changed(Settings(), trained | predicted | which, str(saved))
-    # further encoders are of the photos of the run that joins
-    return dataclasses.replace(joined_run, ensemble=dataclasses.replace(settings.ensemble, encoders=[]))
+    joining = {key: value for key, value in flatten(settings).items() if key.startswith("ensemble.")}
+    joining["ensemble.encoders"] = []  # they see the photos of the run that joins
+    return changed(Settings(), trained | predicted | which | joining, str(saved))
 
 
 def joined(settings: Settings) -> list[Settings]:

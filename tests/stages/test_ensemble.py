@@ -358,6 +358,12 @@ def test_what_cannot_be_joined_is_one_line(at_work, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="^two cannot be joined with one: other folds"):
         ensemble.main(BOTH)
     other.write_text(saved)
+    (marker := tmp_path / "runs/two/predictions/done.json").write_text(
+        (predicted := marker.read_text()).replace('"predict.candidates": true', '"predict.candidates": false')
+    )
+    with pytest.raises(SystemExit, match="ensemble.captions=mbr needs predict.candidates=true"):
+        ensemble.main([*BOTH, *MBR])
+    marker.write_text(predicted)
     (tmp_path / "runs/two/predictions/fold-1/candidates.jsonl").write_bytes(b"")
     with pytest.raises(InputError, match=r"^two: runs/two/predictions/fold-1: .*candidates.jsonl is missing or was"):
         ensemble.main([*BOTH, *MBR])
