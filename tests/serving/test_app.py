@@ -122,6 +122,10 @@ def address(finished):
         assert "Traceback" not in process.communicate(timeout=20)[0]
 
 
+CAMERA_SHOWS = "return Array.from(document.querySelectorAll('video')).some(video => video.videoWidth > 0)"
+"""Before its first picture the button takes none, and says nothing."""
+
+
 class Page:
     """The page in a browser."""
 
@@ -192,6 +196,7 @@ def test_a_picture_by_the_camera_is_answered(address):
         page = Page(driver, address)
         page.wait(lambda: page.all("button[aria-label='Capture from camera']"))[0].click()
         page.wait(lambda: [button for button in page.all("button") if "Webcam" in button.text])[0].click()
+        page.wait(lambda: driver.execute_script(CAMERA_SHOWS))
         page.wait(lambda: page.all("button[aria-label='capture photo']"))[0].click()
         page.wait(lambda: all(page.texts()))
         assert 0 < float(page.texts()[0].split()[0]) < 10
