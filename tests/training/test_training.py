@@ -323,7 +323,7 @@ class SlowMeteor:
         if self.calls == 2:
             self.sent = time.monotonic()
             os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(5)
+            time.sleep(30)
         return self.meteor.stats(references, candidates)
 
 
@@ -343,7 +343,7 @@ def test_training_stopped_in_validation_stops_at_once_and_validates_again(
         AtStep(fit, 2 * fit.steps)
     with pytest.raises(Stopped, match=f"fold 0, epoch 2 of 3, step {fit.steps} of {fit.steps}, is saved"):
         fit.run()
-    assert time.monotonic() - slow.sent < 3
+    assert time.monotonic() - slow.sent < 15
     monkeypatch.setattr("src.metrics.meteor.shared_meteor", lambda: shared_meteor)
     Fit(settings, data, 0, pieces, ONE).run()
     for name in ("metrics.csv", "best-mos.pt", "best-caption.pt"):
