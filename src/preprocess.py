@@ -158,7 +158,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if work:
             from src.data.labels import EncodedCaptions
             from src.data.table import load_table
-            from src.data.vocabulary import Subwords, Vocabulary
+            from src.data.vocabulary import Subwords, Vocabulary, tokenize
+            from src.metrics.paraphrases import write_words
 
             table = load_table(photos(settings).folder / "photos.jsonl")
             # of the training part alone: words that only validation or test photos have are <unk> to every captioner
@@ -170,6 +171,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 words = Vocabulary.build(captions, minimum_count, maximum_size)
             words.save(work.folder / "vocabulary.json")
             EncodedCaptions.of(table["captions"], words).save(work.folder / "captions.npz")
+            # what is scored is written in these words, divided at apostrophes and in "gon na" as here
+            write_words(work.folder, [*captions, *(" ".join(tokenize(caption)) for caption in captions)])
             work.outputs += ["vocabulary.json", "captions.npz"]
 
 

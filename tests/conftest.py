@@ -116,7 +116,7 @@ def meteor(tmp_path_factory):
 @pytest.fixture
 def shared_meteor(meteor, monkeypatch):
     """That METEOR as the one process of this program."""
-    monkeypatch.setattr("src.metrics.meteor.shared_meteor", lambda: meteor)
+    monkeypatch.setattr("src.metrics.meteor.shared_meteor", lambda *_: meteor)
     return meteor
 
 

@@ -12,7 +12,6 @@ import tempfile
 import threading
 import weakref
 import zipfile
-from functools import cache
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -20,6 +19,7 @@ import numpy as np
 
 from src.base.errors import InputError
 from src.metrics.java import scorer_file, start
+from src.metrics.paraphrases import all_paraphrases, paraphrases_of, words_of
 
 STATS = 23
 """Counts per photo: lengths and function words of candidate and reference; matched content and function words of
@@ -30,6 +30,7 @@ ALPHA, BETA, GAMMA, DELTA = 0.85, 0.2, 0.6, 0.75
 MODULE_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])
 """The jar's parameters for English, task "rank", which pycocoevalcap uses."""
 
+_SCORE = "SCORE"
 _WARM_UP = "the picture has a very nice strong colour but its sharpness and light are really poor here"
 
 
@@ -49,10 +50,18 @@ def meteor_score(stats: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(score), 0.0, np.maximum(score, 0.0))
 
 
-@cache
-def shared_meteor() -> "Meteor":
-    """The one METEOR process of this program; the first call starts it in the background."""
-    return Meteor()
+_shared: "Meteor | None" = None
+
+
+def shared_meteor(folder: Path | None = None) -> "Meteor":
+    """The one METEOR process of this program; the first call starts it in the background.
+
+    folder: where `write_words` wrote the words that it is to match; where there are none it loads all its tables.
+    """
+    global _shared
+    if _shared is None:
+        _shared = Meteor(*((folder and paraphrases_of(folder)) or ()))
+    return _shared
 
 
 def function_words() -> frozenset[str]:
@@ -69,15 +78,18 @@ class MeteorCounter(Protocol):
 
 
 class Meteor:
-    """The METEOR process. It starts in the background; loading its tables takes 5 to 15 s and 0.6 GB.
+    """The METEOR process. It starts in the background; loading all its tables takes 5 to 15 s and 0.6 GB.
 
     The first call of `stats` waits for it. Safe to use from several threads; a process that died is restarted
     once per call. It ends with the program, even a killed one: its standard input closes.
     """
 
-    def __init__(self, paraphrases: Path | None = None):
-        """paraphrases: a gzipped table in place of METEOR's own for English; with a small one it starts in a second."""
-        self._paraphrases = paraphrases or scorer_file("meteor", "data", "paraphrase-en.gz")
+    def __init__(self, paraphrases: Path | None = None, words: frozenset[bytes] | None = None):
+        """paraphrases: a gzipped table in place of METEOR's own for English; with a small one it starts in a second.
+
+        words: those that the table was made for; the first text with others has it loaded whole.
+        """
+        self._paraphrases, self._words = paraphrases or all_paraphrases(), words
         self._lock = threading.Lock()
         self._open()
         threading.Thread(target=self._warm_up, daemon=True).start()
@@ -116,6 +128,10 @@ class Meteor:
         if not lines:
             return np.zeros((0, STATS))
         with self._lock:
+            if self._words is not None and not words_of(line.removeprefix(_SCORE) for line in lines) <= self._words:
+                self._paraphrases, self._words = all_paraphrases(), None
+                self._finalizer()
+                self._open()
             try:
                 return self._ask(lines)
             except _Died:
@@ -181,7 +197,7 @@ class _Died(Exception):
 def _line(references: list[str], candidate: str) -> str:
     if not references:
         raise ValueError("a photo without references cannot be scored")
-    return " ||| ".join(["SCORE", *(_one_field(text) for text in (*references, candidate))]) + "\n"
+    return " ||| ".join([_SCORE, *(_one_field(text) for text in (*references, candidate))]) + "\n"
 
 
 def _one_field(text: str) -> str:

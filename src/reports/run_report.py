@@ -97,7 +97,7 @@ class RunEvaluation:
         self.training = table[for_training(table)]
         self.constants: dict[int, str | None] = dict(constants)
         if settings.task != "mos":
-            meteor.shared_meteor()  # starts while the MOS are scored
+            meteor.shared_meteor(outputs.vocabulary(settings).folder)  # starts while the MOS are scored
         self._scored: CaptionScores | None = None
 
     def out_of_fold(self) -> dict:

@@ -27,7 +27,7 @@ class Validator:
         self.captioned = [row for row, has_captions in zip(self.rows, captioned, strict=True) if has_captions]
         """Photos without a caption are not decoded: nothing would be scored."""
         if ranks.main and self.captioned:
-            meteor.shared_meteor()  # starts while the first epoch is trained
+            meteor.shared_meteor(data.vocabulary_folder)  # starts while the first epoch is trained
 
     def __call__(self) -> dict[str, float]:
         """The scores by name, captions decoded without the references; the same on all processes."""

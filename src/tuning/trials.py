@@ -89,7 +89,7 @@ class TrainingObjective:
     def __init__(self, settings: Settings, objective: str, folds: list[int], folder: Path):
         self.settings, self.objective, self.folds, self.folder = settings, objective, folds, folder
         if settings.task != "mos":
-            meteor.shared_meteor()  # a Java that cannot start ends the search, and fails no trial
+            meteor.shared_meteor(outputs.vocabulary(settings).folder)  # a Java that cannot start ends the search, and fails no trial
         self.ranks = init_ranks()
 
     def __call__(self, claim: Claim) -> list[float]:
@@ -158,7 +158,7 @@ class DecodingObjective:
         self.references = self.labels(folds).references
         if not self.references:
             raise InputError("--stage decode: the validation photos have no captions to compare with")
-        meteor.shared_meteor()  # starts while the first captions are decoded
+        meteor.shared_meteor(outputs.vocabulary(settings).folder)  # starts while the first captions are decoded
 
     def __call__(self, claim: Claim) -> list[float]:
         """The caption score."""

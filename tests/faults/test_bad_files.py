@@ -55,7 +55,7 @@ def quick(meteor):
     """Stages hurry, METEOR's process starts within a second, and a run's score is a fixed one."""
     with pytest.MonkeyPatch.context() as patch:
         hurry(patch)
-        patch.setattr("src.metrics.meteor.shared_meteor", lambda: meteor)
+        patch.setattr("src.metrics.meteor.shared_meteor", lambda *_: meteor)
         patch.setattr("src.reports.run_report.score_run", lambda *_: (SCORE, None))
         patch.setattr("src.reports.figures.draw_run", lambda *_: None)
         yield

@@ -234,7 +234,7 @@ TRAINING = {
 
 @pytest.mark.parametrize("kind", TRAINING)
 def test_training_that_cannot_begin_is_refused(kind, place, capfd, monkeypatch):
-    monkeypatch.setattr("src.metrics.meteor.shared_meteor", lambda: None)
+    monkeypatch.setattr("src.metrics.meteor.shared_meteor", lambda *_: None)
     arguments, *words = TRAINING[kind]
     refused(capfd, train, [*SMALL, "task=mos", "--fold=0", *arguments], tuple(words))
 

@@ -80,7 +80,7 @@ def _work(
         os.environ.update({name: str(value) for name, value in names.items()})
     place = folder / f"meteor-{os.getpid()}"
     place.mkdir()
-    meteor.shared_meteor = lambda: small_meteor(place)
+    meteor.shared_meteor = lambda *_: small_meteor(place)
     caption_scores._ptb = standing_tokenizer
     distributed._BUCKET = 1000  # gradients of tiny networks need several exchanges, too
     if stop and rank == count - 1:

@@ -82,7 +82,7 @@ def quick_scores(patch: pytest.MonkeyPatch, meteor: Meteor) -> None:
 
 def quick_java(patch: pytest.MonkeyPatch, meteor: Meteor) -> None:
     """Let stages score with this METEOR and a tokenizer that stays."""
-    patch.setattr("src.metrics.meteor.shared_meteor", lambda: meteor)
+    patch.setattr("src.metrics.meteor.shared_meteor", lambda *_: meteor)
     patch.setattr("src.metrics.caption_scores._ptb", standing_tokenizer)
 
 

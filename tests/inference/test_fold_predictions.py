@@ -39,7 +39,7 @@ def finished(competition, meteor, tmp_path_factory):
     places = [make(settings).folder for make in (outputs.photos, outputs.vocabulary, outputs.folds)]
     data = read_fold(*places, 0, settings.vocabulary.maximum_words)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("src.metrics.meteor.shared_meteor", lambda: meteor)
+        patch.setattr("src.metrics.meteor.shared_meteor", lambda *_: meteor)
         Fit(settings, data, 0, folder, ONE).run()
     return settings, data, folder
 

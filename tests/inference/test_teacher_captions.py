@@ -53,7 +53,7 @@ def taught(common, meteor, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("src.metrics.meteor.shared_meteor", lambda: meteor)
+        patch.setattr("src.metrics.meteor.shared_meteor", lambda *_: meteor)
         for stage in (preprocess, split, train):
             stage.main([*common, *TEACHER])
         patch.setattr(Engine, "_step", stepped)
@@ -165,7 +165,7 @@ def test_a_teacher_that_may_not_teach_is_one_line(place, common):
 def test_a_student_that_is_cut_off_goes_on_at_the_same_bit(place, common, monkeypatch):
     settings, _ = load([*common, *STUDENT], "train")
     done = place / "runs" / "student" / "fold-0"
-    monkeypatch.setattr("src.metrics.meteor.shared_meteor", lambda: None)
+    monkeypatch.setattr("src.metrics.meteor.shared_meteor", lambda *_: None)
     fit = Fit(settings, data_of(settings), 0, place, ONE)
     monkeypatch.setattr(fit, "validate", dict)
 

@@ -157,7 +157,7 @@ def quick(tmp_path_factory, monkeypatch):
     hurry(monkeypatch)
     monkeypatch.setattr("src.reports.run_report.constant_sentence", constant_sentence)
     with contextlib.closing(small_meteor(tmp_path_factory.mktemp("meteor"))) as meteor:
-        monkeypatch.setattr("src.metrics.meteor.shared_meteor", lambda: meteor)
+        monkeypatch.setattr("src.metrics.meteor.shared_meteor", lambda *_: meteor)
         yield searched
 
 

@@ -54,7 +54,7 @@ def compared(competition, meteor, tmp_path_factory):
 def at_work(compared, meteor, monkeypatch):
     """In that folder."""
     monkeypatch.chdir(compared)
-    monkeypatch.setattr("src.metrics.meteor.shared_meteor", lambda: meteor)
+    monkeypatch.setattr("src.metrics.meteor.shared_meteor", lambda *_: meteor)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def comparison(compared, meteor) -> tuple[list[dict], str]:
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         patch.chdir(compared)
-        patch.setattr("src.metrics.meteor.shared_meteor", lambda: meteor)
+        patch.setattr("src.metrics.meteor.shared_meteor", lambda *_: meteor)
         compare.main([*RUNS, "metric.bootstrap=100"])
     return rows_of(compared / "runs" / "comparison" / "comparison.csv"), printed.getvalue()
 

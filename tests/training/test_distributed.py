@@ -44,7 +44,7 @@ import os
 if os.environ.get("RANK"):
     from pathlib import Path
     import src.metrics.meteor as meteor
-    meteor.shared_meteor = lambda: meteor.Meteor(Path({table!r}))
+    meteor.shared_meteor = lambda *_: meteor.Meteor(Path({table!r}))
     Path("process-of-rank-" + os.environ["RANK"]).write_text(str(os.getpid()))
 """
 

@@ -38,7 +38,7 @@ def rows_of(path: Path) -> list[dict]:
 
 
 def test_a_java_that_cannot_start_ends_the_search_of_captions_before_its_first_trial(monkeypatch, tmp_path):
-    def refuse():
+    def refuse(*_):
         raise InputError("Java cannot be started")
 
     monkeypatch.setattr("src.metrics.meteor.shared_meteor", refuse)
