@@ -89,7 +89,8 @@ class TrainingObjective:
     def __init__(self, settings: Settings, objective: str, folds: list[int], folder: Path):
         self.settings, self.objective, self.folds, self.folder = settings, objective, folds, folder
         if settings.task != "mos":
-            meteor.shared_meteor(outputs.vocabulary(settings).folder)  # a Java that cannot start ends the search, and fails no trial
+            # a Java that cannot start ends the search, and fails no trial
+            meteor.shared_meteor(outputs.vocabulary(settings).folder)
         self.ranks = init_ranks()
 
     def __call__(self, claim: Claim) -> list[float]:
