@@ -18,6 +18,7 @@ from src.ensembling.ablation import AblationStep, ScoredStep, score_caption_step
 from src.ensembling.caption_rules import CaptionRules
 from src.ensembling.caption_strategy import CONSTANT, SEARCH, CaptionStrategy, StrategySelection, mbr_strategies
 from src.ensembling.evidence import Corpus, FoldEvidence, gather_evidence
+from src.ensembling.evidence_scores import scoring_processes
 from src.ensembling.mbr import RankedCandidates
 from src.ensembling.regressors import TEST
 from src.ensembling.run_predictions import RunCandidates
@@ -170,15 +171,18 @@ def select_captions(
     """
     folds = sorted(runs[0].captions)
     tested = any(run.saw(TEST, row) for run in runs for row in np.flatnonzero(corpus.fold == TEST).tolist())
-    unknown = [fold for fold in [*folds, *([TEST] * tested)] if fold not in constants]
+    with_test = [*folds, *([TEST] * tested)]
+    unknown = [fold for fold in with_test if fold not in constants]
     references = [[corpus.references[row] for row in corpus.training_rows(fold)] for fold in unknown]
     cached = CachedMeteor()
     searched_for = constant_sentences(references, corpus.weights, tokenized=True, meteor=cached)
     constants.update({fold: constant.sentence for fold, constant in zip(unknown, searched_for, strict=True)})
-    evidence = [
-        gather_evidence(corpus, runs, fold, constants[fold], scratch)
-        for fold in tqdm(folds, desc="captions", unit="fold", leave=False, disable=None)
-    ]
+    with scoring_processes(len(corpus.fold)) as scoring:
+        gathered = {
+            fold: gather_evidence(corpus, runs, fold, constants[fold], scratch, scoring)
+            for fold in tqdm(with_test, desc="captions", unit="fold", leave=False, disable=None)
+        }
+    evidence = [gathered[fold] for fold in folds]
     selection = StrategySelection(corpus, [group.rows for group in evidence], cached)
     by_fold = zip(folds, evidence, strict=True)
     selection.add(CONSTANT, [[constants[fold]] * len(group.rows) for fold, group in by_fold])
@@ -200,7 +204,7 @@ def select_captions(
     selected = dict(zip(selection.rows, steps[-1][1], strict=True))
     expected = dict(zip(selection.rows, values, strict=True))
     if tested:
-        test = gather_evidence(corpus, runs, TEST, constants[TEST], scratch)
+        test = gathered[TEST]
         captions_of_test, count = _of_test(test, strategy, searched, constants), len(test.rows)
         ruled, values = _ruled(rules, [test], captions_of_test, [strategy] * count, [selection.best(by_mbr)] * count)
         selected |= dict(zip(test.rows, ruled[-1][1] if ruled else captions_of_test, strict=True))

@@ -18,7 +18,7 @@ import numpy as np
 
 from src.base.randomness import fold_in
 from src.ensembling.caption_rules import rare_endings
-from src.ensembling.evidence_scores import PHOTOS, KeptScores, Mixture, score_photos
+from src.ensembling.evidence_scores import PHOTOS, KeptScores, Mixture, Scoring, score_photos
 from src.ensembling.expected_score import ExpectedScorer, gain_in_corpus
 from src.ensembling.mbr import EvidenceSource, RankedCandidates, best_candidates, chosen_scores, ranked_candidates
 from src.ensembling.regressors import TEST
@@ -123,12 +123,12 @@ class FoldEvidence:
 
 
 def gather_evidence(
-    corpus: Corpus, runs: Sequence[RunCandidates], fold: int, sentence: str, scratch: Path
+    corpus: Corpus, runs: Sequence[RunCandidates], fold: int, sentence: str, scratch: Path, scoring: Scoring
 ) -> FoldEvidence:
     """Candidates and evidence for the captioned photos of a fold, or for the readable test photos where it is TEST.
 
     runs: their captions tokenised. sentence: the constant one of the other folds' captions. scratch: the folder of
-    files without a name that hold the scores.
+    files without a name that hold the scores. scoring: of `scoring_processes`.
     """
     rows = [
         row
@@ -163,7 +163,7 @@ def gather_evidence(
             by_kind = list(map(frozenset, ordered))
             flags.append(np.array([[text in texts for texts in by_kind] for text in candidates[-1]], bool))
     brought_in = np.concatenate([np.zeros((0, 2 * len(runs)), bool), *flags])
-    scores = score_photos(scorer, candidates, training_captions, evidence, 2 * len(runs), scratch)
+    scores = score_photos(scoring, scorer, candidates, training_captions, evidence, 2 * len(runs), scratch)
     written, near = brought_in[:, : len(runs)], brought_in[:, len(runs) :]
     return FoldEvidence(rows, candidates, corpus.weights, written, near, scores, rare_endings(captions))
 

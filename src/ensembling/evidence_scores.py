@@ -5,6 +5,7 @@ goes to a file without a name, which is mapped and ends with the program.
 """
 
 import contextlib
+import pickle
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,9 +23,11 @@ from src.ensembling.mbr import EvidenceSource
 PHOTOS = 2000
 """Whose scores are held at a time."""
 _FEW = 200  # photos that are scored in less time than a process takes to start
-_PART = 200  # photos that a process scores at a time
+_PART = 200  # photos that a process scores at a time; of few photos a quarter, so that no process has nothing to do
 _CAPTIONS = 500  # compared with the training captions at a time
-_scorer: ExpectedScorer | None = None  # of this worker process
+Scoring = Callable[[ExpectedScorer, Callable, Iterator[tuple]], Iterator[Any]]
+"""Maps a function, whose first argument is the scorer, over its other arguments."""
+_scorer: tuple[bytes, ExpectedScorer] | None = None  # the last one of this worker process, and what it was read from
 
 
 class KeptScores:
@@ -64,6 +67,7 @@ class Mixture:
 
 
 def score_photos(
+    scoring: Scoring,
     scorer: ExpectedScorer,
     candidates: list[list[str]],
     captions: list[str],
@@ -80,14 +84,14 @@ def score_photos(
     distinct = list(place)
     scorer.learn(distinct)
     texts = [distinct[begin : begin + _CAPTIONS] for begin in range(0, len(distinct), _CAPTIONS)]
-    parts = [slice(begin, begin + _PART) for begin in range(0, len(candidates), _PART)]
+    size = min(_PART, len(candidates) // 4 + 1)
+    parts = [slice(begin, begin + size) for begin in range(0, len(candidates), size)]
     under_all, of_kinds = _File(scratch), [_File(scratch) for _ in range(kinds)]
-    bar = tqdm(total=len(texts) + len(parts), desc="expected scores", unit=" parts", leave=False, disable=None)
-    with bar, _scoring(scorer, len(candidates)) as scored:
-        for table in scored(_under_all, ((part, captions) for part in texts)):
+    with tqdm(total=len(texts) + len(parts), desc="expected scores", unit=" parts", leave=False, disable=None) as bar:
+        for table in scoring(scorer, _under_all, ((part, captions) for part in texts)):
             under_all.append(table)
             bar.update()
-        for tables in scored(_under_own, ((candidates[part], evidence(part)) for part in parts)):
+        for tables in scoring(scorer, _under_own, ((candidates[part], evidence(part)) for part in parts)):
             for file, table in zip(of_kinds, tables, strict=True):
                 file.append(table)
             bar.update()
@@ -96,35 +100,42 @@ def score_photos(
 
 
 @contextlib.contextmanager
-def _scoring(scorer: ExpectedScorer, photos: int) -> Iterator[Callable[[Callable, Iterator[tuple]], Iterator[Any]]]:
-    """A function that maps another, which knows the scorer, over its arguments: by processes where that pays."""
+def scoring_processes(photos: int) -> Iterator[Scoring]:
+    """How `score_photos` scores: by processes where so many photos in all pay for them."""
     processes = min(usable_processes(0.5), photos // _FEW)
     if processes < 2:
-        _begin(scorer)
-        yield lambda function, arguments: (function(*each) for each in arguments)
+        yield lambda scorer, function, arguments: (function(scorer, *each) for each in arguments)
         return
-    with worker_pool(processes, "scores captions", _begin, scorer) as pool:
-        yield lambda function, arguments: few_ahead(pool, function, arguments, 2 * processes)
+    with worker_pool(processes, "scores captions") as pool:
+
+        def scoring(scorer: ExpectedScorer, function: Callable, arguments: Iterator[tuple]) -> Iterator[Any]:
+            pickled = pickle.dumps(scorer)
+            yield from few_ahead(pool, _scored, ((pickled, function, *each) for each in arguments), 2 * processes)
+
+        yield scoring
 
 
-def _begin(scorer: ExpectedScorer) -> None:
-    global _scorer  # noqa: PLW0603 (what a worker process is given once is read in each of its calls)
-    _scorer = scorer
+def _scored(pickled: bytes, function: Callable, *arguments: Any) -> Any:
+    """What the function returns in a worker process, which reads the same scorer only once."""
+    global _scorer  # noqa: PLW0603
+    if _scorer is None or _scorer[0] != pickled:
+        _scorer = pickled, pickle.loads(pickled)
+    return function(_scorer[1], *arguments)
 
 
-def _under_all(candidates: list[str], captions: list[str]) -> np.ndarray:
+def _under_all(scorer: ExpectedScorer, candidates: list[str], captions: list[str]) -> np.ndarray:
     """Of the candidates, each under the same evidence: [candidates, COLUMNS]."""
-    assert _scorer
-    return _scorer.expected([candidates], [PseudoReferences(captions, np.ones(len(captions)))]).as_table()
+    return scorer.expected([candidates], [PseudoReferences(captions, np.ones(len(captions)))]).as_table()
 
 
-def _under_own(candidates: list[list[str]], evidence: list[list[EvidenceSource]]) -> list[np.ndarray]:
+def _under_own(
+    scorer: ExpectedScorer, candidates: list[list[str]], evidence: list[list[EvidenceSource]]
+) -> list[np.ndarray]:
     """Of the photos' candidates under each kind of their own evidence: [candidates of all, COLUMNS] a kind."""
-    assert _scorer
     tables = []
     for sources in evidence:
         left_out = [source.leaving_one_out(texts) for texts, source in zip(candidates, sources, strict=True)]
-        tables.append(_scorer.expected(candidates, left_out).as_table())
+        tables.append(scorer.expected(candidates, left_out).as_table())
     return tables
 
 

@@ -82,11 +82,10 @@ def constant_sentences(
         raise InputError("the training captions hold no words, so there is no constant sentence; leave them out")
     processes = min(usable_processes(0.5), len(sets))
     if processes < 2 or max(map(len, sets)) < _FEW_PHOTOS:
-        beams = [_final_beam(photos, weights, seed) for photos in sets]
-    else:
-        with worker_pool(processes, "searches for constant sentences") as pool:
-            beams = list(pool.map(_final_beam, sets, [weights] * len(sets), [seed] * len(sets)))
-    return [_best_of(beam, weights, meteor) for beam in beams]
+        return [_best_of(_final_beam(photos, weights, seed), weights, meteor) for photos in sets]
+    with worker_pool(processes, "searches for constant sentences") as pool:
+        beams = pool.map(_final_beam, sets, [weights] * len(sets), [seed] * len(sets))
+        return [_best_of(beam, weights, meteor) for beam in beams]  # while further sets are searched for
 
 
 @dataclass(frozen=True)

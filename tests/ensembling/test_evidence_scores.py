@@ -9,7 +9,7 @@ import pytest
 from src.base.worker_pool import few_ahead, thread_pool
 from src.ensembling import caption_strategy, evidence, evidence_scores
 from src.ensembling.caption_strategy import MIXTURES, CaptionStrategy, StrategySelection
-from src.ensembling.evidence import Corpus, gather_evidence
+from src.ensembling.evidence import Corpus
 from src.ensembling.expected_score import FIELDS, ExpectedScorer, mixed
 from src.ensembling.mbr import EvidenceSource, best_candidates
 from src.ensembling.regressors import TEST
@@ -58,6 +58,11 @@ def competition(photos: int = 40):
     return Corpus(references, fold, CaptionWeights(), 0, 3), runs
 
 
+def gathered_evidence(corpus, runs, fold, tmp_path):
+    with evidence_scores.scoring_processes(len(corpus.fold)) as scoring:
+        return evidence.gather_evidence(corpus, runs, fold, "a constant", tmp_path, scoring)
+
+
 def everything(gathered):
     """What may be seen of the evidence: numbers, captions, ranks."""
     numbers = [gathered.scores.block(0, sum(gathered.scores.sizes), 0.2, (0.4, 0.1, 0.2, 0.1)).as_table()]
@@ -72,7 +77,7 @@ def everything(gathered):
 @pytest.mark.parametrize("fold", [0, TEST])
 def test_blocks_and_processes_change_nothing(fold, monkeypatch, tmp_path):
     corpus, runs = competition()
-    captions, chosen, numbers = everything(gather_evidence(corpus, runs, fold, "a constant", tmp_path))
+    captions, chosen, numbers = everything(gathered_evidence(corpus, runs, fold, tmp_path))
     assert {word for texts in captions for text in texts for word in text.split()} > {"unheard", "constant"}
     monkeypatch.setattr(evidence_scores, "_PART", 3)
     monkeypatch.setattr(evidence_scores, "_CAPTIONS", 7)
@@ -81,7 +86,7 @@ def test_blocks_and_processes_change_nothing(fold, monkeypatch, tmp_path):
     if fold == 0:  # starting processes takes seconds
         monkeypatch.setattr(evidence_scores, "_FEW", 4)
         monkeypatch.setattr(evidence_scores, "usable_processes", lambda _: 2)
-    again = everything(gather_evidence(corpus, runs, fold, "a constant", tmp_path))
+    again = everything(gathered_evidence(corpus, runs, fold, tmp_path))
     assert again[0] == captions and again[1] == chosen
     np.testing.assert_allclose(again[2], numbers, rtol=1e-9, atol=1e-9)
     assert not list(tmp_path.iterdir()), "the files have no name"
@@ -90,7 +95,7 @@ def test_blocks_and_processes_change_nothing(fold, monkeypatch, tmp_path):
 def test_kept_scores_are_those_of_the_scorer(tmp_path):
     """Under each kind of evidence and under a mixture, and the best are found in them as in memory."""
     corpus, runs = competition()
-    gathered = gather_evidence(corpus, runs[:1], 0, "a constant", tmp_path)
+    gathered = gathered_evidence(corpus, runs[:1], 0, tmp_path)
     scorer = ExpectedScorer([corpus.references[row] for row in corpus.training_rows(0)], corpus.weights)
     sources = [EvidenceSource(runs[0].of(0, row) or ["a constant"]) for row in gathered.rows]
     left_out = [source.leaving_one_out(texts) for texts, source in zip(gathered.candidates, sources, strict=True)]
@@ -115,7 +120,7 @@ def test_a_fold_without_any_captioned_photo_has_no_evidence(tmp_path):
     corpus, runs = competition()
     for row in np.flatnonzero(corpus.fold == 0):
         corpus.references[row] = []
-    gathered = gather_evidence(corpus, runs, 0, "a constant", tmp_path)
+    gathered = gathered_evidence(corpus, runs, 0, tmp_path)
     assert gathered.rows == [] and gathered.select(MIXTURES[0], 1) == []
 
 

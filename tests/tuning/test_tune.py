@@ -37,13 +37,13 @@ def rows_of(path: Path) -> list[dict]:
         return list(csv.DictReader(file))
 
 
-def test_a_java_that_cannot_start_ends_the_search_of_captions_before_its_first_trial(monkeypatch, tmp_path):
+def test_a_java_that_cannot_start_ends_the_search_before_its_first_trial(monkeypatch, tmp_path, competition):
     def refuse(*_):
         raise InputError("Java cannot be started")
 
     monkeypatch.setattr("src.metrics.meteor.shared_meteor", refuse)
     with pytest.raises(InputError, match="Java cannot be started"):
-        TrainingObjective(load([*QUICK, "task=both"], "tune")[0], "mean", [0], tmp_path)
+        TrainingObjective(load([*QUICK, "task=both", f"data.root={competition}"], "tune")[0], "mean", [0], tmp_path)
     TrainingObjective(load(QUICK, "tune")[0], "mos", [0], tmp_path)
 
 
