@@ -20,6 +20,7 @@ from src.metrics.file_evaluation import read_references
 from src.metrics.report import caption_block, evaluation_report, mos_block, summary
 from src.metrics.spice import spice
 from src.pipeline import outputs, resolved
+from src.pipeline.trained_runs import joined
 from src.settings.schema import Settings
 
 BASELINE = "ridge"
@@ -67,6 +68,8 @@ def score_run(settings: Settings, tables: RunTables) -> tuple[dict, pd.DataFrame
 
     And the scores of each out-of-fold caption, None without captions.
     """
+    if settings.task != "mos":
+        meteor.shared_meteor(outputs.vocabulary(joined(settings)[0]).folder)  # starts while the MOS are scored
     table, written = (
         tables.photos.set_index("photo_id"),
         read_json(outputs.ensemble(settings).folder / "constants.json"),
@@ -96,8 +99,6 @@ class RunEvaluation:
         self.settings, self.predictions = settings, predictions
         self.training = table[for_training(table)]
         self.constants: dict[int, str | None] = dict(constants)
-        if settings.task != "mos":
-            meteor.shared_meteor(outputs.vocabulary(settings).folder)  # starts while the MOS are scored
         self._scored: CaptionScores | None = None
 
     def out_of_fold(self) -> dict:

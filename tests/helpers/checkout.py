@@ -20,7 +20,7 @@ def checkout(folder: Path, competition: Path) -> Path:
     shutil.copytree(REPOSITORY / "src", folder / "src", ignore=shutil.ignore_patterns("*.pyc.*"))
     table = paraphrases(folder / "src" / "metrics")
     for name, long, short in (
-        ("metrics/meteor.py", 'scorer_file("meteor", "data", "paraphrase-en.gz")', f"Path({str(table)!r})"),
+        ("metrics/paraphrases.py", 'scorer_file("meteor", "data", "paraphrase-en.gz")', f"Path({str(table)!r})"),
         ("metrics/constant_caption.py", "STEPS = 40", "STEPS = 1"),
         ("metrics/constant_caption.py", "BEAM = 10", "BEAM = 1"),
         ("pipeline/source_code.py", "digest(ast.dump(_WhatComputes().visit(tree)))", "digest(text)"),
