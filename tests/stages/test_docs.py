@@ -80,8 +80,8 @@ def folder(tiny_competition, tmp_path_factory) -> Iterator[Path]:
     hand_over = indent(CLIENT.format(socket=str(socket)), "    ")
     (folder / "start" / "sitecustomize.py").write_text(SMALLER + hand_over)
     with warm_python(socket):
-        for name in ("demo", "second"):
-            run(folder, f"./run.sh run.name={name}")
+        for options in ("", "--config configs/mobilenet_gru_128.yaml train.epochs=2"):
+            run(folder, f"./run.sh {options}")
         yield folder
 
 
