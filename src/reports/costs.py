@@ -36,6 +36,8 @@ _SEEN, _TRAINED, _VALIDATED = 6, 96, 64  # photos that the pieces are done with
 _CODEBOOK, _CODES, _REGRESSORS, _CHOICE, _REPORTS = 10.0, 0.0154, 15.0, 0.00049, 0.006
 """Seconds on one calm core of the machine of docs/results.md: learning the codebook, a photo's codes, the regressors of
 1,600 photos and 3 folds; on two cores: the choice among captions by candidate and neighbour, reports by photo."""
+_FURTHER = 0.2
+"""Of the seconds of the regressors, what one on another encoder's features takes."""
 _PIECE = 0.25
 """Seconds there for `_pace`."""
 
@@ -54,6 +56,7 @@ def measured_costs(settings: Settings, variants: Mapping[str, Settings], start: 
     with TemporaryDirectory() as folder, _silent():
         seen = rng.permutation(len(table))[:_SEEN].tolist()
         features, arrays = _features(settings, variants, table, seen, data, ranks.device)
+        further = _further_encoders(settings, table, seen, data, ranks.device) * len(table)
         few = _few(data, settings, rng)
         if arrays:
             rows = np.concatenate([few.train_rows, few.validation_rows])
@@ -67,6 +70,7 @@ def measured_costs(settings: Settings, variants: Mapping[str, Settings], start: 
     if settings.task != "caption" and rated >= FEWEST and outdated(outputs.codebook_features(settings)):
         codebook = _CODEBOOK + _CODES * len(table) / usable_cores()
     machines = _REGRESSORS * (rated / 1600) ** 2 * len(folds_of(settings)) / 3 if settings.task != "caption" else 0.0
+    machines *= 1 + _FURTHER * len(settings.ensemble.encoders)
     return Costs(
         photos=len(table),
         trained=len(data.labelled(settings.task)),
@@ -77,7 +81,7 @@ def measured_costs(settings: Settings, variants: Mapping[str, Settings], start: 
         gpu=ranks.device.type == "cuda",
         start=start,
         features=features,
-        regressors=pace * (codebook + machines),
+        regressors=further + pace * (codebook + machines),
         choice=pace * _CHOICE * 2 / usable_cores(),
         rest=2 * start + pace * (5 + _REPORTS * len(table)),
         **network,
@@ -118,23 +122,17 @@ def _features(
     """
     if not settings.encoder.cached:
         return {}, []
-    files = [data_root(settings) / table["path"].iloc[row] for row in rows]
-    views = np.load(outputs.photos(settings).folder / "pixels.npy", mmap_mode="r")[rows]
-    threads = settings.run.threads
-    workers = max(1, usable_cores() // threads) if device.type == "cpu" else 1
+    files, views = _files_and_views(settings, table, rows)
     encoder_name, encoder_size = _name_and_size(features_key(flatten(settings)))
-    encoders = {}
+    encoders: dict[str, Any] = {}
     seconds: dict[str, float] = {}
-    with thread_pool(workers, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
-        for key, variant in variants.items():
-            name, size = _name_and_size(key)
-            if name != encoder_name and size != encoder_size:
-                continue
-            if name not in encoders:
-                encoders[name] = frozen_encoder(variant, data.channel_mean, data.channel_std).to(device)
-                photo_features(encoders[name], variant, files[0], views[0])  # the first call is slow
-            encode = functools.partial(photo_features, encoders[name], variant)
-            seconds[key] = _seconds(lambda: list(pool.map(encode, files, views))) / len(rows)  # noqa: B023
+    for key, variant in variants.items():
+        name, size = _name_and_size(key)
+        if name != encoder_name and size != encoder_size:
+            continue
+        if name not in encoders:
+            encoders[name] = frozen_encoder(variant, data.channel_mean, data.channel_std).to(device)
+        seconds[key] = _encoded_photo(encoders[name], variant, files, views, device)
     base = f"{encoder_name} at {encoder_size}"
     for key in variants:
         name, size = _name_and_size(key)
@@ -146,6 +144,36 @@ def _features(
         for file, view in zip(files[:2], views[:2], strict=True)
     ]
     return seconds, arrays
+
+
+def _further_encoders(
+    settings: Settings, table: Any, rows: Sequence[int], data: FoldData, device: torch.device
+) -> float:
+    """Seconds of a photo by all models of ensemble.encoders whose features are not there yet."""
+    seconds, (files, views) = 0.0, _files_and_views(settings, table, rows)
+    for name in settings.ensemble.encoders if settings.task != "caption" else []:
+        alone = outputs.encoder_settings(settings, name)
+        if outdated(outputs.features(alone, for_mos_alone=True)):
+            encoder = frozen_encoder(alone, data.channel_mean, data.channel_std, for_mos_alone=True).to(device)
+            seconds += _encoded_photo(encoder, alone, files, views, device)
+    return seconds
+
+
+def _files_and_views(settings: Settings, table: Any, rows: Sequence[int]) -> tuple[list[Path], np.ndarray]:
+    files = [data_root(settings) / table["path"].iloc[row] for row in rows]
+    return files, np.load(outputs.photos(settings).folder / "pixels.npy", mmap_mode="r")[rows]
+
+
+def _encoded_photo(
+    encoder: Any, settings: Settings, files: Sequence[Path], views: np.ndarray, device: torch.device
+) -> float:
+    """Seconds of a photo and its mirror image where every core has some."""
+    photo_features(encoder, settings, files[0], views[0])  # the first call is slow
+    threads = settings.run.threads
+    workers = max(1, usable_cores() // threads) if device.type == "cpu" else 1
+    with thread_pool(workers, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+        encode = functools.partial(photo_features, encoder, settings)
+        return _seconds(lambda: list(pool.map(encode, files, views))) / len(files)
 
 
 def _name_and_size(key: str) -> tuple[str, str]:

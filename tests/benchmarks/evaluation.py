@@ -1,22 +1,26 @@
-"""Stand-alone evaluation of 2,000 captions against pycocoevalcap's own classes."""
+"""Evaluation of 2,000 captions against pycocoevalcap's own classes; METEOR's start against that with all tables."""
 
+import contextlib
 import os
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from src.metrics.file_evaluation import evaluate_files
 from src.metrics.java import java
+from src.metrics.meteor import Meteor, function_words
+from src.metrics.paraphrases import paraphrases_of, write_words
 from src.settings.schema import MetricSettings
 
 PHOTOS, WORDS = 2000, [f"word{i}" for i in range(800)]
 
 
-def _captions() -> tuple[list[list[str]], list[str]]:
-    rng = np.random.default_rng(0)
+def _captions(seed: int) -> tuple[list[list[str]], list[str]]:
+    rng = np.random.default_rng(seed)
     frequency = 1 / np.arange(1, len(WORDS) + 1)
     frequency /= frequency.sum()
 
@@ -48,15 +52,32 @@ def _theirs(references: list[list[str]], candidates: list[str]) -> None:
         scorer.compute_score(truth, captions)
 
 
+def _first_answer(*arguments: Any) -> float:
+    """Seconds from the start of METEOR to its first answer."""
+    began = time.perf_counter()
+    with contextlib.closing(Meteor(*arguments)) as meteor:
+        meteor.stats([["the photo is nice"]], ["the photo is nice"])
+        return time.perf_counter() - began
+
+
 def run() -> Iterator[tuple[str, float, float, str]]:
     """Seconds with METEOR warm and both bootstrap intervals, and those of pycocoevalcap, which starts METEOR anew."""
-    references, candidates = _captions()
+    references, candidates = _captions(0)
     with tempfile.TemporaryDirectory() as folder:
+        evaluate_files(*_files(folder, *_captions(1)), None, MetricSettings(), 0)
         files = _files(folder, references, candidates)
-        evaluate_files(*files, None, MetricSettings(), 0)
         began = time.perf_counter()
         evaluate_files(*files, None, MetricSettings(), 0)
         ours = time.perf_counter() - began
     began = time.perf_counter()
     _theirs(references, candidates)
     yield "evaluate 2,000 captions, METEOR warm, intervals", ours, time.perf_counter() - began, "pycocoevalcap"
+    with tempfile.TemporaryDirectory() as folder:
+        write_words(Path(folder), ["the photo is nice", *function_words()])
+        began = time.perf_counter()
+        table = paraphrases_of(Path(folder))
+        made = time.perf_counter() - began
+        assert table
+        few, whole = _first_answer(*table), _first_answer()
+    yield "METEOR's first answer, paraphrases of some words", few, whole, "with all of its paraphrases"
+    yield "the same, making the table included", made + few, whole, "with all of its paraphrases"

@@ -129,6 +129,18 @@ def test_costs_are_measured_in_pieces_of_the_run_itself(competition, workplace, 
     assert left == {"plan", "rejected.csv"}, "the measurement leaves nothing"
 
 
+def test_further_encoders_cost_what_their_features_take(competition, workplace, monkeypatch, quick):
+    monkeypatch.setenv(STARTED, repr(time.monotonic()))
+    monkeypatch.setattr(costs, "_pace", lambda: 1.0)
+    shared = [*FREE, "task=mos", "encoder.more_levels=[]", "run.minutes=600", "tune.trials=0"]
+    run_all(competition, *shared, stages=(preprocess, split))
+    seconds = []
+    for name, encoders in (("none", []), ("one", ["test_resnet"])):
+        plan.main([f"data.root={competition}", *shared, f"run.name={name}", f"ensemble.encoders={encoders}"])
+        seconds.append(read_json(workplace / "runs" / name / "plan" / "plan.json")["costs"]["regressors"])
+    assert 0 < seconds[0] < 0.02 and seconds[1] > seconds[0] + 80 * 0.0005
+
+
 def test_a_budget_that_no_machine_keeps_is_refused_before_anything_is_made(competition, workplace, capsys):
     with pytest.raises(Exception, match=r"run.minutes=0.1: 80 photos take at least 0.3"):
         preprocess.main([f"data.root={competition}", *TINY, "run.minutes=0.1", "--check"])
