@@ -7,14 +7,15 @@ second. An entry matters only where all words of its two phrases occur, so that 
 import gzip
 import io
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
-from src.base.files import write_bytes
+from src.base.files import digest, write_bytes
 from src.metrics.java import scorer_file
 
-_TABLE, _WORDS = "paraphrases.gz", "paraphrases.txt"
+_WORDS = "paraphrases.txt"
 _BLOCK = 1 << 22
 _WORD = re.compile(rb"[a-z0-9]+")
 """METEOR lower-cases, and divides words at nothing but other characters."""
@@ -42,13 +43,25 @@ def paraphrases_of(folder: Path) -> tuple[Path, frozenset[bytes]] | None:
     """
     if not (folder / _WORDS).is_file():
         return None
-    words, path = frozenset((folder / _WORDS).read_bytes().split()), folder / _TABLE
-    if not path.is_file():
+    content = (folder / _WORDS).read_bytes()
+    words, path = frozenset(content.split()), folder / f"paraphrases-{digest(content)[:12]}.gz"
+    if not _is_whole(path):
         table = io.BytesIO()
         with gzip.GzipFile(fileobj=table, mode="wb", compresslevel=1, mtime=0) as file:
             file.writelines(_entries_of(words))
         write_bytes(path, table.getvalue())
     return path, words
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the file is there, and is what its checksum says."""
+    try:
+        with gzip.open(path) as file:
+            while file.read(_BLOCK):
+                pass
+    except (OSError, EOFError, zlib.error):
+        return False
+    return True
 
 
 def _entries_of(words: frozenset[bytes]) -> Iterator[bytes]:

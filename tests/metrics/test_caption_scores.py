@@ -1,5 +1,7 @@
 """Caption scores against pycocoevalcap and numbers worked out by hand."""
 
+import contextlib
+import gzip
 import math
 
 import numpy as np
@@ -11,11 +13,12 @@ from src.metrics.bleu_cider import bleu_scores, compare
 from src.metrics.bootstrap import interval
 from src.metrics.caption_scores import collapse, score_captions, tokenize
 from src.metrics.competition_score import caption_score, resampled_caption_scores
-from src.metrics.meteor import STATS, meteor_score, shared_meteor
+from src.metrics.meteor import STATS, Meteor, meteor_score, shared_meteor
+from src.metrics.paraphrases import all_paraphrases, paraphrases_of, write_words
 from src.metrics.rouge import rouge_l
 from src.settings.schema import CaptionWeights
 from tests.helpers.official_scores import official_scores
-from tests.helpers.small_meteor import standing_tokenizer
+from tests.helpers.small_meteor import paraphrases, standing_tokenizer
 
 WORDS = ["the", "a", "colour", "of", "light", "is", "nice", "very", "photo", "sharp", "but", "i", "like", "blur"]
 
@@ -203,3 +206,52 @@ def test_java_is_asked_for_nothing_twice_and_not_for_sentences_of_words_that_it_
     assert [line.rstrip() for line in caption_scores._known_or_asked(spoken)] == expected
     asked.clear()
     assert tokenize([["the dog swims", spoken[2], "a dog swims etc"]])[0][0] == "the dog swims" and asked == []
+
+
+SENTENCES = [
+    "a big house near the water, isn't it?",
+    "a large building close to the sea",
+    "two kids are playing in the snow",
+    "a couple of children play on snow",
+    "i'm not gonna say that the picture is bad",
+    "i will not say that this photo is poor",
+    "the café's lights are too bright at night",
+    "lights of a cafe are very bright during the night",
+    "it looks as though the man were about to leave",
+    "it seems the man is going to leave soon",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.java
+def test_a_table_for_the_words_of_captions_gives_the_counts_of_the_whole_one(meteor, tmp_path, monkeypatch):
+    tokens = tokenize([SENTENCES])[0]
+    pairs = [([one], other) for one in tokens for other in tokens]
+    references, candidates = [list(each) for each in zip(*pairs, strict=True)]
+    expected = meteor.stats(references, candidates)
+    write_words(tmp_path, [*SENTENCES, "gon na"])
+    table, words = paraphrases_of(tmp_path)
+    assert table.stat().st_size < all_paraphrases().stat().st_size / 100
+    with contextlib.closing(Meteor(table, words)) as quick:
+        assert np.array_equal(quick.stats(references, candidates), expected)
+        assert expected[:, 16:20].any(), "paraphrases are matched"
+        # a word that the table was not made for: the whole table is loaded, here another small one
+        monkeypatch.setattr("src.metrics.meteor.all_paraphrases", lambda: paraphrases(tmp_path))
+        assert quick.stats([["a nice zymurgy"]], ["a lovely zymurgy"])[0, 16:20].any()
+
+
+def test_a_table_is_made_once_and_again_where_it_is_damaged_or_for_other_words(tmp_path, monkeypatch):
+    whole = paraphrases(tmp_path)
+    monkeypatch.setattr("src.metrics.paraphrases.all_paraphrases", lambda: whole)
+    assert paraphrases_of(tmp_path) is None, "no words are known"
+    write_words(tmp_path, ["A nice photo,", "that's lovely"])
+    table, words = paraphrases_of(tmp_path)
+    assert words == {b"a", b"nice", b"photo", b"that", b"s", b"lovely"}
+    made, content = table.stat().st_mtime_ns, table.read_bytes()
+    assert gzip.decompress(content) == gzip.decompress(whole.read_bytes())
+    assert paraphrases_of(tmp_path)[0].stat().st_mtime_ns == made
+    table.write_bytes(content[:-9])
+    assert paraphrases_of(tmp_path)[0].read_bytes() == content
+    write_words(tmp_path, ["a nice photo"])
+    other = paraphrases_of(tmp_path)[0]
+    assert other != table and not gzip.decompress(other.read_bytes())

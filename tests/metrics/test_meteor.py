@@ -1,6 +1,5 @@
 """The METEOR process: its answers, its life and its end."""
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -14,8 +13,7 @@ import pytest
 
 from src.base.errors import InputError
 from src.metrics.caption_scores import tokenize
-from src.metrics.meteor import STATS, Meteor, meteor_score, shared_meteor
-from src.metrics.paraphrases import all_paraphrases, paraphrases_of, write_words
+from src.metrics.meteor import STATS, Meteor, meteor_score
 from tests.helpers.small_meteor import paraphrases, small_meteor
 
 pytestmark = pytest.mark.java
@@ -100,36 +98,3 @@ def test_a_killed_process_is_restarted_and_close_leaves_none(tmp_path):
     assert second.pid != first.pid and first.poll() is not None
     meteor.close()
     assert second.poll() is not None
-
-
-SENTENCES = [
-    "a big house near the water, isn't it?",
-    "a large building close to the sea",
-    "two kids are playing in the snow",
-    "a couple of children play on snow",
-    "i'm not gonna say that the picture is bad",
-    "i will not say that this photo is poor",
-    "the café's lights are too bright at night",
-    "lights of a cafe are very bright during the night",
-    "it looks as though the man were about to leave",
-    "it seems the man is going to leave soon",
-]
-
-
-def test_a_table_for_the_words_of_captions_gives_the_counts_of_the_whole_one(tmp_path, monkeypatch):
-    tokens = tokenize([SENTENCES])[0]
-    pairs = [([one], other) for one in tokens for other in tokens]
-    references, candidates = [list(each) for each in zip(*pairs, strict=True)]
-    expected = shared_meteor().stats(references, candidates)
-    write_words(tmp_path, [*SENTENCES, "gon na"])
-    table, words = paraphrases_of(tmp_path)
-    assert table.stat().st_size < all_paraphrases().stat().st_size / 100
-    made = table.stat().st_mtime_ns
-    with contextlib.closing(Meteor(*paraphrases_of(tmp_path))) as quick:
-        assert np.array_equal(quick.stats(references, candidates), expected)
-        assert expected[:, 16:20].any(), "paraphrases are matched"
-        assert table.stat().st_mtime_ns == made
-        # a word that the table was not made for: the whole table is loaded, here another small one
-        monkeypatch.setattr("src.metrics.meteor.all_paraphrases", lambda: paraphrases(tmp_path))
-        assert quick.stats([["a nice zymurgy"]], ["a lovely zymurgy"])[0, 16:20].any()
-    assert paraphrases_of(tmp_path / "nowhere") is None
