@@ -172,8 +172,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                 words = Vocabulary.build(captions, minimum_count, maximum_size)
             words.save(work.folder / "vocabulary.json")
             EncodedCaptions.of(table["captions"], words).save(work.folder / "captions.npz")
-            # what is scored is written in these words, divided at apostrophes and in "gon na" as here
-            write_words(work.folder, [*captions, *(" ".join(tokenize(caption)) for caption in captions)])
+            # references of any part are scored, divided at apostrophes and into "gon na" as here
+            scored = table["captions"].explode().dropna().tolist()
+            write_words(work.folder, [*scored, *(" ".join(tokenize(caption)) for caption in scored)])
             work.outputs += ["vocabulary.json", "captions.npz"]
 
 
