@@ -66,7 +66,7 @@ def row_of(name: str, folder: str) -> str:
     arguments += [*COMMON, *SYSTEMS[name]]
     try:
         if not (run / "cpu.json").is_file():
-            first = [*arguments, f"run.name={name}-first", "train.epochs=1"]
+            first = [*arguments, f"run.name={name}-first", "train.epochs=1", "self_critical.from_epoch=null"]
             cpu_seconds("train", first, log)  # makes the features and all else that systems share
             of_first = cpu_seconds("train", [*first, "--fresh"], log)
             write_json(run / "cpu.json", [of_first, cpu_seconds("train", [*arguments, "--fresh"], log)])
