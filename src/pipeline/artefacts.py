@@ -20,8 +20,7 @@ from src.base.files import digest, digest_of, file_digest, read_json, remove_lef
 from src.base.locks import lock
 from src.pipeline.source_code import code_of, other_code
 from src.settings.former_names import translated
-from src.settings.keys import flatten
-from src.settings.schema import Settings
+from src.settings.keys import defaults
 
 _IDENTITY = ("settings", "inputs", "code")
 _HASHED_UP_TO = 64 * 2**20  # a larger output is recognised by its size, to keep the check of a finished stage quick
@@ -85,7 +84,7 @@ def outputs_digest(artefact: Artefact) -> str:
 
 def _differences(was: dict, now: dict) -> list[str]:
     """The settings that differ from a record's; one that it lacks had its default, one that is gone is ignored."""
-    then = flatten(Settings()) | translated(was)
+    then = defaults() | translated(was)
     return [f"{key} was {then.get(key)}, is {value}" for key, value in now.items() if then.get(key) != value]
 
 

@@ -4,6 +4,7 @@ Stages after tune work with the winner of the search: see `resolved.tuned`.
 What runs share lies in runs/cache under a name made from settings and inputs; the rest in runs/NAME.
 """
 
+from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +20,7 @@ from src.pipeline.resolved import data_root, folds_of, has_networks, search_plan
 from src.pipeline.trained_runs import joined
 from src.settings.embedded_demo import DEMO
 from src.settings.former_names import read_saved
-from src.settings.keys import changing, flatten
+from src.settings.keys import changing, defaults, flatten
 from src.settings.schema import AugmentSettings, EncoderSettings, Settings
 
 _PLANNED_BY = ("run.minutes", "run.kept", "run.jobs", "train.fold", "tune.trials", "tune.epochs", "tune.judge_folds")
@@ -31,8 +32,7 @@ def _part(settings: Settings, *sections: str) -> dict[str, Any]:
 
 def differing(part: dict[str, Any]) -> dict[str, Any]:
     """Those of the settings that differ from their defaults, so that a setting that is new changes no key."""
-    defaults = flatten(Settings())
-    return {key: value for key, value in part.items() if value != defaults.get(key)}
+    return {key: value for key, value in part.items() if value != defaults().get(key)}
 
 
 def _cached(settings: Settings, stage: str, kind: str, part: dict, inputs: dict) -> Artefact:
@@ -50,8 +50,13 @@ def photos(settings: Settings) -> Artefact:
     ours = DEMO, Path(settings.run.root), Path(settings.run.submissions)
     inputs = {"data": tree_signature(data_root(settings), *ours)}
     # what makes more photos readable: those that were refused are decoded once it is installed
-    inputs |= {module: "installed" for module in PHOTO_PLUGINS.values() if find_spec(module)}
+    inputs |= {module: "installed" for module in _installed_plugins()}
     return _cached(settings, "preprocess", "photos", _part(settings, "data", "view"), inputs)
+
+
+@cache
+def _installed_plugins() -> list[str]:
+    return [module for module in PHOTO_PLUGINS.values() if find_spec(module)]
 
 
 def vocabulary(settings: Settings) -> Artefact:

@@ -11,7 +11,7 @@ from src.base.files import read_json
 from src.pipeline.runs import planned_settings, run_folder, tuned_settings
 from src.settings.embedded_demo import DATA, DEMO, DEMO_SPACE, DEMO_TRIALS, on_demo
 from src.settings.former_names import read_saved
-from src.settings.keys import flatten
+from src.settings.keys import defaults, flatten
 from src.settings.load import changed
 from src.settings.schema import Settings
 from src.settings.tuning import DECODING_SPACE, TuneSettings
@@ -50,8 +50,8 @@ def search_space(settings: Settings) -> dict[str, dict]:
     """What tune searches: tune.space, or the demo's, without what differs from its default."""
     if settings.tune.space is not None:
         return settings.tune.space
-    now, default = flatten(settings), flatten(Settings())
-    return {key: entry for key, entry in DEMO_SPACE.items() if now[key] == default[key]}
+    now = flatten(settings)
+    return {key: entry for key, entry in DEMO_SPACE.items() if now[key] == defaults()[key]}
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,6 @@ def tuned(settings: Settings) -> Settings:
     best = tuned_settings(run_folder(settings))
     if not best.is_file():
         raise InputError(f"{best} is not there yet; python -m src.tune makes it, tune.trials=0 does without")
-    values, defaults = read_saved(best), flatten(Settings())
-    winner = {key: values.get(key, defaults[key]) for key in plan.space}
+    values = defaults() | read_saved(best)
+    winner = {key: values[key] for key in plan.space}
     return dataclasses.replace(changed(settings, winner, str(best)), tune=TuneSettings(trials=0))

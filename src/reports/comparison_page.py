@@ -10,8 +10,7 @@ from src.reports.comparison import EvaluatedRun, RunTests
 from src.reports.page_charts import range_bar
 from src.reports.page_parts import Caution, Column, Page, Part, Section, Table, between, duration, number, shown, within
 from src.reports.page_writing import write_page
-from src.settings.keys import flatten
-from src.settings.schema import Settings
+from src.settings.keys import defaults
 
 _CAPTIONS = {"cider_d": "CIDEr-D", "meteor": "METEOR", "bleu4": "BLEU-4", "bleu3": "BLEU-3", "rouge_l": "ROUGE-L",
              "wer": "WER"}  # fmt: skip
@@ -135,9 +134,8 @@ def _networks(rows: list[Row]) -> Table:
 
 def _settings(evaluated: list[EvaluatedRun]) -> list[Part]:
     """What the runs were trained with, where it differs."""
-    defaults = flatten(Settings())
-    trained = [{**defaults, **run.trained["settings"]} if run.trained["settings"] else {} for run in evaluated]
-    keys = [key for key in defaults if len({str(settings.get(key)) for settings in trained if settings}) > 1]
+    trained = [{**defaults(), **run.trained["settings"]} if run.trained["settings"] else {} for run in evaluated]
+    keys = [key for key in defaults() if len({str(settings.get(key)) for settings in trained if settings}) > 1]
     if not keys:
         return []
     rows = [[key, *(shown(str(settings.get(key, ""))) for settings in trained)] for key in keys[:_MOST_SETTINGS]]

@@ -5,7 +5,7 @@ import functools
 import operator
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -133,9 +133,23 @@ def all_settings() -> dict[str, Setting]:
     }
 
 
+@functools.cache
+def _getter(results: bool) -> tuple[list[str], Callable[[Settings], tuple]]:
+    """The keys of all settings, or of those that change results, and what reads their values."""
+    keys = [key for key, setting in all_settings().items() if not (results and setting.runtime_only)]
+    return keys, operator.attrgetter(*keys)
+
+
 def flatten(settings: Settings) -> dict[str, Any]:
     """The value of every setting by its dotted key, in order of definition."""
-    return {key: operator.attrgetter(key)(settings) for key in all_settings()}
+    keys, values_of = _getter(False)
+    return dict(zip(keys, values_of(settings), strict=True))
+
+
+@functools.cache
+def defaults() -> dict[str, Any]:
+    """The default of every setting by its dotted key."""
+    return flatten(Settings())
 
 
 def assemble(values: dict[str, Any], kind: type = Settings, prefix: str = "") -> Any:
@@ -161,4 +175,5 @@ def contradiction(error: ValidationError) -> str:
 
 def changing(settings: Settings) -> dict[str, Any]:
     """The settings that change results, by dotted key."""
-    return {key: value for key, value in flatten(settings).items() if not all_settings()[key].runtime_only}
+    keys, values_of = _getter(True)
+    return dict(zip(keys, values_of(settings), strict=True))

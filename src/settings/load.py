@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from src.base.files import write_text
 from src.settings.embedded_demo import DEMO_FOLDS, DEMO_SPACE, on_demo
 from src.settings.former_names import FORMER_KEYS, REMOVED, present_name
-from src.settings.keys import all_settings, assemble, contradiction, flatten, groups
+from src.settings.keys import all_settings, assemble, contradiction, defaults, flatten, groups
 from src.settings.planning import planned_keys
 from src.settings.schema import Settings
 from src.settings.search_space import read_space
@@ -223,8 +223,8 @@ def changed(settings: Settings, values: Mapping[str, Any], origin: str) -> Setti
 
 def _differing(settings: Settings) -> dict[str, Any]:
     """What differs from the defaults, and what would else follow from the name of a file, or be the demo's."""
-    defaults, named = flatten(Settings()), ("run.name", "split.folds")
-    return {k: v for k, v in flatten(settings).items() if v != defaults[k] or k in named}
+    named = ("run.name", "split.folds")
+    return {k: v for k, v in flatten(settings).items() if v != defaults()[k] or k in named}
 
 
 def as_arguments(settings: Settings) -> list[str]:

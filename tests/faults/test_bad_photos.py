@@ -328,10 +328,10 @@ def test_photos_of_an_optional_package_are_read_once_it_is_there(competition_cop
     photo = competition_copy / "data" / "train" / "b.jpg"
     photo.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99))
     monkeypatch.setattr("src.data.image.FORMATS", tuple(name for name in FORMATS if name not in PHOTO_PLUGINS))
-    monkeypatch.setattr("src.pipeline.outputs.find_spec", lambda module: None)
+    monkeypatch.setattr("src.pipeline.outputs._installed_plugins", lambda: [])
     refused(capfd, preprocess, SMALL, ("HEIC", "pip install pillow-heif"))
 
-    monkeypatch.setattr("src.pipeline.outputs.find_spec", lambda module: module == "pillow_heif" or None)
+    monkeypatch.setattr("src.pipeline.outputs._installed_plugins", lambda: ["pillow_heif"])
     monkeypatch.setitem(Image.OPEN, "HEIF", (lambda *_: drawing(), lambda prefix: prefix[4:12] == b"ftypheic"))
     monkeypatch.setattr("src.data.image.FORMATS", (*FORMATS, "HEIF"))
     assert exit_code(preprocess, *SMALL) == 0
