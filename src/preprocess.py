@@ -19,9 +19,8 @@ from src.base.machine import usable_processes
 from src.base.text import one_line
 from src.pipeline.artefacts import Making, making, tree_signature
 from src.pipeline.outputs import demo, photos, vocabulary
-from src.pipeline.resolved import data_root
+from src.pipeline.resolved import DEMO, data_root
 from src.pipeline.runs import rejected_path, run_folder
-from src.settings.embedded_demo import DEMO, on_demo
 from src.settings.load import load
 from src.settings.schema import Settings
 
@@ -146,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     require_writable(Path(settings.run.submissions), "run.submissions")  # else hours of training would end in a refusal
     if settings.decoder.weights:
         model_folder(settings.decoder.name, settings.decoder.weights)  # fetched now, or its absence told
-    if on_demo(settings):
+    if settings.data.root is None and data_root(settings) == DEMO:
         make_demo(options.fresh)
     with making(photos(settings), options.fresh) as work:
         if work:

@@ -16,9 +16,8 @@ from src.base.hub_models import model_digest
 from src.base.signatures import PHOTO_PLUGINS
 from src.pipeline import runs
 from src.pipeline.artefacts import Artefact, outputs_digest, record_digest, tree_signature
-from src.pipeline.resolved import data_root, folds_of, has_networks, search_plan
+from src.pipeline.resolved import DEMO, data_root, folds_of, has_networks, search_plan
 from src.pipeline.trained_runs import joined
-from src.settings.embedded_demo import DEMO
 from src.settings.former_names import read_saved
 from src.settings.keys import changing, defaults, flatten
 from src.settings.schema import AugmentSettings, EncoderSettings, Settings

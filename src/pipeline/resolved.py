@@ -9,13 +9,14 @@ from typing import Any
 from src.base.errors import InputError
 from src.base.files import read_json
 from src.pipeline.runs import planned_settings, run_folder, tuned_settings
-from src.settings.embedded_demo import DATA, DEMO, DEMO_SPACE, DEMO_TRIALS, on_demo
 from src.settings.former_names import read_saved
 from src.settings.keys import defaults, flatten
 from src.settings.load import changed
 from src.settings.schema import Settings
-from src.settings.tuning import DECODING_SPACE, TuneSettings
+from src.settings.tuning import DECODING_SPACE, DEMO_SPACE, DEMO_TRIALS, TuneSettings
 
+DATA = Path("data")
+DEMO = DATA / "demo"
 DECODING_TRIALS = 20
 JUDGE_FOLDS = 2
 
@@ -25,7 +26,10 @@ def data_root(settings: Settings) -> Path:
 
     Raises InputError where outputs would go into the very same folder.
     """
-    root = Path(settings.data.root or (DEMO if on_demo(settings) else DATA))
+    if settings.data.root is not None:
+        root = Path(settings.data.root)
+    else:
+        root = DATA if settings.data.format != "dacon" or (DATA / "train.csv").exists() else DEMO
     for setting, place in (("run.root", settings.run.root), ("run.submissions", settings.run.submissions)):
         if os.path.realpath(root) == os.path.realpath(place):  # each output would count as a change of the data
             raise InputError(f"{setting}={place} is the folder of the data; choose another place, such as {place}/ours")
@@ -78,7 +82,8 @@ def search_plan(settings: Settings) -> SearchPlan:
     tune, space = settings.tune, search_space(settings)
     folds = tune.folds or [0]
     outside = [fold for fold in range(settings.split.fold_count) if fold not in folds]
-    by_itself = DEMO_TRIALS if on_demo(settings) and space and has_networks(settings) else 0
+    on_demo = settings.data.root is None and data_root(settings) == DEMO
+    by_itself = DEMO_TRIALS if on_demo and space and has_networks(settings) else 0
     return SearchPlan(
         trials=by_itself if tune.trials is None else tune.trials,
         space=space,

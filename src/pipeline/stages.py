@@ -10,8 +10,7 @@ from src.base.errors import Stopped, guarded
 from src.base.stopping import children_without_interrupts
 from src.pipeline import budget, outputs
 from src.pipeline.artefacts import Artefact, outdated, tree_signature
-from src.pipeline.resolved import folds_of, has_networks, planned, search_plan, tuned
-from src.settings.embedded_demo import on_demo
+from src.pipeline.resolved import DEMO, data_root, folds_of, has_networks, planned, search_plan, tuned
 from src.settings.load import as_arguments, load
 from src.settings.schema import Settings
 
@@ -54,7 +53,7 @@ def ensure_inputs(settings: Settings, stage: str) -> None:
     """
     tree_signature.cache_clear()
     for earlier in STAGES[: STAGES.index(stage)]:
-        no_demo_yet = on_demo(settings) and not outputs.demo().record()
+        no_demo_yet = data_root(settings) == DEMO and settings.data.root is None and not outputs.demo().record()
         if no_demo_yet or any(outdated(artefact, code=False) for artefact in outputs_of(earlier, settings)):
             print(f"{stage}: needs {earlier} first", flush=True)
             _run_stage(earlier, settings)

@@ -19,10 +19,9 @@ from src.data.readers.registry import read_dataset
 from src.data.table import Rejection, drop_wordless, for_training
 from src.data.view import needed_short_side
 from src.pipeline import outputs
-from src.pipeline.resolved import data_root, folds_of, has_networks
+from src.pipeline.resolved import DEMO, data_root, folds_of, has_networks
 from src.pipeline.runs import fold_folder, marker_of, rejected_path, run_folder
 from src.pipeline.trained_runs import joined
-from src.settings.embedded_demo import on_demo
 from src.settings.schema import Settings
 from src.submission.form import read_form
 
@@ -38,7 +37,7 @@ def preflight_faults(settings: Settings) -> list[str]:
     """
     faults, photos = _raised(require_writable, Path(settings.run.root), "run.root"), 0
     faults += _raised(require_writable, Path(settings.run.submissions), "run.submissions")
-    if not on_demo(settings):
+    if settings.data.root is not None or data_root(settings) != DEMO:
         data_faults, photos = _data_faults(settings)
         faults += data_faults
     faults += _raised(_check_named_runs, settings)

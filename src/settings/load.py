@@ -12,12 +12,12 @@ import yaml
 from pydantic import ValidationError
 
 from src.base.files import write_text
-from src.settings.embedded_demo import DEMO_FOLDS, DEMO_SPACE, on_demo
 from src.settings.former_names import FORMER_KEYS, REMOVED, present_name
 from src.settings.keys import all_settings, assemble, contradiction, defaults, flatten, groups
 from src.settings.planning import planned_keys
 from src.settings.schema import Settings
 from src.settings.search_space import read_space
+from src.settings.tuning import DEMO_SPACE
 from src.settings.yaml_files import as_text, read_yaml, refuse
 
 Given = tuple[str, str, str]
@@ -189,10 +189,7 @@ def load(
     Prints the help and exits 0 for --help. Raises ConfigError (exit code 2) after one line for anything wrong.
     """
     arguments = read_arguments(argv, stage, description, options)
-    given = [*arguments.name, *arguments.config, *arguments.line]
-    settings = build(given)
-    if on_demo(settings) and not any(key.startswith("split.") for key, _, _ in given):
-        settings = build(given, {"split.folds": DEMO_FOLDS})
+    settings = build([*arguments.name, *arguments.config, *arguments.line])
     settings = narrow_search(settings, DEMO_SPACE, arguments.line)
     return _keep_given(settings, [*arguments.config, *arguments.line]), arguments.options
 
@@ -222,9 +219,8 @@ def changed(settings: Settings, values: Mapping[str, Any], origin: str) -> Setti
 
 
 def _differing(settings: Settings) -> dict[str, Any]:
-    """What differs from the defaults, and what would else follow from the name of a file, or be the demo's."""
-    named = ("run.name", "split.folds")
-    return {k: v for k, v in flatten(settings).items() if v != defaults()[k] or k in named}
+    """What differs from the defaults, and run.name, which would else follow from the name of a file."""
+    return {k: v for k, v in flatten(settings).items() if v != defaults()[k] or k == "run.name"}
 
 
 def as_arguments(settings: Settings) -> list[str]:

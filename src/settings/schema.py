@@ -87,8 +87,7 @@ class SplitSettings:
     """Folds for validation."""
 
     folds: Annotated[int, Field(ge=2, le=1000)] = 4
-    """Number of folds; each is validated once by a model trained on the others. The embedded demo's are 3, where no
-    setting of split is given."""
+    """Number of folds; each is validated once by a model trained on the others."""
     seed: NonNegativeInt = 0
     """Seed of the assignment, apart from run.seed, so that runs with other seeds share folds."""
     holdout: Annotated[float, Field(ge=0.001, le=0.9)] | None = None

@@ -7,6 +7,14 @@ from pydantic.dataclasses import dataclass
 
 from src.settings.fields import STRICT, PositiveInt, RuntimeOnly
 
+DEMO_SPACE = {
+    "optim.lr": {"low": 5e-4, "high": 3e-3, "log": True},
+    "decoder.dropout": {"low": 0.1, "high": 0.5},
+    "loss.mos_weight": {"low": 0.5, "high": 4.0, "log": True},
+}
+"""Searched where tune.space is not given."""
+DEMO_TRIALS = 2
+"""Of the demo where tune.trials is not given; the first has the settings as they are."""
 DECODING_SPACE: dict[str, dict] = {
     "decoding.beam": {"low": 1, "high": 6},
     "decoding.length_penalty": {"low": 0.0, "high": 1.5},

@@ -104,19 +104,6 @@ def test_saved_settings_and_arguments_come_back_equal(tmp_path):
     assert read("--config", str(tmp_path / "another.yaml")).run.name == "demo", "not the name of the file"
 
 
-def test_the_demo_has_three_folds_where_no_setting_of_split_is_given(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert read().split.folds == 3 and read(*as_arguments(read())) == read()
-    four = read("split.folds=4")
-    assert four.split.folds == 4 and read(*as_arguments(four)) == four
-    (tmp_path / "four.yaml").write_text(as_yaml(four))
-    assert read("--config", "four.yaml").split.folds == 4
-    assert read("split.seed=1").split.folds == read("data.root=elsewhere").split.folds == 4
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "train.csv").touch()
-    assert read().split.folds == 4
-
-
 def test_what_changes_results_is_marked():
     keys = changing(Settings()).keys()
     assert {"optim.lr", "run.seed", "run.threads", "view.size", "split.folds"} <= keys
@@ -124,14 +111,13 @@ def test_what_changes_results_is_marked():
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_loads_and_holds_only_what_differs(path, monkeypatch, tmp_path):
+def test_every_config_loads_and_holds_only_what_differs(path):
     settings, default = flatten(read("--config", str(path))), flatten(Settings())
     text = path.read_text()
     assert settings["run.name"] == path.stem
     assert "ublished figure" in text and text.startswith("# ")
     if path.stem == "demo":
-        monkeypatch.chdir(tmp_path)  # where there are no data, it is what runs without a configuration
-        assert settings == flatten(read()) == default | {"split.folds": 3}
+        assert settings == default
     else:
         assert not [key for key, _ in read_yaml(str(path)) if settings[key] == default[key]]
 
