@@ -27,6 +27,8 @@ FROM_VIEWS = (
     "encoder.long_side=null", "encoder.mirrored=false", "encoder.levels=false", "augment.flip=0", "augment.crop=0",
 )  # fmt: skip
 """As the others have it: the pooled features or the grid of the view, as it is."""
+FROM_FC = ("train.start_from=fc", "self_critical.from_epoch=0", "train.epochs=20")
+"""What 20 epochs add to a finished `fc`, as the configurations say."""
 SYSTEMS = {
     "googlenet_gru_128": FROM_VIEWS,
     "mobilenet_gru_128": FROM_VIEWS,
@@ -36,13 +38,13 @@ SYSTEMS = {
     "show_attend_tell": ("encoder.frozen_epochs=0", *FROM_VIEWS),
     "attention_gru": (),
     "fc": (),
-    "fc_scst": (),
-    "fc_nsc": (),
     "updown": ("view.size=224",),  # the grid in place of a detector's regions
     "transformer": (),
     "mask_predict": (),
     "ctc_mask_predict": (),
     "demo": (),
+    "fc_scst": FROM_FC,
+    "fc_nsc": FROM_FC,  # last: fc is finished by then
 }
 """Settings of each beside those in common."""
 
