@@ -186,11 +186,13 @@ def evaluate_files(
     pairs = pair(read_predictions(predictions), read_references(references))
     training = [list(texts) for texts in read_references(train).captions.values() if texts] if train else []
     with thread_pool(1) as executor:
+        # while METEOR is waited for
         waiting = executor.submit(mos_block, pairs.mos_pred, pairs.mos_truth, metric.bootstrap, seed)
+        of_captions = executor.submit(caption_diagnostics, pairs.candidates) if pairs.candidates else None
         caption, baseline = _evaluate_captions(pairs, training, metric, seed)
         mos = waiting.result()
     diagnostics = {
-        "captions": caption_diagnostics(pairs.candidates) if caption else None,
+        "captions": of_captions.result() if of_captions else None,
         "mos": mos_diagnostics(pairs.mos_pred, pairs.mos_truth) if mos else None,
     }
     return evaluation_report(mos, caption, {"mos": None, **baseline}, diagnostics, pairs.notes)
