@@ -50,6 +50,7 @@ class Rows:
         return {"row": int(index.rows[0])}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_failed_loader_process_loses_no_batch(fault, monkeypatch, capsys):
     monkeypatch.setattr(loading, "LONGEST_WAIT", 2 if "within" in FAULTS[fault][2] else 50)

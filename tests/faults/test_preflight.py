@@ -145,6 +145,7 @@ def test_a_disk_without_room_for_what_a_run_writes(place, capsys, monkeypatch):
     assert exit_code(preprocess, "--check", *TINY) == 1 and "make room" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("limit", "size", "largest"), [(6000, 1024, "0.0283"), (100, 32, "0.00606")])
 def test_a_limit_of_a_file_s_size_that_is_too_small(place, limit, size, largest):
     check = [sys.executable, "-m", "src.preprocess", "--check", "data.root=data", *TINY, f"view.size={size}"]

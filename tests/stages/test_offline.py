@@ -88,6 +88,7 @@ def test_a_folder_runs_without_network(competition, tmp_path):
         assert len(list(csv.DictReader(file))) == 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("settings", "message"), [
     (["encoder.name=captioner", "decoder.name=git", "decoder.weights=somebody/git"],
      "decoder.weights=somebody/git is no folder here and could not be fetched"),
