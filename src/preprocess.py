@@ -13,7 +13,7 @@ from pathlib import Path
 
 from src.base.csv_files import read_rows
 from src.base.errors import InputError, guarded
-from src.base.files import read_json, require_writable, write_bytes
+from src.base.files import read_json, require_writable, write_bytes, write_text
 from src.base.hub_models import captioner_tokens, model_folder
 from src.base.machine import usable_processes
 from src.base.text import one_line
@@ -159,7 +159,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             from src.data.labels import EncodedCaptions
             from src.data.table import load_table
             from src.data.vocabulary import Subwords, Vocabulary, tokenize
-            from src.metrics.paraphrases import write_words
 
             table = load_table(photos(settings).folder / "photos.jsonl")
             # of the training part alone: words that only validation or test photos have are <unk> to every captioner
@@ -172,8 +171,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             words.save(work.folder / "vocabulary.json")
             EncodedCaptions.of(table["captions"], words).save(work.folder / "captions.npz")
             # references of any part are scored, divided at apostrophes and into "gon na" as here
-            scored = table["captions"].explode().dropna().tolist()
-            write_words(work.folder, [*scored, *(" ".join(tokenize(caption)) for caption in scored)])
+            scored = table["captions"].explode().dropna()
+            distinct = {word for caption in scored for word in [*caption.split(), *tokenize(caption)]}
+            write_text(work.folder / "words.txt", "\n".join(sorted(distinct)) + "\n")
             work.outputs += ["vocabulary.json", "captions.npz"]
 
 

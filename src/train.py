@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         print("\n".join(f"train: {line}" for line in describe(estimate(settings), settings)), flush=True)
         return
-    given = searched = settings
+    requested = searched = settings
     if os.environ.get("RANK", "0") == "0":
         ensure_inputs(settings, "train")
         searched, settings = planned(settings), tuned(settings)
@@ -155,8 +155,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if ranks.main and notice(settings, ranks):
         print(f"train: {notice(settings, ranks)}", flush=True)
     features = cached_features(settings, ranks)
-    if given.run.minutes:
-        settings = ranks.broadcast(tuned(keep_pace(given, "train")) if ranks.main else None)
+    if requested.run.minutes:
+        settings = ranks.broadcast(tuned(keep_pace(requested, "train")) if ranks.main else None)
     if run_side_by_side("train", settings, [k for k in missing if k not in taken], ["--fresh"] * options.fresh):
         missing = taken
         if not missing:

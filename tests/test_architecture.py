@@ -20,7 +20,7 @@ FLOORS = [
     {"reports", "serving"},
     COMMANDS,
 ]
-MOST_EDGES = 125
+MOST_EDGES = 124
 HEAVY = {"torch", "torchvision", "timm", "pandas", "numpy", "scipy", "sklearn", "albumentations", "cv2", "matplotlib"}
 HEAVY |= {"optuna", "PIL", "nltk", "pycocoevalcap", "skimage", "tensorboard"}
 LIGHT_ROOMS = {"base", "settings", "pipeline"}

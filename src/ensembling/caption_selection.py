@@ -27,7 +27,6 @@ from src.metrics.caption_scores import CaptionScores, tokenize
 from src.metrics.constant_caption import constant_sentence, constant_sentences
 from src.metrics.meteor import CachedMeteor
 from src.pipeline import outputs
-from src.pipeline.trained_runs import joined
 from src.settings.schema import CaptionWeights, Settings
 
 NO_CAPTION = "no comment"
@@ -106,7 +105,7 @@ def ensemble_captions(
     candidates: of the runs that wrote captions. table: of all photos [N]. fold: [N], TEST for test photos. searched:
     the captions [N] by the first run's own search. constants: as for `fill_empty`. scratch: as for `gather_evidence`.
     """
-    meteor.shared_meteor(outputs.vocabulary(joined(settings)[0]).folder)  # starts while the captions are tokenised
+    meteor.shared_meteor(outputs.caption_words(settings))  # starts while the captions are tokenised
     greedy = {row: text for texts in candidates[0].greedy.values() for row, text in texts.items() if fold[row] != TEST}
     people = [
         list(group) if training else [] for group, training in zip(table["captions"], for_training(table), strict=True)

@@ -117,7 +117,7 @@ def scoring_processes(photos: int) -> Iterator[Scoring]:
 
 def _scored(pickled: bytes, function: Callable, *arguments: Any) -> Any:
     """What the function returns in a worker process, which reads the same scorer only once."""
-    global _scorer  # noqa: PLW0603
+    global _scorer
     if _scorer is None or _scorer[0] != pickled:
         _scorer = pickled, pickle.loads(pickled)
     return function(_scorer[1], *arguments)

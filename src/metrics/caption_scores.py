@@ -40,14 +40,14 @@ def tokenize(captions: list[list[str]]) -> list[list[str]]:
     from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS
 
     removed = frozenset(PUNCTUATIONS)
-    lines = iter(_known_or_asked([collapse(text) for group in captions for text in group]))
+    lines = iter(_tokenized_lines([collapse(text) for group in captions for text in group]))
     return [
         [" ".join(word for word in next(lines).rstrip().split(" ") if word not in removed) for _ in group]
         for group in captions
     ]
 
 
-def _known_or_asked(lines: list[str]) -> list[str]:
+def _tokenized_lines(lines: list[str]) -> list[str]:
     """As `_ptb`. What captioners write is made of plain words, which the tokenizer leaves as they are in any sentence
     where it does so with each alone ("cannot" is none of them): it is asked once for each word."""
     if len(_answers) > _MOST_ANSWERS:
@@ -55,7 +55,7 @@ def _known_or_asked(lines: list[str]) -> list[str]:
     plain = {line: line.split(" ") for line in lines if _PLAIN.fullmatch(line)}
     asked = dict.fromkeys(word for words in plain.values() for word in words)
     asked |= dict.fromkeys(line for line in lines if line not in plain)
-    answers = {text: known for text in asked if (known := _answers.get(text)) is not None}
+    answers = {text: tokens for text in asked if (tokens := _answers.get(text)) is not None}
 
     def ask(texts: list[str]) -> None:
         answers.update(zip(texts, _ptb(texts) if texts else [], strict=True))

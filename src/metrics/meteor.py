@@ -53,14 +53,14 @@ def meteor_score(stats: np.ndarray) -> np.ndarray:
 _shared: "Meteor | None" = None
 
 
-def shared_meteor(folder: Path | None = None) -> "Meteor":
+def shared_meteor(words: Path | None = None) -> "Meteor":
     """The one METEOR process of this program; the first call starts it in the background.
 
-    folder: where `write_words` wrote the words that it is to match; where there are none it loads all its tables.
+    words: a file of the words that it is to match, as preprocess writes it; without one it loads all its tables.
     """
     global _shared
     if _shared is None:
-        _shared = Meteor(*((folder and paraphrases_of(folder)) or ()))
+        _shared = Meteor(*((words and paraphrases_of(words)) or ()))
     return _shared
 
 
@@ -78,7 +78,7 @@ class MeteorCounter(Protocol):
 
 
 class Meteor:
-    """The METEOR process. It starts in the background; loading all its tables takes 5 to 15 s and 0.6 GB.
+    """The METEOR process. It starts in the background; loading all its tables takes 5 to 15 s and 0.5 GB.
 
     The first call of `stats` waits for it. Safe to use from several threads; a process that died is restarted
     once per call. It ends with the program, even a killed one: its standard input closes.

@@ -39,13 +39,13 @@ class Blip(LargeDecoder):
     def layer(
         self, layer: Any, words: torch.Tensor, cache: KeyValueCache, memory: AttentionMemory, weigh: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None, KeyValueCache]:
-        own, other = layer.attention, layer.crossattention
-        dropout = own.self.dropout.p if self.training else 0.0
-        new = own.self.key(words), own.self.value(words)
-        attended, cache = self.attend_to_words(own.self.query(words), new, cache, self.scale, dropout)
-        words = own.output(attended, words)
-        attended, weights = self.attend_to_photo(other.self.query(words), memory, self.scale, dropout, weigh)
-        return layer.feed_forward_chunk(other.output(attended, words)), weights, cache
+        self_attention, cross_attention = layer.attention, layer.crossattention
+        dropout = self_attention.self.dropout.p if self.training else 0.0
+        new = self_attention.self.key(words), self_attention.self.value(words)
+        attended, cache = self.attend_to_words(self_attention.self.query(words), new, cache, self.scale, dropout)
+        words = self_attention.output(attended, words)
+        attended, weights = self.attend_to_photo(cross_attention.self.query(words), memory, self.scale, dropout, weigh)
+        return layer.feed_forward_chunk(cross_attention.output(attended, words)), weights, cache
 
     def own_logits(self, words: torch.Tensor) -> torch.Tensor:
         return self.head(words)
@@ -78,14 +78,14 @@ class VitGpt2(LargeDecoder):
     def layer(
         self, layer: Any, words: torch.Tensor, cache: KeyValueCache, memory: AttentionMemory, weigh: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None, KeyValueCache]:
-        own, other = layer.attn, layer.crossattention
-        dropout = own.attn_dropout.p if self.training else 0.0
-        query, *new = own.c_attn(layer.ln_1(words)).chunk(3, dim=2)
-        attended, cache = self.attend_to_words(query, tuple(new), cache, own.scaling, dropout)
-        words = words + own.resid_dropout(own.c_proj(attended))
-        query = other.q_attn(layer.ln_cross_attn(words))
-        attended, weights = self.attend_to_photo(query, memory, other.scaling, dropout, weigh)
-        words = words + other.resid_dropout(other.c_proj(attended))
+        self_attention, cross_attention = layer.attn, layer.crossattention
+        dropout = self_attention.attn_dropout.p if self.training else 0.0
+        query, *new = self_attention.c_attn(layer.ln_1(words)).chunk(3, dim=2)
+        attended, cache = self.attend_to_words(query, tuple(new), cache, self_attention.scaling, dropout)
+        words = words + self_attention.resid_dropout(self_attention.c_proj(attended))
+        query = cross_attention.q_attn(layer.ln_cross_attn(words))
+        attended, weights = self.attend_to_photo(query, memory, cross_attention.scaling, dropout, weigh)
+        words = words + cross_attention.resid_dropout(cross_attention.c_proj(attended))
         return words + layer.mlp(layer.ln_2(words)), weights, cache
 
     def own_logits(self, words: torch.Tensor) -> torch.Tensor:

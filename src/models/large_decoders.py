@@ -34,7 +34,8 @@ class LargeDecoder(CachedDecoder):
     heads: int
     positions: int
     """Tokens of the longest caption that it has learned places for, START among them."""
-    own: torch.Tensor
+    published_ids: torch.Tensor
+    """Of our tokens, in the published vocabulary."""
     offset: torch.Tensor
     checkpointed: bool = False
     """Whether activations inside the layers are computed again in the backward pass."""
@@ -42,10 +43,10 @@ class LargeDecoder(CachedDecoder):
     def __init__(self, special: Sequence[int], size: int):
         super().__init__()
         order, offset = token_order(special, size), torch.zeros(size + len(special) - len(set(special)))
-        for place, own in enumerate(special):
-            if place != END and own in (special[END], *special[:place]):
+        for place, token in enumerate(special):
+            if place != END and token in (special[END], *special[:place]):
                 offset[place] = -_AS_GOOD_AS_NEVER
-        self.register_buffer("own", torch.tensor(order), persistent=False)
+        self.register_buffer("published_ids", torch.tensor(order), persistent=False)
         self.register_buffer("offset", offset, persistent=False)
 
     @abstractmethod
@@ -63,13 +64,14 @@ class LargeDecoder(CachedDecoder):
         """The output layer [..., V] of the last layer's words, in the order of the model's own tokens."""
 
     def logits(self, words: torch.Tensor) -> torch.Tensor:
-        return self.own_logits(words).index_select(-1, self.own) + self.offset
+        return self.own_logits(words).index_select(-1, self.published_ids) + self.offset
 
     def run(
         self, tokens: torch.Tensor, state: TransformerState
     ) -> tuple[torch.Tensor, torch.Tensor, tuple[KeyValueCache, ...]]:
         first = state.cache[0][0].shape[2]
-        words = self.embed(self.own[tokens], torch.arange(first, first + tokens.shape[1], device=tokens.device))
+        places = torch.arange(first, first + tokens.shape[1], device=tokens.device)
+        words = self.embed(self.published_ids[tokens], places)
         weights, caches = None, []
         for layer, cache, memory in zip(self.layers, state.cache, state.memory, strict=True):
             arguments = layer, words, cache, memory, layer is self.layers[-1]

@@ -103,8 +103,8 @@ def learned_state(module: nn.Module) -> dict[str, torch.Tensor]:
 
 def with_published(state: dict[str, torch.Tensor], module: nn.Module) -> dict[str, torch.Tensor]:
     """The `learned_state` of a module like this one, with what this one keeps as published."""
-    own = module.state_dict()
-    return {**state, **{name: own[name] for name in published_names(module)}}
+    present = module.state_dict()
+    return {**state, **{name: present[name] for name in published_names(module)}}
 
 
 def share_published(copied: nn.Module, original: nn.Module) -> None:

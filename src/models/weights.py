@@ -139,14 +139,17 @@ def _misfit(
     backbone: nn.Module, weights: dict[str, torch.Tensor], reason: str, missing: list[str], foreign: list[str]
 ) -> str:
     """Why the weights are those of another network. reason: what timm said where it gave up, then by name."""
-    own = {name: value for name, value in backbone.state_dict().items() if not name.endswith("num_batches_tracked")}
+    state = {name: value for name, value in backbone.state_dict().items() if not name.endswith("num_batches_tracked")}
     if reason:
-        missing, foreign = [name for name in own if name not in weights], [name for name in weights if name not in own]
-    misshapen = [name for name in own if name in weights and weights[name].shape != own[name].shape] if reason else []
+        missing = [name for name in state if name not in weights]
+        foreign = [name for name in weights if name not in state]
+    misshapen = (
+        [name for name in state if name in weights and weights[name].shape != state[name].shape] if reason else []
+    )
     example = ", ".join([*missing, *misshapen, *foreign][:3]) or reason
-    likely, fitting = looks_like(weights), len(own) - len(missing) - len(misshapen)
+    likely, fitting = looks_like(weights), len(state) - len(missing) - len(misshapen)
     return (
-        f"encoder.weights do not fit the encoder of {len(own)} tensors: {fitting} fit, {len(missing)} of its "
+        f"encoder.weights do not fit the encoder of {len(state)} tensors: {fitting} fit, {len(missing)} of its "
         f"tensors are not in the file, {len(misshapen)} have another shape there and "
         f"{len(foreign)} of the file's {len(weights)} have no place (first: {example}); "
         + (f"the file looks like that of encoder.name={likely}" if likely else "give that encoder's own file")

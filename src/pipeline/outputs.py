@@ -66,6 +66,11 @@ def vocabulary(settings: Settings) -> Artefact:
     return _cached(settings, "preprocess", "vocabulary", _part(settings, "vocabulary"), inputs)
 
 
+def caption_words(settings: Settings) -> Path:
+    """The file of the words of all captions, beside the vocabulary; runs that are joined have the first one's."""
+    return vocabulary(joined(settings)[0]).folder / "words.txt"
+
+
 def folds(settings: Settings) -> Artefact:
     """folds.csv, made by split."""
     return _cached(settings, "split", "folds", _part(settings, "split"), {"photos": outputs_digest(photos(settings))})

@@ -177,8 +177,8 @@ def training_section(run: Path, folds: list[int]) -> Section | None:
     except InputError:  # a fold without an epoch, which predict will tell of
         return None
     charts = [_curves(panel, series) for panel in PANELS if any(fold.keys() & panel.lines.keys() for fold in series)]
-    several = f"each of {len(series)} folds thin, their mean thick" if len(series) > 1 else "one fold"
-    return Section("training", "Training", [Sentence(f"By epoch; {several}."), Charts(charts)]) if charts else None
+    lines = f"each of {len(series)} folds thin, their mean thick" if len(series) > 1 else "one fold"
+    return Section("training", "Training", [Sentence(f"By epoch; {lines}."), Charts(charts)]) if charts else None
 
 
 def _curves(panel: Panel, folds: list[Series]) -> Chart:

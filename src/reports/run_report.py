@@ -20,7 +20,6 @@ from src.metrics.file_evaluation import read_references
 from src.metrics.report import caption_block, evaluation_report, mos_block, summary
 from src.metrics.spice import spice
 from src.pipeline import outputs, resolved
-from src.pipeline.trained_runs import joined
 from src.settings.schema import Settings
 
 BASELINE = "ridge"
@@ -69,7 +68,7 @@ def score_run(settings: Settings, tables: RunTables) -> tuple[dict, pd.DataFrame
     And the scores of each out-of-fold caption, None without captions.
     """
     if settings.task != "mos":
-        meteor.shared_meteor(outputs.vocabulary(joined(settings)[0]).folder)  # starts while the MOS are scored
+        meteor.shared_meteor(outputs.caption_words(settings))  # starts while the MOS are scored
     table, written = (
         tables.photos.set_index("photo_id"),
         read_json(outputs.ensemble(settings).folder / "constants.json"),

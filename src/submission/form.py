@@ -34,7 +34,7 @@ class Form:
     names: tuple[str, ...]
     low: float
     high: float
-    given: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    further_columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The cells of the columns that are not predicted."""
     photos: Mapping[str, str] = field(default_factory=dict)
     """The photo_id of each name that is spelled otherwise here."""
@@ -83,16 +83,17 @@ def _organisers_form(root: Path, task: str) -> Form:
             f"{', '.join(map(shown, odd[:_SHOWN]))}); get the organiser's files again"
         )
     columns = tuple(rows[0].cells) if rows else (NAME, *ANSWERS)
-    given = {column: tuple(row.cells[column] for row in rows) for column in columns if column not in (NAME, *ANSWERS)}
+    further = [column for column in columns if column not in (NAME, *ANSWERS)]
+    cells = {column: tuple(row.cells[column] for row in rows) for column in further}
     other = {name: photos[name.strip()] for name in names if name != photos[name.strip()]}
-    return Form(columns, tuple(names), low, high, given, other)
+    return Form(columns, tuple(names), low, high, cells, other)
 
 
 def write_submission(path: Path, form: Form, predictions: Path) -> None:
     """Fill the form in: UTF-8, MOS with four decimals. predictions: the table of every photo's MOS and caption."""
     table = read_predictions(predictions).rename(columns={"caption": "comments"}).set_index("photo_id")
     table = table.loc[[form.photos.get(name, name) for name in form.names]]
-    cells = {NAME: form.names, **{column: table[column].to_numpy() for column in ANSWERS}, **form.given}
+    cells = {NAME: form.names, **{column: table[column].to_numpy() for column in ANSWERS}, **form.further_columns}
     filled = pd.DataFrame({column: cells[column] for column in form.columns})
     write_text(path, filled.to_csv(index=False, lineterminator="\n", float_format="%.4f"))
 
@@ -121,12 +122,12 @@ def check_submission(path: Path, form: Form, name: str) -> None:
         captions = [(row.cells[NAME], row.cells["comments"]) for row in rows]
         faults += _listed("empty captions", [name for name, caption in captions if not caption.strip()])
         faults += _listed("captions with <unk>", [name for name, caption in captions if "<unk>" in caption])
-    for column, cells in form.given.items():
-        given = dict(zip(form.names, cells, strict=True))
+    for column, cells in form.further_columns.items():
+        organisers = dict(zip(form.names, cells, strict=True))
         changed = [
-            f"{shown(photo)} ({row.cells[column]!r}, not {given[photo]!r})"
+            f"{shown(photo)} ({row.cells[column]!r}, not {organisers[photo]!r})"
             for photo, row in zip(names, rows, strict=True)
-            if photo in given and row.cells.get(column, given[photo]) != given[photo]
+            if photo in organisers and row.cells.get(column, organisers[photo]) != organisers[photo]
         ]
         faults += _listed(f"cells of column {column or 'without a name'} that are not the form's", changed)
     if faults:

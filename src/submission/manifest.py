@@ -58,7 +58,7 @@ def hashes(artefact: Artefact) -> dict[str, str]:
 
 def form_digest(form: Form) -> str:
     """SHA-256 of a submission's columns, photos and given cells, in their order."""
-    return digest_of([form.columns, form.names, *([dict(form.given)] if form.given else [])])
+    return digest_of([form.columns, form.names, *([dict(form.further_columns)] if form.further_columns else [])])
 
 
 def _run(settings: Settings) -> dict:

@@ -137,8 +137,8 @@ def shutdown(ranks: Ranks) -> None:
 
 def replicate(module: nn.Module, settings: Settings, ranks: Ranks) -> nn.Module:
     """The module on every GPU that parallel=dp may use, each taking a part of the batch."""
-    several = ranks.device.type == "cuda" and ranks.world_size == 1 and torch.cuda.device_count() > 1
-    return nn.DataParallel(module) if settings.parallel == "dp" and several else module
+    other_gpus = ranks.device.type == "cuda" and ranks.world_size == 1 and torch.cuda.device_count() > 1
+    return nn.DataParallel(module) if settings.parallel == "dp" and other_gpus else module
 
 
 def wrap(task: nn.Module, settings: Settings, ranks: Ranks) -> nn.Module:

@@ -20,7 +20,6 @@ class FoldData:
 
     targets: `labels` with the captions to train on, a teacher's where there is one. train_rows, validation_rows: int64
     indices into both. references: captions of validation_rows. channel_mean, channel_std: of the pixels, in [0, 1].
-    vocabulary_folder: where preprocess wrote the vocabulary.
     """
 
     labels: Labels
@@ -31,7 +30,6 @@ class FoldData:
     references: list[tuple[str, ...]]
     channel_mean: tuple[float, ...]
     channel_std: tuple[float, ...]
-    vocabulary_folder: Path
 
     def labelled(self, task: str) -> np.ndarray:
         """Those of train_rows that have a label of the task."""
@@ -98,5 +96,4 @@ def read_fold(
         table["captions"].iloc[validation_rows].tolist(),
         tuple(channels["mean"]),
         tuple(max(value, 1e-3) for value in channels["sd"]),  # a data set of one colour has none
-        vocabulary,
     )

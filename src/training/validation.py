@@ -9,6 +9,7 @@ from src.metrics.caption_scores import score_captions
 from src.metrics.competition_score import caption_score
 from src.metrics.mos_score import is_measurable, mos_score
 from src.metrics.word_error_rate import error_rate, word_errors
+from src.pipeline import outputs
 from src.settings.schema import Settings
 from src.training.distributed import Ranks, replicate
 from src.training.fold_data import FoldData
@@ -27,7 +28,7 @@ class Validator:
         self.captioned = [row for row, has_captions in zip(self.rows, captioned, strict=True) if has_captions]
         """Photos without a caption are not decoded: nothing would be scored."""
         if ranks.main and self.captioned:
-            meteor.shared_meteor(data.vocabulary_folder)  # starts while the first epoch is trained
+            meteor.shared_meteor(outputs.caption_words(settings))  # starts while the first epoch is trained
 
     def __call__(self) -> dict[str, float]:
         """The scores by name, captions decoded without the references; the same on all processes."""

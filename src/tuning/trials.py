@@ -90,7 +90,7 @@ class TrainingObjective:
         self.settings, self.objective, self.folds, self.folder = settings, objective, folds, folder
         if settings.task != "mos":
             # a Java that cannot start ends the search, and fails no trial
-            meteor.shared_meteor(outputs.vocabulary(settings).folder)
+            meteor.shared_meteor(outputs.caption_words(settings))
         self.ranks = init_ranks()
 
     def __call__(self, claim: Claim) -> list[float]:
@@ -159,7 +159,7 @@ class DecodingObjective:
         self.references = self.labels(folds).references
         if not self.references:
             raise InputError("--stage decode: the validation photos have no captions to compare with")
-        meteor.shared_meteor(outputs.vocabulary(settings).folder)  # starts while the first captions are decoded
+        meteor.shared_meteor(outputs.caption_words(settings))  # starts while the first captions are decoded
 
     def __call__(self, claim: Claim) -> list[float]:
         """The caption score."""

@@ -51,7 +51,7 @@ def made_up(folder: Path, size: int, photos: int = PHOTOS) -> FoldData:
     labels = Labels(folder / "pixels.npy", rng.normal(5, 1, photos).astype(np.float32), tokens, starts, firsts)
     words = Vocabulary(("<pad>", "<start>", "<end>", "<unk>", *(f"w{i}" for i in range(WORDS - 4))), (0,) * WORDS)
     rows = np.arange(photos)
-    return FoldData(labels, labels, words, rows, rows[:1], [()], (0.5,) * 3, (0.25,) * 3, Path())
+    return FoldData(labels, labels, words, rows, rows[:1], [()], (0.5,) * 3, (0.25,) * 3)
 
 
 def compare(settings: Settings, device: torch.device, photos: int = PHOTOS, epochs: int = EPOCHS) -> Compared:

@@ -14,7 +14,7 @@ from src.metrics.bootstrap import interval
 from src.metrics.caption_scores import collapse, score_captions, tokenize
 from src.metrics.competition_score import caption_score, resampled_caption_scores
 from src.metrics.meteor import STATS, Meteor, meteor_score, shared_meteor
-from src.metrics.paraphrases import all_paraphrases, paraphrases_of, write_words
+from src.metrics.paraphrases import all_paraphrases, paraphrases_of
 from src.metrics.rouge import rouge_l
 from src.settings.schema import CaptionWeights
 from tests.helpers.official_scores import official_scores
@@ -203,7 +203,7 @@ def test_java_is_asked_for_nothing_twice_and_not_for_sentences_of_words_that_it_
     assert tokenize([spoken[:3]]) == [["a dog can not swim", "a dog swims", "we 're gon na see it 's 3.5 m high"]]
     assert asked == [["a", "dog", "cannot", "swim", "swims", spoken[2]], spoken[:1]]
     expected = [line.rstrip() for line in standing_tokenizer(spoken)]
-    assert [line.rstrip() for line in caption_scores._known_or_asked(spoken)] == expected
+    assert [line.rstrip() for line in caption_scores._tokenized_lines(spoken)] == expected
     asked.clear()
     assert tokenize([["the dog swims", spoken[2], "a dog swims etc"]])[0][0] == "the dog swims" and asked == []
 
@@ -229,8 +229,8 @@ def test_a_table_for_the_words_of_captions_gives_the_counts_of_the_whole_one(met
     pairs = [([one], other) for one in tokens for other in tokens]
     references, candidates = [list(each) for each in zip(*pairs, strict=True)]
     expected = meteor.stats(references, candidates)
-    write_words(tmp_path, [*SENTENCES, "gon na"])
-    table, words = paraphrases_of(tmp_path)
+    (file := tmp_path / "words.txt").write_text("\n".join([*SENTENCES, "gon na"]))
+    table, words = paraphrases_of(file)
     assert table.stat().st_size < all_paraphrases().stat().st_size / 100
     with contextlib.closing(Meteor(table, words)) as quick:
         assert np.array_equal(quick.stats(references, candidates), expected)
@@ -243,15 +243,16 @@ def test_a_table_for_the_words_of_captions_gives_the_counts_of_the_whole_one(met
 def test_a_table_is_made_once_and_again_where_it_is_damaged_or_for_other_words(tmp_path, monkeypatch):
     whole = paraphrases(tmp_path)
     monkeypatch.setattr("src.metrics.paraphrases.all_paraphrases", lambda: whole)
-    assert paraphrases_of(tmp_path) is None, "no words are known"
-    write_words(tmp_path, ["A nice photo,", "that's lovely"])
-    table, words = paraphrases_of(tmp_path)
+    file = tmp_path / "words.txt"
+    assert paraphrases_of(file) is None
+    file.write_text("A nice photo,\nthat's lovely\n")
+    table, words = paraphrases_of(file)
     assert words == {b"a", b"nice", b"photo", b"that", b"s", b"lovely"}
     made, content = table.stat().st_mtime_ns, table.read_bytes()
     assert gzip.decompress(content) == gzip.decompress(whole.read_bytes())
-    assert paraphrases_of(tmp_path)[0].stat().st_mtime_ns == made
+    assert paraphrases_of(file)[0].stat().st_mtime_ns == made
     table.write_bytes(content[:-9])
-    assert paraphrases_of(tmp_path)[0].read_bytes() == content
-    write_words(tmp_path, ["a nice photo"])
-    other = paraphrases_of(tmp_path)[0]
+    assert paraphrases_of(file)[0].read_bytes() == content
+    file.write_text("a nice photo")
+    other = paraphrases_of(file)[0]
     assert other != table and not gzip.decompress(other.read_bytes())

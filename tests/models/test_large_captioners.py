@@ -242,5 +242,5 @@ def test_a_token_that_stands_for_several_counts_once():
         decoder = Only(special, 9)
         ours = decoder.logits(own).log_softmax(-1)
         assert ours.shape[1] == 9 + 4 - len(set(special)) and ours.isfinite().all()
-        torch.testing.assert_close(ours[:, [END, *range(4, ours.shape[1])]],
-                                   own.log_softmax(-1)[:, decoder.own[[END, *range(4, ours.shape[1])]]])  # fmt: skip
+        words = [END, *range(4, ours.shape[1])]
+        torch.testing.assert_close(ours[:, words], own.log_softmax(-1)[:, decoder.published_ids[words]])

@@ -19,7 +19,7 @@ from src.ensembling.ablation import AblationStep, ScoredStep, ablation_rows, abl
 from src.ensembling.caption_rules import CaptionRules
 from src.ensembling.caption_selection import select_captions
 from src.ensembling.caption_strategy import MIXTURES, CaptionStrategy, StrategySelection
-from src.ensembling.evidence import Corpus, gather_evidence
+from src.ensembling.evidence import Corpus, FoldEvidence, gather_evidence
 from src.ensembling.evidence_scores import scoring_processes
 from src.ensembling.mos_blend import mos_members
 from src.ensembling.regressors import TEST, PhotoFeatures
@@ -148,12 +148,14 @@ def test_no_evidence_for_a_fold_comes_from_its_own_captions(predicted, monkeypat
     references = [said() if row < 24 else [] for row in range(30)]
     changed = [["sharp dark shadows"] if fold[row] == 0 else group for row, group in enumerate(references)]
     corpus = Corpus(references, fold, CaptionWeights(), 0, 3)
-    with scoring_processes(len(fold)) as scoring:
-        pass  # so few photos are scored by this process
+
+    def gathered(corpus: Corpus, number: int) -> FoldEvidence:
+        with scoring_processes(len(fold)) as scoring:
+            return gather_evidence(corpus, [run], number, "a constant", tmp_path, scoring)
+
     for number, same in ((0, True), (1, False), (TEST, False)):
-        before = gather_evidence(corpus, [run], number, "a constant", tmp_path, scoring)
-        others = dataclasses.replace(corpus, references=changed)
-        after = gather_evidence(others, [run], number, "a constant", tmp_path, scoring)
+        before = gathered(corpus, number)
+        after = gathered(dataclasses.replace(corpus, references=changed), number)
         assert (before.candidates == after.candidates) is same and before.rows == after.rows
         scores = [next(iter(each.scores.mixture(1, (0, 0)))).caption_score for each in (before, after)]
         assert np.array_equal(*scores) is same

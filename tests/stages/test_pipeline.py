@@ -272,7 +272,10 @@ def test_a_competition_of_one_task(
 ):
     """Its tables have no column of the other task. The form may have; what it has besides stays as it is."""
     if not caption:
-        refuse = lambda *_: pytest.fail("METEOR started without captions")  # noqa: E731
+
+        def refuse(*_: object) -> None:
+            pytest.fail("METEOR started without captions")
+
         monkeypatch.setattr("src.metrics.meteor.shared_meteor", refuse)
     root = shutil.copytree(tiny_competition, workplace / "data1")
     for name in ("train.csv", "test_labels.csv"):
