@@ -19,7 +19,12 @@ def usable_cores() -> int:
 
 def usable_processes(gigabytes: float, threads: int = 1) -> int:
     """How many processes of so many threads keep the usable cores busy; fewer where memory does not hold them all."""
-    return max(1, min(usable_cores() // threads, int(_usable_memory() / 1e9 / gigabytes)))
+    return max(1, int(min(usable_cores() // threads, fitting_processes(gigabytes))))
+
+
+def fitting_processes(gigabytes: float) -> float:
+    """How many processes of so much memory the machine holds, with a fraction; infinite where nothing says it."""
+    return _usable_memory() / 1e9 / gigabytes
 
 
 def _usable_memory() -> float:
@@ -31,6 +36,12 @@ def _usable_memory() -> float:
         with contextlib.suppress(OSError, ValueError):  # no such file, or "max" for no limit
             limits.append(float((_CGROUP / name).read_text(encoding="ascii")))
     return min(limits)
+
+
+def return_freed_memory() -> None:
+    """Have glibc give back to the system what was freed: it keeps all that lies below something still in use."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library, or another system
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _cpu_quota() -> float:

@@ -96,9 +96,9 @@ def stage_seconds(flat: Mapping[str, Any], costs: Costs) -> dict[str, float]:
         trial = costs.start + flat["train.epochs"] * share * epoch
         seconds["search"] = 2 * costs.start + _waves(trials, trial, costs) + _waves(2 * judged, fold, costs)
         left = max(0, folds - 1 - judged)
-    seconds["folds"] = costs.start + _waves(left, 2 * costs.start + flat["train.epochs"] * epoch, costs)
+    seconds["folds"] = costs.start + _folds(left, 2 * costs.start + flat["train.epochs"] * epoch, costs)
     predicted = (costs.validated + costs.tested) * photo
-    seconds["prediction"] = costs.start + _waves(folds, 2 * costs.start + predicted, costs)
+    seconds["prediction"] = costs.start + _folds(folds, 2 * costs.start + predicted, costs)
     seconds["ensemble"] = costs.start + costs.regressors
     if candidates and flat["ensemble.captions"] == "mbr":
         written, neighbours = 12 + flat["predict.samples"], flat["ensemble.neighbours"]  # 12: greedy and both beams
@@ -112,6 +112,13 @@ def _waves(count: int, seconds: float, costs: Costs) -> float:
     full, alone = divmod(count, costs.jobs)
     slower = 1.0 if costs.gpu or costs.jobs == 1 else SIDE_BY_SIDE
     return seconds * (full * slower + (0 if not alone else 1.0 if alone == 1 else slower))
+
+
+def _folds(count: int, seconds: float, costs: Costs) -> float:
+    """Seconds of so many folds: on CPUs, where there are more than jobs, they share the cores evenly."""
+    if costs.gpu or not 1 < costs.jobs < count:
+        return _waves(count, seconds, costs)
+    return seconds * SIDE_BY_SIDE * count / costs.jobs
 
 
 def best_plan(

@@ -1,6 +1,7 @@
 """Folds side by side: each is a process of its own, on a GPU of its own where there are several."""
 
 import dataclasses
+import math
 import os
 import subprocess
 import time
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.base.errors import InputError, Stopped
-from src.base.machine import usable_processes
+from src.base.machine import fitting_processes, usable_processes
 from src.base.text import one_line
 from src.pipeline.runs import fold_log, run_folder
 from src.pipeline.stages import start_stage
@@ -48,10 +49,21 @@ class Job:
 
 
 def jobs_of(settings: Settings, gpus: int) -> int:
-    """Folds that are trained or predicted side by side."""
+    """How many folds keep the machine busy that are trained or predicted side by side."""
     if settings.parallel != "none":
         return 1
     return settings.run.jobs or gpus or usable_processes(_GIGABYTES, settings.run.threads)
+
+
+def _jobs_for(folds: int, settings: Settings, gpus: int) -> int:
+    """How many of so many folds run at a time.
+
+    On CPUs, without run.jobs, no cores idle while a last fold is alone: three folds share two cores from the start.
+    """
+    jobs = min(jobs_of(settings, gpus), folds)
+    if jobs < 2 or gpus or settings.run.jobs or fitting_processes(_GIGABYTES) < 2 * jobs:
+        return jobs
+    return math.ceil(folds / (folds // jobs))
 
 
 def gpu_of(place: int, gpus: int) -> str | None:
@@ -91,7 +103,7 @@ def run_side_by_side(stage: str, settings: Settings, folds: list[int], options: 
     import torch
 
     gpus = torch.cuda.device_count()
-    jobs = min(jobs_of(settings, gpus), len(folds))
+    jobs = _jobs_for(len(folds), settings, gpus)
     if jobs < 2:
         return False
     waiting, free, failed = list(folds), list(range(jobs)), []

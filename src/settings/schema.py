@@ -130,7 +130,8 @@ class RunSettings:
     many as there are cores."""
     jobs: RuntimeOnly[Annotated[int, Field(ge=1, le=1024)] | None] = None
     """Folds that are trained and predicted side by side, and random trials of tune, each in a process of its own. Not
-    given: as many as there are GPUs; without a GPU as many as there are cores (run.threads each) and memory for."""
+    given: as many as there are GPUs; without a GPU as many as there are cores (run.threads each) and memory for, or a
+    few more, where a last fold would be alone."""
     minutes: RuntimeOnly[Annotated[float, Field(ge=0.01, le=10**5)] | None] = None
     """Time that the whole run may take: the stage plan then chooses settings that hold it. Not given: no limit."""
     kept: RuntimeOnly[list[str] | None] = None

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from src.base.errors import InputError
+from src.base.machine import return_freed_memory
 from src.data.dataset import BatchDataset, BatchSlice
 from src.data.labels import Labels
 from src.data.loading import load_batches
@@ -15,6 +16,7 @@ from src.settings.schema import Settings
 from src.training.distributed import Ranks
 from src.training.metrics_log import progress
 
+_TRIM_EVERY = 20  # batches: what photos leave behind lies between what their batches have freed
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -58,11 +60,14 @@ def infer(
     batches = batches[ranks.rank :: ranks.world_size]
     values: dict[int, Any] = {}
     with torch.inference_mode(), progress(sum(len(s.rows) for s in batches), 0, label, ranks.main) as bar:
-        for batch in load_batches(BatchDataset(labels, None, 0, 1, uniforms_per_token), batches, 0, False):
+        loaded = load_batches(BatchDataset(labels, None, 0, 1, uniforms_per_token), batches, 0, False)
+        for number, batch in enumerate(loaded, 1):
             batch = to_device(batch, ranks.device)
             with autocast(settings, ranks.device):
                 outputs = read(batch)
             values.update(zip(batch["row"].tolist(), outputs, strict=True))
             bar.update(len(outputs))
+            if number % _TRIM_EVERY == 0:
+                return_freed_memory()
     gathered = {row: value for part in ranks.all_gather(values) for row, value in part.items()}
     return {row: gathered[row] for row in rows}

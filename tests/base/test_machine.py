@@ -138,3 +138,5 @@ def test_processes_side_by_side_fit_into_the_container_s_memory(monkeypatch, tmp
     monkeypatch.delattr(os, "sysconf_names")  # as on Windows
     (tmp_path / "memory.max").unlink()
     assert machine.usable_processes(1000.0) == 6
+    (tmp_path / "memory" / "memory.limit_in_bytes").unlink()
+    assert machine.usable_processes(1000.0) == 6, "nothing says how much there is"

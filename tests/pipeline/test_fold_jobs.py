@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from src.base.locks import lock
+from src.pipeline import fold_jobs
 from src.pipeline.fold_jobs import gpu_of
+from src.settings.load import build
 from tests.conftest import TINY
 from tests.helpers.ranks import run
 from tests.helpers.warm_python import Stage, start_stage
@@ -77,6 +79,19 @@ def test_gpus_are_dealt_in_turn(monkeypatch):
     assert [gpu_of(place, 2) for place in range(3)] == ["0", "1", "0"] and gpu_of(0, 0) is None
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5f1e")
     assert [gpu_of(place, 2) for place in range(3)] == ["3", "GPU-5f1e", "3"]
+
+
+@pytest.mark.parametrize(
+    ("folds", "cores", "together"), [(3, 2, 3), (4, 2, 2), (5, 2, 3), (5, 4, 5), (7, 4, 7), (2, 4, 2), (3, 1, 1)]
+)
+def test_no_core_idles_while_a_last_fold_is_alone(folds, cores, together, monkeypatch):
+    monkeypatch.setattr(fold_jobs, "usable_processes", lambda *_: cores)
+    monkeypatch.setattr(fold_jobs, "fitting_processes", lambda _: 2.0 * cores)
+    assert fold_jobs._jobs_for(folds, build([]), gpus=0) == together
+    assert fold_jobs._jobs_for(folds, build([("run.jobs", "2", "test")]), gpus=0) == 2
+    assert fold_jobs._jobs_for(folds, build([]), gpus=2) == 2, "a fold has a GPU to itself"
+    monkeypatch.setattr(fold_jobs, "fitting_processes", lambda _: 2.0 * cores - 1)
+    assert fold_jobs._jobs_for(folds, build([]), gpus=0) == min(folds, cores), "memory holds no more"
 
 
 @pytest.mark.parametrize("given", ["parallel=dp", "parallel=ddp"])
