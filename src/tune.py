@@ -6,7 +6,7 @@ beyond chance; else the settings stay as they are. Writes runs/NAME/tune/: best.
 judge.json, trials.csv, history.png, importance.png, slices.png; for two scores a history and slices of each, and
 pareto.png; and fold-K/ of what was trained to the end with the settings that won, which train takes over. The same
 command again goes on where it was cut off; started several times, here or on other machines with one tune.storage, it
-shares the trainings out, and one of them judges. Random trials, the first ten, need no other's score: where there are
+shares the trainings out, and one of them judges. Random trials, the first five, need no other's score: where there are
 no more, as many run side by side as there are cores (run.jobs). --show prints the table of trials.
 
 --stage decode searches decoding.* on the checkpoints of a finished run, out of fold, without training, judges on the

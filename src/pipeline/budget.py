@@ -82,7 +82,8 @@ def stage_seconds(flat: Mapping[str, Any], costs: Costs) -> dict[str, float]:
     """Seconds of each part that is still to come, for settings by dotted key."""
     folds = 1 if flat["train.fold"] is not None else costs.folds
     features = costs.photos * costs.features.get(features_key(flat), 0.0) * (1 if flat["encoder.mirrored"] else 0.5)
-    epoch = costs.trained * costs.trained_photo + costs.validated * costs.validated_photo
+    watched = min(costs.validated, flat["train.validation_photos"])
+    epoch = costs.trained * costs.trained_photo + watched * costs.validated_photo
     candidates = flat["predict.candidates"] and flat["task"] != "mos"
     photo = costs.searched_photo
     if candidates:

@@ -17,6 +17,7 @@ from src.base.machine import usable_cores
 from src.base.worker_pool import thread_pool
 from src.data.codebook import FEWEST
 from src.data.table import load_table
+from src.ensembling.kernel_machines import KERNEL_PHOTOS
 from src.ensembling.tabular_regressors import boosting
 from src.inference.fold_predictions import predict_fold
 from src.pipeline import outputs
@@ -38,6 +39,8 @@ _CODEBOOK, _CODES, _REGRESSORS, _CHOICE, _REPORTS = 10.0, 0.0154, 15.0, 0.00049,
 1,600 photos and 3 folds; on two cores: the choice among captions by candidate and neighbour, reports by photo."""
 _FURTHER = 0.45
 """Of these seconds of the regressors, those of one on another encoder's features: kernel ridge regression's."""
+_BEYOND = 0.0045
+"""Seconds there of a labelled photo beyond KERNEL_PHOTOS, up to which regressors take the square of the photos."""
 _PIECE = 0.25
 """Seconds there for `_pace`."""
 
@@ -69,7 +72,9 @@ def measured_costs(settings: Settings, variants: Mapping[str, Settings], start: 
     pace, codebook = _pace(), 0.0
     if settings.task != "caption" and rated >= FEWEST and outdated(outputs.codebook_features(settings)):
         codebook = _CODEBOOK + _CODES * len(table) / usable_cores()
-    machines = _REGRESSORS * (rated / 1600) ** 2 * len(folds_of(settings)) / 3 if settings.task != "caption" else 0.0
+    exact = min(rated, KERNEL_PHOTOS)
+    machines = _REGRESSORS * (exact / 1600) ** 2 + _BEYOND * (rated - exact)
+    machines *= len(folds_of(settings)) / 3 if settings.task != "caption" else 0.0
     machines *= 1 + _FURTHER * len(settings.ensemble.encoders)
     return Costs(
         photos=len(table),

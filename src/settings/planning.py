@@ -8,7 +8,7 @@ from typing import Any
 
 from src.settings.model import OWN_TOWER
 
-TRIALS = (10, 8, 6, 4, 2)
+TRIALS = (4, 2)
 """Of the search, where there is time for some; random ones alone, which run side by side."""
 FEW_SAMPLES, FEW_NEIGHBOURS = 2, 10
 """Of captions that are chosen from, where there is little time."""
