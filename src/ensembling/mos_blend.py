@@ -90,14 +90,14 @@ def blend_mos(
     whole = clip_to_labels(blend(stacked, mos, fold), mos, fold)
     used = settings.ensemble.mos
     steps: list[tuple[AblationStep, np.ndarray]] = []
-    if "network" in names[1:]:
-        alone = AblationStep(f"network of {first} alone", used == "network")
-        steps.append((alone, blended([names.index("network")])))
+    for name in (name for name in names[1:] if name in ("network", used)):
+        title = f"network of {first} alone" if name == "network" else f"{name} alone"
+        steps.append((AblationStep(title, used == name, side_branch=True), blended([names.index(name)])))
     for column, name in enumerate(names):
-        title, helps = f"+ {name}" if column else name, column in kept
-        on = helps if used == "blend" else title == used
-        columns = [*(other for other in kept if other < column), column]
-        steps.append((AblationStep(title, on, side_branch=not helps), blended(columns)))
+        before, helps = [other for other in kept if other < column], column in kept
+        on = helps if used == "blend" else name == used and not column
+        step = AblationStep(f"+ {name}" if before else name, on, side_branch=not helps)
+        steps.append((step, blended([*before, column])))
     steps.append((AblationStep("blend of the members that help", used == "blend"), whole))
     scored = [
         score_mos_step(step, predicted[labelled], mos[labelled], settings.metric.bootstrap, settings.run.seed)

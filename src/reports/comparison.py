@@ -219,8 +219,9 @@ def paired_tests(root: Path, evaluated: list[EvaluatedRun], resamples: int, seed
             mos = paired_mos(system, reference, truth.to_numpy(), resamples, seed)
         if first.network["caption"] and run.network["caption"]:
             captioned = tuple(photos.index[photos["captions"].map(len) > 0])
-            scores = score(run.name, captioned), score(first.name, captioned)
-            caption = paired_captions(*scores, first.weights, resamples, seed)
+            if captioned:
+                scores = score(run.name, captioned), score(first.name, captioned)
+                caption = paired_captions(*scores, first.weights, resamples, seed)
         return RunTests(mos, caption)
 
     return [refusal if what else tests(run) for run, what, refusal in zip(others, differing, refused, strict=True)]

@@ -205,7 +205,9 @@ def write_covariate_shift(
     features = np.load(photos / "handcrafted.npy")
     if codebook.record():
         features = np.concatenate([features, np.load(codebook.folder / "codes.npy")], axis=1)
-    train, test = np.flatnonzero(for_training(table)), np.flatnonzero(table["part"] == "test")
+    rejected = pd.read_csv(photos / "rejected.csv", dtype=str, keep_default_na=False)["photo_id"]
+    readable = ~table["photo_id"].isin(rejected)  # the features of the others are those of a black picture
+    train, test = np.flatnonzero(for_training(table)), np.flatnonzero((table["part"] == "test") & readable)
     groups = table["group"].iloc[np.concatenate([train, test])].to_numpy(str)
     shift = detect_covariate_shift(features[train], features[test], groups, settings.run.seed)
     print(summary(shift), flush=True)

@@ -144,7 +144,7 @@ def frequent_captions(answers: Answers, which: np.ndarray, predictions: Path) ->
     wanted = {int(keys[i]): int(counts[i]) for i in most if counts[i] >= least > 1}
     frequent: dict[str, int] = {}
     for key, row in zip(answers.caption.tolist(), rows_of(predictions) if wanted else (), strict=False):
-        if key in wanted and len(frequent) < 10 * FREQUENT:
+        if key in wanted and (wanted[key] > least or len(frequent) < 10 * FREQUENT):
             frequent[row["caption"]] = wanted[key]
     return sorted(frequent.items(), key=lambda item: (-item[1], item[0]))[:FREQUENT]
 

@@ -155,8 +155,9 @@ def cautions(
         for warning in report["warnings"]:
             advice = next((text for words, text in _ADVICE.items() if words in warning), "Look at the sections below.")
             what, quote = warning, ""
-            if warning.endswith(("'", '"')):  # it ends in the most frequent caption, as Python writes it
-                what, quote = warning.partition(": ")[0], report["diagnostics"]["captions"]["most_frequent"]
+            frequent_caption = (report["diagnostics"]["captions"] or {}).get("most_frequent")
+            if frequent_caption and warning.endswith(f": {frequent_caption!r}"):
+                what, quote = warning.partition(": ")[0], frequent_caption
             yield Caution(name + what, advice, shown(quote))
     captions = scores["oof"]["diagnostics"]["captions"]
     if captions and captions["photos"] >= 20 and _RETURNS_OFTEN < captions["most_frequent_share"] <= COMMON_SHARE:

@@ -45,7 +45,7 @@ class Pages:
 
     def describe(self, name: str, photo: str | None) -> list[Any]:
         """The cells of the page for a photo; the uploaded file is gone afterwards."""
-        if not photo:
+        if not photo or not Path(photo).is_file():  # another run was chosen: the photo is gone since its answer
             return [None] * 5
         path = Path(photo)
         with _refused_in_a_line(), removed([path]), _LOCK, tempfile.TemporaryDirectory() as folder:

@@ -33,9 +33,9 @@ def photos_of(uploads: Sequence[Path], folder: Path) -> tuple[list[Path], list[s
     Raises InputError for an archive that cannot be read or is too large, and for one with a name that leads out of it.
     """
     paths, names = [], []
-    for upload in uploads:
+    for place, upload in enumerate(uploads):
         if zipfile.is_zipfile(upload):
-            unpacked, within = _unpack(upload, folder)
+            unpacked, within = _unpack(upload, folder, f"{place}-")
             paths += unpacked
             names += within
         else:
@@ -46,7 +46,7 @@ def photos_of(uploads: Sequence[Path], folder: Path) -> tuple[list[Path], list[s
     return paths, names
 
 
-def _unpack(upload: Path, folder: Path) -> tuple[list[Path], list[str]]:
+def _unpack(upload: Path, folder: Path, prefix: str) -> tuple[list[Path], list[str]]:
     paths: list[Path] = []
     names, room = [], UNPACKED_MEGABYTES << 20
     try:
@@ -55,7 +55,7 @@ def _unpack(upload: Path, folder: Path) -> tuple[list[Path], list[str]]:
             members = [member for member in members if not member.filename.startswith("__MACOSX/")]
             for member in members:
                 inside = PurePosixPath(member.filename.replace("\\", "/"))
-                if inside.is_absolute() or ".." in inside.parts or ":" in inside.parts[0]:
+                if inside.is_absolute() or ".." in inside.parts or not inside.parts or ":" in inside.parts[0]:
                     raise InputError(
                         f"{one_line(member.filename)}: this name leads out of the archive; nothing was read"
                     )
@@ -66,7 +66,7 @@ def _unpack(upload: Path, folder: Path) -> tuple[list[Path], list[str]]:
                 if len(content) > limit:
                     raise InputError(f"{one_line(member.filename)}: the archive holds more than can be taken at a time")
                 room -= len(content)
-                paths.append(folder / f"{len(paths):06d}")  # never its own name
+                paths.append(folder / f"{prefix}{len(paths):06d}")  # never its own name
                 paths[-1].write_bytes(content)
                 names.append(member.filename)
     except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, OSError) as error:

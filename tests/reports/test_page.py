@@ -142,7 +142,8 @@ def test_the_last_run_is_the_latest_before_on_the_same_photos(tmp_path):
 
 
 def test_warnings_say_what_to_do(tmp_path):
-    settings = made_up_run(tmp_path, 40, warnings=["all 40 photos have the same caption: 'a pic'", "of another kind"])
+    same, broken = "all 40 photos have the same caption", "30% of the captions break off, at a word such as 'with'"
+    settings = made_up_run(tmp_path, 40, warnings=[f"{same}: 'a picture'", broken])
     run, photos = runs.run_folder(settings), outputs.photos(settings).folder
     write_csv(
         runs.rejected_path(run), ("where", "photo_id", "path", "reason"), [["train.csv", "x", "<x>.jpg", "cut off"]]
@@ -157,9 +158,8 @@ def test_warnings_say_what_to_do(tmp_path):
     cautions = run_page(settings).cautions
     assert all(caution.advice.endswith(".") for caution in cautions)
     told = [caution.what for caution in cautions]
-    assert told[0] == "all 40 photos have the same caption" and cautions[0].quote == "a picture", (
-        "as it is, not as Python writes it"
-    )
+    assert told[0] == same and cautions[0].quote == "a picture", "as it is, not as Python writes it"
+    assert told[1] == broken and not cautions[1].quote
     for words in ("1 photos are in the test part", "1 photos occur in more than one fold", "AUC 0.900",
                   "1 rows or photos was left out", "1 test photos could not be read"):  # fmt: skip
         assert any(words in what for what in told), (words, told)

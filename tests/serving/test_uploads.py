@@ -30,7 +30,16 @@ def test_an_archive_stands_for_what_is_in_it(tmp_path):
     assert all(path.parent == inside for path in paths[:2])
 
 
-@pytest.mark.parametrize("name", ["../../out.jpg", "/etc/out.jpg", "a/../../out.jpg", "..\\out.jpg", "C:\\out.jpg"])
+def test_photos_of_two_archives_stay_apart(tmp_path):
+    both = [archive(tmp_path / f"{name}.zip", {f"{name}.jpg": name.encode()}) for name in "ab"]
+    (inside := tmp_path / "inside").mkdir()
+    paths, names = photos_of(both, inside)
+    assert names == ["a.jpg", "b.jpg"] and [path.read_bytes() for path in paths] == [b"a", b"b"]
+
+
+@pytest.mark.parametrize(
+    "name", ["../../out.jpg", "/etc/out.jpg", "a/../../out.jpg", "..\\out.jpg", "C:\\out.jpg", "."]
+)
 def test_an_archive_with_a_name_that_leads_out_is_refused(name, tmp_path):
     (inside := tmp_path / "inside").mkdir()
     upload = archive(tmp_path / "x.zip", {"fine.jpg": b"1", name: b"2"})
