@@ -8,11 +8,13 @@ with visual attention", but for its zero initial state and one more linear layer
 
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
 from src.base.errors import InputError
 from src.models.decoder import PAD, CausalDecoder, TeacherForced
@@ -47,6 +49,12 @@ class AttentionMemory:
         if torch.equal(rows, torch.arange(len(self), device=rows.device)):
             return self
         return AttentionMemory(*(tensor.index_select(0, rows) for tensor in (self.keys, self.values, self.mask)))
+
+    def first(self, count: int, captions: int) -> "AttentionMemory":
+        """The memory of the first `count` captions, out of `captions`."""
+        if len(self) < captions:
+            return self.reorder(torch.arange(count, device=self.mask.device), captions)
+        return AttentionMemory(self.keys[:count], self.values[:count], self.mask[:count])
 
 
 def masked_softmax(scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -125,6 +133,13 @@ class AttentionState:
     memory: AttentionMemory
     attention: torch.Tensor
 
+    def first(self, captions: int) -> "AttentionState":
+        """The state of the first captions."""
+        if captions == len(self.attention):
+            return self
+        hidden = tuple(tensor[:captions] for tensor in self.hidden)
+        return AttentionState(hidden, self.memory.first(captions, len(self.attention)), self.attention[:captions])
+
 
 class AttentionDecoder(CausalDecoder):
     """Common base of the recurrent decoders with additive attention.
@@ -160,14 +175,21 @@ class AttentionDecoder(CausalDecoder):
         """The state after a word, projected by `word_input`: [N, ·]."""
 
     def teacher_forced(
-        self, features: Features, inputs: torch.Tensor, photo: torch.Tensor | None = None
+        self,
+        features: Features,
+        inputs: torch.Tensor,
+        photo: torch.Tensor | None = None,
+        batch_sizes: Sequence[int] | None = None,
     ) -> TeacherForced:
         state, outputs, weights = self.start_each(features, len(inputs), photo), [], []
-        for word in self.word_input(self.dropout(self.embedding(inputs))).unbind(1):
-            state = self._advance(word, state)
+        sizes = list(batch_sizes or [len(inputs)] * inputs.shape[1])
+        tokens = torch.cat([column[:size] for column, size in zip(inputs.unbind(1), sizes, strict=True)])
+        for word in self.word_input(self.dropout(self.embedding(tokens))).split(sizes):
+            state = self._advance(word, state.first(len(word)))
             outputs.append(state.hidden[0])
             weights.append(state.attention)
-        return TeacherForced(self.output(self.dropout(torch.stack(outputs, 1))), torch.stack(weights, 1))
+        hidden = pad_sequence(list(self.dropout(torch.cat(outputs)).split(sizes)))
+        return TeacherForced(hidden, self.output, pad_sequence(weights))
 
     def start(self, features: Features) -> AttentionState:
         values, mask = self.project(features.grid), features.mask

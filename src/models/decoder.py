@@ -5,6 +5,7 @@ it themselves. A row of PAD only means "no caption".
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -38,10 +39,23 @@ class Decoder(nn.Module, ABC):
 
 @dataclass(frozen=True)
 class TeacherForced:
-    """The output of teacher forcing: `logits` [B, T, V] and `attention` [B, T, regions] (None without attention)."""
+    """The output of teacher forcing.
 
-    logits: torch.Tensor
+    hidden: what the output layer `output` reads, [B, T, H]. attention: [B, T, regions], None without attention.
+    """
+
+    hidden: torch.Tensor
+    output: Callable[[torch.Tensor], torch.Tensor]
     attention: torch.Tensor | None = None
+
+    @property
+    def logits(self) -> torch.Tensor:
+        """Of every position, [B, T, V]."""
+        return self.output(self.hidden)
+
+    def logits_at(self, places: torch.Tensor) -> torch.Tensor:
+        """Of the M positions where `places`, bool [B, T], is true: [M, V]. Counting them waits for a GPU."""
+        return self.output(self.hidden[places])
 
 
 class CausalDecoder(Decoder):
@@ -49,12 +63,18 @@ class CausalDecoder(Decoder):
 
     @abstractmethod
     def teacher_forced(
-        self, features: Features, inputs: torch.Tensor, photo: torch.Tensor | None = None
+        self,
+        features: Features,
+        inputs: torch.Tensor,
+        photo: torch.Tensor | None = None,
+        batch_sizes: Sequence[int] | None = None,
     ) -> TeacherForced:
         """Logits of the token at each position given the input tokens [N, T] up to it: see `shift_right`.
 
         photo: the photo of each caption, int64 [N]; not given: the N / P captions of photo p, of the P in `features`,
-        are the rows from p * N / P on.
+        are the rows from p * N / P on. batch_sizes: of captions sorted by length, the longest first, how many have a
+        token at each of the T positions, as in torch's PackedSequence. What is answered behind a caption's end means
+        nothing then, and a decoder may save the work.
         """
 
     @abstractmethod

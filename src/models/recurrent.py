@@ -6,6 +6,7 @@ Recognition and Description", CVPR 2015.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -79,7 +80,11 @@ class Recurrent(CausalDecoder):
         return torch.cat([words, image.unsqueeze(1).expand_as(words)], dim=-1) if self.image_at_every_word else words
 
     def teacher_forced(
-        self, features: Features, inputs: torch.Tensor, photo: torch.Tensor | None = None
+        self,
+        features: Features,
+        inputs: torch.Tensor,
+        photo: torch.Tensor | None = None,
+        batch_sizes: Sequence[int] | None = None,
     ) -> TeacherForced:
         self.cell.flatten_parameters()
         image = self.image(features.pooled)
@@ -89,7 +94,7 @@ class Recurrent(CausalDecoder):
             outputs, _ = self._run(embedded, None)
         else:
             outputs = self._run(torch.cat([image.unsqueeze(1), embedded], dim=1), None)[0][:, 1:]
-        return TeacherForced(self.output(self.dropout(outputs)))
+        return TeacherForced(self.dropout(outputs), self.output)
 
     def start(self, features: Features) -> RecurrentState:
         self.cell.flatten_parameters()

@@ -62,10 +62,14 @@ class CachedDecoder(CausalDecoder):
         """The output layer [..., V] on what `run` returns of words [..., H]."""
 
     def teacher_forced(
-        self, features: Features, inputs: torch.Tensor, photo: torch.Tensor | None = None
+        self,
+        features: Features,
+        inputs: torch.Tensor,
+        photo: torch.Tensor | None = None,
+        batch_sizes: Sequence[int] | None = None,
     ) -> TeacherForced:
         words, weights, _ = self.run(inputs, self.start_each(features, len(inputs), photo))
-        return TeacherForced(self.logits(words), weights if self.attends else None)
+        return TeacherForced(words, self.logits, weights if self.attends else None)
 
     def start(self, features: Features) -> TransformerState:
         memory = self.memory(features)

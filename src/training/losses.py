@@ -32,16 +32,15 @@ def distribution_loss(probabilities: torch.Tensor, mos: torch.Tensor, lowest: to
     return (squared + 1e-8).sqrt() * ~mos.isnan()  # the root has no gradient at 0
 
 
-def caption_loss(log_probs: torch.Tensor, captions: torch.Tensor, smoothing: float) -> torch.Tensor:
-    """Cross entropy summed over each caption, padding left out: float32 [N].
+def token_losses(log_probs: torch.Tensor, tokens: torch.Tensor, smoothing: float) -> torch.Tensor:
+    """Cross entropy of each token, 0 at PAD: float32, shaped as `tokens`.
 
-    log_probs: [N, T, V] of every token; captions: int64 [N, T]. smoothing: share of the target spread evenly over the
-    vocabulary (Szegedy et al. 2016).
+    log_probs: [..., V]; tokens: int64 [...]. smoothing: share of the target spread evenly over the vocabulary (Szegedy
+    et al. 2016).
     """
     # the exact gradient of gather would wait for a GPU
-    loss = F.nll_loss(log_probs.flatten(0, 1), captions.flatten(), ignore_index=PAD, reduction="none")
-    evenly = -log_probs.mean(-1) * (captions != PAD)
-    return ((1 - smoothing) * loss.view_as(captions) + smoothing * evenly).sum(1)
+    loss = F.nll_loss(log_probs.flatten(0, -2), tokens.flatten(), ignore_index=PAD, reduction="none").view_as(tokens)
+    return torch.lerp(loss, -log_probs.mean(-1) * (tokens != PAD), smoothing) if smoothing else loss
 
 
 def alignment_loss(

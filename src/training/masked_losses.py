@@ -10,7 +10,7 @@ from src.decoding.ctc_search import collapse
 from src.decoding.mask_predict_search import best_tokens
 from src.models.decoder import PAD, NonAutoregressiveDecoder, word_counts
 from src.models.features import Features
-from src.training.losses import alignment_loss, caption_loss
+from src.training.losses import alignment_loss, token_losses
 
 
 def masked_counts(decoder: NonAutoregressiveDecoder, captions: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
@@ -34,7 +34,7 @@ def masked_losses(
     canvas, masked = decoder.mask_tokens(captions, uniforms)
     log_probs = decoder.predict_masked(encoded, canvas.masked_fill(masked, decoder.mask))
     if decoder.blank is None:
-        loss = caption_loss(log_probs, canvas.masked_fill(~masked, PAD), smoothing)
+        loss = token_losses(log_probs, canvas.masked_fill(~masked, PAD), smoothing).sum(1)
     else:
         loss = alignment_loss(log_probs, canvas, masked, captions, decoder.blank)
     length = decoder.length_loss(encoded, word_counts(captions))

@@ -13,11 +13,11 @@ from src.decoding.constraints import Constraints
 from src.decoding.mask_predict_search import mask_predict
 from src.decoding.sampling import sample
 from src.models.captioner import Captioner
-from src.models.decoder import PAD, CausalDecoder, NonAutoregressiveDecoder, shift_right, token_log_probs
+from src.models.decoder import PAD, CausalDecoder, NonAutoregressiveDecoder, TeacherForced, shift_right
 from src.models.features import Features
 from src.models.mos_head import DistributionHead
 from src.settings.schema import LossSettings
-from src.training.losses import attention_loss, caption_loss, distribution_loss, mos_loss
+from src.training.losses import attention_loss, distribution_loss, mos_loss, token_losses
 from src.training.masked_losses import fill_masked, masked_counts, masked_losses
 
 
@@ -208,26 +208,24 @@ class Task(nn.Module):
     ) -> list[torch.Tensor]:
         """Caption and, where it has a weight, attention loss of a causal captioner, each [B]."""
         flat, each = captions.flatten(0, 1), captions.shape[1]
-        rows, photo = _rows_to_learn((flat != PAD).any(1)), None
+        rows, photo, batch_sizes = _longest_first(flat), None, None
         if rows is not None:
-            photos, photo = (rows // each).unique_consecutive(return_inverse=True)
+            photos, photo = (rows // each).unique(return_inverse=True)
             features, flat = features.select(photos), flat[rows]
+            batch_sizes = [len(rows), *filter(None, (flat[:, 1:] != PAD).sum(0).tolist())]
+            flat = flat[:, : len(batch_sizes)]
         inputs = shift_right(flat)
         if self.sampling_probability and advantages is None:
             inputs = self._scheduled_sampling(features, inputs, photo)
-        output = self._causal.teacher_forced(features, inputs, photo)
+        output = self._causal.teacher_forced(features, inputs, photo, batch_sizes)
 
         def by_photo(loss: torch.Tensor) -> torch.Tensor:
             if rows is not None:
                 loss = loss.new_zeros(captions.shape[:2]).flatten().index_copy(0, rows, loss)
             return loss.view(-1, each)
 
-        if self.loss.label_smoothing and advantages is None:
-            log_probs = torch.log_softmax(output.logits.float(), -1)
-            loss = caption_loss(log_probs, flat, self.loss.label_smoothing)
-        else:
-            loss = -token_log_probs(output.logits, flat).sum(1)
-        losses = [by_photo(loss)]
+        smoothing = self.loss.label_smoothing if advantages is None else 0.0
+        losses = [by_photo(_caption_losses(output, flat, smoothing, padding=rows is None))]
         if advantages is not None:
             losses[0] = losses[0] * advantages
         if "attention" in self.terms:
@@ -255,6 +253,18 @@ class Task(nn.Module):
         return nn.functional.pad(candidates.tokens, (0, width - candidates.tokens.shape[2]), value=PAD)
 
 
+def _caption_losses(output: TeacherForced, captions: torch.Tensor, smoothing: float, padding: bool) -> torch.Tensor:
+    """Cross entropy summed over each caption, float32 [N]; captions: int64 [N, T].
+
+    padding: the output layer, most of the work where the vocabulary is large, is run at padding as well.
+    """
+    if padding:
+        return token_losses(output.logits.float().log_softmax(-1), captions, smoothing).sum(1)
+    words = captions != PAD
+    losses = token_losses(output.logits_at(words).float().log_softmax(-1), captions[words], smoothing)
+    return losses.new_zeros(captions.shape).masked_scatter(words, losses).sum(1)
+
+
 def _rows_to_learn(labelled: torch.Tensor) -> torch.Tensor | None:
     """The rows that are labelled, bool [N], one at least: those without a label cost nothing.
 
@@ -265,3 +275,10 @@ def _rows_to_learn(labelled: torch.Tensor) -> torch.Tensor | None:
     rows = torch.arange(len(labelled))
     learned = rows[labelled]
     return learned if len(learned) else rows[:1]
+
+
+def _longest_first(captions: torch.Tensor) -> torch.Tensor | None:
+    """The rows of captions [N, T] that are not empty, one at least, by length, the longest first; None on a GPU."""
+    tokens = (captions != PAD).sum(1)
+    rows = _rows_to_learn(tokens > 0)
+    return None if rows is None else rows[tokens[rows].argsort(descending=True, stable=True)]

@@ -74,12 +74,12 @@ class Scrambled(CausalDecoder):
     def reorder(self, state, index):
         return HashState(state.hash[index])
 
-    def teacher_forced(self, features, inputs):
+    def teacher_forced(self, features, inputs, photo=None, batch_sizes=None):
         state, steps = self.start(features), []
         for position in range(inputs.shape[1]):
             log_probs, state = self.step(inputs[:, position], state)
             steps.append(log_probs)
-        return TeacherForced(torch.stack(steps, dim=1))
+        return TeacherForced(torch.stack(steps, dim=1), torch.nn.Identity())
 
 
 def teacher_forced_log_probs(decoder: CausalDecoder, features: Features, captions: torch.Tensor) -> torch.Tensor:

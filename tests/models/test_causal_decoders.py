@@ -114,7 +114,28 @@ def test_a_token_depends_on_the_photo_and_the_tokens_before_it_only(settings):
 
 @every_decoder
 def test_several_captions_of_a_photo_are_as_if_each_had_its_own(settings):
-    captions_share_a_photo(built(settings), features(), captions(), 1e-6)
+    captions_share_a_photo(built(settings), features(), captions(), 3e-6)
+
+
+@every_decoder
+def test_padding_left_out_changes_neither_outputs_nor_gradients(settings):
+    decoder, photos, tokens = built(settings), features(), captions()
+    tokens = torch.cat([tokens, tokens[:2]])
+    photo = torch.tensor([0, 1, 2, 3, 0, 0])
+    order = (tokens != PAD).sum(1).argsort(descending=True, stable=True)
+    tokens, photo = tokens[order], photo[order]
+    words, inputs = tokens != PAD, shift_right(tokens)
+    found = []
+    for batch_sizes in (None, words.sum(0).tolist()):
+        decoder.zero_grad()
+        forced = decoder.teacher_forced(photos, inputs, photo, batch_sizes)
+        logits = forced.logits_at(words)
+        torch.testing.assert_close(logits, forced.logits[words])
+        (
+            logits.square().sum() + (forced.attention[words].square().sum() if settings.name == "attention" else 0)
+        ).backward()
+        found.append((logits, [parameter.grad for parameter in decoder.parameters()]))
+    torch.testing.assert_close(*found, atol=2e-5, rtol=1e-4)
 
 
 @attending_decoders
@@ -179,8 +200,8 @@ def test_learns_captions_by_heart(settings):
 class Copier(CausalDecoder):
     """Predicts its input: what a network learns whose targets are not shifted."""
 
-    def teacher_forced(self, features, inputs):
-        return TeacherForced(20.0 * nn.functional.one_hot(inputs, VOCABULARY).float())
+    def teacher_forced(self, features, inputs, photo=None, batch_sizes=None):
+        return TeacherForced(20.0 * nn.functional.one_hot(inputs, VOCABULARY).float(), nn.Identity())
 
     def start(self, features):
         raise NotImplementedError

@@ -30,7 +30,7 @@ from src.training.fold_data import read_fold
 from src.training.fold_task import build_task
 from src.training.infer import infer
 from src.training.interrupt import Interrupt
-from src.training.losses import attention_loss, caption_loss, mos_loss
+from src.training.losses import attention_loss, mos_loss, token_losses
 from src.training.optimizer import learning_rate, parameter_groups
 from tests.conftest import TINY
 from tests.helpers.plain_decoding import teacher_forced_log_probs
@@ -68,7 +68,7 @@ def test_mos_loss_by_hand():
     assert mos_loss(predicted, mos, 2.0, "huber").tolist() == [0.125, 1.5, 0.0]
 
 
-def test_caption_loss_is_torch_s_cross_entropy_summed_over_the_words_of_a_caption():
+def test_token_losses_are_torch_s_cross_entropy():
     generator = torch.Generator().manual_seed(0)
     log_probs = torch.randn(6, 5, 11, generator=generator).log_softmax(-1)
     captions = torch.randint(1, 11, (6, 5), generator=generator)
@@ -78,8 +78,8 @@ def test_caption_loss_is_torch_s_cross_entropy_summed_over_the_words_of_a_captio
         expected = F.cross_entropy(
             log_probs.flatten(0, 1), captions.flatten(), ignore_index=0, reduction="none", label_smoothing=smoothing
         )
-        assert torch.allclose(caption_loss(log_probs, captions, smoothing), expected.view(6, 5).sum(1), atol=1e-5)
-    assert torch.allclose(-token_log_probs(log_probs, captions).sum(1), caption_loss(log_probs, captions, 0.0))
+        assert torch.allclose(token_losses(log_probs, captions, smoothing), expected.view(6, 5), atol=1e-5)
+    assert torch.allclose(-token_log_probs(log_probs, captions), token_losses(log_probs, captions, 0.0))
 
 
 def test_attention_loss_by_hand():
