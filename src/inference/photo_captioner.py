@@ -122,7 +122,8 @@ class PhotoCaptioner:
         if not encoder.cached:
             return [torch.cat(images)]
         # all folds share the frozen encoder
-        features = [views_of(self.networks[0].encoder, image, encoder.mirrored) for image in images]
+        with torch.autocast(self.device.type, enabled=False):  # as they are cached
+            features = [views_of(self.networks[0].encoder, image, encoder.mirrored) for image in images]
         return [
             {name: torch.cat([photo[name][:, view] for photo in features]) for name in features[0]}
             for view in range(encoder.cached_views)

@@ -89,8 +89,9 @@ class DistributionHead(nn.Module):
             return self.linear(self.layers(self.standardiser(pooled.float()))).softmax(1)
 
     def expected_mos(self, probabilities: torch.Tensor) -> torch.Tensor:
-        """The MOS [B] of probabilities [B, K]."""
-        return probabilities @ self.bins
+        """The MOS [B] of probabilities [B, K], in float32 also under autocast."""
+        with _in_float32(probabilities.device):
+            return probabilities.float() @ self.bins
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
         """MOS [B] from pooled features [B, D]."""

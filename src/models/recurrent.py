@@ -21,6 +21,11 @@ _BF16_ON_CPU = not torch.backends.mkldnn.is_available() or torch.ops.mkldnn._is_
 """Whether oneDNN has a bf16 LSTM for this processor: it needs AVX-512."""
 
 
+def _in_bf16_on_gpu() -> bool:
+    """Whether autocast is to bf16 on GPUs; torch would run cuDNN's LSTM and GRU in fp16, without a scaled loss."""
+    return torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda") == torch.bfloat16
+
+
 @dataclass(frozen=True)
 class RecurrentState:
     """`hidden`: (h,), or (h, c) of the LSTM, each [layers, N, H]. `image` [N, E]: the embedded photo."""
@@ -117,9 +122,10 @@ class Recurrent(CausalDecoder):
     def _run(
         self, inputs: torch.Tensor, hidden: tuple[torch.Tensor, ...] | None
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        """Outputs [N, T, H] and the next hidden state (None: zeros); float32 where the processor has no bf16 LSTM."""
-        if inputs.device.type == "cpu" and not _BF16_ON_CPU:
-            with torch.autocast("cpu", enabled=False):
+        """Outputs [N, T, H] and the next hidden state (None: zeros); float32 where the device has no bf16 LSTM."""
+        device = inputs.device.type
+        if (device == "cpu" and not _BF16_ON_CPU) or (device == "cuda" and _in_bf16_on_gpu()):
+            with torch.autocast(device, enabled=False):
                 return self._cell(inputs.float(), hidden and tuple(each.float() for each in hidden))
         return self._cell(inputs, hidden)
 

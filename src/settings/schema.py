@@ -231,6 +231,10 @@ class Settings:
             raise ValueError(f"run.jobs={self.run.jobs} and parallel={self.parallel} divide the GPUs twice; keep one")
         if self.train.sync_batchnorm and self.parallel == "dp":
             raise ValueError("train.sync_batchnorm works over the processes of torchrun: parallel=ddp, not dp")
+        if self.train.compile and self.parallel == "dp":
+            raise ValueError(
+                "train.compile=true cannot compile the replicas of parallel=dp; give parallel=ddp, or leave one out"
+            )
 
     def _check_folds(self) -> None:
         last, searched, judging = self.split.fold_count - 1, self.tune.folds, self.tune.judge_folds or []

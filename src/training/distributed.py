@@ -1,10 +1,11 @@
 """One device, several GPUs in one process (DataParallel), or one process per GPU (DDP under torchrun)."""
 
+import contextlib
 import os
 import socket
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import accumulate
@@ -57,7 +58,7 @@ class Ranks:
         if self.world_size == 1:
             return tensor.unsqueeze(0)
         tensors = [torch.empty_like(tensor) for _ in range(self.world_size)]
-        dist.all_gather(tensors, tensor.contiguous())
+        dist.all_gather(tensors, tensor.contiguous(), group=self.tensor_group)
         return torch.stack(tensors)
 
     def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -135,10 +136,34 @@ def shutdown(ranks: Ranks) -> None:
         dist.destroy_process_group()
 
 
+class Replicas(nn.DataParallel):
+    """DataParallel whose threads compute as their caller: torch passes on neither inference mode nor autocast's dtype.
+
+    Both belong to a thread. Without them bf16 would be fp16, and a recurrent cell could not align its weights.
+    """
+
+    def parallel_apply(self, replicas: Sequence[nn.Module], inputs: Sequence[Any], kwargs: Any) -> list[Any]:
+        device = self.src_device_obj.type
+        enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+        inference = torch.is_inference_mode_enabled()
+
+        def as_the_caller(replica: nn.Module) -> Callable[..., Any]:
+            def forward(*args: Any, **named: Any) -> Any:
+                # inference_mode(False) would switch gradients on
+                mode = torch.inference_mode() if inference else contextlib.nullcontext()
+                with mode, torch.autocast(device, dtype, enabled):
+                    return replica(*args, **named)
+
+            return forward
+
+        # torch only calls what it is given
+        return super().parallel_apply([as_the_caller(each) for each in replicas], inputs, kwargs)
+
+
 def replicate(module: nn.Module, settings: Settings, ranks: Ranks) -> nn.Module:
     """The module on every GPU that parallel=dp may use, each taking a part of the batch."""
     other_gpus = ranks.device.type == "cuda" and ranks.world_size == 1 and torch.cuda.device_count() > 1
-    return nn.DataParallel(module) if settings.parallel == "dp" and other_gpus else module
+    return Replicas(module) if settings.parallel == "dp" and other_gpus else module
 
 
 def wrap(task: nn.Module, settings: Settings, ranks: Ranks) -> nn.Module:

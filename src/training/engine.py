@@ -150,7 +150,8 @@ class Engine:
             self._wrap()  # DDP exchanges the gradients of what was trainable when it was made
         # a reward's gradient must be that of the captioner which drew the samples: no dropout, no batch statistics;
         # otherwise advantages that are mostly negative drive the two apart
-        self.forward.train(not self.rewarded(epoch))
+        for wrapper in (self.forward, self.sampler):  # each has a mode of its own, which SelfCritical restores
+            wrapper.train(not self.rewarded(epoch))
 
     def rewarded(self, epoch: int) -> bool:
         """Whether the epoch is one of self-critical training."""

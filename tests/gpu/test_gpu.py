@@ -16,6 +16,9 @@ from timm.utils import ModelEmaV3
 
 from src import caption, predict, train, tune
 from src.base.errors import Stopped, hint_of
+from src.models.recurrent import Recurrent
+from src.settings.schema import DecoderSettings
+from src.training.distributed import Replicas
 from tests.conftest import TINY
 from tests.helpers import training_steps
 from tests.training.test_training import EXACT, PLAIN, prepared  # noqa: F401
@@ -26,6 +29,8 @@ pytestmark = [
 ]
 
 CAPTIONERS = ["recurrent", "attention", "transformer", "mask_predict", "ctc_mask_predict"]
+REPLICATING = ["training.distributed", "training.engine", "training.validation", "inference.mos_prediction"]
+REPLICATING += ["inference.caption_candidates"]
 SMALL = [*TINY, "--fold=0", "decoder.heads=4", "run.workers=0"]
 
 
@@ -141,17 +146,35 @@ def test_caption_speaks_of_a_photo(competition, capsys):
     assert photo.name in capsys.readouterr().out
 
 
-def test_two_replicas_are_one_network(competition, monkeypatch):
-    arguments = [f"data.root={competition}", *SMALL, *EXACT, *PLAIN, "decoder.name=attention"]
-    train.main([*arguments, "run.name=one"])
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_recurrent_cells_compute_in_float32_under_bf16(cell):
+    decoder = Recurrent(DecoderSettings(cell=cell, hidden=24, embedding=16), 30, 8).cuda().eval()
+    inputs = torch.randn(4, 5, decoder.cell.input_size, device="cuda")
+    expected, _ = decoder._run(inputs, None)
+    with torch.autocast("cuda", torch.bfloat16):
+        found, hidden = decoder._run(inputs, None)
+        assert {found.dtype, *(each.dtype for each in hidden)} == {torch.float32}
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"), [("attention", "fp32"), ("recurrent", "fp32"), ("recurrent", "bf16")], ids="-".join
+)
+def test_two_replicas_are_one_network(name, precision, competition, monkeypatch):
+    arguments = [f"data.root={competition}", *SMALL, *EXACT, *PLAIN, f"decoder.name={name}"]
+    arguments += [f"train.precision={precision}"]
+    one, two = f"one-{name}-{precision}", f"two-{name}-{precision}"
+    train.main([*arguments, f"run.name={one}"])
 
     def twice(module, settings, ranks):
-        return torch.nn.DataParallel(module, device_ids=[0, 0])
+        return Replicas(module, device_ids=[0, 0])
 
-    for user in ("training.distributed", "training.engine", "training.validation", "inference.fold_predictions"):
+    for user in REPLICATING:
         monkeypatch.setattr(f"src.{user}.replicate", twice)
-    train.main([*arguments, "run.name=two"])
-    assert np.abs(losses("one") - losses("two")).max(axis=None) < 1e-5
+    train.main([*arguments, f"run.name={two}"])
+    predict.main([*arguments, f"run.name={two}"])
+    tolerance = 1e-5 if precision == "fp32" else 0.03
+    assert np.abs(losses(one) - losses(two)).max(axis=None) < tolerance
 
 
 @pytest.fixture

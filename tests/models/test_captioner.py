@@ -37,7 +37,12 @@ def test_distribution_head_starts_at_the_mean(mean):
     head = DistributionHead(6, MosHeadSettings(hidden=0), low=1.81, high=8.6, mean=mean)
     assert head.bins.tolist() == list(range(1, 10))
     torch.testing.assert_close(head(torch.randn(5, 6)), torch.full((5,), mean), atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(head.probabilities(torch.randn(5, 6)).sum(1), torch.ones(5))
+    probabilities = head.probabilities(torch.randn(5, 6))
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(5))
+    expected = probabilities @ head.bins
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = head.expected_mos(probabilities)
+    assert found.dtype == torch.float32 and torch.equal(found, expected)
 
 
 def test_features_repeat_and_select():

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from src.base.errors import InputError
 from src.decoding.beam import greedy
@@ -176,6 +177,31 @@ def test_half_precision_stays_near(settings):
     assert (log_prob - exact).abs().mean() < 0.05
     log_prob.sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in decoder.parameters())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "computed"), [(torch.bfloat16, (torch.float32, False)), (torch.float16, (torch.float16, True))]
+)
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_recurrent_cells_on_gpus_know_no_bf16(cell, dtype, computed, monkeypatch):
+    """torch would run them in fp16; here they get tensors of a GPU that is not there, and compute nothing."""
+    decoder, seen = built(DecoderSettings(name="recurrent", cell=cell)), []
+
+    def keep(inputs, hidden):
+        seen.extend((each.dtype, torch.is_autocast_enabled("cuda")) for each in (inputs, *hidden))
+
+    monkeypatch.setattr(decoder, "_cell", keep)
+    before = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+    torch.set_autocast_enabled("cuda", True)
+    torch.set_autocast_dtype("cuda", dtype)
+    try:
+        with FakeTensorMode():
+            zeros = torch.zeros(1, 3, 8, dtype=dtype, device="cuda")
+            decoder._run(zeros, (zeros, zeros))
+    finally:
+        torch.set_autocast_enabled("cuda", before[0])
+        torch.set_autocast_dtype("cuda", before[1])
+    assert seen == [computed] * 3
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,7 @@ def test_command_line_wins_wherever_the_config_stands(tmp_path):
         (["encoder=resnet18"], "encoder is a group of settings"),
         (["run.name=../up"], "plain name of a folder"),
         (["train.batch_size=10", "train.accumulation_steps=3"], "cannot be divided"),
+        (["train.compile=true", "parallel=dp"], "give parallel=ddp, or leave one out"),
         (["--fold", "4"], "there are folds 0 to 3"),
         (["--fold", "x"], "train.fold=x: expected a whole number"),
         (

@@ -51,19 +51,21 @@ CACHED = [
     "encoder.frozen_stages=2",
     "encoder.fine_tuned_size=48",
 ]
+HALF = ["run.name=half", "train.precision=bf16"]
 
 
 @pytest.fixture(scope="module")
 def finished(competition, meteor, tmp_path_factory):
-    """A folder with the runs demo and cached of two folds, predicted, and the run attending of one."""
+    """A folder with the runs demo, cached and half of two folds, predicted, and the run attending of one."""
     folder = tmp_path_factory.mktemp("captioned")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         quick_scores(patch, meteor)
         for stage in (preprocess, split, train, predict):
             stage.main([f"data.root={competition}", *SHORT])
-        for stage in (train, predict):
-            stage.main([f"data.root={competition}", *SHORT, *CACHED])
+        for more in ([], HALF):
+            for stage in (train, predict):
+                stage.main([f"data.root={competition}", *SHORT, *CACHED, *more])
         train.main([f"data.root={competition}", *SHORT, *ATTENTION, "--fold=0"])
     return folder
 
@@ -103,7 +105,7 @@ def read_video(path):
     return list(source), source.rate
 
 
-@pytest.mark.parametrize("run", ["demo", "cached"])
+@pytest.mark.parametrize("run", ["demo", "cached", "half"])
 def test_photos_get_the_answers_of_predict(run, place, competition, capsys):
     """The table's MOS of the networks and its captions, from the photo files alone."""
     files = photos_of(competition)

@@ -96,6 +96,24 @@ def test_a_step_is_the_policy_gradient(prepared, baseline, network):
         assert torch.allclose(found[name], value, atol=2e-6), name
 
 
+def test_replicas_have_no_dropout_where_rewards_are_learned(prepared, monkeypatch):
+    """Under DataParallel, which calls the task itself on a CPU, the sampler is a wrapper of its own."""
+    for user in ("distributed", "engine"):
+        monkeypatch.setattr(f"src.training.{user}.replicate", lambda module, *_: torch.nn.DataParallel(module))
+    settings, data = prepared("task=caption", "decoder.dropout=0.5", "train.epochs=2", "self_critical.samples=2",
+                              "self_critical.from_epoch=1")  # fmt: skip
+    engine, passes = engine_of(settings, data), []
+    engine.task.model.decoder.dropout.register_forward_hook(
+        lambda module, *_: passes.append((torch.is_grad_enabled(), module.training))
+    )
+    for epoch in (0, 1):
+        batches = [batch_of(data, data.train_rows[:6]), batch_of(data, data.train_rows[6:12])]
+        engine.train_one_epoch(iter(batches), epoch, 0, 2, Interrupt(), lambda done: None, shown=False)
+        assert {training for gradient, training in passes if gradient} == {epoch == 0}
+        assert not any(training for gradient, training in passes if not gradient)
+        passes.clear()
+
+
 def test_samples_do_not_depend_on_the_batch(prepared):
     settings, data = prepared(*EXACT, *REWARDED, "self_critical.baseline=leave_one_out")
     engine, rows = engine_of(settings, data), data.train_rows[:7]
