@@ -26,7 +26,7 @@ from src.settings.keys import defaults
 _IDENTITY = ("settings", "inputs", "code")
 _STARTED = "started.json"
 _HASHED_UP_TO = 64 * 2**20  # a larger output is recognised by its size, to keep the check of a finished stage quick
-_BY_THE_WAY = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini|\.~lock\..*|\.nfs.*", re.IGNORECASE | re.DOTALL)
+_SYSTEM_FILES = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini|\.~lock\..*|\.nfs.*", re.IGNORECASE | re.DOTALL)
 """Files that no user put there: of macOS, Windows, LibreOffice and network file systems."""
 
 
@@ -75,7 +75,7 @@ def tree_signature(root: Path, *left_out: Path) -> str:
         folders[:] = [name for name in inner if os.path.realpath(os.path.join(folder, name)) not in skipped]
         seen.add(real)
         for name in names:
-            if _BY_THE_WAY.fullmatch(name):
+            if _SYSTEM_FILES.fullmatch(name):
                 continue
             with contextlib.suppress(OSError):  # a dangling link is reported where its photo is read
                 status = os.stat(os.path.join(folder, name))
