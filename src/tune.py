@@ -77,6 +77,7 @@ def check(settings: Settings, plan: SearchPlan, stage: str) -> None:
 def open_study(settings: Settings, plan: SearchPlan, artefact: Artefact, fresh: bool) -> "Study":
     """The study of these settings, data and code, which other workers may share."""
     import optuna
+    from sqlalchemy.engine import URL
 
     from src.tuning.study import Study, StudyPlan
 
@@ -89,7 +90,8 @@ def open_study(settings: Settings, plan: SearchPlan, artefact: Artefact, fresh: 
     apart = ("tune.trials", "tune.judge_folds")
     searched = outputs.differing({key: value for key, value in artefact.settings.items() if key not in apart})
     key = digest_of([searched, artefact.inputs, code_digest("tune")])[:12]
-    url = plan.storage or f"sqlite:///{artefact.folder.absolute() / 'study.db'}"
+    file = artefact.folder.absolute() / "study.db"
+    url = plan.storage or URL.create("sqlite", database=str(file)).render_as_string()
     initial = {name: value for name, value in flatten(settings).items() if name in plan.space}
     objectives = 2 if plan.objective == "both" else 1
     study_plan = StudyPlan(plan.trials, plan.space, initial, settings.run.seed, objectives, pruners[plan.pruner])

@@ -19,7 +19,8 @@ os.environ["PYTHONPATH"] = str(REPOSITORY)  # stages that tests start elsewhere 
 
 FORKED = [*PACKAGES, "tests.helpers.ranks", "src.training.fit", "src.plots.training_curves"]
 FORKED += ["src.inference.fold_predictions", "src.data.loading"]
-multiprocessing.get_context("forkserver").set_forkserver_preload(FORKED)
+if "forkserver" in multiprocessing.get_all_start_methods():
+    multiprocessing.get_context("forkserver").set_forkserver_preload(FORKED)
 """What the server of forked processes imports, once for all tests of a worker."""
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"

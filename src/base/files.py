@@ -43,9 +43,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def existing_folder(path: Path) -> Path:
-    """The path itself where it exists, else the nearest of its parents that does."""
+    """The path itself where it exists, else the nearest of its parents that does; its drive where none does."""
     whole = Path(path).absolute()
-    return next(folder for folder in (whole, *whole.parents) if folder.exists())
+    return next((folder for folder in (whole, *whole.parents) if folder.exists()), Path(whole.anchor))
 
 
 def require_writable(folder: Path, setting: str) -> None:
@@ -55,7 +55,7 @@ def require_writable(folder: Path, setting: str) -> None:
         with tempfile.TemporaryFile(dir=place):
             return
     except OSError as error:
-        reason = error.strerror if place.is_dir() else "a file is where a folder is needed"
+        reason = "a file is where a folder is needed" if place.is_file() else error.strerror
         where = f"{folder} cannot be written ({place}: {reason})"
         raise InputError(f"{where}; choose another place with {setting}=FOLDER") from None
 

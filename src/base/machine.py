@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import errno
 import math
 import os
 import signal
@@ -9,6 +10,8 @@ import sys
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
+_MOST_ON_WINDOWS = 61
+"""Processes of a pool: Windows waits for no more at a time."""
 
 
 def usable_cores() -> int:
@@ -19,7 +22,8 @@ def usable_cores() -> int:
 
 def usable_processes(gigabytes: float, threads: int = 1) -> int:
     """How many processes of so many threads keep the usable cores busy; fewer where memory does not hold them all."""
-    return max(1, int(min(usable_cores() // threads, fitting_processes(gigabytes))))
+    most = _MOST_ON_WINDOWS if sys.platform == "win32" else math.inf
+    return max(1, int(min(usable_cores() // threads, fitting_processes(gigabytes), most)))
 
 
 def fitting_processes(gigabytes: float) -> float:
@@ -85,6 +89,22 @@ def process_exists(pid: int) -> bool:
 def sync_data(descriptor: int) -> None:
     """Have a file's content on the disk, without its times where the system can leave these out."""
     getattr(os, "fdatasync", os.fsync)(descriptor)
+
+
+def reserve_space(path: Path) -> None:
+    """Have the disk keep room for all of a file, where the system can: a full one shows now.
+
+    Without it a write through a memory map ends the process by SIGBUS when the disk is full.
+    """
+    allocate = getattr(os, "posix_fallocate", None)
+    if allocate is None:
+        return
+    with open(path, "r+b") as file:
+        try:
+            allocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):  # where it cannot be done
+                raise
 
 
 def end_with_parent() -> None:

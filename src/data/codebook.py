@@ -18,7 +18,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from src.base.files import read_json, replacing, write_json
+from src.base.files import naming, read_json, replacing, write_json
+from src.base.machine import reserve_space
 from src.base.randomness import fold_in
 from src.base.worker_pool import thread_pool
 from src.data.handcrafted import DECODED_SHORT_SIDE, measured
@@ -34,6 +35,8 @@ LEARNED_PHOTOS, LEARNED_PATCHES = 400, 60
 """At most that many photos, and patches of each, are used to learn the codebook."""
 FEWEST = 200
 """Labelled photos below which the features are not worth their time: there are more of them than photos."""
+NOTE = "noted.json"
+"""Beside the features: how many photos were described."""
 _NOISE = 10.0  # grey levels squared: a flat patch is not blown up
 _NARROW = 0.05  # how fast the weight of a codeword falls with the squared distance
 _RARE = 0.5  # patches: below that a codeword says nothing of the photo
@@ -166,7 +169,7 @@ def build_codebook_features(
     megapixels: as for `decode`. Called again after it was cut off it goes on. The caller holds the folder's lock.
     """
     files = [Path(root, path) for path in paths]
-    progress, codes_file = folder / "noted.json", folder / "codes.npy"
+    progress, codes_file = folder / NOTE, folder / "codes.npy"
     with threadpool_limits(1), thread_pool(threads) as pool:
         learned_from = [files[i] for i in np.flatnonzero(training)]
         book = _load_codebook(folder / "codebook.npz", learned_from, megapixels)
@@ -178,7 +181,9 @@ def build_codebook_features(
 
         done = read_json(progress)["photos"] if progress.is_file() and codes_file.is_file() else 0
         shape = (len(files), width)
-        codes = np.lib.format.open_memmap(codes_file, "r+" if done else "w+", None if done else np.float32, shape)
+        with naming(codes_file):
+            codes = np.lib.format.open_memmap(codes_file, "r+" if done else "w+", None if done else np.float32, shape)
+            reserve_space(codes_file)
         with tqdm(total=len(files), initial=done, desc="codebook features", unit=" photos") as bar:
             for begin in range(done, len(files), _CHUNK):
                 chunk = files[begin : begin + _CHUNK]
@@ -186,5 +191,4 @@ def build_codebook_features(
                 codes.flush()
                 write_json(progress, {"photos": begin + len(chunk)})
                 bar.update(len(chunk))
-    progress.unlink(missing_ok=True)
     return ["codebook.npz", "codes.npy"]

@@ -35,13 +35,18 @@ def channel_statistics(pixels: np.ndarray, rows: np.ndarray) -> tuple[list[float
 def _mos(values: np.ndarray) -> dict | None:
     if len(values) == 0:
         return None
-    counts, edges = np.histogram(values, bins=MOS_HISTOGRAM_BINS)
+    lowest, highest = float(values.min()), float(values.max())
+    try:
+        counts, edges = np.histogram(values, MOS_HISTOGRAM_BINS)
+    except ValueError:  # they differ by rounding only
+        margin = max(0.5, 1e-9 * abs(highest))
+        counts, edges = np.histogram(values, MOS_HISTOGRAM_BINS, (lowest - margin, highest + margin))
     return {
         "count": len(values),
         "mean": float(values.mean()),
         "sd": float(values.std()),
-        "min": float(values.min()),
-        "max": float(values.max()),
+        "min": lowest,
+        "max": highest,
         "histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
     }
 

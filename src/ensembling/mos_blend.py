@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from src.base.machine import usable_processes
-from src.data.codebook import FEWEST, build_codebook_features
+from src.data.codebook import FEWEST, NOTE, build_codebook_features
 from src.data.table import for_training
 from src.ensembling.ablation import AblationStep, ScoredStep, score_mos_step
 from src.ensembling.regressors import TEST, PhotoFeatures, member_name, regressor_members
@@ -40,6 +40,7 @@ def photo_features(settings: Settings, runs: Sequence[Settings], table: pd.DataF
                 megapixels, training = runs[0].data.maximum_megapixels, for_training(table)
                 processes = usable_processes(0.5)
                 work.outputs += build_codebook_features(work.folder, root, paths, training, processes, megapixels)
+                work.notes += [NOTE]
         codebook = np.load(artefact.folder / "codes.npy")
     frozen = {run.run.name: regressor_features(run) for run in runs if run.encoder.cached and run.task != "caption"}
     if settings.task != "caption":

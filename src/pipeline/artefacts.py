@@ -7,6 +7,7 @@ the inputs, the hash of each file of code, the content hashes of the outputs and
 import contextlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -23,7 +24,10 @@ from src.settings.former_names import translated
 from src.settings.keys import defaults
 
 _IDENTITY = ("settings", "inputs", "code")
+_STARTED = "started.json"
 _HASHED_UP_TO = 64 * 2**20  # a larger output is recognised by its size, to keep the check of a finished stage quick
+_SYSTEM_FILES = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini|\.~lock\..*|\.nfs.*", re.IGNORECASE | re.DOTALL)
+"""Files that no user put there: of macOS, Windows, LibreOffice and network file systems."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,8 @@ def _read_record(path: Path, *keys: str) -> dict:
 def tree_signature(root: Path, *left_out: Path) -> str:
     """Hash of every file's relative path, size and time of change below `root`, links followed.
 
-    The folders `left_out` do not count, nor do hidden ones. Raises InputError where there is no such folder.
+    The folders `left_out` do not count, nor do hidden ones, nor files that systems and editors leave behind. Raises
+    InputError where there is no such folder.
     """
     if not root.is_dir():
         what = "not a folder" if root.exists() else "no such folder"
@@ -70,6 +75,8 @@ def tree_signature(root: Path, *left_out: Path) -> str:
         folders[:] = [name for name in inner if os.path.realpath(os.path.join(folder, name)) not in skipped]
         seen.add(real)
         for name in names:
+            if _SYSTEM_FILES.fullmatch(name):
+                continue
             with contextlib.suppress(OSError):  # a dangling link is reported where its photo is read
                 status = os.stat(os.path.join(folder, name))
                 entries.append(f"{os.path.relpath(folder, root)}/{name} {status.st_size} {status.st_mtime_ns}")
@@ -120,10 +127,14 @@ def _identity(artefact: Artefact) -> dict:
 
 @dataclass
 class Making:
-    """An artefact being made: the folder to write in, and the names of its files that count, to be filled."""
+    """An artefact being made: the folder to write in, and the names of its files that count, to be filled.
+
+    notes: names of files from which a next try would go on; a shared artefact is rid of them once it is moved in.
+    """
 
     folder: Path
     outputs: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     began: float = field(default_factory=time.monotonic)
 
     def finish(self, artefact: Artefact) -> None:
@@ -169,11 +180,12 @@ def making(artefact: Artefact, fresh: bool = False) -> Iterator[Making | None]:
         work.finish(artefact)
         if artefact.shared:
             _move_in(folder, artefact.folder)
+            for note in (_STARTED, *work.notes):  # until here they keep a next try from starting over
+                (artefact.folder / note).unlink(missing_ok=True)
 
 
 def _move_in(folder: Path, place: Path) -> None:
     """Put a finished folder in its place, which is never without one for longer than a rename takes."""
-    (folder / "started.json").unlink(missing_ok=True)
     old = place.with_name(f".{place.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if place.exists():
@@ -185,7 +197,7 @@ def _move_in(folder: Path, place: Path) -> None:
 def _growing(artefact: Artefact, fresh: bool) -> Path:
     """The folder in which a shared artefact grows; what an earlier try with other code left there is removed."""
     folder = artefact.folder.with_name(f".{artefact.folder.name}.partial")
-    started = folder / "started.json"
+    started = folder / _STARTED
     if fresh or not started.is_file() or read_json(started) != _identity(artefact):
         shutil.rmtree(folder, ignore_errors=True)
         write_json(started, _identity(artefact))
@@ -194,7 +206,7 @@ def _growing(artefact: Artefact, fresh: bool) -> Path:
 
 def _make_way_for_fold(artefact: Artefact, fresh: bool) -> None:
     """Start a fold, go on with it, or refuse: what was trained with other settings or data is never overwritten."""
-    started, now = artefact.folder / "started.json", _identity(artefact)
+    started, now = artefact.folder / _STARTED, _identity(artefact)
     if fresh or not any(artefact.folder.glob("*.pt")):  # nothing in it is worth keeping
         shutil.rmtree(artefact.folder, ignore_errors=True)
     if started.is_file():

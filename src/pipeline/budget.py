@@ -170,9 +170,12 @@ def clock(settings: Settings, fresh: bool) -> Iterator[None]:
             with contextlib.suppress(OSError):  # of a place that cannot be written the stages say so
                 write_json(path, {"seconds": round(spent(), 1)})
 
-    threading.Thread(target=note, daemon=True).start()
+    thread = threading.Thread(target=note, daemon=True)
+    thread.start()
     try:
         yield
+        ended.set()
+        thread.join()  # a late note would bring the file back
         path.unlink(missing_ok=True)
     finally:
         ended.set()

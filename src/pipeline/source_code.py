@@ -13,8 +13,10 @@ raised, and statements that only draw or report do not count. Of requirements.tx
 """
 
 import ast
+import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from src.base.files import digest, digest_of
 
@@ -71,7 +73,13 @@ def _code_of(text: str) -> tuple[str, list[str]]:
             imported += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Import):
             imported += [alias.name for alias in node.names if alias.name.startswith("src.")]
-    return digest(ast.dump(_WhatComputes().visit(tree))), imported
+    return digest(_dump(_WhatComputes().visit(tree))), imported
+
+
+def _dump(tree: ast.AST) -> str:
+    """The tree as the `ast.dump` of Python 3.11 writes it, whichever Python this is."""
+    every: dict[str, Any] = {"show_empty": True} if sys.version_info >= (3, 13) else {}
+    return ast.dump(tree, **every).replace(", type_params=[]", "")
 
 
 class _WhatComputes(ast.NodeTransformer):
@@ -107,6 +115,11 @@ class _WhatComputes(ast.NodeTransformer):
         if isinstance(node.exc, ast.Call):
             return ast.Raise(exc=node.exc.func, cause=None)
         return node
+
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
+        # from Python 3.12 on an empty text ends a format that ends with a value
+        node.values = [part for part in node.values if not (isinstance(part, ast.Constant) and part.value == "")]
+        return self.generic_visit(node)
 
     def visit_keyword(self, node: ast.keyword) -> ast.AST | None:
         return None if node.arg in _WORDS else self.generic_visit(node)

@@ -1,13 +1,14 @@
 """The stages in order, what each writes, and how one is started. `python -m` this runs them all, as run.sh does."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from src.base.errors import Stopped, guarded
-from src.base.stopping import children_without_interrupts
+from src.base.errors import InputError, Stopped, guarded
+from src.base.stopping import GO_ON, children_without_interrupts
 from src.pipeline import budget, outputs
 from src.pipeline.artefacts import Artefact, outdated, tree_signature
 from src.pipeline.resolved import DEMO, data_root, folds_of, has_networks, planned, search_plan, tuned
@@ -75,11 +76,14 @@ def _start(arguments: list[str], environment: Mapping[str, str] | None = None, *
 
 
 def _run_stage(stage: str, settings: Settings) -> None:
-    _finish(start_stage(stage, settings))
+    _finish(stage, start_stage(stage, settings))
 
 
-def _finish(process: subprocess.Popen) -> None:
-    """Wait for a stage, which is asked to stop when this process is. Ends as it does where it fails: it said why."""
+def _finish(stage: str, process: subprocess.Popen) -> None:
+    """Wait for a stage, which is asked to stop when this process is. Ends as it does where it fails: it said why.
+
+    Raises InputError where a signal ended it, since then it could say nothing.
+    """
     try:
         process.wait()
     except Stopped as stop:
@@ -87,6 +91,12 @@ def _finish(process: subprocess.Popen) -> None:
         if process.wait() < 0:  # it had not begun, and said nothing
             raise
         raise SystemExit(128 + stop.signal) from None
+    if process.returncode < 0:
+        number = -process.returncode
+        raise InputError(
+            f"{stage} was ended by signal {number} ({signal.strsignal(number)}), often because memory ran out or the "
+            f"disk is full; {GO_ON}"
+        )
     if process.returncode:
         raise SystemExit(process.returncode)
 
@@ -97,7 +107,7 @@ def main(argv: list[str] | None = None) -> None:
     settings, options = load(arguments, "pipeline.stages", __doc__)
     with budget.clock(settings, options.fresh):
         for command in (["preprocess", "--check"], *([stage] for stage in STAGES)):
-            _finish(_start([f"src.{command[0]}", *command[1:], *arguments]))
+            _finish(command[0], _start([f"src.{command[0]}", *command[1:], *arguments]))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,9 @@ from src.settings.yaml_files import as_text, read_yaml, refuse
 
 Given = tuple[str, str, str]
 AddOptions = Callable[[argparse.ArgumentParser], None]
+_OF_NO_FOLD = ("compare",)
+_NEVER_DONE = ("compare", "caption", "app")
+"""Commands that work anew each time, so that there is no --fresh."""
 _FIXED = ("run.name", "run.minutes", "run.kept", "train.fold", "tune.")  # in a run that is made again
 
 
@@ -38,8 +41,11 @@ def _option_parser(stage: str, description: str, options: AddOptions | None) -> 
     )
     parser.add_argument("-h", "--help", action="store_true", help="show this and exit")
     parser.add_argument("--config", metavar="FILE", help="YAML with the settings that differ from the defaults")
-    parser.add_argument("--fold", metavar="K", help="the same as train.fold=K: work on this fold only")
-    parser.add_argument("--fresh", action="store_true", help="make what this stage makes again, from the start")
+    parser.set_defaults(fold=None, fresh=False)
+    if stage not in _OF_NO_FOLD:
+        parser.add_argument("--fold", metavar="K", help="the same as train.fold=K: work on this fold only")
+    if stage not in _NEVER_DONE:
+        parser.add_argument("--fresh", action="store_true", help="make what this stage makes again, from the start")
     if options:
         options(parser)
     return parser

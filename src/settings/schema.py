@@ -142,7 +142,8 @@ class RunSettings:
             raise ValueError(f"run.name={self.name!r}: expected the plain name of a folder")
         if len(os.fsencode(self.name)) > _LONGEST_NAME:
             raise ValueError(f"run.name={self.name[:40]}…: longer than {_LONGEST_NAME} bytes; choose a shorter one")
-        if self.name in ("cache", "comparison", "log", "submission"):
+        # some file systems tell no capitals from small letters
+        if self.name.casefold() in ("cache", "comparison", "log", "submission"):
             raise ValueError(f"run.name={self.name}: that name is taken by the pipeline's own files")
 
 

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,6 +15,8 @@ from src.base.text_files import file_content
 CONFIGS = Path("configs")
 _WHOLE = ("tune.space",)
 """Settings that are mappings themselves."""
+_NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
+"""Characters that JSON may hold as they are, and YAML may not, or takes for the end of a line."""
 
 
 class ConfigError(SystemExit):
@@ -36,7 +39,10 @@ def refuse(message: str) -> NoReturn:
 
 def as_text(value: Any) -> str:
     """A value as one writes it on the command line."""
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+    if isinstance(value, str):
+        return value
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return _NOT_IN_YAML.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def _leaves(tree: dict, prefix: str = "") -> list[tuple[str, str]]:

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from src.base.errors import InputError
-from src.base.files import read_json, write_json
-from src.base.machine import usable_cores
+from src.base.files import naming, read_json, write_json
+from src.base.machine import reserve_space, usable_cores
 from src.base.randomness import fold_in, seed_torch
 from src.base.worker_pool import thread_pool
 from src.data.image import Unreadable, decode
@@ -25,6 +25,7 @@ from src.training.metrics_log import progress
 _BLOCK = 32  # photos that are read, and of which those of one size are computed together; fixed: a resumed computation
 # gives the same bits
 _SAVE_EVERY = 16  # blocks between two flushes to the disk, from which a resumed computation goes on
+_SAVED = "saved.json"  # how many photos were computed
 _SAMPLE = 256  # photos whose late features are looked at before training
 _TOGETHER = {"cpu": 2, "cuda": 16}  # photos of one size in a batch: on a CPU larger ones do not fit into its caches
 
@@ -70,6 +71,7 @@ def cached_features(settings: Settings, ranks: Ranks, for_mos_alone: bool = Fals
         with artefacts.making(artefact) as work:
             if work:
                 work.outputs += _compute(settings, work.folder, ranks.device, for_mos_alone)
+                work.notes += [_SAVED]
         return [artefact.folder]
 
     return ranks.shared_paths(make)[0]  # the other processes wait here
@@ -101,7 +103,7 @@ def _compute(settings: Settings, folder: Path, device: torch.device, for_mos_alo
         print(encoder.warning.replace("encoder.name", "ensemble.encoders"), flush=True)
     views = np.load(source / "pixels.npy", mmap_mode="r")
     paths = [resolved.data_root(settings) / path for path in load_table(source / "photos.jsonl")["path"]]
-    saved = folder / "saved.json"
+    saved = folder / _SAVED
     done = read_json(saved)["photos"] if saved.is_file() else 0
     files: dict[str, np.memmap] = {}
     if done:
@@ -129,7 +131,7 @@ def _compute(settings: Settings, folder: Path, device: torch.device, for_mos_alo
                 _flush(files)
                 write_json(saved, {"photos": rows[-1] + 1})
     _flush(files)
-    saved.unlink(missing_ok=True)
+    write_json(saved, {"photos": len(views)})
     return [f"{name}.npy" for name in sorted(files)]
 
 
@@ -167,10 +169,13 @@ def _features(encoder: Encoder, photos: np.ndarray, settings: Settings, mirrored
 
 
 def _create(folder: Path, arrays: dict[str, np.ndarray], count: int) -> dict[str, np.memmap]:
-    return {
-        name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", values.dtype, (count, *values.shape[1:]))
-        for name, values in arrays.items()
-    }
+    files = {}
+    for name, values in arrays.items():
+        path = folder / f"{name}.npy"
+        with naming(path):
+            files[name] = np.lib.format.open_memmap(path, "w+", values.dtype, (count, *values.shape[1:]))
+            reserve_space(path)
+    return files
 
 
 def _flush(files: dict[str, np.memmap]) -> None:

@@ -1,6 +1,7 @@
 """What differs between operating systems stands in one file, and nothing needs what only one of them has."""
 
 import ast
+import errno
 import functools
 import importlib
 import multiprocessing
@@ -12,12 +13,25 @@ from pathlib import Path
 
 import pytest
 
+from src import preprocess
 from src.base import machine
 from tests.conftest import TINY
+from tests.helpers import bad_input
 
 REPOSITORY = Path(__file__).parents[2]
 NOT_EVERYWHERE = {"sched_getaffinity", "fdatasync", "getuid", "geteuid", "fork", "killpg", "setsid", "getppid", "kill"}
-NOT_EVERYWHERE |= {"SIGKILL", "SIGSTOP", "SIGHUP", "SIGALRM", "prctl", "fcntl", "resource", "pwd", "grp"}
+NOT_EVERYWHERE |= {
+    "SIGKILL",
+    "SIGSTOP",
+    "SIGHUP",
+    "SIGALRM",
+    "prctl",
+    "fcntl",
+    "resource",
+    "pwd",
+    "grp",
+    "posix_fallocate",
+}
 GUARDS = {"OSError", "AttributeError", "ImportError"}
 
 
@@ -70,7 +84,7 @@ def test_only_one_file_asks_for_what_is_not_everywhere(path):
 def other_system(folder: Path, settings: list[str]) -> None:
     """Run stages without what Linux has, in a process that has not imported src yet."""
     os.chdir(folder)
-    for name in ("sched_getaffinity", "fdatasync", "getuid", "geteuid", "killpg", "setsid"):
+    for name in ("sched_getaffinity", "fdatasync", "getuid", "geteuid", "killpg", "setsid", "posix_fallocate"):
         delattr(os, name)
     for name in ("SIGKILL", "SIGSTOP", "SIGALRM"):
         delattr(signal, name)
@@ -140,3 +154,41 @@ def test_processes_side_by_side_fit_into_the_container_s_memory(monkeypatch, tmp
     assert machine.usable_processes(1000.0) == 6
     (tmp_path / "memory" / "memory.limit_in_bytes").unlink()
     assert machine.usable_processes(1000.0) == 6, "nothing says how much there is"
+
+
+@pytest.mark.parametrize(("platform", "processes"), [("win32", 61), ("linux", 200)])
+def test_windows_has_no_pool_of_more_processes_than_it_can_wait_for(platform, processes, monkeypatch):
+    monkeypatch.setattr(machine, "usable_cores", lambda: 200)
+    monkeypatch.setattr(machine, "sys", type("sys", (), {"platform": platform}))
+    assert machine.usable_processes(1e-6) == processes
+
+
+def test_space_is_reserved_where_the_system_can(tmp_path, monkeypatch):
+    def fail(number):
+        raise OSError(number, os.strerror(number))
+
+    path = tmp_path / "sparse"
+    with open(path, "wb") as file:
+        file.write(b"begin")
+        file.truncate(1 << 20)
+    machine.reserve_space(path)
+    assert path.stat().st_size == 1 << 20 and path.read_bytes().rstrip(b"\0") == b"begin"
+    if hasattr(os, "posix_fallocate"):
+        assert path.stat().st_blocks * 512 >= 1 << 20
+    for number in (errno.EINVAL, errno.EOPNOTSUPP):
+        monkeypatch.setattr(os, "posix_fallocate", lambda *_, number=number: fail(number), raising=False)
+        machine.reserve_space(path)
+    monkeypatch.setattr(os, "posix_fallocate", lambda *_: fail(errno.ENOSPC), raising=False)
+    with pytest.raises(OSError, match="No space left"):
+        machine.reserve_space(path)
+    monkeypatch.delattr(os, "posix_fallocate")
+    machine.reserve_space(path)
+
+
+def test_stages_are_tried_on_bad_input_where_linux_s_own_functions_are_absent(tmp_path, monkeypatch):
+    for name in ("sched_getaffinity", "geteuid"):
+        monkeypatch.delattr(os, name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    bad_input.hurry(monkeypatch)
+    assert machine.usable_cores() == 1
+    assert bad_input.exit_code(preprocess, "data.root=nowhere") == 1

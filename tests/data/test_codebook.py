@@ -1,6 +1,7 @@
 """Codebook features against a loop over codewords; cut off, they go on to the same bytes."""
 
 import dataclasses
+import os
 
 import cv2
 import numpy as np
@@ -59,8 +60,13 @@ def test_an_interrupted_build_gives_the_same_bytes(tmp_path, monkeypatch):
         patch.setattr(Codebook, "describe", cut)
         with pytest.raises(KeyboardInterrupt):
             codebook.build_codebook_features(tmp_path / "cut", tmp_path, paths, training, 1)
+    if hasattr(os, "posix_fallocate"):
+        codes = tmp_path / "cut" / "codes.npy"
+        assert codes.stat().st_blocks * 512 >= codes.stat().st_size, "a full disk shows at once"
     names = codebook.build_codebook_features(tmp_path / "cut", tmp_path, paths, training, 1)
     for name in names:
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     codes = np.load(tmp_path / "cut" / "codes.npy")
+    monkeypatch.setattr(Codebook, "describe", cut)
+    assert codebook.build_codebook_features(tmp_path / "cut", tmp_path, paths, training, 1) == names, "nothing is left"
     assert codes.shape == (25, 15) and not codes[24].any() and codes[:24].any(1).all()

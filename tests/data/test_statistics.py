@@ -1,6 +1,7 @@
 """The statistics of a data set against numpy, of its training photos only."""
 
 import numpy as np
+import pytest
 
 from src.data.handcrafted import NAMES
 from src.data.statistics import channel_statistics, dataset_statistics
@@ -28,3 +29,12 @@ def test_training_photos_alone_are_counted():
     assert facts["captions"]["count"] == 3 and facts["captions"]["words"]["max"] == 3
     assert facts["captions"]["per_photo"] == {"0": 1, "1": 1, "2": 1}
     assert facts["groups"] == 2
+
+
+@pytest.mark.parametrize("mos", [(5.1, 5.1000000000000005), (5.1, 5.1), (1e17, 1e17)])
+def test_mos_that_differ_by_rounding_only_have_a_histogram(mos):
+    frame = make_table([(name, name, value, (), name, "train") for name, value in zip("ab", mos, strict=True)])
+    pictures, features = np.zeros((2, 4, 4, 1), np.uint8), np.zeros((2, len(NAMES)), np.float32)
+    facts = dataset_statistics(frame, pictures, features)["mos"]
+    assert (facts["min"], facts["max"], sum(facts["histogram"]["counts"])) == (*mos, 2)
+    assert np.all(np.diff(facts["histogram"]["edges"]) > 0)

@@ -1,5 +1,6 @@
 """Files that are whole or absent, locks, and knowing what is up to date."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from src.base.errors import InputError
-from src.base.files import replacing, write_text
+from src.base.files import existing_folder, replacing, require_writable, write_text
 from src.base.locks import lock
 from src.pipeline import outputs, source_code
 from src.pipeline.artefacts import Artefact, making, outdated, tree_signature
@@ -67,6 +68,64 @@ def test_a_failed_build_leaves_nothing_under_the_real_name(artefact):
         assert (work.folder / "out.txt").read_text() == "half", "the next try can go on from it"
         work.outputs += ["out.txt"]
     assert not outdated(artefact)
+
+
+@pytest.mark.parametrize("moved", [0, 1])
+def test_what_is_whole_when_a_build_is_killed_is_gone_on_with(artefact, monkeypatch, moved):
+    make(artefact, text="old")
+    replace, renames = os.replace, []
+
+    def killed(old, new):
+        if Path(new).parent == artefact.folder.parent:
+            renames.append(new)
+            if len(renames) > moved:
+                raise KeyboardInterrupt
+        replace(old, new)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", killed)
+        make(artefact, fresh=True)
+    artefact.folder.exists() and (artefact.folder / "out.txt").unlink()
+    with making(artefact) as work:
+        assert (work.folder / "out.txt").read_text() == "hello"
+        work.outputs += ["out.txt"]
+    assert not outdated(artefact)
+    assert sorted(path.name for path in artefact.folder.iterdir()) == ["done.json", "out.txt"]
+
+
+def test_notes_for_the_next_try_are_gone_once_a_build_is_moved_in(artefact):
+    with making(artefact) as work:
+        for name in ("out.txt", "saved.json"):
+            write_text(work.folder / name, "1")
+        work.outputs, work.notes = ["out.txt"], ["saved.json"]
+    assert sorted(path.name for path in artefact.folder.iterdir()) == ["done.json", "out.txt"]
+    assert list(artefact.record()["outputs"]) == ["out.txt"] and not outdated(artefact)
+
+
+def test_tree_signature_leaves_out_what_systems_and_editors_leave_behind(tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "a.jpg").touch()
+    before = tree_signature(tmp_path)
+    for name in (".DS_Store", "._a.jpg", "Thumbs.db", "desktop.ini", ".~lock.train.csv#", ".nfs000001", "thumbs.db"):
+        (tmp_path / "train" / name).write_text("x")
+    tree_signature.cache_clear()
+    assert tree_signature(tmp_path) == before
+    (tmp_path / "train" / "nfs.jpg").touch()
+    tree_signature.cache_clear()
+    assert tree_signature(tmp_path) != before
+
+
+def test_the_nearest_folder_of_a_drive_that_does_not_exist_is_the_drive(monkeypatch):
+    path = Path("a", "b").absolute()
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    assert existing_folder(path) == Path(path.anchor)
+
+    def missing(dir):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(dir))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", missing)
+    with pytest.raises(InputError, match=r"cannot be written \(.*No such file or directory\)"):
+        require_writable(path, "run.root")
 
 
 def test_tree_signature_sees_every_file_through_links_and_survives_a_loop(tmp_path):

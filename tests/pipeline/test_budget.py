@@ -1,11 +1,12 @@
 """run.minutes: the plan as a function of costs, budget and settings, and the clock."""
 
 import os
+import threading
 import time
 
 import pytest
 
-from src.base.files import read_json
+from src.base.files import read_json, write_json
 from src.pipeline import budget
 from src.pipeline.budget import MARGIN, STARTED, Costs, best_plan, clock, features_key, spent, stage_seconds, values_of
 from src.pipeline.runs import clock_path, run_folder
@@ -109,3 +110,20 @@ def test_a_run_that_goes_on_counts_what_it_worked_and_no_pause(workplace, monkey
     assert not path.exists(), "a run that has ended leaves no time to the next one"
     with clock(settings, True):
         assert spent() < 0.2
+
+
+def test_a_late_note_does_not_bring_the_clock_back(workplace, monkeypatch):
+    settings, begun = build([("run.minutes", "5", "test")]), threading.Event()
+
+    def slow(path, value):
+        begun.set()
+        time.sleep(0.2)
+        write_json(path, value)
+
+    monkeypatch.setattr(budget, "_NOTE_EVERY", 0.01)
+    monkeypatch.setattr(budget, "write_json", slow)
+    monkeypatch.setenv(STARTED, "")
+    with clock(settings, False):
+        begun.wait()
+    time.sleep(0.3)
+    assert not clock_path(run_folder(settings)).exists()

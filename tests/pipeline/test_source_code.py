@@ -98,6 +98,27 @@ def test_what_may_change_a_result_is_other_code(example, case):
     assert example(*DIFFERENT[case])
 
 
+EVERY_PYTHON = """
+class K(B):
+    a: int = 1
+
+    def f(self, *, b=f"{1:{2}}{3!r:>{4}.{5}}"):
+        return [f"", f"x{b}", lambda: (), {}]
+
+"""
+PYTHON_3_11 = "5a4768f30fac1688c6efce905ca902dde4d69309ab494f362436bdd68088fc61"
+
+
+@pytest.mark.parametrize("name", ["python3.11", "python3.12", "python3.13", "python3.14"])
+def test_every_python_finds_the_same_hash(name):
+    assert source_code._code_of(EVERY_PYTHON)[0] == PYTHON_3_11, "this Python"
+    if not (other := shutil.which(name)) or subprocess.run([other, "-V"], capture_output=True).returncode:
+        pytest.skip(f"no {name} here")
+    command = f"from src.pipeline.source_code import _code_of; print(_code_of({EVERY_PYTHON!r})[0])"
+    answer = subprocess.run([other, "-B", "-c", command], cwd=REPOSITORY, capture_output=True, text=True)
+    assert answer.stdout == f"{PYTHON_3_11}\n", answer.stderr
+
+
 def test_rooms_that_only_show_or_decide_do_not_count_and_all_others_do(source):
     code = code_of("train")
     rooms = {name.partition("/")[0] for name in code if "/" in name}

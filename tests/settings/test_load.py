@@ -12,7 +12,7 @@ from src.settings.keys import all_settings, changing, flatten
 from src.settings.load import as_arguments, as_yaml, load, save
 from src.settings.reference import markdown
 from src.settings.schema import OptimSettings, Settings
-from src.settings.yaml_files import ConfigError, as_text, read_yaml
+from src.settings.yaml_files import ConfigError, as_text, read_tree, read_yaml
 from tests.test_architecture import HEAVY
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
@@ -45,6 +45,7 @@ def test_command_line_wins_wherever_the_config_stands(tmp_path):
         (["decoder.cell=gro"], "expected one of lstm, gru"),
         (["encoder=resnet18"], "encoder is a group of settings"),
         (["run.name=../up"], "plain name of a folder"),
+        (["run.name=Cache"], "that name is taken"),
         (["train.batch_size=10", "train.accumulation_steps=3"], "cannot be divided"),
         (["train.compile=true", "parallel=dp"], "give parallel=ddp, or leave one out"),
         (["--fold", "4"], "there are folds 0 to 3"),
@@ -145,6 +146,31 @@ def test_text_is_read_as_its_setting_says(text, value):
     read_value = flatten(read(trained, text))[key]
     assert read_value == value and type(read_value) is type(value)
     assert flatten(read(trained, f"--{text}"))[key] == flatten(read(trained, *f"--{text}".split("=", 1)))[key] == value
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["😍최고", "a\u2028b\u2029c\x85d", "'\"\\", "".join(map(chr, range(32))), "\x7f\x9b\xa0\ufeff\ufffe", "null", "~"],
+    ids=ascii,
+)
+def test_any_text_comes_back_as_it_was_written(name):
+    assert read_tree(as_text([name])) == [name] and read_tree(as_text({name: name})) == {name: name}
+    assert read(f"ensemble.runs={as_text([name])}").ensemble.runs == [name]
+
+
+def test_commands_offer_what_they_use(capsys):
+    for stage, options in (
+        ("compare", set()),
+        ("caption", {"--fold"}),
+        ("app", {"--fold"}),
+        ("train", {"--fold", "--fresh"}),
+    ):
+        with pytest.raises(SystemExit):
+            load(["--help"], stage)
+        printed = capsys.readouterr().out
+        assert {option for option in ("--fold", "--fresh") if f"\n  {option} " in printed} == options
+    with pytest.raises(ConfigError, match="--fresh is not understood"):
+        load(["--fresh"], "compare")
 
 
 def test_settings_cannot_be_assigned_and_changes_are_checked():

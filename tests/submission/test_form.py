@@ -60,3 +60,16 @@ def test_a_file_is_logged_once_and_the_users_text_stays(tmp_path):
     rows = list(csv.reader(log.read_text().splitlines()))
     assert [row[1] for row in rows] == ["run", "demo", "other, run"]
     assert rows[1][3:5] == ["0.1235", ""] and rows[2][3:5] == ["", "1.5000"]
+
+
+@pytest.mark.parametrize("text", ["best: 최고\r\n", "no end of line: 최고"])
+def test_a_log_in_another_encoding_keeps_its_bytes(text, tmp_path):
+    log, submission = tmp_path / "log.csv", tmp_path / "s.csv"
+    submission.write_text("one")
+    log_submission(log, submission, "demo", {"mos": 1, "caption": None})
+    log.write_bytes(log.read_bytes().replace(b"\n", b"\r\n") + text.encode("cp949"))
+    before = log.read_bytes()
+    log_submission(log, submission, "demo", {"mos": 1, "caption": None})
+    assert log.read_bytes() == before, "it is logged already"
+    log_submission(log, submission, "other", {"mos": 1, "caption": None})
+    assert log.read_bytes().startswith(before) and log.read_bytes().splitlines()[-1].count(b",other,") == 1

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import io
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
@@ -20,7 +21,7 @@ from src.data.labels import Labels
 from src.data.table import load_table
 from src.data.view import at_own_aspect
 from src.models.encoder import views_of
-from src.pipeline import outputs
+from src.pipeline import artefacts, outputs
 from src.settings.load import load
 from src.settings.schema import AugmentSettings
 from src.training import checkpoint, feature_cache
@@ -126,6 +127,42 @@ def test_an_interrupted_feature_cache_is_resumed(prepared, tmp_path, monkeypatch
     assert sum(computed) < 80 + 3 * 8, "what was done is not done again"
     for name in names:
         assert (cut / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_a_kill_while_finished_features_are_hashed_or_moved_in_loses_none(prepared, monkeypatch):
+    settings = prepared(*FROZEN)
+    folder, computed = outputs.features(settings).folder, []
+    original = feature_cache._features
+
+    def counted(encoder, photos, *how):
+        computed.append(len(photos))
+        return original(encoder, photos, *how)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(feature_cache, "_features", counted)
+    for moment in ("file_digest", "_move_in"):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(artefacts, moment, killed)
+            feature_cache.cached_features(settings, ONE)
+        assert not folder.exists()
+    assert feature_cache.cached_features(settings, ONE) == folder
+    assert sum(computed) == 80, "each photo once"
+    outputs_of_it = {"grid.npy", "pooled.npy", "levels.npy", "mask.npy"}
+    assert {path.name for path in folder.iterdir()} == {*outputs_of_it, "done.json"}
+    assert outputs.features(settings).record()["outputs"].keys() == outputs_of_it
+
+
+def test_a_disk_that_is_too_small_is_told_before_the_first_photo_is_kept(prepared, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    settings = prepared(*FROZEN)
+    monkeypatch.setattr("os.posix_fallocate", full, raising=False)
+    with pytest.raises(OSError) as error:
+        feature_cache.cached_features(settings, ONE)
+    assert error.value.errno == errno.ENOSPC and error.value.filename.endswith(".npy")
 
 
 def test_training_sees_the_mirrored_photo_as_often_as_asked(prepared):

@@ -14,8 +14,12 @@ import pytest
 from matplotlib import pyplot
 from optuna.trial import TrialState
 
+from src import tune
 from src.base.errors import InputError
+from src.pipeline.artefacts import Artefact
+from src.pipeline.resolved import search_plan
 from src.plots.tuning_plots import draw_search
+from src.settings.load import load
 from src.settings.yaml_files import ConfigError
 from src.tuning import claims
 from src.tuning.results import SCORE_NAMES, best_trial, finished_study, table_rows
@@ -110,6 +114,14 @@ def test_four_workers_on_postgresql_two_of_them_killed_finish_exactly_what_was_a
 @pytest.fixture
 def url(tmp_path) -> str:
     return f"sqlite:///{tmp_path / 'study.db'}"
+
+
+def test_a_study_lies_in_its_folder_whatever_that_is_called(tmp_path):
+    folder = tmp_path / "a?b=1" / "c%20d{e}" / "tune"
+    artefact, searched = Artefact("tune", folder, folder / "done.json", {}, {}), search_plan(load([], "tune")[0])
+    study = tune.open_study(load([], "tune")[0], searched, artefact, fresh=False)
+    assert not study.trials() and (folder / "study.db").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["a?b=1"]
 
 
 @pytest.mark.slow
