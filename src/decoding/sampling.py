@@ -82,7 +82,7 @@ def draw(weights: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
 
     A token of weight 0 is never drawn.
     """
-    possible = weights > 0
-    cumulative = weights.cumsum(dim=1, dtype=torch.float64).masked_fill(~possible, 0.0)
-    above = cumulative > cumulative.amax(dim=1, keepdim=True) * numbers.unsqueeze(1)
-    return above.to(torch.uint8).argmax(dim=1)
+    cumulative = weights.cumsum(dim=1, dtype=torch.float64)
+    if weights.device.type != "cpu":  # a GPU sums in parallel, and its sums may rise at a weight of 0, or fall
+        cumulative = cumulative.masked_fill(weights == 0, 0.0).cummax(dim=1).values
+    return torch.searchsorted(cumulative, cumulative[:, -1:] * numbers.unsqueeze(1), right=True).squeeze(1)

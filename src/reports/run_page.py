@@ -66,7 +66,8 @@ def run_page(settings: Settings) -> Page:
     frequent = (
         frequent_captions(answers, captioned if captioned.any() else ~captioned, predictions) if has_captions else []
     )
-    fold_of = np.full(len(labels.key), -1)
+    learned = ~labels.test & (labels.part != ord("r")) & (~np.isnan(labels.mos) | (labels.captions > 0))
+    fold_of = np.where(learned, answers.fold.max(initial=0) + 1, -1)  # of photos that are in every training part
     fold_of[answers.row[answers.row >= 0]] = answers.fold[answers.row >= 0]
     leaks = leak_cautions(labels, fold_of, np.asarray(digests))
     shift = run / "covariate_shift.json"

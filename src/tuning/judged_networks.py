@@ -65,6 +65,8 @@ class JudgedNetworks:
 
         One that fails is left to `predictions`, which raises its error.
         """
+        for settings in systems.values():
+            stages.ensure_inputs(settings, "tune")
         waiting = [(system, fold) for fold in folds for system in systems]
         while waiting:
             for system, fold in list(waiting):
