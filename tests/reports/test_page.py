@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.base.csv_files import write_csv
+from src.base.csv_files import read_rows, write_csv
 from src.base.files import digest_of, write_json
 from src.pipeline import outputs, runs
 from src.reports.page_charts import calibration_chart, residual_chart, scatter_chart
@@ -164,6 +164,18 @@ def test_warnings_say_what_to_do(tmp_path):
                   "1 rows or photos was left out", "1 test photos could not be read"):  # fmt: skip
         assert any(words in what for what in told), (words, told)
     assert "cut off" in write_report(settings).read_text(encoding="utf-8")
+
+
+def test_a_photo_scored_that_every_network_has_learned_is_a_leak(tmp_path):
+    settings = made_up_run(tmp_path, 40)
+    oof = outputs.ensemble(settings).folder / "oof.csv"
+    rows = [row.cells for row in read_rows(oof, ("photo_id", "fold"))]
+    write_csv(oof, list(rows[0]), [list(row.values()) for row in rows if row["fold"] == "0"])
+    digests = np.load(outputs.photos(settings).folder / "digests.npy")
+    assert not any("more than one fold" in caution.what for caution in run_page(settings).cautions)
+    digests[1] = digests[0]  # photo 1 is in no fold now
+    np.save(outputs.photos(settings).folder / "digests.npy", digests)
+    assert any("1 photos occur in more than one fold" in caution.what for caution in run_page(settings).cautions)
 
 
 def test_charts_tell_the_figures_that_they_draw():
