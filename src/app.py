@@ -1,7 +1,7 @@
 """A page to try photos on: python -m src.app [run.name=NAME], then open the address that it prints.
 
 Drop, paste or photograph a picture: its MOS with an interval and its place among the training photos, its caption with
-the runners-up and their expected scores, where the captioner looked at each word, and the training photos most like it.
+other captions and their expected scores, where the captioner looked at each word, and the training photos most like it.
 A zip or a folder of photos becomes a CSV. MOS and caption are those of `python -m src.caption`. Needs the packages of
 requirements-app.txt. Uploaded photos are removed as soon as they are answered.
 """

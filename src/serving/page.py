@@ -133,7 +133,7 @@ def build_page(pages: Pages, names: list[tuple[str, str]], first: str) -> gradio
                 mos = gradio.Textbox(label="Mean opinion score", lines=3, interactive=False)
                 caption = gradio.Textbox(label="Caption", lines=2, interactive=False)
                 others = gradio.Dataframe(
-                    label="Runners-up, with expected scores",
+                    label="Other captions, with expected scores",
                     headers=["caption", "score"],
                     column_widths=["80%", "20%"],
                     interactive=False,

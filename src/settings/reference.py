@@ -11,8 +11,8 @@ _HEAD = """# Settings
 Written by `python -m src.settings.reference > docs/settings.md` from the classes in `src/settings/`: change those.
 
 Every command takes them as `key.sub=value`, or in a YAML file after `--config`. Later ones win: the defaults, the file
-of `--config`, `--fold K`, the command line. What is marked † does not change results: such settings may differ between
-two commands on one run.
+of `--config`, `--fold K`, the command line. What is marked † is not compared when a finished result is looked up: two
+commands on one run may give it different values. It says where, how fast or how much is done, such as which fold.
 """
 
 

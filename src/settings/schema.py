@@ -216,16 +216,22 @@ class Settings:
         if not encoder.cached:
             return
         if self.view.crops > 1:
-            raise ValueError(f"encoder.cache={encoder.cache} keeps the features of one crop; give view.crops=1")
+            raise ValueError(
+                f"encoder.cache={encoder.cache} keeps the features of one crop; give view.crops=1, or "
+                "encoder.cache=none"
+            )
         if augment.crop or augment.photometric:
             raise ValueError(
                 f"encoder.cache={encoder.cache} keeps features of whole photos; give augment.crop=0 "
-                "augment.photometric=0"
+                "augment.photometric=0, or encoder.cache=none"
             )
         if augment.flip and not encoder.mirrored:
             raise ValueError("augment.flip needs cached features of mirrored photos: encoder.mirrored=true, or flip=0")
         if scales != [1.0]:
-            raise ValueError(f"predict.tta_scales={scales}: encoder.cache={encoder.cache} keeps features of one size")
+            raise ValueError(
+                f"predict.tta_scales={scales}: encoder.cache={encoder.cache} keeps features of one size; "
+                "leave it out, or give encoder.cache=none"
+            )
 
     def _check_devices(self) -> None:
         if self.run.jobs not in (None, 1) and self.parallel != "none":

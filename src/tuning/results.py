@@ -83,9 +83,10 @@ def write_results(study: Study, settings: Settings, objective: str, folder: Path
     rows = table_rows(study, objective)
     write_csv(folder / "trials.csv", list(rows[0]), [list(row.values()) for row in rows])
     scores = ", ".join(f"{name} {v:.4f}" for name, v in zip(SCORE_NAMES[objective], best.values, strict=True))
-    title = f"# Trial {best.number} of {study.plan.trials}: {scores} on the validation photos that it was chosen by"
+    trial = f"{best.number} of {study.plan.trials}"
+    title = f"Best trial: {trial}, {scores} on the validation photos that it was chosen by"
     winner = changed(settings, best.params, "the winner") if verdict.won else settings
-    write_text(folder / "best.yaml", f"{title}; {verdict.sentence}.\n{as_yaml(winner, 'train.fold')}")
+    write_text(folder / "best.yaml", f"# {title}; {verdict.sentence}.\n{as_yaml(winner, 'train.fold')}")
     write_json(folder / "judge.json", {**verdict.record(), "trial": best.number})
     return ["best.yaml", "judge.json", "trials.csv"]
 
