@@ -16,6 +16,11 @@ def one_line(text: str) -> str:
     return _shortened(" ".join(_shortened(word, LONGEST_WORD) for word in shown.split()), LONGEST_LINE)
 
 
+def said_by(error: Exception) -> str:
+    """What an error says on one line, its kind where it says nothing: at most 160 characters."""
+    return _shortened(one_line(str(error)), 160) or type(error).__name__
+
+
 def finite_number(text: str) -> float | None:
     """The finite number that the text is; None for any other text, and for 1_0, which Python alone would take."""
     try:

@@ -22,8 +22,6 @@ from src.ensembling.tabular_regressors import boosting, ridge
 REGRESSORS = ("ridge", "boosting", "svr")
 KERNEL_RIDGE = "kernel_ridge"
 """The regressor on a frozen encoder's features."""
-MEMBERS = ("network", *REGRESSORS, KERNEL_RIDGE, "blend")
-"""All columns of MOS that a run may have; another run's member is called "MEMBER RUN"."""
 TEST = -2
 """Stands where a test photo has its fold."""
 _FROZEN_SHARE = 2.0
@@ -46,7 +44,7 @@ class PhotoFeatures:
 
 
 def member_name(member: str, run: str, first: str) -> str:
-    """The column of a member of one of several runs, of which `first` is the first."""
+    """The column of a member of one of several runs: its own name for the run `first`, "MEMBER RUN" for another."""
     return member if run == first else f"{member} {run}"
 
 

@@ -29,7 +29,7 @@ def network_bytes(settings: Settings) -> NetworkBytes:
 
     Raises InputError where one of them could not.
     """
-    channels = 3 if settings.view.color == "rgb" else 1
+    channels = settings.view.channels
     mean, std = (0.5,) * channels, (0.25,) * channels
     if settings.encoder.frozen:
         encoder = frozen_encoder(settings, mean, std)
@@ -54,7 +54,7 @@ def encoder_bytes(settings: Settings, name: str) -> dict[str, int]:
 
     Raises InputError where it, or its published weights, cannot be had.
     """
-    channels = 3 if settings.view.color == "rgb" else 1
+    channels = settings.view.channels
     alone = outputs.encoder_settings(settings, name)
     with named("ensemble.encoders"):
         encoder = frozen_encoder(alone, (0.5,) * channels, (0.25,) * channels, for_mos_alone=True)

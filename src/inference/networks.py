@@ -20,7 +20,7 @@ def open_network(path: Path, settings: Settings) -> tuple[Captioner, dict[str, A
     `settings` must be those it was trained with. Raises InputError where the file does not fit them.
     """
     content = checkpoint.load(path)
-    scale, channels = content["scale"], 3 if settings.view.color == "rgb" else 1
+    scale, channels = content["scale"], settings.view.channels
     if not settings.adapts:
         # all weights come from the file, and with them the buffers that hold the pixels' mean and standard deviation
         settings = dataclasses.replace(

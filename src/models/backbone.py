@@ -11,11 +11,12 @@ from timm.models import group_parameters
 from torch import nn
 
 from src.base.errors import InputError
+from src.base.text import said_by
 from src.models.encoder import Encoder, trainable
 from src.models.faster_rcnn import DETECTORS, build_faster_rcnn
 from src.models.features import Features
 from src.models.levels import BlockStatistics, channel_statistics
-from src.models.weights import fetch_torchvision, fit_weights, one_line, published_weights
+from src.models.weights import fetch_torchvision, fit_weights, published_weights
 from src.models.weights_files import read_weights
 from src.settings.schema import EncoderSettings
 
@@ -209,7 +210,7 @@ def build_backbone(
         encoder = BackboneEncoder(backbone, channels, size, mean, std, settings.frozen, channels_last, warning, levels)
     except (RuntimeError, ValueError, AssertionError, AttributeError, TypeError) as error:
         raise InputError(
-            f"encoder.name={settings.name} cannot be used at view.size={size}: {one_line(error)}; "
+            f"encoder.name={settings.name} cannot be used at view.size={size}: {said_by(error)}; "
             "try another view.size or encoder.name"
         ) from None
     _check_stride(settings, size, encoder.layout)
@@ -236,7 +237,7 @@ def _timm(settings: EncoderSettings, channels: int, size: int) -> nn.Module:
     except (TypeError, AssertionError, ValueError, RuntimeError, NotImplementedError) as error:
         what = f"channels={channels}, view.size={size}, encoder.output_stride={settings.output_stride}"
         raise InputError(
-            f"encoder.name={settings.name} cannot be built with {what}: {one_line(error)}; change one of them"
+            f"encoder.name={settings.name} cannot be built with {what}: {said_by(error)}; change one of them"
         ) from None
     return backbone
 

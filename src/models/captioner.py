@@ -127,7 +127,7 @@ def with_heads(
     if settings.task != "caption":
         width = encoder.levels_width or encoder.width
         if settings.encoder.fine_tunes:
-            channels = 3 if settings.view.color == "rgb" else 1
+            channels = settings.view.channels
             late_stages = build_late_stages(settings.encoder, channels, settings.train.channels_last)
             width += late_stages.width
         head = DistributionHead if settings.loss.mos == "distribution" else MosHead

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from src.base.errors import InputError
+from src.base.text import said_by
 from src.models.backbone import BackboneEncoder, build_backbone
 from src.models.encoder import Encoder, JoinedEncoder
 from src.models.fine_tuning import EarlyStages, LateStages, split_backbone
-from src.models.weights import one_line
 from src.settings.schema import EncoderSettings
 
 
@@ -71,7 +71,7 @@ def _split(
     except (ValueError, AttributeError) as error:
         raise InputError(
             f"encoder.fine_tuned={name} cannot be split after encoder.frozen_stages={settings.frozen_stages}: "
-            f"{one_line(error)}"
+            f"{said_by(error)}"
         ) from None
     late.requires_grad_(True)
     return EarlyStages(early, size, whole.mean, whole.std, whole.memory_format), LateStages(late, whole.width)

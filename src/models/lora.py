@@ -7,7 +7,7 @@ W + 2 B A with A and B of rank r, B zero at first. On all linear layers of the b
 
 import logging
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -68,20 +68,16 @@ def take_off_bypassed(network: nn.Module, output: torch.Tensor) -> None:
     gradients = torch.autograd.grad(output, [parameter for _, parameter in named], allow_unused=True)
     pairs = zip(named, gradients, strict=True)
     for layer in {name.partition(f".{_ADAPTER}")[0] for (name, _), gradient in pairs if gradient is None}:
-        network.set_submodule(layer, _adapted(network.get_submodule(layer)).get_base_layer())
+        network.set_submodule(layer, cast(Any, network.get_submodule(layer)).get_base_layer())
 
 
 def merge_adapters(network: nn.Module) -> None:
     """Add the adapters to the weights beside which they stand, and remove them."""
     for name, module in list(network.named_modules()):
         if hasattr(module, "get_base_layer"):
-            layer = _adapted(module)
+            layer = cast(Any, module)
             layer.merge()
             network.set_submodule(name, layer.get_base_layer())
-
-
-def _adapted(module: nn.Module) -> Any:
-    return module
 
 
 def published_names(module: nn.Module) -> set[str]:

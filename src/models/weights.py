@@ -13,6 +13,7 @@ from torch import nn
 
 from src.base.errors import InputError
 from src.base.hub_models import ask_hub_once
+from src.base.text import said_by
 from src.models.packaged_weights import read_packaged, weights_package
 from src.models.weights_files import check_finite, read_weights, unwrapped
 from src.settings.schema import EncoderSettings
@@ -88,15 +89,9 @@ def fetch_torchvision(name: str) -> dict[str, torch.Tensor]:
 
 def _not_fetched(name: str, error: Exception, hint: str = "") -> str:
     return (
-        f"encoder.pretrained=true: the weights of {name} could not be fetched ({one_line(error)}); this needs a "
+        f"encoder.pretrained=true: the weights of {name} could not be fetched ({said_by(error)}); this needs a "
         f"network the first time: {hint}give encoder.weights=FILE or encoder.pretrained=false"
     )
-
-
-def one_line(error: Exception) -> str:
-    """The message of an error on one line of at most 160 characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 160 else text[:157] + "..."
 
 
 def fit_weights(

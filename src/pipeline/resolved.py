@@ -47,7 +47,7 @@ def folds_of(settings: Settings) -> list[int]:
         return []
     if settings.train.fold is not None:
         return [settings.train.fold]
-    return [0] if settings.split.holdout or settings.split.official else list(range(settings.split.folds))
+    return list(range(settings.split.fold_count))
 
 
 def search_space(settings: Settings) -> dict[str, dict]:

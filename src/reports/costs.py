@@ -67,7 +67,7 @@ def measured_costs(settings: Settings, variants: Mapping[str, Settings], start: 
             few = dataclasses.replace(few, **{
                 name: dataclasses.replace(getattr(few, name), features=Path(folder)) for name in ("labels", "targets")
             })  # fmt: skip
-        network = _network(settings, few, fold, Path(folder, "fold"), len(data.labelled(settings.task)))
+        network = _network(settings, few, fold, Path(folder, "fold"))
     rated = int(table["mos"].notna().sum())
     pace, codebook = _pace(), 0.0
     if settings.task != "caption" and rated >= FEWEST and outdated(outputs.codebook_features(settings)):
@@ -210,7 +210,7 @@ def _few(data: FoldData, settings: Settings, rng: np.random.Generator) -> FoldDa
     )
 
 
-def _network(settings: Settings, data: FoldData, fold: int, folder: Path, trained: int) -> dict[str, float]:
+def _network(settings: Settings, data: FoldData, fold: int, folder: Path) -> dict[str, float]:
     """Seconds of a photo in training, validation and prediction, by the names of `Costs`."""
     words = [len(caption.split()) for captions in data.references for caption in captions]
     # an untrained captioner does not know when to end

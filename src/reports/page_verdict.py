@@ -146,10 +146,8 @@ def _against(score: float, other: float) -> str:
     return f"{number(other, _FORM)} ({number(score - other, '+.4f')})"
 
 
-def cautions(
-    settings: Settings, scores: dict, frequent: list[tuple[str, int]], shift: dict, leaks: list[Caution]
-) -> Iterator[Caution]:
-    """What to look at before the score is believed. shift: of covariate_shift.json. frequent: captions with counts."""
+def cautions(settings: Settings, scores: dict, shift: dict, leaks: list[Caution]) -> Iterator[Caution]:
+    """What to look at before the score is believed. shift: of covariate_shift.json."""
     for part, name in (("oof", ""), ("test", "on the test photos, ")):
         report = scores[part] or {"warnings": []}
         for warning in report["warnings"]:

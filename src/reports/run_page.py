@@ -89,7 +89,7 @@ def run_page(settings: Settings) -> Page:
         name=settings.run.name,
         about=[*about, *([f"stages but tune took {duration(total)}"] if total else [])],
         verdicts=verdicts(scores, former_run(settings)),
-        cautions=list(cautions(settings, scores, frequent, read_json(shift) if shift.is_file() else {}, leaks)),
+        cautions=list(cautions(settings, scores, read_json(shift) if shift.is_file() else {}, leaks)),
         looked_for=_LOOKED_FOR,
         sections=[section for section in sections if section and section.parts],
     )

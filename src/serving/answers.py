@@ -14,7 +14,7 @@ from src.inference.fold_predictions import pooled_features, read_photos
 from src.inference.networks import best_fold
 from src.inference.photo_captioner import PhotoCaptioner, attention_of_file, describe_files, folds_to_ask, seen_of_file
 from src.pipeline import outputs
-from src.pipeline.runs import fold_folder, run_folder
+from src.pipeline.runs import fold_folder, run_folder, score_path
 from src.plots.attention_maps import draw_attention
 from src.settings.schema import Settings
 
@@ -140,8 +140,9 @@ def caption_rows(answers: RunAnswers, paths: list[Path], names: list[str]) -> li
 
 
 def score_of(settings: Settings) -> str:
-    """A finished run's scores in a few words; "" where it was not evaluated."""
-    path = run_folder(settings) / "score.json"
-    report = read_json(path)["oof"] if path.is_file() else {}
+    """The scores of a finished run's networks, which answer here, in a few words; "" where it was not evaluated."""
+    path = score_path(run_folder(settings))
+    scores = read_json(path) if path.is_file() else {"oof": {}}
+    report = scores.get("network") or scores["oof"]
     named = {"mos": "MOS", "caption": "captions"}
     return ", ".join(f"{named[key]} {report[key]['score']:.3f}" for key in named if report.get(key))

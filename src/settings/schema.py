@@ -69,6 +69,11 @@ class ViewSettings:
         if self.crops > 1 and self.fit != "native":
             raise ValueError(f"view.crops={self.crops} needs view.fit=native")
 
+    @property
+    def channels(self) -> int:
+        """Of a photo as it is seen."""
+        return 3 if self.color == "rgb" else 1
+
 
 @dataclass(frozen=True, config=STRICT)
 class VocabularySettings:
@@ -215,23 +220,15 @@ class Settings:
             raise ValueError(f"predict.tta_scales={scales}: encoder.name={encoder.name} detects at one size")
         if not encoder.cached:
             return
+        keeps, instead = f"encoder.cache={encoder.cache} keeps", "or encoder.cache=none"
         if self.view.crops > 1:
-            raise ValueError(
-                f"encoder.cache={encoder.cache} keeps the features of one crop; give view.crops=1, or "
-                "encoder.cache=none"
-            )
+            raise ValueError(f"{keeps} the features of one crop; give view.crops=1, {instead}")
         if augment.crop or augment.photometric:
-            raise ValueError(
-                f"encoder.cache={encoder.cache} keeps features of whole photos; give augment.crop=0 "
-                "augment.photometric=0, or encoder.cache=none"
-            )
+            raise ValueError(f"{keeps} features of whole photos; give augment.crop=0 augment.photometric=0, {instead}")
         if augment.flip and not encoder.mirrored:
             raise ValueError("augment.flip needs cached features of mirrored photos: encoder.mirrored=true, or flip=0")
         if scales != [1.0]:
-            raise ValueError(
-                f"predict.tta_scales={scales}: encoder.cache={encoder.cache} keeps features of one size; "
-                "leave it out, or give encoder.cache=none"
-            )
+            raise ValueError(f"predict.tta_scales={scales}: {keeps} features of one size; leave it out, {instead}")
 
     def _check_devices(self) -> None:
         if self.run.jobs not in (None, 1) and self.parallel != "none":

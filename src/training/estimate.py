@@ -105,7 +105,7 @@ def _vocabulary(settings: Settings) -> tuple[int, int | None]:
 
 def _task(settings: Settings, words: int) -> Task:
     """The task as a fold trains it, on the meta device."""
-    encoder, decoder, channels = settings.encoder, settings.decoder, 3 if settings.view.color == "rgb" else 1
+    encoder, decoder, channels = settings.encoder, settings.decoder, settings.view.channels
     # adapters ask for published weights, of which nothing is read here
     unread = replace(encoder, pretrained=False, weights=None, lora_rank=0)
     plain = replace(settings, encoder=unread, decoder=replace(decoder, lora_rank=0))
