@@ -12,8 +12,9 @@ from src.pipeline.budget import MARGIN, STARTED, Costs, best_plan, clock, featur
 from src.pipeline.runs import clock_path, run_folder
 from src.settings.keys import flatten
 from src.settings.load import build, load
-from src.settings.planning import choices_of, plans_of
+from src.settings.planning import TRIALS, choices_of, plans_of
 from src.settings.schema import Settings
+from src.tuning.space import RANDOM_TRIALS
 
 FLAT = flatten(Settings())
 
@@ -41,6 +42,15 @@ def test_the_parts_of_a_calm_run_are_those_that_were_measured():
     assert seconds.keys() == measured.keys()
     for part, expected in measured.items():
         assert seconds[part] == pytest.approx(expected, rel=0.2), part
+
+
+def test_an_epoch_is_validated_on_a_bounded_number_of_photos():
+    few, many = (stage_seconds(FLAT, calm_costs(validated=count))["folds"] for count in (5000, 50_000))
+    assert few == many
+
+
+def test_all_trials_of_a_plan_can_run_side_by_side():
+    assert max(TRIALS) <= RANDOM_TRIALS
 
 
 @pytest.mark.parametrize("changes", [{}, {"photos": 60000, "trained": 40000}, {"start": 40.0}], ids=str)
