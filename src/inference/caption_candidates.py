@@ -36,8 +36,8 @@ class PhotoCaptions:
     """Of all searches, each with at least a word."""
     sources: tuple[str, ...]
     """The name of the search that each candidate comes from."""
-    pooled: np.ndarray
-    """The photo's pooled features, float32 [D]."""
+    pooled: np.ndarray | None
+    """The photo's pooled features, float32 [D]; None where features are cached, and these among them."""
 
 
 def candidate_searches(settings: Settings) -> dict[str, DecodingSettings]:
@@ -124,15 +124,16 @@ def generate_captions(
     def read(batch: dict[str, torch.Tensor]) -> list[PhotoCaptions]:
         *tokens, pooled = (tensor.cpu() for tensor in replicated(batch["images"], batch["row"]))
         by_search = [dict(zip(searches, photo, strict=True)) for photo in zip(*tokens, strict=True)]
+        kept = [None] * len(pooled) if settings.encoder.cached else pooled.numpy()
         return [
             _decoded(photo, features, vocabulary)
-            for photo, features in zip(by_search or [{}] * len(pooled), pooled.numpy(), strict=True)
+            for photo, features in zip(by_search or [{}] * len(pooled), kept, strict=True)
         ]
 
     return infer(read, labels, rows, settings, ranks, label)
 
 
-def _decoded(tokens: dict[str, torch.Tensor], pooled: np.ndarray, vocabulary: Vocabulary) -> PhotoCaptions:
+def _decoded(tokens: dict[str, torch.Tensor], pooled: np.ndarray | None, vocabulary: Vocabulary) -> PhotoCaptions:
     """tokens: [K, T] of each search by name. pooled: [D]."""
     texts = {search: [vocabulary.decode(ids) for ids in captions.tolist()] for search, captions in tokens.items()}
     candidates = [(text, search) for search, written in texts.items() for text in written if text]

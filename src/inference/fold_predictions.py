@@ -106,9 +106,10 @@ def write_fold_predictions(
     write_text(folder / "candidates.jsonl", text)
     if settings.encoder.cached:
         return ["predictions.csv", "candidates.jsonl"]
-    pooled = np.full((len(photo_ids), len(next(iter(captions.values())).pooled)), np.nan, np.float32)
-    for row, photo in captions.items():
-        pooled[row] = photo.pooled
+    by_row = {row: photo.pooled for row, photo in captions.items() if photo.pooled is not None}
+    pooled = np.full((len(photo_ids), len(next(iter(by_row.values())))), np.nan, np.float32)
+    for row, features in by_row.items():
+        pooled[row] = features
     with replacing(folder / "pooled.npy") as temporary, open(temporary, "wb") as file:
         np.save(file, pooled)
     return ["predictions.csv", "candidates.jsonl", "pooled.npy"]
