@@ -4,6 +4,7 @@ import contextlib
 import gc
 import multiprocessing
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,15 @@ def workplace(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "submissions").mkdir()
     return tmp_path
+
+
+@pytest.fixture
+def competition_copy(preprocessed, workplace, monkeypatch) -> Path:
+    """A copy of a preprocessed competition to work in."""
+    from tests.helpers.bad_input import hurry
+
+    hurry(monkeypatch)
+    return Path(shutil.copytree(preprocessed, workplace, dirs_exist_ok=True))
 
 
 @pytest.fixture
