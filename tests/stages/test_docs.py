@@ -46,10 +46,11 @@ def blocks(document: str) -> list[tuple[str, str]]:
 
 
 def not_yet_run(code: str, done: set[str]) -> str:
-    """The code without the stages that were started by the same words before; adds its own to them."""
+    """The code without what was started by the same words before: stages, and ./run.sh; adds its own to them."""
     commands = code.replace("\\\n", " ").splitlines()
-    again = {command for command in commands if command.startswith("python -m src.") and command in done}
-    done.update(commands)
+    started = {command for command in commands if command.startswith(("python -m src.", "./run.sh"))}
+    again = started & done
+    done |= started
     return "\n".join(command for command in commands if command not in again)
 
 
@@ -73,7 +74,13 @@ def installed(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(tiny_competition, tmp_path_factory) -> Iterator[Path]:
+def done() -> set[str]:
+    """The commands that were run in the folder."""
+    return set()
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_competition, tmp_path_factory, done) -> Iterator[Path]:
     """A checkout in which the runs that the documents name are finished; its data is also where the demo's would be."""
     folder = checkout(tmp_path_factory.mktemp("docs") / "checkout", tiny_competition)
     (folder / "data" / "demo").symlink_to(tiny_competition)
@@ -89,15 +96,9 @@ def folder(tiny_competition, tmp_path_factory) -> Iterator[Path]:
     hand_over = indent(CLIENT.format(socket=str(socket)), "    ")
     (folder / "start" / "sitecustomize.py").write_text(SMALLER + hand_over)
     with warm_python(socket):
-        for options in ("", "--config configs/mobilenet_gru_128.yaml train.epochs=2"):
-            run(folder, f"./run.sh {options}")
+        for command in ("./run.sh", "./run.sh --config configs/mobilenet_gru_128.yaml train.epochs=2"):
+            run(folder, not_yet_run(command, done))
         yield folder
-
-
-@pytest.fixture(scope="module")
-def done() -> set[str]:
-    """The commands that were run in the folder."""
-    return set()
 
 
 @pytest.mark.slow
