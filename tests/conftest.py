@@ -51,10 +51,11 @@ TINY = [
 
 
 LONGEST_FIRST = [
-    "faults/test_stop.py",
     "stages/test_docs.py",
+    "faults/test_stop.py",
     "faults/test_kill.py",
     "stages/test_configurations.py",
+    "stages/test_offline.py",
     "stages/test_large_pipeline.py",
     "tuning/test_tune.py",
     "stages/test_pipeline.py",

@@ -84,7 +84,7 @@ def folder(tiny_competition, tmp_path_factory, done) -> Iterator[Path]:
     """A checkout in which the runs that the documents name are finished; its data is also where the demo's would be."""
     folder = checkout(tmp_path_factory.mktemp("docs") / "checkout", tiny_competition)
     (folder / "data" / "demo").symlink_to(tiny_competition)
-    for name in ("configs", "docs", "tests/helpers", "tests/benchmarks", "tests/settings"):
+    for name in ("configs", "docs", "tests/helpers", "tests/settings"):
         shutil.copytree(REPOSITORY / name, folder / name)
     for path in (REPOSITORY / "tests").glob("*.py"):
         shutil.copy2(path, folder / "tests" / path.name)
