@@ -4,6 +4,7 @@ import contextlib
 import gc
 import multiprocessing
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -51,10 +52,11 @@ TINY = [
 
 
 LONGEST_FIRST = [
-    "faults/test_stop.py",
     "stages/test_docs.py",
+    "faults/test_stop.py",
     "faults/test_kill.py",
     "stages/test_configurations.py",
+    "stages/test_offline.py",
     "stages/test_large_pipeline.py",
     "tuning/test_tune.py",
     "stages/test_pipeline.py",
@@ -177,6 +179,15 @@ def workplace(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "submissions").mkdir()
     return tmp_path
+
+
+@pytest.fixture
+def competition_copy(preprocessed, workplace, monkeypatch) -> Path:
+    """A copy of a preprocessed competition to work in."""
+    from tests.helpers.bad_input import hurry
+
+    hurry(monkeypatch)
+    return Path(shutil.copytree(preprocessed, workplace, dirs_exist_ok=True))
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The house: rooms, floors and habits, read from the source. docs/architecture.md describes them."""
+"""Packages, layers and habits, read from the source. docs/architecture.md describes them."""
 
 import ast
 from collections import Counter
@@ -9,7 +9,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src"
 COMMANDS = {"preprocess", "split", "tune", "train", "predict", "ensemble", "evaluate", "submit", "compare", "caption"}
 COMMANDS |= {"app", "plan", "rebuild"}
-FLOORS = [
+LAYERS = [
     {"base"},
     {"settings", "demo", "plots", "video"},
     {"pipeline", "data", "models", "metrics"},
@@ -23,7 +23,7 @@ FLOORS = [
 MOST_EDGES = 124
 HEAVY = {"torch", "torchvision", "timm", "pandas", "numpy", "scipy", "sklearn", "albumentations", "cv2", "matplotlib"}
 HEAVY |= {"optuna", "PIL", "nltk", "pycocoevalcap", "skimage", "tensorboard"}
-LIGHT_ROOMS = {"base", "settings", "pipeline"}
+LIGHT = {"base", "settings", "pipeline"}
 FILES = sorted(path for path in SOURCE.rglob("*.py") if path.name != "__init__.py")
 
 
@@ -31,12 +31,12 @@ def module_of(path: Path) -> str:
     return ".".join(("src", *path.relative_to(SOURCE).with_suffix("").parts))
 
 
-def room(module: str) -> str:
+def package(module: str) -> str:
     return module.split(".")[1]
 
 
-def floor(name: str) -> int:
-    return next(level for level, rooms in enumerate(FLOORS) if name in rooms)
+def layer(name: str) -> int:
+    return next(level for level, packages in enumerate(LAYERS) if name in packages)
 
 
 def is_file(module: str) -> bool:
@@ -62,27 +62,27 @@ ARROWS = {module_of(path): {n for n in imports(tree) if n.startswith("src.")} fo
 
 def arrow_fault(module: str, imported: str) -> str:
     """Why a file may not import another one, or ""."""
-    above, below = room(module), room(imported)
+    above, below = package(module), package(imported)
     if below in COMMANDS:
         return "a command is imported"
     if below == "plots" and above not in {"plots", "reports", "serving", *COMMANDS}:
         return "plots are for commands and reports"
-    if above != below and floor(below) >= floor(above):
+    if above != below and layer(below) >= layer(above):
         return "the arrow climbs"
     return ""
 
 
-def test_rooms_and_commands_are_those_of_the_plan():
+def test_packages_and_commands_are_those_of_the_plan():
     files = {path.stem for path in FILES if path.parent == SOURCE}
     assert files == COMMANDS, "a file directly in src/ is a command"
-    rooms = {path.relative_to(SOURCE).parts[0] for path in FILES if path.parent != SOURCE}
-    assert rooms == set().union(*FLOORS) - COMMANDS
+    packages = {path.relative_to(SOURCE).parts[0] for path in FILES if path.parent != SOURCE}
+    assert packages == set().union(*LAYERS) - COMMANDS
     for path in FILES:
         if path.parent == SOURCE:
             functions = {node.name for node in TREES[path].body if isinstance(node, ast.FunctionDef)}
             assert "main" in functions, f"{path.name} defines no main()"
-    packages = [path for path in SOURCE.rglob("__init__.py") if path.parent != SOURCE]
-    assert not [path for path in packages if path.read_text(encoding="utf-8")]
+    inits = [path for path in SOURCE.rglob("__init__.py") if path.parent != SOURCE]
+    assert not [path for path in inits if path.read_text(encoding="utf-8")]
 
 
 @pytest.mark.parametrize("module", ARROWS)
@@ -108,11 +108,11 @@ def test_no_file_imports_itself_through_others():
         visit(module)
 
 
-def test_few_edges_between_rooms(capsys):
-    edges = {(room(module), room(name)) for module, names in ARROWS.items() for name in names}
+def test_few_edges_between_packages(capsys):
+    edges = {(package(module), package(name)) for module, names in ARROWS.items() for name in names}
     edges = {(above, below) for above, below in edges if above != below}
     with capsys.disabled():
-        print(f"\n{len(edges)} edges between {len({room for edge in edges for room in edge})} rooms")
+        print(f"\n{len(edges)} edges between {len({package for edge in edges for package in edge})} packages")
     assert len(edges) <= MOST_EDGES, sorted(edges)
 
 
@@ -120,18 +120,11 @@ def test_every_file_has_a_name_of_its_own():
     assert not [name for name, count in Counter(path.name for path in FILES).items() if count > 1]
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if p.parent == SOURCE], ids=lambda path: path.stem)
-def test_commands_start_light(path):
+@pytest.mark.parametrize("path", [p for p in FILES if p.parent == SOURCE or p.parent.name in LIGHT], ids=module_of)
+def test_commands_and_what_they_import_start_light(path):
     top = {n for node in TREES[path].body if isinstance(node, (ast.Import, ast.ImportFrom)) for n in imports(node)}
     assert not top & HEAVY
-    assert {room(name) for name in top if name.startswith("src.")} <= LIGHT_ROOMS
-
-
-@pytest.mark.parametrize("path", [p for p in FILES if p.parent.name in LIGHT_ROOMS], ids=module_of)
-def test_what_commands_import_is_light(path):
-    top = {n for node in TREES[path].body if isinstance(node, (ast.Import, ast.ImportFrom)) for n in imports(node)}
-    assert not top & HEAVY
-    assert {room(name) for name in top if name.startswith("src.")} <= LIGHT_ROOMS
+    assert {package(name) for name in top if name.startswith("src.")} <= LIGHT
 
 
 def docstrings(tree: ast.Module) -> set[ast.AST]:

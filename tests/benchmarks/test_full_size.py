@@ -1,6 +1,5 @@
 """The drawn competition of the real size: the real one's facts hold on a share, which is a part of any larger one."""
 
-import csv
 import os
 import subprocess
 import sys
@@ -20,13 +19,9 @@ from src.settings.schema import Settings, ViewSettings
 from tests.benchmarks import full_size_competition as competition
 from tests.benchmarks.full_size import Measurement, growth, table
 from tests.benchmarks.memory import anonymous_memory, cpu_seconds
+from tests.helpers.tables import rows_of
 
 SMALL, SIXTEENTH = Fraction(1, 512), Fraction(1, 16)
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
@@ -66,11 +61,12 @@ def test_numbers_are_those_of_the_real_competition():
 
 
 def test_tables_have_the_layout_of_the_real_ones(made):
-    train, test = _rows(made / "data/train.csv"), _rows(made / "data/test.csv")
+    train, test = rows_of(made / "data/train.csv"), rows_of(made / "data/test.csv")
     repeated = Counter(tuple(row.values()) for row in train)
     assert sorted(repeated.values())[-2:] == [1, 2]  # one of the 21 exact duplicates
     assert list(train[0]) == ["img_name", "img_path", "mos", "comments"] and list(test[0]) == ["img_name", "img_path"]
-    assert [row["img_name"] for row in _rows(made / "data/sample_submission.csv")] == [row["img_name"] for row in test]
+    form = rows_of(made / "data/sample_submission.csv")
+    assert [row["img_name"] for row in form] == [row["img_name"] for row in test]
     assert all((made / "data" / row["img_path"]).is_file() for row in train + test)
     sizes = [Image.open(made / "data" / row["img_path"]).size for row in test]
     elsewhere = [size == (720, 540) for size in sizes]
@@ -80,13 +76,13 @@ def test_tables_have_the_layout_of_the_real_ones(made):
 def test_a_smaller_share_is_part_of_a_larger_one_and_making_goes_on(made, tmp_path):
     """A making that was cut off, of a larger share, ends with the same bytes."""
     first = {path: path.read_bytes() for path in (made / "photos").rglob("*.jpg")}
-    rows = {tuple(row.values()) for row in _rows(made / "data/train.csv")}
+    rows = {tuple(row.values()) for row in rows_of(made / "data/train.csv")}
     for path in list(first)[::20]:
         path.unlink()
     competition.draw_photos(made, SMALL * 9 / 8, progress=False)
     competition.write_tables(made, tmp_path / "data", SMALL * 9 / 8)
     assert {path: path.read_bytes() for path in first} == first
-    assert rows < {tuple(row.values()) for row in _rows(tmp_path / "data/train.csv")}
+    assert rows < {tuple(row.values()) for row in rows_of(tmp_path / "data/train.csv")}
 
 
 def test_photos_differ_as_real_ones_do_and_some_are_broken(made):

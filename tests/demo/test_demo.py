@@ -1,6 +1,5 @@
 """The demo competition: its layout, its bytes, and that photos, scores and comments follow the stated model."""
 
-import csv
 import importlib.util
 import re
 from pathlib import Path
@@ -17,17 +16,13 @@ from src.demo import rating
 from src.demo.comments import fault_name
 from src.demo.distortions import KINDS, Distortion, distort
 from src.demo.sources import PHOTOGRAPHS, _photograph, drawings, render
+from tests.helpers.tables import rows_of
 
 TRAIN, TEST = 48, 12
 
 
 def _bytes(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-def _rows(path: Path) -> list[dict]:
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +43,7 @@ def clean():
 
 
 def test_layout_is_the_competitions(competition):
-    train, test = _rows(competition / "train.csv"), _rows(competition / "test.csv")
+    train, test = rows_of(competition / "train.csv"), rows_of(competition / "test.csv")
     assert list(train[0]) == ["img_name", "img_path", "mos", "comments", "group"]
     assert list(test[0]) == ["img_name", "img_path"]
     assert len({row["img_name"] for row in train}) == TRAIN and len(test) == TEST
@@ -60,16 +55,16 @@ def test_layout_is_the_competitions(competition):
         assert all(row["img_path"] == f"./{part}/{row['img_name']}.jpg" for row in rows)
         assert {path.stem for path in (competition / part).iterdir()} == names
     assert all(all(row.values()) for row in train)
-    sample = _rows(competition / "sample_submission.csv")
+    sample = rows_of(competition / "sample_submission.csv")
     assert list(sample[0]) == ["img_name", "mos", "comments"] and all(all(row.values()) for row in sample)
     assert [row["img_name"] for row in sample] == [row["img_name"] for row in test]
-    labels = _rows(competition / "test_labels.csv")
+    labels = rows_of(competition / "test_labels.csv")
     assert list(dict.fromkeys(row["img_name"] for row in labels)) == [row["img_name"] for row in test]
     assert len({tuple(row.values()) for row in labels}) == len(labels)
 
 
 def test_train_rows_are_as_untidy_as_the_real_ones(competition):
-    rows = [tuple(row.values()) for row in _rows(competition / "train.csv")]
+    rows = [tuple(row.values()) for row in rows_of(competition / "train.csv")]
     assert len(set(rows)) < len(rows), "no exact duplicate row"
     scores, comments = {}, {}
     for name, _, mos, comment, _ in set(rows):

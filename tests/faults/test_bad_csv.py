@@ -8,17 +8,10 @@ from pathlib import Path
 import pytest
 
 from src import preprocess
-from tests.helpers.bad_input import SMALL, exit_code, hurry, refused
+from tests.helpers.bad_input import SMALL, exit_code, refused
 
 HEADER = b"img_name,img_path,mos,comments\n"
 ROWS = b"a,train/a.jpg,5,nice\nb,train/b.jpg,4,dark\n"
-
-
-@pytest.fixture
-def competition_copy(preprocessed, workplace, monkeypatch):
-    """A copy of a preprocessed competition to work in."""
-    hurry(monkeypatch)
-    return Path(shutil.copytree(preprocessed, workplace, dirs_exist_ok=True))
 
 
 def with_rows(*rows: str) -> bytes:

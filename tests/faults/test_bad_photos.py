@@ -17,14 +17,6 @@ from src.data.table import load_table
 from tests.helpers.bad_input import SMALL, exit_code, hurry, refused
 from tests.helpers.pictures import drawing, encoded, png, resized
 
-
-@pytest.fixture
-def competition_copy(preprocessed, workplace, monkeypatch):
-    """A copy of a preprocessed competition to work in."""
-    hurry(monkeypatch)
-    return Path(shutil.copytree(preprocessed, workplace, dirs_exist_ok=True))
-
-
 WHOLE = encoded(drawing(600, 400))
 # the file that takes the place of train/b.jpg, and why it is refused
 UNREADABLE = {

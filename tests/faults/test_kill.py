@@ -1,4 +1,4 @@
-"""A pipeline that is killed again and again ends as one that never was. KILLS=20 kills more often."""
+"""A pipeline that is interrupted and killed again and again ends as one that never was. KILLS=20 kills more often."""
 
 import json
 import os
@@ -12,7 +12,8 @@ import pytest
 
 from src.training import checkpoint
 from tests.conftest import TINY
-from tests.helpers.checkout import checkout, forking
+from tests.helpers.checkout import checkout, environment, forking
+from tests.helpers.warm_python import Stage, start_stage
 
 KILLS = int(os.environ.get("KILLS", 2))
 SETTINGS = [*TINY, "split.holdout=0.4", "train.checkpoint_steps=1", "train.epochs=3", "decoder.name=attention"]
@@ -20,8 +21,9 @@ SETTINGS += ["ensemble.captions=mbr", "predict.candidates=true", "predict.sample
 
 
 def start(folder: Path) -> subprocess.Popen:
+    """./run.sh in a session of its own, once its first stage is at work."""
     (forked := folder.with_name(f"{folder.name}-start")).mkdir(exist_ok=True)
-    return subprocess.Popen(
+    process = subprocess.Popen(
         ["./run.sh", "--here", *SETTINGS],
         cwd=folder,
         env=forking(forked),
@@ -30,11 +32,23 @@ def start(folder: Path) -> subprocess.Popen:
         text=True,
         start_new_session=True,
     )
+    assert process.stdout
+    while not (line := process.stdout.readline()).startswith("preprocess: "):
+        assert line, process.communicate()[1]
+    return process
 
 
-def finish(folder: Path) -> None:
-    output, errors = (process := start(folder)).communicate(timeout=300)
-    assert process.returncode == 0, output[-2000:] + errors[-2000:]
+def start_forked(folder: Path, output: str = "finish") -> Stage:
+    """The same without the script, forked from a process that has imported the packages."""
+    return start_stage(folder, "src.pipeline.stages", SETTINGS, environment(), folder.with_name(output))
+
+
+def finish(folder: Path) -> float:
+    """The seconds that it took."""
+    process, began = start_forked(folder), time.monotonic()
+    printed = "".join(process.communicate(timeout=300))
+    assert process.returncode == 0, printed[-2000:]
+    return time.monotonic() - began
 
 
 def results(folder: Path) -> dict[str, bytes]:
@@ -61,19 +75,35 @@ def check_nothing_is_half_written(folder: Path) -> None:
 def whole(tiny_competition, tmp_path_factory):
     """The results of an uninterrupted run, and the seconds it took."""
     folder = checkout(tmp_path_factory.mktemp("whole"), tiny_competition)
-    began = time.monotonic()
-    finish(folder)
-    return results(folder), time.monotonic() - began
+    seconds = finish(folder)
+    return results(folder), seconds
+
+
+def press_ctrl_c_at_the_first_step(folder: Path) -> float:
+    """Start it and stop it as a terminal does; it says how to go on. The seconds that its stages ran."""
+    process, began = start(folder), time.monotonic()
+    last = folder / "runs" / "demo" / "fold-0" / "last.pt"
+    while not last.exists() and process.poll() is None:
+        time.sleep(0.02)
+    seconds = time.monotonic() - began
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped: fold 0, epoch" in errors and "the same command, without --fresh, goes on" in errors
+    assert "Traceback" not in errors
+    return seconds
 
 
 @pytest.mark.slow
-def test_sigkill_at_any_moment_of_the_pipeline_changes_nothing(tiny_competition, tmp_path, whole):
+def test_ctrl_c_and_sigkill_at_any_moment_change_nothing(tiny_competition, tmp_path, whole):
     expected, seconds = whole
     folder, moments = checkout(tmp_path, tiny_competition), random.Random(0)
+    left = seconds - press_ctrl_c_at_the_first_step(folder)
+    check_nothing_is_half_written(folder)
     for number in range(KILLS):
         process = start(folder)
         # what is done stays done, so a restarted run is shorter: late moments would find it finished
-        time.sleep(moments.uniform(0.02, 0.6) * seconds)
+        time.sleep(moments.uniform(0.02, 0.5) * max(left, 1))
         if number % 2:
             process.kill()  # the script alone: its stage must not outlive it
         else:
@@ -89,7 +119,7 @@ def test_sigkill_at_any_moment_of_the_pipeline_changes_nothing(tiny_competition,
 @pytest.mark.slow
 def test_two_starts_at_once_do_the_work_once(tiny_competition, tmp_path, whole):
     folder = checkout(tmp_path, tiny_competition)
-    pair = [start(folder), start(folder)]
+    pair = [start_forked(folder, output) for output in ("first", "second")]
     outputs = [process.communicate(timeout=600) for process in pair]
     codes = sorted(process.returncode for process in pair)
     said = "".join(output + errors for output, errors in outputs)
@@ -99,17 +129,3 @@ def test_two_starts_at_once_do_the_work_once(tiny_competition, tmp_path, whole):
     if codes[1]:
         assert said.count("error: ") == 1 and "is in use by process" in said
     assert results(folder) == whole[0]
-
-
-@pytest.mark.slow
-def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tiny_competition, tmp_path):
-    folder = checkout(tmp_path, tiny_competition)
-    process = start(folder)
-    last = folder / "runs" / "demo" / "fold-0" / "last.pt"
-    while not last.exists() and process.poll() is None:
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "stopped: fold 0, epoch" in errors and "the same command, without --fresh, goes on" in errors
-    assert "Traceback" not in errors

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from src.base.stopping import GRACE
 from src.pipeline.stages import STAGES
 from tests.helpers.checkout import REPOSITORY, checkout, environment
 from tests.helpers.stops import SETTINGS, Stop, fork_stage, program, stages_stopped, start, stop, stop_when_ready
+from tests.helpers.warm_python import Stage
 
 BUSY = {
     "sleeps": ("time.sleep(60)", False),
@@ -91,7 +93,12 @@ def test_run_sh_stops_while_it_starts(number, tmp_path):
 def test_stages_stopped_at_random_moments_submit_the_same(tiny_competition, tmp_path):
     seed = int(os.environ.get("SEED", 1129))
     folders = [checkout(tmp_path / name, tiny_competition) for name in ("stopped", "undisturbed")]
-    stops = stages_stopped(*folders, SETTINGS, len(STAGES), seed, fork_stage)
+
+    def begin(stage: str, folder: Path, arguments: list[str]) -> Stage:
+        """Loaders have to be stopped, too; where nothing is stopped there need be none."""
+        return fork_stage(stage, folder, arguments if folder == folders[0] else [*arguments, "run.workers=0"])
+
+    stops = stages_stopped(*folders, SETTINGS, len(STAGES), seed, begin)
     assert stops
     submissions = [(folder / "submissions" / "submission.csv").read_bytes() for folder in folders]
     assert submissions[0] == submissions[1]

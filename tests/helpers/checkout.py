@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.helpers.small_meteor import paraphrases
@@ -35,9 +36,13 @@ def checkout(folder: Path, competition: Path) -> Path:
     return folder
 
 
-def forking(folder: Path) -> dict[str, str]:
-    """The variables with which run.sh's stages are forked from the process that starts them. folder: an empty one."""
-    (folder / "sitecustomize.py").write_text(FORKING.format(modules=["src.pipeline.stages"]), encoding="utf-8")
+def forking(folder: Path, more: Sequence[str] = ()) -> dict[str, str]:
+    """The variables with which run.sh's stages are forked from the process that starts them. folder: an empty one.
+
+    more: what that process imports besides the usual packages.
+    """
+    code = FORKING.format(modules=["src.pipeline.stages"], more=list(more))
+    (folder / "sitecustomize.py").write_text(code, encoding="utf-8")
     return environment(PYTHONPATH=str(folder))
 
 

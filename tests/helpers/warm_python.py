@@ -52,20 +52,20 @@ if options[:1] == ["-m"] and options[1] in {{modules!r}}:
     spec = spec_from_file_location("warm_python", {__file__!r})
     sys.modules["warm_python"] = warm = module_from_spec(spec)
     spec.loader.exec_module(warm)
-    warm.fork_stages()
+    warm.fork_stages({{more!r}})
 """
-"""Of the programs `modules`."""
+"""Of the programs `modules`; `more` is imported, too."""
 
 
-def _import_packages() -> None:
-    for package in PACKAGES:
+def _import_packages(more: Iterable[str] = ()) -> None:
+    for package in [*PACKAGES, *more]:
         importlib.import_module(package)
     gc.freeze()  # no process that is forked need look through them, and copy them
 
 
-def fork_stages() -> None:
-    """Import the packages, and have stages forked from this process from now on."""
-    _import_packages()
+def fork_stages(more: Iterable[str] = ()) -> None:
+    """Import the packages and `more`, and have stages forked from this process from now on."""
+    _import_packages(more)
     subprocess.Popen = Forking  # type: ignore[misc]
 
 

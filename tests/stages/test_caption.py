@@ -1,6 +1,5 @@
 """The stage that captions any photo, a folder, a video or a camera, on tiny trained runs."""
 
-import csv
 import re
 import shutil
 import subprocess
@@ -31,6 +30,7 @@ from src.video.frames import draw_text
 from tests.conftest import TINY
 from tests.helpers.plain_decoding import teacher_forced_log_probs
 from tests.helpers.small_meteor import quick_scores
+from tests.helpers.tables import rows_of
 from tests.video.test_live import number_of, write_video
 
 SHORT = [*TINY, "train.epochs=1", "decoding.maximum_words=8"]
@@ -81,11 +81,6 @@ def place(finished, tmp_path, monkeypatch):
     """The folder of the runs to work in; what a test writes belongs into tmp_path."""
     monkeypatch.chdir(finished)
     return tmp_path
-
-
-def rows_of(path):
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def photos_of(competition):

@@ -1,11 +1,9 @@
 """Runs compared: every figure is the one that the files and the network of the run give."""
 
 import contextlib
-import csv
 import io
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +24,7 @@ from src.training import checkpoint
 from src.training.metrics_log import write_parameters
 from tests.conftest import TINY
 from tests.helpers.small_meteor import quick_scores
+from tests.helpers.tables import rows_of
 
 pytestmark = pytest.mark.slow
 
@@ -66,11 +65,6 @@ def comparison(compared, meteor) -> tuple[list[dict], str]:
         patch.setattr("src.metrics.meteor.shared_meteor", lambda *_: meteor)
         compare.main([*RUNS, "metric.bootstrap=100"])
     return rows_of(compared / "runs" / "comparison" / "comparison.csv"), printed.getvalue()
-
-
-def rows_of(path: Path) -> list[dict]:
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def score_of(compared, run: str, part: str = "network") -> dict:

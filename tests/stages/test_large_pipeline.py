@@ -1,12 +1,7 @@
 """Runs of published captioners, from train.csv to submission.csv, and what ends them in one line."""
 
-import csv
 import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +20,8 @@ from src.pipeline.trained_runs import load_run
 from src.training import checkpoint
 from tests.conftest import TINY
 from tests.helpers.bad_input import LONGEST_LINE, exit_code, small_competition
-from tests.helpers.checkout import environment
 from tests.helpers.cuts import train_whole_and_in_pieces
+from tests.helpers.tables import rows_of
 from tests.helpers.tiny_captioners import tiny_captioner
 
 LARGE = ("encoder.", "decoder.", "vocabulary.")
@@ -39,15 +34,22 @@ def of(name: str, *more: str) -> list[str]:
     return [*SETTINGS, f"decoder.name={name}", f"decoder.weights=models/{name}", f"run.name={name}", *more]
 
 
-@pytest.fixture
-def models(workplace, competition) -> Path:
-    """A folder to work in with a competition and a model of each family that knows its words."""
+@pytest.fixture(scope="module")
+def families(tiny_competition, tmp_path_factory) -> Path:
+    """A model of each family that knows the words of the competition."""
     pytest.importorskip("transformers", reason="the packages of requirements-large.txt are not installed")
-    shutil.copytree(competition, "data")
-    with open("data/train.csv", encoding="utf-8", newline="") as file:
-        texts = [row["comments"] for row in csv.DictReader(file)]
+    folder = tmp_path_factory.mktemp("families")
+    texts = [row["comments"] for row in rows_of(tiny_competition / "train.csv")]
     for name in (*hub_models.MODEL_TYPES, "blip2_t5"):
-        tiny_captioner(name, Path("models", name), texts)
+        tiny_captioner(name, folder / name, texts)
+    return folder
+
+
+@pytest.fixture
+def models(workplace, tiny_competition, families) -> Path:
+    """A folder to work in with the competition and copies of the models."""
+    Path("data").symlink_to(tiny_competition)
+    shutil.copytree(families, "models")
     return workplace
 
 
@@ -63,12 +65,9 @@ def test_every_family_goes_from_table_to_submission(models, quick, capsys):
     for name, more in special.items():
         for stage in STAGES:
             stage.main(of(name, "data.root=data", *more))
-        with open("submissions/submission.csv", encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        assert len(rows) == 20 and all(row["comments"] for row in rows)
-        with open(f"runs/{name}/fold-0/metrics.csv", newline="") as file:
-            last = list(csv.DictReader(file))[-1]
-        assert ("reward" in last) == (name == "git")
+        rows = rows_of("submissions/submission.csv")
+        assert len(rows) == 10 and all(row["comments"] for row in rows)
+        assert ("reward" in rows_of(f"runs/{name}/fold-0/metrics.csv")[-1]) == (name == "git")
         origin = json.loads(Path(f"runs/{name}/fold-0/provenance.json").read_text())
         assert origin["weights"] == {name: f"models/{name}"} and "transformers" in origin["packages"]
         settings, _ = load_run([f"run.name={name}"], "caption")
@@ -78,66 +77,35 @@ def test_every_family_goes_from_table_to_submission(models, quick, capsys):
         caption = captioner.describe([photo])[0].caption
         assert caption and maps.layout == (4, 4) and maps.weights.shape == (len(maps.words), 16)
         assert "##" not in "".join(maps.words) and np.allclose(maps.weights.sum(1), 1, atol=1e-5)
-        assert "".join(maps.words).replace("'", "") == "".join(caption.split()).replace("'", "")
+        # the caption's last piece may be a space
+        assert "".join(maps.words).strip().replace("'", "") == "".join(caption.split()).replace("'", "")
     assert len(list(Path("runs/cache").glob("vocabulary-*"))) == 3
-    # captions of runs whose captioners have other words are joined by minimum Bayes risk
-    for stage in (ensemble, evaluate, submit):
-        stage.main([*TINY, "--fold=0", "data.root=data", "run.name=joined", "ensemble.runs=[blip, git]", *candidates,
-                    "ensemble.captions=mbr"])  # fmt: skip
-    assert "valid and ready to upload" in capsys.readouterr().out
+    capsys.readouterr()
     joined_with_an_attention_run([*TINY, "--fold=0", "data.root=data", *candidates, "ensemble.captions=mbr"])
     assert "valid and ready to upload" in capsys.readouterr().out
 
 
 def joined_with_an_attention_run(options: list[str]) -> None:
-    """The run blip and one of another encoder, captioner and vocabulary, in either order; the first to a submission."""
+    """Captions of runs whose captioners have other words are joined by minimum Bayes risk, up to a submission.
+
+    The run blip and one of another encoder, captioner and vocabulary, in either order, and between them the run git.
+    """
     for stage in (preprocess, split, train, predict):
         stage.main([*options, "run.name=attention", "decoder.name=attention"])
-    with open("data/train.csv", encoding="utf-8", newline="") as file:
-        proposed = {plain_text(row["comments"]) for row in csv.DictReader(file)}
-    for run in ("blip", "attention"):
+    proposed = {plain_text(row["comments"]) for row in rows_of("data/train.csv")}
+    for run in ("blip", "git", "attention"):
         for line in Path(f"runs/{run}/predictions/fold-0/candidates.jsonl").read_text(encoding="utf-8").splitlines():
             proposed |= set(json.loads(line)["captions"])
-    for names in (["attention", "blip"], ["blip", "attention"]):
+    for names in (["attention", "blip"], ["blip", "git", "attention"]):
         ensemble.main([*names, "metric.bootstrap=100"])
         folder = Path("runs", "+".join(names), "ensemble")
         assert json.loads((folder / "blend.json").read_text())["runs"] == names
         assert "+ the other runs" in (folder / "ablation.csv").read_text()
-        with open(folder / "oof.csv", encoding="utf-8", newline="") as file:
-            captions = [row["caption"] for row in csv.DictReader(file)]
+        captions = [row["caption"] for row in rows_of(folder / "oof.csv")]
         assert len(set(captions)) > 3 and {plain_text(caption) for caption in captions} <= proposed
     for stage in (evaluate, submit):
         stage.main(["--config", str(folder / "ensemble.yaml")])
-    with open("submissions/blip+attention.csv", encoding="utf-8", newline="") as file:
-        assert len([row for row in csv.DictReader(file) if row["comments"]]) == 20
-
-
-@pytest.mark.slow
-def test_a_run_that_is_killed_and_resumed_ends_at_the_same_bytes(models, quick):
-    adapted = ["encoder.frozen=false", "encoder.lora_rank=2", "decoder.lora_rank=2"]
-    sparing = ["train.gradient_checkpointing=true", "train.precision=bf16"]
-    options = of("git", "data.root=data", "train.checkpoint_steps=1", *adapted, *sparing)
-    for stage in STAGES[:2]:
-        stage.main(options)
-    whole = [*options, "run.root=runs", "run.name=whole"]
-    train.main(whole)
-    process = subprocess.Popen([sys.executable, "-m", "src.train", *options], env=environment(PYTHONPATH=sys.path[0]))
-    last = Path("runs/git/fold-0/last.pt")
-    while not last.exists() and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert checkpoint.load(last)["train_state"]["epoch"] < 2
-    for stage in STAGES[2:]:
-        stage.main(options)
-    killed = Path("submissions/submission.csv").read_bytes()
-    for stage in STAGES[3:]:
-        stage.main(whole)
-    assert Path("submissions/submission.csv").read_bytes() == killed
-    for name in ("best-mos.pt", "best-caption.pt", "metrics.csv"):
-        assert Path("runs/whole/fold-0", name).read_bytes() == Path("runs/git/fold-0", name).read_bytes()
-    assert parts_with_adapters_alone(Path("runs/git/fold-0")) == {"decoder", "encoder"}
-    train.main([*options, "run.name=next", "train.start_from=git", "self_critical.from_epoch=0"])
+    assert len([row for row in rows_of("submissions/blip+git+attention.csv") if row["comments"]]) == 10
 
 
 def parts_with_adapters_alone(fold: Path) -> set[str]:
@@ -150,35 +118,45 @@ def parts_with_adapters_alone(fold: Path) -> set[str]:
     return {key.partition(".")[0] for key in learned}
 
 
+ADAPTED = ["encoder.frozen=false", "encoder.lora_rank=2", "decoder.lora_rank=2"]
+SPARING = ["train.gradient_checkpointing=true", "train.precision=bf16"]
+
+
 @pytest.mark.parametrize(("name", "options"), [
     ("blip", ["encoder.cache=fp32", "decoder.lora_rank=2"]),
     ("vit_gpt2", ["encoder.frozen=false", "encoder.frozen_epochs=1"]),
     ("blip2", ["encoder.cache=none", "decoder.lora_rank=2"]),
     ("blip2", ["encoder.cache=fp32", "decoder.lora_rank=2", "decoder.weights=models/blip2_t5"]),
+    ("git", [*ADAPTED, *SPARING]),
 ])  # fmt: skip
 @pytest.mark.slow
 def test_every_family_goes_on_at_the_same_bit(models, quick, name, options):
-    options = of(name, "data.root=data", "train.checkpoint_steps=1", *options)
+    options = of(name, "data.root=data", "train.batch_size=8", "train.checkpoint_steps=1", *options)
     for stage in STAGES[:2]:
         stage.main(options)
     train_whole_and_in_pieces(options)
     for file in ("best-mos.pt", "best-caption.pt", "metrics.csv"):
         assert Path("runs/whole/fold-0", file).read_bytes() == Path("runs", name, "fold-0", file).read_bytes()
     if "decoder.lora_rank=2" in options:
-        assert parts_with_adapters_alone(Path("runs", name, "fold-0")) == {"decoder"}
-    if name == "blip2":
-        for stage in STAGES[3:]:
+        adapted = {"decoder", "encoder"} if name == "git" else {"decoder"}
+        assert parts_with_adapters_alone(Path("runs", name, "fold-0")) == adapted
+    if name == "git":
+        train.main([*options, "run.name=next", "train.start_from=git", "self_critical.from_epoch=0"])
+    if name in ("blip2", "git"):
+        predict.main(options)
+    if "decoder.weights=models/blip2_t5" in options:
+        for stage in STAGES[4:]:
             stage.main(options)
 
 
-def test_an_adapted_encoder_of_timm_in_a_run(workplace, competition, quick):
+def test_an_adapted_encoder_of_timm_in_a_run(workplace, tiny_competition, quick):
     """Its folds hold adapters and heads alone, and the network that is opened has them merged."""
     pytest.importorskip("peft", reason="the packages of requirements-large.txt are not installed")
     save_file(timm.create_model("test_vit").state_dict(), "vit.safetensors")
     options = [
         *TINY,
         "--fold=0",
-        f"data.root={competition}",
+        f"data.root={tiny_competition}",
         "encoder.name=test_vit",
         "encoder.weights=vit.safetensors",
     ]

@@ -14,6 +14,7 @@ from src.pipeline import stages
 from src.training import checkpoint
 from tests.conftest import TINY
 from tests.helpers.small_meteor import fixed_constant, quick_java
+from tests.helpers.tables import rows_of
 from tests.helpers.warm_python import start_stage
 from tests.training.test_training import equal
 
@@ -46,11 +47,6 @@ def finished(competition, small, tmp_path_factory):
         (folder / "submissions").mkdir()
         run_all(competition)
     return folder
-
-
-def rows_of(path: Path) -> list[dict]:
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_submission_has_the_sample_s_form(finished, competition):

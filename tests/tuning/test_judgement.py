@@ -1,7 +1,6 @@
 """The winner of a search against the settings as they are, on folds that no trial was scored on."""
 
 import contextlib
-import csv
 import dataclasses
 import json
 import multiprocessing
@@ -38,6 +37,7 @@ from src.tuning.judgement import (
     systems_to_judge,
 )
 from tests.conftest import TINY
+from tests.helpers.tables import rows_of
 
 BETTER = ["optim.lr=1e-8", "tune.space={optim.lr: {choices: [1e-8, 1e-6, 3e-3]}}"]
 """The settings as they are learn nothing."""
@@ -65,11 +65,6 @@ def bright(tmp_path_factory) -> Path:
 def arguments(bright: Path, name: str, *more: str) -> list[str]:
     own = ["task=mos", "train.ema_decay=0", "split.folds=3", "tune.trials=3", f"run.name={name}"]
     return [f"data.root={bright}", *TINY, *own, *more]
-
-
-def rows_of(path: Path) -> list[dict]:
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")

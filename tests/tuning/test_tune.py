@@ -1,6 +1,5 @@
 """The stage tune through its main, on the tiny competition: what it finds, writes and hands on; and killed again."""
 
-import csv
 import multiprocessing
 import os
 import random
@@ -25,16 +24,12 @@ from src.settings.yaml_files import read_yaml
 from src.tuning.trials import TrainingObjective
 from tests.conftest import TINY
 from tests.helpers.in_process import inputs_in_process
+from tests.helpers.tables import rows_of
 
 pytestmark = pytest.mark.slow
 
 SPACE = "tune.space={optim.lr: {low: 1e-4, high: 1e-1, log: true}, train.batch_size: {choices: [8, 16, 20]}}"
 QUICK = [*TINY, "task=mos", "train.ema_decay=0", "split.holdout=0.4"]
-
-
-def rows_of(path: Path) -> list[dict]:
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_a_java_that_cannot_start_ends_the_search_before_its_first_trial(monkeypatch, tmp_path, competition):
