@@ -13,6 +13,7 @@ BENCHMARKS = (
     "gpu",
     "latency",
     "memory",
+    "padding",
     "preprocessing",
     "reward",
     "stops",

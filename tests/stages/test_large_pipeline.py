@@ -149,14 +149,14 @@ def test_every_family_goes_on_at_the_same_bit(models, quick, name, options):
             stage.main(options)
 
 
-def test_an_adapted_encoder_of_timm_in_a_run(workplace, tiny_competition, quick):
+def test_an_adapted_encoder_of_timm_in_a_run(workplace, competition, quick):
     """Its folds hold adapters and heads alone, and the network that is opened has them merged."""
     pytest.importorskip("peft", reason="the packages of requirements-large.txt are not installed")
     save_file(timm.create_model("test_vit").state_dict(), "vit.safetensors")
     options = [
         *TINY,
         "--fold=0",
-        f"data.root={tiny_competition}",
+        f"data.root={competition}",
         "encoder.name=test_vit",
         "encoder.weights=vit.safetensors",
     ]

@@ -84,7 +84,7 @@ def test_a_generous_budget_gives_the_bytes_of_none(competition, begun):
     [
         ("predict", "", 1, None),
         ("predict", "", 13, None),
-        ("predict", "", 14, {"predict.samples": 5}),
+        ("predict", "", 13.75, {"predict.samples": 5}),
         ("predict", "", 19, {"predict.candidates": False, "ensemble.captions": "search"}),
         ("predict", "ensemble.captions", 19, {"predict.samples": 2, "ensemble.neighbours": 10}),
         ("ensemble", "", 19, {"ensemble.captions": "search"}),
