@@ -43,6 +43,8 @@ def kind_of(sources: list[str]) -> str:
             return "camera"
         if Path(source).is_dir():
             return "folder"
+        if not Path(source).suffix and not Path(source).exists():
+            raise InputError(f"{source}: no such file or folder")
         return "video" if Path(source).suffix.lower() in SUFFIXES else "photos"
 
     kinds = {kind(source) for source in sources}

@@ -346,6 +346,7 @@ ONE_LINE = {
     "--output is for a video, a camera or a folder": ["b.jpg", "--output", "a.csv"],
     "not readable: absent.jpg: No such file or directory; cut.mp4.jpg: not a photo": ["absent.jpg", "cut.mp4.jpg"],
     "empty: no photos in it": ["empty"],
+    "data/absent: no such file or folder": ["data/absent", "--output", "a.csv"],
     "runs/absent: no fold trained to its end; python -m src.train": ["in.mp4", "--output", "o.mp4", "run.name=absent"],
     "runs/attending: fold 1 is not trained to its end (finished: 0)": ["cut.mp4.jpg", "run.name=attending", "--fold=1"],
 }
