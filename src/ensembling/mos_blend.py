@@ -91,9 +91,10 @@ def blend_mos(
     whole = clip_to_labels(blend(stacked, mos, fold), mos, fold)
     used = settings.ensemble.mos
     steps: list[tuple[AblationStep, np.ndarray]] = []
-    for name in (name for name in names[1:] if name in ("network", used)):
-        title = f"network of {first} alone" if name == "network" else f"{name} alone"
-        steps.append((AblationStep(title, used == name, side_branch=True), blended([names.index(name)])))
+    for column, name in enumerate(names):
+        if column and name in ("network", used):
+            title = f"network of {first} alone" if name == "network" else f"{name} alone"
+            steps.append((AblationStep(title, used == name, side_branch=True), blended([column])))
     for column, name in enumerate(names):
         before, helps = [other for other in kept if other < column], column in kept
         on = helps if used == "blend" else name == used and not column

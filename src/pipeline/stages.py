@@ -92,10 +92,10 @@ def _finish(stage: str, process: subprocess.Popen) -> None:
             raise
         raise SystemExit(128 + stop.signal) from None
     if process.returncode < 0:
-        number = -process.returncode
+        ended_by = -process.returncode
         raise InputError(
-            f"{stage} was ended by signal {number} ({signal.strsignal(number)}), often because memory ran out or the "
-            f"disk is full; {GO_ON}"
+            f"{stage} was ended by signal {ended_by} ({signal.strsignal(ended_by)}), often because memory ran out or "
+            f"the disk is full; {GO_ON}"
         )
     if process.returncode:
         raise SystemExit(process.returncode)

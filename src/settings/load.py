@@ -22,8 +22,8 @@ from src.settings.yaml_files import as_text, read_yaml, refuse
 
 Given = tuple[str, str, str]
 AddOptions = Callable[[argparse.ArgumentParser], None]
-_OF_NO_FOLD = ("compare",)
-_NEVER_DONE = ("compare", "caption", "app")
+_WITHOUT_FOLD = ("compare",)
+_WITHOUT_FRESH = ("compare", "caption", "app")
 """Commands that work anew each time, so that there is no --fresh."""
 _FIXED = ("run.name", "run.minutes", "run.kept", "train.fold", "tune.")  # in a run that is made again
 
@@ -42,9 +42,9 @@ def _option_parser(stage: str, description: str, options: AddOptions | None) -> 
     parser.add_argument("-h", "--help", action="store_true", help="show this and exit")
     parser.add_argument("--config", metavar="FILE", help="YAML with the settings that differ from the defaults")
     parser.set_defaults(fold=None, fresh=False)
-    if stage not in _OF_NO_FOLD:
+    if stage not in _WITHOUT_FOLD:
         parser.add_argument("--fold", metavar="K", help="the same as train.fold=K: work on this fold only")
-    if stage not in _NEVER_DONE:
+    if stage not in _WITHOUT_FRESH:
         parser.add_argument("--fresh", action="store_true", help="make what this stage makes again, from the start")
     if options:
         options(parser)

@@ -54,10 +54,10 @@ def _entry(key: str, entry: Any, where: str, typed: Typed) -> dict[str, Any]:
     return _range(key, entry, where, typed)
 
 
-def _choices(key: str, given: Any, where: str, typed: Typed) -> list:
-    if not isinstance(given, list):
-        refuse(f"{where}: {key}: choices={as_text(given)}: expected a list such as [lstm, gru]")
-    values = [typed(key, as_text(value), f"{where}, choices") for value in given]
+def _choices(key: str, choices: Any, where: str, typed: Typed) -> list:
+    if not isinstance(choices, list):
+        refuse(f"{where}: {key}: choices={as_text(choices)}: expected a list such as [lstm, gru]")
+    values = [typed(key, as_text(value), f"{where}, choices") for value in choices]
     if len(values) < 2 or any(values.count(value) > 1 for value in values):
         refuse(f"{where}: {key}: choices={as_text(values)}: expected two different values or more")
     return values

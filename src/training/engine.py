@@ -16,7 +16,7 @@ from src.base.errors import InputError
 from src.base.randomness import fold_in, seed_torch
 from src.models.lora import learned_state, share_published, with_published
 from src.settings.schema import Settings
-from src.training.batch_loss_exchange import BatchLossExchange, LossGradients
+from src.training.batch_losses import BatchLossExchange, LossGradients
 from src.training.distributed import Ranks, accept_single_values, replicate, sync_batchnorm, wrap
 from src.training.infer import autocast, to_device
 from src.training.interrupt import Interrupt

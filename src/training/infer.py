@@ -61,13 +61,13 @@ def infer(
     values: dict[int, Any] = {}
     with torch.inference_mode(), progress(sum(len(s.rows) for s in batches), 0, label, ranks.main) as bar:
         loaded = load_batches(BatchDataset(labels, None, 0, 1, uniforms_per_token), batches, 0, False)
-        for number, batch in enumerate(loaded, 1):
+        for batches_read, batch in enumerate(loaded, 1):
             batch = to_device(batch, ranks.device)
             with autocast(settings, ranks.device):
                 outputs = read(batch)
             values.update(zip(batch["row"].tolist(), outputs, strict=True))
             bar.update(len(outputs))
-            if number % _TRIM_EVERY == 0:
+            if batches_read % _TRIM_EVERY == 0:
                 return_freed_memory()
     gathered = {row: value for part in ranks.all_gather(values) for row, value in part.items()}
     return {row: gathered[row] for row in rows}

@@ -164,8 +164,8 @@ def test_windows_has_no_pool_of_more_processes_than_it_can_wait_for(platform, pr
 
 
 def test_space_is_reserved_where_the_system_can(tmp_path, monkeypatch):
-    def fail(number):
-        raise OSError(number, os.strerror(number))
+    def fail(code):
+        raise OSError(code, os.strerror(code))
 
     path = tmp_path / "sparse"
     with open(path, "wb") as file:
@@ -175,8 +175,8 @@ def test_space_is_reserved_where_the_system_can(tmp_path, monkeypatch):
     assert path.stat().st_size == 1 << 20 and path.read_bytes().rstrip(b"\0") == b"begin"
     if hasattr(os, "posix_fallocate"):
         assert path.stat().st_blocks * 512 >= 1 << 20
-    for number in (errno.EINVAL, errno.EOPNOTSUPP):
-        monkeypatch.setattr(os, "posix_fallocate", lambda *_, number=number: fail(number), raising=False)
+    for code in (errno.EINVAL, errno.EOPNOTSUPP):
+        monkeypatch.setattr(os, "posix_fallocate", lambda *_, code=code: fail(code), raising=False)
         machine.reserve_space(path)
     monkeypatch.setattr(os, "posix_fallocate", lambda *_: fail(errno.ENOSPC), raising=False)
     with pytest.raises(OSError, match="No space left"):

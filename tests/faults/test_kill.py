@@ -98,6 +98,11 @@ def press_ctrl_c_at_the_first_step(folder: Path) -> float:
 def test_ctrl_c_and_sigkill_at_any_moment_change_nothing(tiny_competition, tmp_path, whole):
     expected, seconds = whole
     folder, moments = checkout(tmp_path, tiny_competition), random.Random(0)
+    process = start(folder)
+    time.sleep(moments.uniform(0, 0.1) * seconds)  # before the first training step
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    check_nothing_is_half_written(folder)
     left = seconds - press_ctrl_c_at_the_first_step(folder)
     check_nothing_is_half_written(folder)
     for number in range(KILLS):

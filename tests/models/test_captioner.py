@@ -41,8 +41,8 @@ def test_distribution_head_starts_at_the_mean(mean):
     torch.testing.assert_close(probabilities.sum(1), torch.ones(5))
     expected = probabilities @ head.bins
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = head.expected_mos(probabilities)
-    assert found.dtype == torch.float32 and torch.equal(found, expected)
+        predicted = head.expected_mos(probabilities)
+    assert predicted.dtype == torch.float32 and torch.equal(predicted, expected)
 
 
 def test_features_repeat_and_select():

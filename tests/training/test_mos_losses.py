@@ -9,8 +9,7 @@ from scipy.stats import pearsonr, rankdata, spearmanr, wasserstein_distance
 
 from src.models.mos_head import DistributionHead
 from src.settings.schema import LossSettings, MosHeadSettings
-from src.training.batch_loss_exchange import BatchLossExchange
-from src.training.batch_losses import batch_loss, plcc_loss, rank_loss, soft_ranks, srcc_loss
+from src.training.batch_losses import BatchLossExchange, batch_loss, plcc_loss, rank_loss, soft_ranks, srcc_loss
 from src.training.distributed import Ranks
 from src.training.engine import Engine
 from src.training.fold_task import build_task

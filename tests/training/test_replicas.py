@@ -44,8 +44,8 @@ def outputs_of_two(photos: torch.Tensor) -> list[tuple[bool, bool, torch.Tensor]
 )
 def test_replicas_are_in_the_mode_of_their_caller(mode, inference, gradients, threads_on_cpu):
     with mode():
-        found = outputs_of_two(torch.rand(6, 4))
-    for inferring, learning, output in found:
+        outputs = outputs_of_two(torch.rand(6, 4))
+    for inferring, learning, output in outputs:
         assert (inferring, learning) == (inference, gradients)
         assert output.is_inference() == inference and output.requires_grad == gradients
         assert output.dtype == torch.float32 and output.shape == (3, 3)
