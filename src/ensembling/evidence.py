@@ -1,6 +1,6 @@
 """Candidates and evidence for the photos of one fold, all from networks, neighbours and statistics that never saw them.
 
-A photo's candidates are the captions that every run's captioners wrote, those of the nearest training photos in each
+A photo's candidates are the captions that every run's captioners wrote, those of the nearest training photos by each
 run's features, and the constant sentence for a photo without any. The evidence, of what people may have written, is a
 mixture of three kinds: the captioners' candidates, the neighbours' captions, and some random training captions, which
 are not to be chosen. The expected scores under each kind are computed once; those under any mixture are a weighted sum
@@ -73,10 +73,10 @@ class FoldEvidence:
     written: np.ndarray
     """Which candidates the captioners of each run wrote, bool [candidates of all photos in a row, runs]."""
     near: np.ndarray
-    """Which people wrote of the nearest photos in each run's features, bool [candidates, runs]."""
+    """Which people wrote of the nearest photos by each run's features, bool [candidates, runs]."""
     scores: KeptScores
     """Of all photos' candidates: under random training captions; then under what the captioners of each run wrote, and
-    under the neighbours' captions in each run's features."""
+    under the neighbours' captions by each run's features."""
     rare_endings: frozenset[str]
     """Words that people hardly ever end a caption with."""
 
@@ -142,10 +142,11 @@ def gather_evidence(
     # of their places: numpy would make a table as wide as the longest caption of all
     training_captions = [captions[i] for i in random.permutation(len(captions))[:TRAINING_CAPTIONS].tolist()]
     queries, training = np.array(rows, int), np.array(training_rows)
-    neighbours = [NeighbourSearch(run.features(fold), training).of_rows(queries, corpus.neighbours) for run in runs]
+    searches = [NeighbourSearch(run.features(fold), training, corpus.references) for run in runs]
+    neighbours = [search.of_rows(queries, corpus.neighbours) for search in searches]
 
     def evidence(photos: slice) -> list[list[EvidenceSource]]:
-        """What the captioners of each run wrote, and the neighbours' captions in its features, by photo."""
+        """What the captioners of each run wrote, and the neighbours' captions by its features, by photo."""
         kinds = []
         for run, near in zip(runs, neighbours, strict=True):
             texts = [[text for text in run.of(fold, row) if _writable(text)] or [sentence] for row in rows[photos]]

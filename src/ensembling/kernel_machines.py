@@ -41,7 +41,7 @@ class Table:
     standardise: bool = True
     """Whether each feature's spread is made 1."""
     cut: bool = False
-    """Whether a standardised feature ends at _FARTHEST."""
+    """Whether a standardised feature ends at _FARTHEST, and counts as the mean where it is NaN."""
 
 
 class KernelFeatures:
@@ -58,6 +58,11 @@ class KernelFeatures:
     def rows(self, rows: np.ndarray) -> np.ndarray:
         """The features of the photos at `rows`: float64 [rows, D]; their squares sum to 1 on average."""
         return np.concatenate([column.rows(rows) for column in self._columns], axis=1)
+
+    def of(self, tables: Sequence[np.ndarray]) -> np.ndarray:
+        """The same of photos that are not in the tables, by their values in each, [Q, F] or [Q, V, F]."""
+        parts = [column.scaled(values) for column, values in zip(self._columns, tables, strict=True)]
+        return np.concatenate(parts, axis=1)
 
 
 class _Column:
@@ -81,11 +86,14 @@ class _Column:
         return scaler
 
     def rows(self, rows: np.ndarray) -> np.ndarray:
-        values = self._table.values[rows]
+        return self.scaled(self._table.values[rows])
+
+    def scaled(self, values: np.ndarray) -> np.ndarray:
         values = values.mean(1, dtype=np.float64) if values.ndim == 3 else values.astype(np.float64)
         values -= self._mean
         values /= self._spread
         if np.isfinite(self._farthest):
+            np.nan_to_num(values, copy=False)
             values.clip(-self._farthest, self._farthest, out=values)
         values -= self._centre
         values /= self._size
@@ -130,10 +138,14 @@ def predict_svr(machine: SVR, features: np.ndarray) -> np.ndarray:
 def kernel_ridge(features: KernelFeatures, fitted: np.ndarray, mos: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """MOS [wanted] by kernel ridge regression, the mean of a Gaussian process; arguments as for `svr`."""
     mean, deviation = mos.mean(), mos.std() or 1.0
-    machine = KernelRidge(alpha=_ALPHA, kernel="rbf", gamma=_GAMMA)
-    machine.fit(features.rows(fitted), (mos - mean) / deviation)
+    machine = fit_kernel_ridge(features.rows(fitted), (mos - mean) / deviation, _ALPHA)
     answers = [machine.predict(features.rows(block)) for block in blocks_of(wanted)]
     return np.concatenate(answers) * deviation + mean
+
+
+def fit_kernel_ridge(features: np.ndarray, targets: np.ndarray, alpha: float) -> KernelRidge:
+    """With a Gaussian kernel of `KernelFeatures` [N, D]. targets: [N] or [N, T]. alpha: the penalty."""
+    return KernelRidge(alpha=alpha, kernel="rbf", gamma=_GAMMA).fit(features, targets)
 
 
 def landmark_features(features: KernelFeatures, landmarks: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -17,28 +17,29 @@ class NewPhotoRanking:
     """Ranks captions of a new photo. The evidence is half the other captions, half what people wrote of the nearest
     training photos."""
 
-    def __init__(self, settings: Settings, captions: Sequence[Sequence[str]], pooled: np.ndarray | None):
-        """captions: those of each photo [N] that is for training, none of others. pooled: the features [N, D] by which
-        photos are compared; without them only the captions are evidence."""
+    def __init__(self, settings: Settings, captions: Sequence[Sequence[str]], features: np.ndarray | None):
+        """captions: those of each photo [N] that is for training, none of others. features: the `retrieval_features` of
+        the photos; without them only the captions are evidence."""
         self.tokens = tokenize([list(texts) for texts in captions])
         self.neighbours = settings.ensemble.neighbours
         captioned = [row for row, texts in enumerate(self.tokens) if texts]
         self.broken = rare_endings([text for texts in self.tokens for text in texts])
         self.scorer = ExpectedScorer([self.tokens[row] for row in captioned], settings.metric.weights)
-        self.search = None if pooled is None else NeighbourSearch([pooled], np.array(captioned))
+        self.search = None if features is None else NeighbourSearch([features], np.array(captioned), self.tokens)
 
     def __call__(
-        self, caption: str, candidates: Sequence[str], pooled: np.ndarray
+        self, caption: str, candidates: Sequence[str], features: np.ndarray
     ) -> tuple[list[int], list[tuple[str, float]]]:
         """The rows of the nearest training photos with captions, and the captions with expected scores, best first.
 
-        caption: stays whatever it is; candidates: others, left out where they break off. pooled: of the photo [D].
+        caption: stays whatever it is; candidates: others, left out where they break off. features: of the photo, [D] or
+        [V, D] as the tables are.
         """
         whole = [text for text in candidates if text.split()[-1] not in self.broken]
         candidates, rows = list(dict.fromkeys([caption, *whole])), []
         sources = [EvidenceSource(candidates)]
         if self.search:
-            neighbours = self.search.of_new(pooled[None], self.neighbours)
+            neighbours = self.search.of_new([features[None]], self.neighbours)
             rows = [row for row in neighbours.rows[0].tolist() if row >= 0]
             sources += neighbour_evidence(neighbours, self.tokens, TEMPERATURE)
         parts = [self.scorer.expected([candidates], [source.leaving_one_out(candidates)]) for source in sources]

@@ -10,7 +10,7 @@ from src.base.errors import InputError
 from src.data.folds import load_folds
 from src.data.prediction_tables import read_predictions
 from src.ensembling.regressors import TEST
-from src.inference.fold_predictions import Photos, pooled_features, read_fold_candidates, read_photos
+from src.inference.fold_predictions import Photos, read_fold_candidates, read_photos, retrieval_features
 from src.pipeline import outputs, resolved
 from src.pipeline.artefacts import outdated, outputs_digest
 from src.pipeline.runs import fold_folder, run_folder, settings_path
@@ -26,8 +26,8 @@ class RunCandidates:
     """Of each fold: captions by the row of the photo, those of its validation and of the test photos."""
     greedy: dict[int, dict[int, str]]
     """The same: the caption of greedy decoding."""
-    pooled: dict[int, np.ndarray]
-    """Each fold's `pooled_features`; folds that share an encoder share one array."""
+    encoded: dict[int, np.ndarray]
+    """Each fold's `retrieval_features`; folds that share an encoder share one array."""
 
     def _folds(self, fold: int) -> list[int]:
         """Those whose captioners have not learned the photos of a fold: itself, or all for TEST."""
@@ -42,8 +42,8 @@ class RunCandidates:
         return [caption for k in self._folds(fold) for caption in self.captions[k].get(row, [])]
 
     def features(self, fold: int) -> list[np.ndarray]:
-        """Tables of the photos' features [N, D], as those captioners see them."""
-        return list({id(self.pooled[k]): self.pooled[k] for k in self._folds(fold)}.values())
+        """Tables of the photos' features, [N, D] or [N, V, D] of V views, as those captioners' encoders see them."""
+        return list({id(self.encoded[k]): self.encoded[k] for k in self._folds(fold)}.values())
 
 
 def check_alike(runs: Sequence[Settings]) -> None:
@@ -98,7 +98,7 @@ def run_candidates(run: Settings, photo_ids: pd.Series) -> RunCandidates:
         )
     rows = {name: row for row, name in enumerate(photo_ids)}
     folds = resolved.folds_of(run)
-    loaded = RunCandidates(run.run.name, {}, {}, pooled_features(run, folds))
+    loaded = RunCandidates(run.run.name, {}, {}, retrieval_features(run, folds))
     for fold in folds:
         candidates = read_fold_candidates(outputs.fold_predictions(run, fold).folder)
         loaded.captions[fold] = {rows[name]: captions for name, captions in candidates.captions.items()}

@@ -140,17 +140,17 @@ def read_fold_candidates(folder: Path) -> FoldCandidates:
     )
 
 
-def pooled_features(settings: Settings, folds: Sequence[int]) -> dict[int, np.ndarray]:
-    """The pooled features of all photos [N, D] by which each fold's captioner sees them, mapped from their files.
+def retrieval_features(settings: Settings, folds: Sequence[int]) -> dict[int, np.ndarray]:
+    """The features of all photos that each fold's neighbours are searched by, mapped from their files.
 
-    Where features are cached they are the same for all folds: one array. Raises InputError where they are gone.
+    Where features are cached they are those that MOS is predicted from [N, V, D], of all folds one array; else the
+    pooled ones of the fold's own encoder [N, D]. Raises InputError where they are gone.
     """
     if settings.encoder.cached:
         cache = outputs.features(settings)
         if reason := outdated(cache, code=False):
             raise InputError(f"{cache.folder}: {reason}; python -m src.predict --fresh makes the features again")
-        shared = np.load(cache.folder / "pooled.npy", mmap_mode="r")[:, 0]
-        return dict.fromkeys(folds, shared)
+        return dict.fromkeys(folds, mos_features(cache.folder))
     files = {fold: outputs.fold_predictions(settings, fold).folder / "pooled.npy" for fold in folds}
     return {fold: np.load(file, mmap_mode="r") for fold, file in files.items()}
 

@@ -152,14 +152,17 @@ class PhotoCaptioner:
         return self.describe([self.seen(np.ascontiguousarray(frame[:, :, ::-1]))])[0]
 
     def candidates(self, photo: np.ndarray) -> tuple[list[str], np.ndarray]:
-        """Captions of one photo, uint8 as `seen` gives it, by all searches of predict, and its pooled features [D].
+        """Captions of one photo, uint8 as `seen` gives it, by all searches of predict, and its `retrieval_features`.
 
         For a run with captions.
         """
         with torch.inference_mode(), autocast(self.settings, self.device):
-            *tokens, pooled = self.explorer(self._inputs([photo])[0], torch.arange(1, device=self.device))
+            views = self._inputs([photo])
+            *tokens, pooled = self.explorer(views[0], torch.arange(1, device=self.device))
         captions = [self.vocabulary.decode(ids) for of_search in tokens for ids in of_search[0].tolist()]
-        return [caption for caption in dict.fromkeys(captions) if caption], pooled[0].cpu().numpy()
+        cached = [view.get("levels", view["pooled"]) for view in views if isinstance(view, dict)]
+        features = torch.stack(cached, dim=1) if cached else pooled
+        return [caption for caption in dict.fromkeys(captions) if caption], features[0].float().cpu().numpy()
 
     def attention_maps(self, photo: np.ndarray) -> AttentionMaps:
         """Where the captioner attends while it writes the caption of one photo, uint8 as `seen` gives it.

@@ -10,7 +10,7 @@ from src.base.errors import InputError
 from src.base.files import read_json
 from src.ensembling.new_photo import NewPhotoRanking
 from src.ensembling.run_predictions import run_predictions
-from src.inference.fold_predictions import pooled_features, read_photos
+from src.inference.fold_predictions import read_photos, retrieval_features
 from src.inference.networks import best_fold
 from src.inference.photo_captioner import PhotoCaptioner, attention_of_file, describe_files, folds_to_ask, seen_of_file
 from src.pipeline import outputs
@@ -28,7 +28,7 @@ SHOWN = 6
 
 @dataclass(frozen=True)
 class TrainingPhoto:
-    """One of the training photos that look most like the photo."""
+    """One of the training photos of which people wrote most like what is expected of the photo."""
 
     pixels: np.ndarray
     """uint8 [H, W, 3]."""
@@ -84,11 +84,11 @@ class RunAnswers:
         folders = {fold: fold_folder(run, fold) for fold in folds_to_ask(run, self.settings.train.fold)}
         training = set(self.training.tolist())
         captions = [texts if row in training else () for row, texts in enumerate(self.captions)]
-        best, pooled = best_fold(folders), None
+        best, features = best_fold(folders), None
         predicted = outputs.fold_predictions(self.settings, best).record()
         if predicted and (self.settings.encoder.cached or self.settings.predict.candidates):
-            pooled = pooled_features(self.settings, [best])[best]
-        return NewPhotoRanking(self.settings, captions, pooled)
+            features = retrieval_features(self.settings, [best])[best]
+        return NewPhotoRanking(self.settings, captions, features)
 
     def __call__(self, path: Path) -> Answer:
         """The answer about a photo file. Raises InputError where it is no photo that can be read."""

@@ -7,6 +7,7 @@ import numpy as np
 from sklearn.neighbors import NearestNeighbors
 from sklearn.svm import SVR
 
+from src.ensembling.caption_space import CaptionSpace
 from src.ensembling.kernel_machines import (
     KernelFeatures,
     Table,
@@ -15,7 +16,7 @@ from src.ensembling.kernel_machines import (
     landmark_ridge,
     predict_svr,
 )
-from src.ensembling.retrieval import FeatureSpace, NeighbourSearch
+from src.ensembling.retrieval import NeighbourSearch
 from src.metrics.mos_score import mos_score
 
 FITTED, WANTED, FEATURES = 8000, 4000, 296
@@ -61,9 +62,11 @@ def run() -> Iterator[tuple[str, float, float, str]]:
     agree = f"the exact kernel; MOS score {scores[0]:.3f}, exact {scores[1]:.3f}"
     yield f"kernel ridge of {FITTED:,} photos, {LANDMARKS:,} landmarks", ours, theirs, agree
 
-    pooled = [values.astype(np.float32)]
-    ours, _ = _timed(lambda: NeighbourSearch(pooled, fitted).of_rows(wanted, 40).rows)
-    vectors = FeatureSpace(pooled, fitted)
-    search = NearestNeighbors(n_neighbors=40, algorithm="brute", metric="cosine").fit(vectors.vectors(fitted))
-    theirs, _ = _timed(lambda: search.kneighbors(vectors.vectors(wanted))[1])
+    words = np.array([f"word{i}" for i in range(2000)])
+    said = [[" ".join(words[rng.zipf(1.5, 10) % 2000])] for _ in range(FITTED)]
+    tables = [values.astype(np.float32)]
+    search, space = NeighbourSearch(tables, fitted, said), CaptionSpace(tables, fitted, said)
+    ours, _ = _timed(lambda: search.of_rows(wanted, 40).rows)
+    brute = NearestNeighbors(n_neighbors=40, algorithm="brute", metric="cosine").fit(space.vectors)
+    theirs, _ = _timed(lambda: brute.kneighbors(space.of_rows(wanted))[1])
     yield f"40 neighbours of {WANTED:,} photos among {FITTED:,}", ours, theirs, "scikit-learn's brute force"

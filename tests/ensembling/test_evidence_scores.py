@@ -52,8 +52,8 @@ def competition(photos: int = 40):
         own = [*WORDS, f"of {name} alone", "unheard"]
         captions = {k: {int(r): [said(own) for _ in range(r % 5)] for r in np.flatnonzero((fold == k) | (fold == TEST))}
                     for k in (0, 1)}  # fmt: skip
-        pooled = {k: rng.normal(size=(photos, 6)).astype(np.float32) for k in (0, 1)}
-        runs.append(RunCandidates(name, captions, {}, pooled))
+        encoded = {k: rng.normal(size=(photos, 6)).astype(np.float32) for k in (0, 1)}
+        runs.append(RunCandidates(name, captions, {}, encoded))
     references = [[said() for _ in range(1 + row % 3)] if fold[row] != TEST else [] for row in range(photos)]
     return Corpus(references, fold, CaptionWeights(), 0, 3), runs
 
