@@ -22,7 +22,7 @@ from src.pipeline import outputs
 from src.pipeline.artefacts import making, outdated
 from src.pipeline.budget import keep_pace
 from src.pipeline.resolved import folds_of, planned, search_plan, tuned
-from src.pipeline.runs import fold_folder, run_folder, tuning_folder
+from src.pipeline.runs import best_checkpoint, fold_folder, run_folder, tuning_folder
 from src.pipeline.stages import ensure_inputs
 from src.pipeline.trained_runs import load_run
 from src.settings.load import load, read_arguments
@@ -63,8 +63,7 @@ def train_fold(
     if ranks.main:
         write_parameters(folder / "parameters.json", fit.engine.task.model, fit.encoder)
         draw_curves(folder / "metrics.csv", folder / "curves.png")
-    kept = {"both": ["best-mos.pt", "best-caption.pt"], "mos": ["best-mos.pt"], "caption": ["best-caption.pt"]}
-    return [*kept[settings.task], "metrics.csv"]
+    return [*(best_checkpoint(folder, task).name for task in settings.tasks), "metrics.csv"]
 
 
 def check_folds(settings: Settings, folds: list[int]) -> None:

@@ -12,7 +12,7 @@ from src.models.backbone import BackboneEncoder
 from src.models.large_decoders import LargeDecoder
 from src.models.large_models import VisionTower, save_captioner
 from src.pipeline.outputs import start_weights
-from src.pipeline.runs import marker_of
+from src.pipeline.runs import best_checkpoint, marker_of
 from src.settings.schema import Settings
 
 
@@ -33,8 +33,8 @@ def merge_fold(settings: Settings, fold: Path, folder: Path) -> str:
     if read_json(marker)["inputs"].get("weights") != start_weights(settings).get("weights"):
         published = settings.decoder.weights or settings.encoder.weights
         raise InputError(f"{fold} was trained beside other weights than {published} holds now; put those back")
-    checkpoint = "best-mos.pt" if settings.task == "mos" else "best-caption.pt"
-    network, _ = open_network(fold / checkpoint, settings)
+    checkpoint = best_checkpoint(fold, settings.tasks[-1])
+    network, _ = open_network(checkpoint, settings)
     encoder, decoder = network.encoder, network.decoder
     with fresh_folder(folder) as place:
         if isinstance(encoder, VisionTower):
@@ -43,4 +43,4 @@ def merge_fold(settings: Settings, fold: Path, folder: Path) -> str:
             assert isinstance(encoder, BackboneEncoder)
             backbone = encoder.backbone.to(memory_format=torch.contiguous_format)  # safetensors takes no other
             save_for_hf(backbone, str(place), safe_serialization=True)
-    return checkpoint
+    return checkpoint.name

@@ -8,6 +8,7 @@ from src.base.errors import InputError
 from src.data.labels import Labels
 from src.inference.networks import open_network
 from src.models.captioner import Captioner
+from src.pipeline.runs import best_checkpoint
 from src.settings.schema import Settings
 from src.training.distributed import Ranks, replicate
 from src.training.infer import infer
@@ -54,7 +55,7 @@ def predict_mos(
 
     Computed by all processes and complete on each.
     """
-    network, _ = open_network(folder / "best-mos.pt", settings)
+    network, _ = open_network(best_checkpoint(folder, "mos"), settings)
     predictor = MosPredictor(network, settings.predict.tta_flips, settings.predict.tta_scales).to(ranks.device)
     replicated = replicate(predictor, settings, ranks)
     # a photo has other native crops, or cached features of its mirror image

@@ -10,6 +10,7 @@ from src.base.errors import InputError
 from src.data.vocabulary import Vocabulary
 from src.models.captioner import Captioner, build_captioner
 from src.models.lora import merge_adapters, with_published
+from src.pipeline.runs import best_checkpoint
 from src.settings.schema import Settings
 from src.training import checkpoint
 
@@ -44,7 +45,7 @@ def open_captioners(folders: list[Path], settings: Settings) -> tuple[list[Capti
 
     Raises InputError where their vocabularies differ.
     """
-    opened = [open_network(folder / "best-caption.pt", settings) for folder in folders]
+    opened = [open_network(best_checkpoint(folder, "caption"), settings) for folder in folders]
     words = opened[0][1]["words"]
     if any(content["words"] != words for _, content in opened):
         raise InputError(f"{folders[0]} and its siblings have different vocabularies and cannot write together")

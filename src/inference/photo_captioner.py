@@ -21,7 +21,7 @@ from src.inference.networks import best_fold, open_captioners, open_network
 from src.models.captioner import Captioner
 from src.models.decoder import CausalDecoder, shift_right
 from src.models.encoder import views_of
-from src.pipeline.runs import finished_folds, fold_folder
+from src.pipeline.runs import best_checkpoint, finished_folds, fold_folder
 from src.settings.schema import Settings, ViewSettings
 from src.training.infer import autocast
 
@@ -86,7 +86,7 @@ class PhotoCaptioner:
         self.networks: list[Captioner] = []
         if settings.task != "caption":
             flips = settings.predict.tta_flips and not settings.encoder.cached
-            opened = [open_network(path / "best-mos.pt", settings)[0] for path in folders.values()]
+            opened = [open_network(best_checkpoint(path, "mos"), settings)[0] for path in folders.values()]
             self.networks += opened
             self.predictors = [
                 MosPredictor(network, flips, settings.predict.tta_scales).to(self.device) for network in opened

@@ -64,6 +64,16 @@ def fold_log(run: Path, fold: int | str, stage: str) -> Path:
     return run / f"{stage}-{fold_name(fold)}.log"
 
 
+def best_checkpoint(fold: Path, task: str) -> Path:
+    """The weights of the epoch whose MOS, or whose captions, were best, in the fold's folder. task: mos or caption."""
+    return fold / f"best-{task}.pt"
+
+
+def last_checkpoint(fold: Path) -> Path:
+    """The whole state of the training of a fold, from which it goes on."""
+    return fold / "last.pt"
+
+
 def settings_path(fold: Path) -> Path:
     """The settings that a fold was trained with, in the fold's folder."""
     return fold / _SETTINGS

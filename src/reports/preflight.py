@@ -196,7 +196,7 @@ def _check_space(settings: Settings, photos: int, feature_bytes: dict[str, int],
         folders.append(outputs.features(outputs.encoder_settings(settings, name), for_mos_alone=True).folder)
     there = sum(path.stat().st_size for folder in folders for path in folder.parent.glob(f"*{folder.name}*/*.npy"))
     untrained = [k for k in folds_of(settings) if not marker_of(fold_folder(run_folder(settings), k)).is_file()]
-    checkpoints = len(untrained) * (resumed + (1 + (settings.task == "both")) * best)
+    checkpoints = len(untrained) * (resumed + len(settings.tasks) * best)
     missing = max(photos * sum(files.values()) - there, 0) + checkpoints
     free = shutil.disk_usage(existing_folder(Path(settings.run.root))).free
     if missing > free:

@@ -270,6 +270,11 @@ class Settings:
             )
 
     @property
+    def tasks(self) -> tuple[str, ...]:
+        """What is learned: mos, caption, or these two."""
+        return ("mos", "caption") if self.task == "both" else (self.task,)
+
+    @property
     def adapts(self) -> bool:
         """Whether adapters are trained, beside weights that are in no checkpoint."""
         return bool(self.encoder.lora_rank or (self.decoder.lora_rank and self.task != "mos"))

@@ -18,7 +18,7 @@ from src.data.loading import load_batches
 from src.models.captioner import Captioner
 from src.models.encoder import CachedEncoder
 from src.models.lora import learned_state, with_published
-from src.pipeline.runs import fold_folder
+from src.pipeline.runs import best_checkpoint, fold_folder, last_checkpoint
 from src.settings.keys import changing
 from src.settings.schema import Settings
 from src.training import checkpoint
@@ -72,7 +72,7 @@ class Fit:
         self.train_state = TrainState()
         self._best: dict[str, dict[str, Any]] = {}  # by task, what best-*.pt is to hold
         self._saved = time.monotonic()
-        last = folder / "last.pt"
+        last = last_checkpoint(folder)
         if ranks.shared_paths(lambda: [last] if last.is_file() else []):
             self._resume(last)
         elif settings.train.start_from:
@@ -191,7 +191,7 @@ class Fit:
         Returns whether a score improved.
         """
         improved, state = False, None
-        for name in {"both": ["mos", "caption"]}.get(self.settings.task, [self.settings.task]):
+        for name in self.settings.tasks:
             score = row.get(f"val_{name}_score")
             if score is None or score > self.train_state.best.get(name, -1.0):
                 self.train_state.best[name] = -1.0 if score is None else score
@@ -229,8 +229,8 @@ class Fit:
         state = state or self._state()
         if self.ranks.main:
             for name, best in self._best.items():
-                checkpoint.save(self.folder / f"best-{name}.pt", best)
-            checkpoint.save(self.folder / "last.pt", state)
+                checkpoint.save(best_checkpoint(self.folder, name), best)
+            checkpoint.save(last_checkpoint(self.folder), state)
         self._best.clear()
         self._saved = time.monotonic()
 
@@ -243,7 +243,7 @@ class Fit:
 
     def _start_from(self, folder: Path) -> None:
         """Take the weights of another run's best captioner (or MOS network, where that is the task)."""
-        path = folder / ("best-mos.pt" if self.settings.task == "mos" else "best-caption.pt")
+        path = best_checkpoint(folder, self.settings.tasks[-1])
         start = checkpoint.load(path)
         if self.settings.task != "mos" and start["words"] != list(self.data.vocabulary.words):
             raise InputError(f"{path} has another vocabulary; train.start_from needs a run on the same captions")

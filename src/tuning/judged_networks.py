@@ -9,7 +9,7 @@ from src.base.csv_files import read_rows, write_csv
 from src.base.errors import InputError
 from src.base.locks import InUse, lock
 from src.pipeline import stages
-from src.pipeline.runs import fold_folder, fold_folders
+from src.pipeline.runs import best_checkpoint, fold_folder, fold_folders
 from src.settings.load import changed
 from src.settings.schema import Settings
 from src.training import checkpoint
@@ -114,8 +114,8 @@ class JudgedNetworks:
 def _best_predictions(fit: Fit) -> Predictions:
     """What a finished training says of its validation photos, each task at its best epoch."""
     by_task = {}
-    for task in {"both": ("mos", "caption")}.get(fit.settings.task, (fit.settings.task,)):
-        path = fit.folder / f"best-{task}.pt"
+    for task in fit.settings.tasks:
+        path = best_checkpoint(fit.folder, task)
         fit.load_weights(fit.validate.task.model, checkpoint.load(path)["model"], path)
         by_task[task] = fit.validate.predictions()
     one = next(iter(by_task.values()))
