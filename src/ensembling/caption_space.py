@@ -26,7 +26,7 @@ _ALPHA = 0.3
 def caption_vectors(references: Sequence[Sequence[str]]) -> np.ndarray:
     """The vectors of photos by their captions, which are tokenised, at least one each: float32 [photos, D].
 
-    Each is as far from the mean as 1, or 0 where all photos' captions are alike.
+    They are centred, then of length 1; 0 where all photos' captions are alike.
     """
     texts = [[term for caption in captions for term in _terms(caption)] for captions in references]
     photos = Counter(term for terms in texts for term in set(terms))
@@ -49,7 +49,7 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 
 class CaptionSpace:
-    """Training photos by their captions, and any photos by the captions that are predicted from their features.
+    """Vectors of training photos by their captions, and those that are predicted of any photo from its features.
 
     The regression learns from kernel_machines.KERNEL_PHOTOS of the training photos at most.
     """

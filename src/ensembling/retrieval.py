@@ -50,7 +50,7 @@ class NeighbourSearch:
     """
 
     def __init__(self, tables: Sequence[np.ndarray], training: np.ndarray, references: Sequence[Sequence[str]]):
-        """As of `CaptionSpace`; there may be no training photo, as captions of punctuation alone have no tokens."""
+        """As for `CaptionSpace`; there may be no training photo, as captions of punctuation alone have no tokens."""
         self._training = np.sort(np.asarray(training))
         self._space = CaptionSpace(tables, self._training, references) if len(training) else None
 

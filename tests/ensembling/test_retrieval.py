@@ -63,8 +63,8 @@ def test_neighbours_are_the_nearest_by_predicted_captions(cells, monkeypatch):
     np.testing.assert_array_equal(new.rows, neighbours.rows[36:])
 
 
-def test_neighbours_are_of_the_photo_s_kind():
-    """Where most of what features tell is no matter of captions, captions say which photos are alike."""
+def test_captions_tell_which_photos_are_alike():
+    """Most of what these features tell is no matter of captions, and photos of other kinds look the same."""
     rng = np.random.default_rng(0)
     features, said = photos_of_kinds(rng, 120)
     noise = 3 * np.repeat(rng.normal(size=(40, 30)), 3, axis=0)  # three photos, one of each kind, look the same
