@@ -147,10 +147,7 @@ def retrieval_features(settings: Settings, folds: Sequence[int]) -> dict[int, np
     pooled ones of the fold's own encoder [N, D]. Raises InputError where they are gone.
     """
     if settings.encoder.cached:
-        cache = outputs.features(settings)
-        if reason := outdated(cache, code=False):
-            raise InputError(f"{cache.folder}: {reason}; python -m src.predict --fresh makes the features again")
-        return dict.fromkeys(folds, mos_features(cache.folder))
+        return dict.fromkeys(folds, regressor_features(settings))
     files = {fold: outputs.fold_predictions(settings, fold).folder / "pooled.npy" for fold in folds}
     return {fold: np.load(file, mmap_mode="r") for fold, file in files.items()}
 
@@ -158,11 +155,15 @@ def retrieval_features(settings: Settings, folds: Sequence[int]) -> dict[int, np
 def regressor_features(settings: Settings, encoder: str | None = None) -> np.ndarray:
     """The cached features that MOS is predicted from, of all photos and their V views, mapped [N, V, D].
 
-    encoder: one of ensemble.encoders, whose features are computed where they are absent. None: the run's own.
+    encoder: one of ensemble.encoders, whose features are computed where they are absent. None: the run's own; raises
+    InputError where they are gone.
     """
-    return mos_features(
-        ensemble_features(settings, encoder, init_ranks()) if encoder else outputs.features(settings).folder
-    )
+    if encoder:
+        return mos_features(ensemble_features(settings, encoder, init_ranks()))
+    cache = outputs.features(settings)
+    if reason := outdated(cache, code=False):
+        raise InputError(f"{cache.folder}: {reason}; python -m src.predict --fresh makes the features again")
+    return mos_features(cache.folder)
 
 
 def write_run_predictions(
