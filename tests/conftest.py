@@ -5,9 +5,11 @@ import gc
 import multiprocessing
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
 from tests.helpers.warm_python import PACKAGES
 
@@ -23,6 +25,9 @@ FORKED += ["src.inference.fold_predictions", "src.data.loading"]
 if "forkserver" in multiprocessing.get_all_start_methods():
     multiprocessing.get_context("forkserver").set_forkserver_preload(FORKED)
 """What the server of forked processes imports, once for all tests of a worker."""
+
+# tqdm's own lock is shared by forked processes: one that a test kills while it draws its bar would stop all others
+tqdm.set_lock(threading.RLock())
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
