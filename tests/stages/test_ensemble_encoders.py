@@ -135,3 +135,16 @@ def test_models_that_cannot_be_had_are_told_by_the_look_before_a_run(workplace, 
     }.items():
         assert exit_code(preprocess, "--check", *SHORT, *arguments) in (1, 2), arguments
         assert message in capsys.readouterr().err, arguments
+
+
+@pytest.mark.slow
+def test_features_that_were_cut_short_are_named(workplace, tiny_competition, quick, capsys):
+    cached = [*TINY, "task=mos", "train.epochs=1", f"data.root={tiny_competition}", "encoder.frozen=true"]
+    cached += ["encoder.cache=fp32", "augment.flip=0"]
+    for stage in (preprocess, split, train, predict):
+        stage.main(cached)
+    (file,) = Path("runs/cache").glob("features-*/pooled.npy")
+    file.write_bytes(file.read_bytes()[:500])
+    capsys.readouterr()
+    assert exit_code(ensemble, *cached) == 1
+    assert f"{file} is missing or was changed" in capsys.readouterr().err
