@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from src.base.machine import end_with_parent
+from src.base.machine import end_with_parent, keep_freed_memory
 from src.base.stopping import GO_ON, Stopped, StopRequests, end_at_once
 from src.base.text import one_line
 
@@ -67,6 +67,7 @@ def guarded(main: Callable[[], None]) -> None:
     a fault of this program and keeps its traceback.
     """
     end_with_parent()
+    keep_freed_memory()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a console that cannot show a character shows its code
             with contextlib.suppress(OSError):  # what stands behind it was exchanged for a pipe

@@ -12,6 +12,9 @@ from pathlib import Path
 _CGROUP = Path("/sys/fs/cgroup")
 _MOST_ON_WINDOWS = 61
 """Processes of a pool: Windows waits for no more at a time."""
+_MALLOC_OPTIONS = {-1: 256 * 2**20, -3: 32 * 2**20, -8: 1}
+"""Of glibc (man mallopt): M_TRIM_THRESHOLD, the bytes that are kept free; M_MMAP_THRESHOLD, the size from which on
+memory always goes back at once, the most that any version takes; M_ARENA_MAX, as each arena keeps its own."""
 
 
 def usable_cores() -> int:
@@ -40,6 +43,18 @@ def _usable_memory() -> float:
         with contextlib.suppress(OSError, ValueError):  # no such file, or "max" for no limit
             limits.append(float((_CGROUP / name).read_text(encoding="ascii")))
     return min(limits)
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep freed memory for the next arrays, and all threads share it.
+
+    By default it returns arrays of some megabytes to the system, which clears their pages before it hands them out
+    again: a fifth of the time that a convolutional network takes on a CPU. With other C libraries nothing changes.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        library = ctypes.CDLL(None)
+        for option, value in _MALLOC_OPTIONS.items():
+            library.mallopt(option, value)
 
 
 def return_freed_memory() -> None:

@@ -12,6 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from src.base.errors import InputError
+from src.base.machine import keep_freed_memory
 from src.base.stopping import children_without_interrupts
 from src.base.text import one_line
 
@@ -27,6 +28,7 @@ def _start_worker(initialize: Callable[..., None] | None, arguments: tuple) -> N
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    keep_freed_memory()
     if initialize:
         initialize(*arguments)
 
