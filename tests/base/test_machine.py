@@ -6,6 +6,7 @@ import functools
 import importlib
 import multiprocessing
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -154,6 +155,33 @@ def test_processes_side_by_side_fit_into_the_container_s_memory(monkeypatch, tmp
     assert machine.usable_processes(1000.0) == 6
     (tmp_path / "memory" / "memory.limit_in_bytes").unlink()
     assert machine.usable_processes(1000.0) == 6, "nothing says how much there is"
+
+
+USES_48_MB_TEN_TIMES = """
+import resource
+import numpy as np
+from src.base import errors
+{call}
+arrays = []
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    arrays.clear()
+    arrays += [np.ones(2**20) for _ in range(6)]
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def pages_from_the_system(call: str) -> int:
+    """How many the system hands, after that call, to a process of its own."""
+    command = [sys.executable, "-c", USES_48_MB_TEN_TIMES.format(call=call)]
+    return int(subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True).stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library manages memory in its own way")
+def test_commands_keep_freed_memory():
+    pages = 6 * 8 * 2**20 // os.sysconf("SC_PAGE_SIZE")
+    assert pages_from_the_system("errors.guarded(lambda: None)") < 1.5 * pages
+    assert pages_from_the_system("") > 2 * pages
 
 
 @pytest.mark.parametrize(("platform", "processes"), [("win32", 61), ("linux", 200)])

@@ -10,6 +10,7 @@ BENCHMARKS = (
     "ensembling",
     "evaluation",
     "features",
+    "freed_memory",
     "gpu",
     "latency",
     "memory",
