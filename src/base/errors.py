@@ -104,6 +104,8 @@ def _end(error: BaseException) -> NoReturn:
     if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("src"):
         setup = "./run.sh sets up .venv (then: .venv/bin/python -m src.…), or pip install -r requirements.txt"
         line = f"the package {error.name} is not installed for {sys.executable}; {setup}"
+    elif isinstance(error, ImportError) and "failed to map segment" in str(error):
+        line = "the memory that this process may take is too small to load its packages: raise the limit with ulimit -v"
     elif isinstance(error, RuntimeError):
         line = hint_of(error)
     elif isinstance(error, MemoryError):

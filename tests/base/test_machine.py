@@ -186,6 +186,16 @@ def test_commands_keep_freed_memory():
     assert kept_memory("") < 8
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system limits the addresses of a process")
+def test_a_limit_of_memory_that_holds_no_packages_is_said_in_a_line():
+    load_torch = "from src.base import errors; errors.guarded(lambda: __import__('torch'))"
+    command = ["bash", "-c", 'ulimit -v 400000; "$@"', "", sys.executable, "-c", load_torch]
+    answer = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert answer.returncode == 1
+    (line,) = answer.stderr.splitlines()
+    assert line.startswith("error: the memory") and "ulimit -v" in line
+
+
 @pytest.mark.parametrize(("platform", "processes"), [("win32", 61), ("linux", 200)])
 def test_windows_has_no_pool_of_more_processes_than_it_can_wait_for(platform, processes, monkeypatch):
     monkeypatch.setattr(machine, "usable_cores", lambda: 200)
