@@ -32,7 +32,7 @@ SIDE_BY_SIDE = 1.3
 STARTED = "STAGES_STARTED"
 """The environment's name for the moment, by the machine's monotonic clock, at which the run began to count."""
 FEATURES = ("encoder.name", "encoder.more_levels", "encoder.long_side")
-"""What the time of a photo's features depends on, but for mirror images."""
+"""What the time of a photo's features depends on and a plan can change."""
 _IMPORTED = time.monotonic()
 _NOTE_EVERY = 5.0  # seconds: what a run that is killed loses of its time
 
@@ -53,7 +53,7 @@ class Costs:
     start: float
     """Of a process, until it computes."""
     features: Mapping[str, float]
-    """Of a photo and its mirror image, by `features_key`; 0 where they are there."""
+    """Of a photo, by `features_key`; 0 where they are there."""
     trained_photo: float
     """In an epoch."""
     validated_photo: float
@@ -73,7 +73,7 @@ class Costs:
 
 
 def features_key(flat: Mapping[str, Any]) -> str:
-    """What the time of a photo's features depends on, but for mirror images."""
+    """The values of FEATURES, as a key."""
     names = [flat["encoder.name"], *flat["encoder.more_levels"]]
     return f"{'+'.join(names)} at {flat['encoder.long_side']}"
 
@@ -81,7 +81,7 @@ def features_key(flat: Mapping[str, Any]) -> str:
 def stage_seconds(flat: Mapping[str, Any], costs: Costs) -> dict[str, float]:
     """Seconds of each part that is still to come, for settings by dotted key."""
     folds = 1 if flat["train.fold"] is not None else costs.folds
-    features = costs.photos * costs.features.get(features_key(flat), 0.0) * (1 if flat["encoder.mirrored"] else 0.5)
+    features = costs.photos * costs.features.get(features_key(flat), 0.0)
     watched = min(costs.validated, flat["train.validation_photos"])
     epoch = costs.trained * costs.trained_photo + watched * costs.validated_photo
     candidates = flat["predict.candidates"] and flat["task"] != "mos"

@@ -20,7 +20,7 @@ from src.pipeline.resolved import DEMO, data_root, folds_of, has_networks, searc
 from src.pipeline.trained_runs import joined
 from src.settings.former_names import read_saved
 from src.settings.keys import changing, defaults, flatten
-from src.settings.schema import AugmentSettings, EncoderSettings, Settings
+from src.settings.schema import EncoderSettings, Settings
 
 _PLANNED_BY = ("run.minutes", "run.kept", "run.jobs", "train.fold", "tune.trials", "tune.epochs", "tune.judge_folds")
 
@@ -83,8 +83,7 @@ def encoder_settings(settings: Settings, name: str) -> Settings:
     encoder = EncoderSettings(
         name, run.pretrained, cache=cache, long_side=run.long_side, mirrored=run.mirrored, more_levels=[]
     )
-    unmirrored = AugmentSettings(flip=0.0)
-    return Settings(settings.data, settings.view, task="mos", encoder=encoder, augment=unmirrored, run=settings.run)
+    return Settings(settings.data, settings.view, task="mos", encoder=encoder, run=settings.run)
 
 
 def features(settings: Settings, for_mos_alone: bool = False) -> Artefact:

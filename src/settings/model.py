@@ -44,7 +44,7 @@ class EncoderSettings:
     long_side: Annotated[int, Field(ge=16, le=8192)] | None = 512
     """Cached features come from the photo at its own size and aspect ratio, reduced where its long side has more pixels
     than that; the grid is averaged to that of view.size. Not given: they come from the view, as without a cache."""
-    mirrored: bool = True
+    mirrored: bool = False
     """Cached features of the mirrored photo as well: for augment.flip and predict.tta_flips."""
     levels: bool = True
     """Cached features hold the mean and standard deviation of every block's output, which MOS is predicted from (MLSP:

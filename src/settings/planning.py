@@ -62,7 +62,6 @@ def choices_of(flat: Mapping[str, Any]) -> list[list[Choice]]:
         backbones = [Choice(10, "the further backbones", {"encoder.more_levels": []})]
         if flat["encoder.name"] == LARGE:
             backbones.append(Choice(20, "the larger backbone", {"encoder.name": SMALL, "encoder.more_levels": []}))
-        unmirrored = {"encoder.mirrored": False, "augment.flip": 0.0, "predict.tta_flips": False}
         smaller = [(384, 6), (256, 25), (128, 80)]
         sizes = [
             Choice(loss, f"pixels beyond a long side of {side}", {"encoder.long_side": side})
@@ -71,7 +70,7 @@ def choices_of(flat: Mapping[str, Any]) -> list[list[Choice]]:
         ]
         if flat["encoder.name"] == OWN_TOWER:  # it is alone, and sees photos of one size
             backbones, sizes = [], []
-        lists += [[AS_IT_IS, *backbones], [AS_IT_IS, *sizes], [AS_IT_IS, Choice(8, "mirrored photos", unmirrored)]]
+        lists += [[AS_IT_IS, *backbones], [AS_IT_IS, *sizes]]
     return [_distinct(choices, flat) for choices in lists]
 
 

@@ -44,8 +44,8 @@ class LossSettings:
 class AugmentSettings:
     """Random changes to training photos. flip and crop leave their quality as it is."""
 
-    flip: Share = 0.5
-    """Probability of a horizontal flip."""
+    flip: Share = 0.0
+    """Probability of a horizontal flip; with cached features encoder.mirrored as well."""
     crop: Annotated[float, Field(ge=0, le=0.9)] = 0.0
     """Largest shift as a share of the side: borders are mirrored and the view's size cut out; nothing is resized."""
     photometric: Share = 0.0

@@ -23,9 +23,7 @@ COMMON = (
     f"run.root={RUNS}", "run.threads=1", "run.jobs=1", "predict.candidates=false", "ensemble.captions=search",
     "ensemble.mos=network",
 )  # fmt: skip
-FROM_VIEWS = (
-    "encoder.long_side=null", "encoder.mirrored=false", "encoder.levels=false", "augment.flip=0", "augment.crop=0",
-)  # fmt: skip
+FROM_VIEWS = ("encoder.long_side=null", "encoder.levels=false", "augment.flip=0", "augment.crop=0")
 """As the others have it: the pooled features or the grid of the view, as it is."""
 FROM_FC = ("train.start_from=fc", "self_critical.from_epoch=0", "train.epochs=20")
 """What 20 epochs add to a finished `fc`, as the configurations say."""

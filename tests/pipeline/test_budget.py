@@ -76,7 +76,7 @@ def test_where_nothing_fits_the_shortest_plan_is_taken():
     assert values_of(plan)["train.fold"] == 0 and values_of(plan)["train.epochs"] == 1
 
 
-@pytest.mark.parametrize("kept", [["train.epochs"], ["encoder.mirrored", "ensemble.captions"], ["augment.flip"]])
+@pytest.mark.parametrize("kept", [["train.epochs"], ["encoder.long_side", "ensemble.captions"], ["predict.samples"]])
 def test_what_is_kept_stays_in_every_plan(kept):
     plans = plans_of(FLAT, kept)
     assert plans and not any(values_of(plan).keys() & set(kept) for plan in plans)
@@ -101,7 +101,7 @@ def test_no_choice_is_the_same_as_another():
 
 def test_the_same_features_have_one_key():
     assert features_key(FLAT) == "tf_efficientnet_lite2+tf_efficientnet_lite0 at 512"
-    assert features_key(FLAT | {"encoder.mirrored": False, "train.epochs": 1}) == features_key(FLAT)
+    assert features_key(FLAT | {"encoder.levels": False, "train.epochs": 1}) == features_key(FLAT)
 
 
 def test_a_run_that_goes_on_counts_what_it_worked_and_no_pause(workplace, monkeypatch):
