@@ -61,7 +61,7 @@ def train_fold(
     fit = Fit(settings, validated, fold, folder, ranks)
     fit.run()
     if ranks.main:
-        write_parameters(folder / "parameters.json", fit.engine.task.model, fit.encoder)
+        write_parameters(folder / "parameters.json", fit.engine.task.model)
         draw_curves(folder / "metrics.csv", folder / "curves.png")
     return [*(best_checkpoint(folder, task).name for task in settings.tasks), "metrics.csv"]
 

@@ -112,7 +112,7 @@ def generate_captions(
     `settings` must be those that they were trained with. Without `searches` photos are only encoded. Computed by all
     processes and complete on each.
     """
-    networks, vocabulary = open_captioners(folders, settings)
+    networks, vocabulary = open_captioners(folders, settings, labels.features)
     generator = CaptionGenerator(
         networks,
         [CaptionSearch(decoding, vocabulary.words) for decoding in searches.values()],

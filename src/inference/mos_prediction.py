@@ -55,7 +55,7 @@ def predict_mos(
 
     Computed by all processes and complete on each.
     """
-    network, _ = open_network(best_checkpoint(folder, "mos"), settings)
+    network, _ = open_network(best_checkpoint(folder, "mos"), settings, labels.features)
     predictor = MosPredictor(network, settings.predict.tta_flips, settings.predict.tta_scales).to(ranks.device)
     replicated = replicate(predictor, settings, ranks)
     # a photo has other native crops, or cached features of its mirror image

@@ -17,11 +17,16 @@ from src.training.optimizer import STATE_BYTES, check_optimizer
 
 
 class NetworkBytes(NamedTuple):
-    """Bytes of a photo's features by file (none where they are not cached), of last.pt and of each best-*.pt."""
+    """Bytes of what a run writes of its networks."""
 
     features: dict[str, int]
+    """Of one photo, by file; none where they are not cached."""
+    encoder: int
+    """Of encoder.pt, beside the features."""
     resumed: int
+    """Of a fold's last.pt."""
     best: int
+    """Of each of its best-*.pt."""
 
 
 def network_bytes(settings: Settings) -> NetworkBytes:
@@ -46,7 +51,12 @@ def network_bytes(settings: Settings) -> NetworkBytes:
     cached = feature_bytes(encoder.eval(), settings) if settings.encoder.cached else {}
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     resumed = (8 + STATE_BYTES[settings.optim.name]) * trained  # the weights, their average, the optimiser's state
-    return NetworkBytes(cached, resumed, 4 * sum(value.numel() for value in learned_state(network).values()))
+    kept = _state_bytes(encoder) if settings.encoder.cached else 0
+    return NetworkBytes(cached, kept, resumed, _state_bytes(network))
+
+
+def _state_bytes(module: torch.nn.Module) -> int:
+    return 4 * sum(value.numel() for value in learned_state(module).values())
 
 
 def encoder_bytes(settings: Settings, name: str) -> dict[str, int]:

@@ -8,17 +8,19 @@ from typing import Any
 
 from src.base.errors import InputError
 from src.data.vocabulary import Vocabulary
-from src.models.captioner import Captioner, build_captioner
-from src.models.lora import merge_adapters, with_published
+from src.models.captioner import Captioner, encoder_of, with_heads
+from src.models.lora import merge_adapters
 from src.pipeline.runs import best_checkpoint
 from src.settings.schema import Settings
 from src.training import checkpoint
+from src.training.feature_cache import cached_encoder
 
 
-def open_network(path: Path, settings: Settings) -> tuple[Captioner, dict[str, Any]]:
+def open_network(path: Path, settings: Settings, features: Path | None = None) -> tuple[Captioner, dict[str, Any]]:
     """The network of a best-*.pt file in eval mode, its adapters merged, and the rest of the file's content.
 
-    `settings` must be those it was trained with. Raises InputError where the file does not fit them.
+    `settings` must be those it was trained with. features: the folder of the cached features that it will see in place
+    of photos. Raises InputError where the file does not fit them.
     """
     content = checkpoint.load(path)
     scale, channels = content["scale"], settings.view.channels
@@ -27,25 +29,22 @@ def open_network(path: Path, settings: Settings) -> tuple[Captioner, dict[str, A
         settings = dataclasses.replace(
             settings, encoder=dataclasses.replace(settings.encoder, pretrained=False, weights=None)
         )
-    network = build_captioner(
-        settings,
-        channels,
-        len(content["words"]),
-        (scale["low"], scale["high"], scale["mean"]),
-        (0.5,) * channels,
-        (0.25,) * channels,
-    )
-    checkpoint.load_into(network, with_published(content["model"], network), path)
+    statistics = (0.5,) * channels, (0.25,) * channels
+    encoder = cached_encoder(features) if features else encoder_of(settings, channels, *statistics)
+    network = with_heads(encoder, settings, len(content["words"]), (scale["low"], scale["high"], scale["mean"]))
+    checkpoint.load_into(network, content["model"], path)
     merge_adapters(network)
     return network.eval(), content
 
 
-def open_captioners(folders: list[Path], settings: Settings) -> tuple[list[Captioner], Vocabulary]:
-    """The networks of the best-caption.pt in each folder, and their common vocabulary.
+def open_captioners(
+    folders: list[Path], settings: Settings, features: Path | None = None
+) -> tuple[list[Captioner], Vocabulary]:
+    """The networks of the best-caption.pt in each folder, and their common vocabulary; arguments as above.
 
     Raises InputError where their vocabularies differ.
     """
-    opened = [open_network(best_checkpoint(folder, "caption"), settings) for folder in folders]
+    opened = [open_network(best_checkpoint(folder, "caption"), settings, features) for folder in folders]
     words = opened[0][1]["words"]
     if any(content["words"] != words for _, content in opened):
         raise InputError(f"{folders[0]} and its siblings have different vocabularies and cannot write together")

@@ -8,7 +8,6 @@ from src.models.attention import ShowAttendTell
 from src.models.ctc import CTCMaskPredict
 from src.models.decoder import Decoder
 from src.models.encoder import Encoder
-from src.models.encoders import build_encoder, build_late_stages
 from src.models.features import Features
 from src.models.fine_tuning import LateStages
 from src.models.large_decoders import LargeDecoder
@@ -127,6 +126,8 @@ def with_heads(
     if settings.task != "caption":
         width = encoder.levels_width or encoder.width
         if settings.encoder.fine_tunes:
+            from src.models.encoders import build_late_stages
+
             channels = settings.view.channels
             late_stages = build_late_stages(settings.encoder, channels, settings.train.channels_last)
             width += late_stages.width
@@ -165,4 +166,6 @@ def encoder_of(settings: Settings, channels: int, mean: tuple[float, ...], std: 
     size = settings.view.size
     if settings.encoder.own_tower:
         return build_tower(settings.encoder, settings.decoder, channels, size)
+    from src.models.encoders import build_encoder  # timm takes two seconds, and cached features do without it
+
     return build_encoder(settings.encoder, channels, size, mean, std, channels_last=settings.train.channels_last)

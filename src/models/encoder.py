@@ -1,7 +1,7 @@
 """The base of all encoders: networks that turn photos into features, and that can be frozen."""
 
 from abc import ABC, abstractmethod
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -115,14 +115,38 @@ class JoinedEncoder(Encoder):
         return self.encoder.layers()
 
 
-class CachedEncoder(Encoder):
-    """Stands for a frozen encoder where its cached features are all that is needed: it knows their shape alone."""
+@dataclass(frozen=True)
+class EncoderShape:
+    """What is known of a frozen encoder where its features are cached; see Encoder.
 
-    def __init__(self, encoder: Encoder):
-        channels = encoder.mean.shape[1]
-        super().__init__(channels, (0.0,) * channels, (1.0,) * channels, False)
-        self.width, self.levels_width, self.layout = encoder.width, encoder.levels_width, encoder.layout
-        self.frozen = True
+    `parameters`: how many it has.
+    """
+
+    channels: int
+    width: int
+    levels_width: int
+    layout: tuple[int, int]
+    parameters: int
+    warning: str
+
+    @classmethod
+    def of(cls, encoder: Encoder) -> "EncoderShape":
+        """That of an encoder."""
+        channels, parameters = encoder.mean.shape[1], sum(value.numel() for value in encoder.parameters())
+        return cls(channels, encoder.width, encoder.levels_width, encoder.layout, parameters, encoder.warning)
+
+
+class CachedEncoder(Encoder):
+    """Stands for a frozen encoder where its cached features are all that is needed."""
+
+    def __init__(self, shape: EncoderShape):
+        super().__init__(shape.channels, (0.0,) * shape.channels, (1.0,) * shape.channels, False)
+        self.shape, self.frozen = shape, True
+        self.width, self.levels_width, self.layout = shape.width, shape.levels_width, shape.layout
+
+    @property
+    def warning(self) -> str:
+        return self.shape.warning
 
     def forward(self, pixels: torch.Tensor) -> Features:
         raise NotImplementedError("features are cached")

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from src.base.errors import InputError
+from src.settings.schema import EncoderSettings
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,19 @@ def weights_package(name: str) -> WeightsPackage | None:
     """The package for a timm model, with or without the tag of its ImageNet weights; None where there is none."""
     model, _, tag = name.partition(".")
     return PACKAGES.get(model) if tag in ("", "in1k") else None
+
+
+def weights_origin(settings: EncoderSettings) -> dict[str, str]:
+    """Where the weights of each backbone come from, with the SHA-256 of those of a package; for the provenance."""
+    if settings.weights:
+        return {settings.name: settings.weights}
+    origins = {}
+    for name in (settings.name, *settings.others):
+        package = weights_package(name)
+        origins[name] = "hub" if settings.pretrained else "none"
+        if settings.pretrained and package and package.path():
+            origins[name] = f"{package.package}, SHA-256 {package.sha256}"
+    return origins
 
 
 def read_packaged(package: WeightsPackage, backbone: nn.Module) -> dict[str, torch.Tensor]:

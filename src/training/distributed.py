@@ -12,7 +12,6 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeVar
 
-import timm.layers
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -183,8 +182,11 @@ def sync_batchnorm(module: M, settings: Settings, ranks: Ranks) -> M:
         return module
     if ranks.device.type != "cuda":
         raise InputError("train.sync_batchnorm=true needs GPUs, and there is none here; leave it out")
-    # timm's conversion, not torch's, which would drop the activation inside timm's BatchNormAct2d
-    return timm.layers.convert_sync_batchnorm(module, ranks.tensor_group) if ranks.world_size > 1 else module
+    if ranks.world_size == 1:
+        return module
+    from timm.layers import convert_sync_batchnorm  # torch's would drop the activation inside timm's BatchNormAct2d
+
+    return convert_sync_batchnorm(module, ranks.tensor_group)
 
 
 def accept_single_values(module: M) -> M:

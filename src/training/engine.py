@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import torch
-from timm.utils import ModelEmaV3
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from src.base.errors import InputError
 from src.base.randomness import fold_in, seed_torch
-from src.models.lora import learned_state, share_published, with_published
+from src.models.lora import learned_state, with_published
 from src.settings.schema import Settings
 from src.training.batch_losses import BatchLossExchange, LossGradients
 from src.training.distributed import Ranks, accept_single_values, replicate, sync_batchnorm, wrap
+from src.training.ema import ExponentialMovingAverage
 from src.training.infer import autocast, to_device
 from src.training.interrupt import Interrupt
 from src.training.metrics_log import progress
@@ -27,18 +27,6 @@ from src.training.self_critical import STATISTICS, SelfCritical
 from src.training.task import Task
 
 _READ_EVERY = 20  # steps between two reads of the losses, each of which waits for the GPU
-
-
-def build_ema(module: nn.Module, decay: float) -> ModelEmaV3:
-    """An exponential moving average of a module's weights and buffers; it is what is validated and kept.
-
-    After optimiser step n, counted from 0, call `update(module, n + 2)`: the decay is then that of TensorFlow's
-    ExponentialMovingAverage, min(decay, (1 + n) / (10 + n)), so that early weights are soon forgotten. `decay` 0
-    copies the weights. What is kept as published is shared, not copied.
-    """
-    ema = ModelEmaV3(module, decay, use_warmup=True, warmup_gamma=9, warmup_power=1)
-    share_published(ema.module, module)
-    return ema
 
 
 class Engine:
@@ -51,7 +39,7 @@ class Engine:
     def __init__(self, task: Task, settings: Settings, ranks: Ranks, self_critical: SelfCritical | None = None):
         self.settings = settings
         self.ranks = ranks
-        self.ema = build_ema(task, settings.train.ema_decay).to(ranks.device)
+        self.ema = ExponentialMovingAverage(task, settings.train.ema_decay).to(ranks.device)
         task = task.to(ranks.device)
         self.task = accept_single_values(sync_batchnorm(task, settings, ranks))  # after the copy, never trained
         self.optimizer = build_optimizer(self.task, settings.optim)
@@ -215,7 +203,7 @@ class Engine:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        self.ema.update(self.task, self.steps + 2)  # see build_ema
+        self.ema.update(self.task, self.steps)
         self.steps += 1
 
     def _backward(self, batch: dict[str, Any], counts: torch.Tensor) -> None:

@@ -15,7 +15,7 @@ from src.data.readers.registry import read_dataset
 from src.data.table import for_training
 from src.data.vocabulary import Vocabulary
 from src.models.captioner import Captioner, build_captioner
-from src.models.encoder import CachedEncoder
+from src.models.encoder import CachedEncoder, EncoderShape
 from src.models.lora import add_adapters, keep_as_published, published_names
 from src.pipeline.resolved import data_root
 from src.settings.schema import Settings
@@ -141,7 +141,7 @@ def _cached(network: Captioner, images: torch.Tensor, photos: int) -> dict[str, 
     """Cached features in place of photos: the encoder, which gives their shapes, is no part of the training."""
     with torch.no_grad():
         features = network.encoder(images[:1])
-    network.encoder = CachedEncoder(network.encoder)
+    network.encoder = CachedEncoder(EncoderShape.of(network.encoder))
     names = ("grid", "mask", "pooled", "levels", "stage")
     tensors = {name: getattr(features, name) for name in names}
     return {name: value.expand(photos, *value.shape[1:]) for name, value in tensors.items() if value is not None}

@@ -1,5 +1,6 @@
 """A frozen encoder's features of all photos, computed once and memory-mapped from then on."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,12 @@ from src.data.image import Unreadable, decode
 from src.data.table import load_table
 from src.data.view import at_own_aspect
 from src.models.captioner import encoder_of
-from src.models.encoder import Encoder, views_of
-from src.models.encoders import named
+from src.models.encoder import CachedEncoder, Encoder, EncoderShape, views_of
 from src.models.fine_tuning import LateStages
+from src.models.lora import learned_state
 from src.pipeline import artefacts, outputs, resolved
 from src.settings.schema import Settings
+from src.training import checkpoint
 from src.training.distributed import Ranks
 from src.training.metrics_log import progress
 
@@ -26,6 +28,7 @@ _BLOCK = 32  # photos that are read, and of which those of one size are computed
 # gives the same bits
 _SAVE_EVERY = 16  # blocks between two flushes to the disk, from which a resumed computation goes on
 _SAVED = "saved.json"  # how many photos were computed
+_SHAPE, _WEIGHTS = "encoder.json", "encoder.pt"
 _SAMPLE = 256  # photos whose late features are looked at before training
 _TOGETHER = {"cpu": 2, "cuda": 16}  # photos of one size in a batch: on a CPU larger ones do not fit into its caches
 
@@ -49,6 +52,8 @@ def frozen_encoder(
 
 def ensemble_features(settings: Settings, name: str, ranks: Ranks) -> Path:
     """The folder of the features that a model of ensemble.encoders gives of the photos of these settings."""
+    from src.models.encoders import named
+
     with named("ensemble.encoders"):
         folder = cached_features(outputs.encoder_settings(settings, name), ranks, for_mos_alone=True)
     assert folder is not None
@@ -61,7 +66,8 @@ def cached_features(settings: Settings, ranks: Ranks, for_mos_alone: bool = Fals
     For V views of each photo, as it is and, with encoder.mirrored, its mirror image, it holds grid.npy [N, V, R, D],
     pooled.npy [N, V, D], with encoder.levels levels.npy [N, V, L] and with encoder.fine_tuned stage.npy [N, V, h, w, C]
     (float16 or float32), mask.npy (bool [N, V, R]) and for regions boxes.npy (float32 [N, V, R, 4]), in the order of
-    the table of photos. for_mos_alone: pooled.npy and levels.npy alone. Call it in every process.
+    the table of photos. Beside them lie the encoder's shape and weights, so that nobody has to build it again
+    (`cached_encoder`, `encoder_weights`). for_mos_alone: pooled.npy and levels.npy alone. Call it in every process.
     """
     if not settings.encoder.cached:
         return None
@@ -77,20 +83,31 @@ def cached_features(settings: Settings, ranks: Ranks, for_mos_alone: bool = Fals
     return ranks.shared_paths(make)[0]  # the other processes wait here
 
 
+def cached_encoder(folder: Path) -> CachedEncoder:
+    """What stands for the encoder of the `cached_features` in the folder."""
+    shape = read_json(folder / _SHAPE)
+    return CachedEncoder(EncoderShape(**shape | {"layout": tuple(shape["layout"])}))
+
+
+def encoder_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The `learned_state` of that encoder."""
+    return checkpoint.load(folder / _WEIGHTS)
+
+
 def feature_bytes(encoder: Encoder, settings: Settings) -> dict[str, int]:
     """Bytes that each file of `cached_features` takes for one photo; the encoder is that of `frozen_encoder`."""
     size = settings.view.size
     black = np.zeros((1, size, size, encoder.mean.shape[1]), np.uint8)
-    features = _features(encoder, black, settings, settings.encoder.mirrored)
+    features = _features(encoder, black, settings)
     return {f"{name}.npy": values.nbytes for name, values in features.items()}
 
 
 def photo_features(encoder: Encoder, settings: Settings, path: Path, view: np.ndarray) -> dict[str, np.ndarray]:
-    """A photo's features and those of its mirror image, by the names of their files, each [V, ...].
+    """A photo's features, by the names of the files of `cached_features`, each [V, ...].
 
     view: uint8 [H, W, C], which stands for a photo that cannot be read.
     """
-    features = _features(encoder, _pixels(encoder, settings, path, view)[None], settings, mirrored=True)
+    features = _features(encoder, _pixels(encoder, settings, path, view)[None], settings)
     return {name: values[0] for name, values in features.items()}
 
 
@@ -119,7 +136,7 @@ def _compute(settings: Settings, folder: Path, device: torch.device, for_mos_alo
             photos = list(pool.map(lambda row: _pixels(encoder, settings, paths[row], views[row]), rows))
             parts = _parts(photos, _TOGETHER[device.type])
             batches = [np.stack([photos[place] for place in part]) for part in parts]
-            computed = pool.map(lambda batch: _features(encoder, batch, settings, settings.encoder.mirrored), batches)
+            computed = pool.map(lambda batch: _features(encoder, batch, settings), batches)
             for part, arrays in zip(parts, computed, strict=True):
                 if for_mos_alone:
                     arrays = {name: arrays[name] for name in ("pooled", "levels") if name in arrays}
@@ -132,7 +149,12 @@ def _compute(settings: Settings, folder: Path, device: torch.device, for_mos_alo
                 write_json(saved, {"photos": rows[-1] + 1})
     _flush(files)
     write_json(saved, {"photos": len(views)})
-    return [f"{name}.npy" for name in sorted(files)]
+    names = [f"{name}.npy" for name in sorted(files)]
+    if for_mos_alone:
+        return names
+    write_json(folder / _SHAPE, asdict(EncoderShape.of(encoder)))
+    checkpoint.save(folder / _WEIGHTS, learned_state(encoder))
+    return [*names, _SHAPE, _WEIGHTS]
 
 
 def _pixels(encoder: Encoder, settings: Settings, path: Path, view: np.ndarray) -> np.ndarray:
@@ -155,11 +177,11 @@ def _parts(photos: list[np.ndarray], together: int) -> list[list[int]]:
     return [alike[i : i + together] for alike in places.values() for i in range(0, len(alike), together)]
 
 
-def _features(encoder: Encoder, photos: np.ndarray, settings: Settings, mirrored: bool) -> dict[str, np.ndarray]:
+def _features(encoder: Encoder, photos: np.ndarray, settings: Settings) -> dict[str, np.ndarray]:
     """What `views_of` gives of photos, uint8 [B, H, W, C]. Raises InputError where the precision is too low for it."""
     precision = settings.encoder.cache
     dtype = torch.float16 if precision == "fp16" else torch.float32
-    tensors = views_of(encoder, torch.from_numpy(photos).to(encoder.mean.device), mirrored)
+    tensors = views_of(encoder, torch.from_numpy(photos).to(encoder.mean.device), settings.encoder.mirrored)
     kept = {name: tensors[name].to(dtype) for name in ("grid", "pooled", "levels", "stage") if name in tensors}
     if not all(tensor.isfinite().all() for tensor in kept.values()):
         raise InputError(

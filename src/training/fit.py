@@ -5,6 +5,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,15 +16,14 @@ from src.base.errors import InputError, Stopped
 from src.data.augment import Augmenter
 from src.data.dataset import BatchDataset, BatchSlice, epoch_batches, rank_slice
 from src.data.loading import load_batches
-from src.models.captioner import Captioner
-from src.models.encoder import CachedEncoder
-from src.models.lora import learned_state, with_published
+from src.models.lora import learned_state
 from src.pipeline.runs import best_checkpoint, fold_folder, last_checkpoint
 from src.settings.keys import changing
 from src.settings.schema import Settings
 from src.training import checkpoint
 from src.training.distributed import Ranks
 from src.training.engine import Engine
+from src.training.feature_cache import encoder_weights
 from src.training.fold_data import FoldData
 from src.training.fold_task import build_task
 from src.training.interrupt import Interrupt
@@ -61,12 +61,8 @@ class Fit:
         if settings.self_critical.from_epoch is not None:
             self_critical = SelfCritical(settings, data.labels, data.train_rows, data.vocabulary)
         task = build_task(settings, data, fold)
-        self.encoder = task.model.encoder
-        if ranks.main and self.encoder.warning:
-            print(f"fold {fold}: {self.encoder.warning}", flush=True)
-        if settings.encoder.cached:
-            # weights that do not change need no average, no checkpoint
-            task.model.encoder = CachedEncoder(self.encoder)
+        if ranks.main and task.model.encoder.warning:
+            print(f"fold {fold}: {task.model.encoder.warning}", flush=True)
         self.engine = Engine(task, settings, ranks, self_critical)
         self.validate = Validator(self.engine.ema.module, settings, data, ranks)
         self.train_state = TrainState()
@@ -200,13 +196,17 @@ class Fit:
                     self._best[name] = state = state or self._export_state(row)
         return improved
 
+    @cached_property
+    def _cached_encoder_weights(self) -> dict[str, torch.Tensor]:
+        """Those of the encoder whose features are cached; no part of the network while it is trained."""
+        return encoder_weights(self.data.labels.features) if self.data.labels.features else {}
+
     def _export_state(self, row: dict[str, float]) -> dict[str, Any]:
         """The averaged weights with all that is needed to use them apart from the run."""
         weights = {
             name: value.to("cpu", copy=True) for name, value in learned_state(self.engine.ema.module.model).items()
         }
-        if self.settings.encoder.cached:
-            weights |= {f"encoder.{name}": value for name, value in learned_state(self.encoder).items()}
+        weights |= {f"encoder.{name}": value for name, value in self._cached_encoder_weights.items()}
         return {
             "model": weights,
             "settings": changing(self.settings),
@@ -252,14 +252,7 @@ class Fit:
             state = module.state_dict()
             of_photos = (".low", ".high", ".standardiser.mean", ".standardiser.std")
             statistics = {name: value for name, value in state.items() if name.endswith(of_photos)}
-            self.load_weights(module, {**start["model"], **statistics}, path)
-
-    def load_weights(self, module: Captioner, weights: dict[str, torch.Tensor], path: Path) -> None:
-        """Load what a best-*.pt file holds of a network; of an encoder whose features are cached nothing is needed."""
-        if self.settings.encoder.cached:
-            weights = {name: value for name, value in weights.items() if not name.startswith("encoder.")}
-            weights |= {f"encoder.{name}": value for name, value in module.encoder.state_dict().items()}
-        checkpoint.load_into(module, with_published(weights, module), path)
+            checkpoint.load_into(module, {**start["model"], **statistics}, path)
 
     def _warn_if_worse(self) -> None:
         """Print a warning where self-critical training ended below the caption score that it began with."""

@@ -8,7 +8,7 @@ import torch
 from src.base.randomness import fold_in, seed_torch
 from src.models.captioner import Captioner, build_captioner, with_heads
 from src.settings.schema import Settings
-from src.training.feature_cache import feature_statistics, frozen_encoder, late_statistics
+from src.training.feature_cache import cached_encoder, feature_statistics, frozen_encoder, late_statistics
 from src.training.fold_data import FoldData
 from src.training.task import Task
 
@@ -19,11 +19,12 @@ def build_task(settings: Settings, data: FoldData, fold: int) -> Task:
     mos_range, seed = (scale.low, scale.high, scale.mean), fold_in(settings.run.seed, "weights", fold)
     mean, std = data.channel_mean, data.channel_std
     if settings.encoder.frozen:
-        encoder = frozen_encoder(settings, mean, std)
+        features = data.labels.features
+        encoder = cached_encoder(features) if features else frozen_encoder(settings, mean, std)
         seed_torch(seed)
         network = with_heads(encoder, settings, words, mos_range)
-        if encoder.levels_width and data.labels.features:
-            _standardise(network, data.labels.features, data.labelled(settings.task))
+        if encoder.levels_width and features:
+            _standardise(network, features, data.labelled(settings.task))
     else:
         seed_torch(seed)
         network = build_captioner(settings, len(mean), words, mos_range, mean, std)

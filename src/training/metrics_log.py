@@ -10,7 +10,8 @@ from tqdm import tqdm
 from src.base.csv_files import write_csv
 from src.base.files import write_json
 from src.base.provenance import provenance
-from src.models.weights import weights_origin
+from src.models.encoder import CachedEncoder
+from src.models.packaged_weights import weights_origin
 from src.pipeline.runs import settings_path
 from src.settings.load import save
 from src.settings.schema import Settings
@@ -46,14 +47,12 @@ def append_timing(path: Path, epoch: int, seconds: float, pace: dict[str, float]
         file.write(f"{epoch},{seconds:.3f},{pace['photos_per_second']:.2f},{pace['waited']:.4f}\n")
 
 
-def write_parameters(path: Path, *parts: nn.Module) -> None:
-    """Write how many parameters a network has (`total`) and how many of them are learned (`trainable`).
-
-    parts: what it consists of; a parameter that two of them share counts once.
-    """
-    parameters = dict.fromkeys(parameter for part in parts for parameter in part.parameters())
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in parameters]
-    write_json(path, {"total": sum(n for n, _ in sizes), "trainable": sum(n for n, learned in sizes if learned)})
+def write_parameters(path: Path, network: nn.Module) -> None:
+    """Write how many parameters a network has (`total`) and how many of them are learned (`trainable`)."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in network.parameters()]
+    cached = sum(part.shape.parameters for part in network.children() if isinstance(part, CachedEncoder))
+    learned = sum(size for size, trained in sizes if trained)
+    write_json(path, {"total": cached + sum(size for size, _ in sizes), "trainable": learned})
 
 
 def tensorboard(folder: Path, epochs_done: int) -> Any:

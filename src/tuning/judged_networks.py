@@ -116,7 +116,7 @@ def _best_predictions(fit: Fit) -> Predictions:
     by_task = {}
     for task in fit.settings.tasks:
         path = best_checkpoint(fit.folder, task)
-        fit.load_weights(fit.validate.task.model, checkpoint.load(path)["model"], path)
+        checkpoint.load_into(fit.validate.task.model, checkpoint.load(path)["model"], path)
         by_task[task] = fit.validate.predictions()
     one = next(iter(by_task.values()))
     mos, captions = by_task.get("mos", one), by_task.get("caption", one)

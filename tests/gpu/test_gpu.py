@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from timm.utils import ModelEmaV3
 
 from src import caption, predict, train, tune
 from src.base.errors import Stopped, hint_of
 from src.models.recurrent import Recurrent
 from src.settings.schema import DecoderSettings
 from src.training.distributed import Replicas
+from src.training.ema import ExponentialMovingAverage
 from tests.conftest import TINY
 from tests.helpers import training_steps
 from tests.training.test_training import EXACT, PLAIN, prepared  # noqa: F401
@@ -100,14 +100,14 @@ def test_a_cut_changes_no_bit(name, precision, competition, monkeypatch):
     expected = results(run)
     assert "best-caption.pt" in expected
     with monkeypatch.context() as patch:
-        update = ModelEmaV3.update
+        update = ExponentialMovingAverage.update
 
-        def cut(self, module, averaged_step):
-            update(self, module, averaged_step)
-            if averaged_step - 1 == 3:  # see build_ema
+        def cut(self, module, averaged):
+            update(self, module, averaged)
+            if averaged + 1 == 3:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        patch.setattr(ModelEmaV3, "update", cut)
+        patch.setattr(ExponentialMovingAverage, "update", cut)
         with pytest.raises(Stopped):
             train.main([*arguments, "--fresh"])
     train.main(arguments)

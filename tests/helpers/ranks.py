@@ -8,13 +8,13 @@ import socket
 from pathlib import Path
 
 import torch.multiprocessing
-from timm.utils import ModelEmaV3
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from src.base.errors import Stopped
 from src.metrics import caption_scores, meteor
 from src.pipeline.source_code import code_digest
 from src.training import distributed, engine
+from src.training.ema import ExponentialMovingAverage
 from src.training.task import Task
 from tests.helpers.small_meteor import small_meteor, standing_tokenizer
 from tests.helpers.warm_python import fork_stages
@@ -25,14 +25,14 @@ for _stage in ("preprocess", "split", "train", "predict"):
 
 def stop_after(step: int) -> None:
     """Have this process get SIGTERM in its `step`-th optimiser step."""
-    update = ModelEmaV3.update
+    update = ExponentialMovingAverage.update
 
-    def updated(self, module, averaged_step):
-        update(self, module, averaged_step)
-        if averaged_step - 1 == step:  # see build_ema
+    def updated(self, module, averaged):
+        update(self, module, averaged)
+        if averaged + 1 == step:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    ModelEmaV3.update = updated
+    ExponentialMovingAverage.update = updated
 
 
 def count_exchanges(exchanges: list[int]) -> None:

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from src.data.dataset import BatchDataset, rank_slice
 from src.models.decoder import PAD
-from src.models.encoder import CachedEncoder, views_of
+from src.models.encoder import CachedEncoder, EncoderShape, views_of
 from src.settings.load import load
 from src.settings.schema import Settings
 from src.training.distributed import Ranks
@@ -57,7 +57,7 @@ def task_and_batch(settings: Settings, data: FoldData) -> tuple[Task, dict[str, 
     if settings.encoder.cached:
         views = views_of(task.model.encoder, batch["images"], mirrored=False)
         batch["images"] = {name: view[:, 0].clone() for name, view in views.items()}
-        task.model.encoder = CachedEncoder(task.model.encoder)
+        task.model.encoder = CachedEncoder(EncoderShape.of(task.model.encoder))
     return task, batch
 
 

@@ -24,7 +24,7 @@ from src.models.lora import (
     with_published,
 )
 from src.settings.schema import DecoderSettings, EncoderSettings, Settings, ViewSettings
-from src.training.engine import build_ema
+from src.training.ema import ExponentialMovingAverage
 from tests.helpers.tiny_captioners import SIZE, tiny_captioner
 
 pytestmark = pytest.mark.usefixtures("seeded")
@@ -109,14 +109,14 @@ def test_captioners_start_as_published_train_adapters_alone_and_merge(tmp_path, 
         return network.decoder.log_prob(network.features(photos), tokens)
 
     torch.testing.assert_close(log_prob(network), log_prob(plain), atol=1e-5, rtol=1e-5)
-    ema = build_ema(network, 0.5)
+    ema = ExponentialMovingAverage(network, 0.5)
     optimizer = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=0.01)
     before = {key: value.clone() for key, value in network.state_dict().items()}
     for step in range(3):
         optimizer.zero_grad()
         (network.mos(network.features(photos)).sum() - log_prob(network).sum()).backward()
         optimizer.step()
-        ema.update(network, step + 2)
+        ema.update(network, step)
     changed = {key for key, value in network.state_dict().items() if not torch.equal(value, before[key])}
     heads = {key for key in changed if key.startswith("mos_head.")}
     assert heads and all("lora_" in key for key in changed - heads)

@@ -11,7 +11,7 @@ from timm.data import ImageNetInfo
 from src.base.errors import InputError
 from src.models import packaged_weights, weights
 from src.models.encoders import build_encoder
-from src.models.packaged_weights import PACKAGES, read_packaged, weights_package
+from src.models.packaged_weights import PACKAGES, read_packaged, weights_origin, weights_package
 from src.settings.schema import EncoderSettings
 
 
@@ -52,10 +52,10 @@ def test_the_encoder_starts_from_them_and_sees_what_timm_sees():
 
 
 def test_the_provenance_names_package_and_hash():
-    origin = weights.weights_origin(EncoderSettings())
+    origin = weights_origin(EncoderSettings())
     assert origin.keys() == {"tf_efficientnet_lite2", "tf_efficientnet_lite0"}
     assert all(PACKAGES[name].sha256 in text for name, text in origin.items())
-    assert weights.weights_origin(EncoderSettings(name="resnet18", frozen=False)) == {"resnet18": "hub"}
+    assert weights_origin(EncoderSettings(name="resnet18", frozen=False)) == {"resnet18": "hub"}
 
 
 def test_the_tag_of_other_weights_has_no_package():

@@ -5,6 +5,8 @@ import csv
 import errno
 import io
 import multiprocessing
+import subprocess
+import sys
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
@@ -28,9 +30,10 @@ from src.training import checkpoint, feature_cache
 from src.training.distributed import Ranks
 from src.training.fold_data import read_fold
 from tests.conftest import TINY
+from tests.helpers.checkout import REPOSITORY, environment
 
 ONE = Ranks(0, 1, torch.device("cpu"))
-FROZEN = ["encoder.frozen=true", "encoder.cache=fp32", "encoder.more_levels=[]"]
+FROZEN = ["encoder.frozen=true", "encoder.cache=fp32", "encoder.more_levels=[]", "encoder.mirrored=true"]
 
 
 def fold_labels(settings, features) -> Labels:
@@ -86,7 +89,7 @@ def test_at_their_own_aspect_ratio_each_photo_is_as_if_alone(prepared, competiti
 
 @pytest.mark.slow
 def test_cached_features_train_as_the_frozen_encoder_does(competition, workplace):
-    common = [f"data.root={competition}", *TINY, "task=mos", "--fold=0", "encoder.frozen=true", "augment.flip=0"]
+    common = [f"data.root={competition}", *TINY, "task=mos", "--fold=0", "encoder.frozen=true"]
     common += ["encoder.levels=false", "encoder.long_side=null", "optim.lr=0.01"]
     for stage in (preprocess, split):
         stage.main(common)
@@ -103,6 +106,28 @@ def test_cached_features_train_as_the_frozen_encoder_does(competition, workplace
     network = checkpoint.load(workplace / "runs" / "fp32" / "fold-0" / "best-mos.pt")["model"]
     looped = checkpoint.load(workplace / "runs" / "none" / "fold-0" / "best-mos.pt")["model"]
     assert all(torch.equal(network[k], looped[k]) for k in network if k.startswith("encoder"))
+
+
+@pytest.mark.slow
+def test_folds_on_cached_features_neither_build_the_encoder_nor_import_what_builds_it(competition, workplace):
+    """Processes of folds come and go; to import timm takes as long as all else that they import."""
+    arguments = [f"data.root={competition}", *TINY, "--fold=0", *FROZEN, "predict.candidates=true"]
+    for stage in (preprocess, split, train):
+        stage.main([*arguments, "run.name=first"])
+    code = (
+        "import sys\n"
+        "from src import predict, train\n"
+        "for stage in (train, predict):\n"
+        "    stage.main(sys.argv[1:])\n"
+        "assert not {'timm', 'torchvision'} & sys.modules.keys()"
+    )
+    command = [sys.executable, "-c", code, *arguments, "run.name=second"]
+    subprocess.run(command, check=True, env=environment(PYTHONPATH=str(REPOSITORY)))
+    networks = [checkpoint.load(workplace / f"runs/{name}/fold-0/best-mos.pt")["model"] for name in ("first", "second")]
+    assert networks[0].keys() == networks[1].keys() and any(
+        name.startswith("encoder.backbone.") for name in networks[0]
+    )
+    assert all(torch.equal(value, networks[1][name]) for name, value in networks[0].items())
 
 
 def test_an_interrupted_feature_cache_is_resumed(prepared, tmp_path, monkeypatch):
@@ -149,7 +174,7 @@ def test_a_kill_while_finished_features_are_hashed_or_moved_in_loses_none(prepar
         assert not folder.exists()
     assert feature_cache.cached_features(settings, ONE) == folder
     assert sum(computed) == 80, "each photo once"
-    outputs_of_it = {"grid.npy", "pooled.npy", "levels.npy", "mask.npy"}
+    outputs_of_it = {"grid.npy", "pooled.npy", "levels.npy", "mask.npy", "encoder.json", "encoder.pt"}
     assert {path.name for path in folder.iterdir()} == {*outputs_of_it, "done.json"}
     assert outputs.features(settings).record()["outputs"].keys() == outputs_of_it
 

@@ -24,7 +24,8 @@ from src.settings.load import load
 from src.settings.schema import OptimSettings
 from src.training import checkpoint
 from src.training.distributed import Ranks
-from src.training.engine import Engine, build_ema
+from src.training.ema import ExponentialMovingAverage
+from src.training.engine import Engine
 from src.training.fit import Fit
 from src.training.fold_data import read_fold
 from src.training.fold_task import build_task
@@ -144,9 +145,9 @@ def test_averaged_weights_follow_the_warm_up_of_their_decay():
     for step, value in enumerate(values):
         torch.nn.init.constant_(module.weight, value)
         if ema is None:
-            ema, expected = build_ema(module, 0.9), value
+            ema, expected = ExponentialMovingAverage(module, 0.9), value
             continue
-        ema.update(module, step + 2)
+        ema.update(module, step)
         keep = min(0.9, (1 + step) / (10 + step))
         expected = keep * expected + (1 - keep) * value
     assert ema.module.weight.item() == pytest.approx(expected)
@@ -154,14 +155,14 @@ def test_averaged_weights_follow_the_warm_up_of_their_decay():
 
 def test_without_a_decay_the_averaged_weights_are_the_weights_with_their_batch_statistics():
     module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
-    ema = build_ema(module, 0.0)
+    ema = ExponentialMovingAverage(module, 0.0)
     for step in range(3):
         module(torch.randn(8, 3))
         torch.nn.init.normal_(module[0].weight)
-        ema.update(module, step + 2)
+        ema.update(module, step)
         for name, value in module.state_dict().items():
             assert torch.equal(ema.module.state_dict()[name], value), name
-    slow = build_ema(module, 0.5)
+    slow = ExponentialMovingAverage(module, 0.5)
     before = module[1].running_mean.clone()
     module(torch.randn(8, 3) + 5)
     slow.update(module, 100)
@@ -287,9 +288,9 @@ class AtStep:
     def __init__(self, fit, steps):
         original = fit.engine.ema.update
 
-        def update(module, averaged_step):
-            original(module, averaged_step)
-            if averaged_step - 1 == steps:  # see build_ema
+        def update(module, averaged):
+            original(module, averaged)
+            if averaged + 1 == steps:
                 os.kill(os.getpid(), signal.SIGTERM)
 
         fit.engine.ema.update = update
