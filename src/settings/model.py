@@ -139,7 +139,7 @@ class DecoderSettings:
         "blip2",
         "git",
         "vit_gpt2",
-    ] = "attention"
+    ] = "transformer"
     """recurrent: an RNN on pooled features. attention, updown: one or two RNNs with attention over the grid.
     transformer: a causal Transformer over the grid. mask_predict, ctc_mask_predict: Transformers that predict all words
     in parallel and refine them in passes, the second trained by CTC. blip, blip2, git, vit_gpt2: published captioners
