@@ -160,7 +160,7 @@ class DecoderSettings:
     """Width of the recurrent state, or of the Transformers."""
     layers: Annotated[int, Field(ge=1, le=100)] = 1
     """Layers (recurrent and the Transformers)."""
-    dropout: ShareBelowOne = 0.4
+    dropout: ShareBelowOne = 0.2
     """Dropout on word embeddings, between layers and before the last layer."""
     image: Literal["first", "every"] = "every"
     """recurrent: show the image as the first input only, or with every word."""
