@@ -23,7 +23,9 @@ def make_deterministic(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)  # a few GPU operations have no exact form
+    # to warn: a few GPU operations have no exact form. torch.use_deterministic_algorithms would import the compiler,
+    # which takes longer than the rest of torch
+    torch.set_deterministic_debug_mode("warn")
     # slow, and nothing reads what was never written
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a property
     torch.backends.cudnn.benchmark = False

@@ -157,9 +157,7 @@ class AttentionDecoder(CausalDecoder):
             raise InputError(f"decoder.layers={settings.layers}: decoder.name={settings.name} has 1; leave it out")
         self.cell_width = settings.project or feature_width
         self.embedding = nn.Embedding(vocabulary_size, settings.embedding, padding_idx=PAD)
-        self.project: nn.Module = nn.Identity()
-        if settings.project:
-            self.project = nn.Sequential(nn.Linear(feature_width, settings.project), nn.ReLU())
+        self.project = nn.Linear(feature_width, settings.project) if settings.project else None
         self.attention = AdditiveAttention(self.cell_width, settings.hidden, settings.attention)
         self.dropout = nn.Dropout(settings.dropout)
         self.output = nn.Linear(settings.hidden, vocabulary_size)
@@ -192,7 +190,8 @@ class AttentionDecoder(CausalDecoder):
         return TeacherForced(hidden, self.output, pad_sequence(weights))
 
     def start(self, features: Features) -> AttentionState:
-        values, mask = self.project(features.grid), features.mask
+        values = features.cells if self.project is None else F.relu(features.projected(self.project))
+        mask = features.mask
         keys = self.attention.keys(values)
         uniform = mask / mask.sum(dim=1, keepdim=True).clamp(min=1)
         mean = (uniform.to(values.dtype).unsqueeze(1) @ values).squeeze(1)

@@ -16,6 +16,7 @@ class Features:
     `pooled` [B, D]: one vector per photo.
     `levels` [B, L]: mean and standard deviation of every block's output, or None (see models.levels).
     `stage` [B, h, w, C]: the output of another backbone's early stages, or None (see models.fine_tuning).
+    `shift` [B, D]: what a decoder sees added to each cell of the grid, or None (see models.levels).
 
     Features never leave the replica that computed them, so DataParallel need not gather them.
     """
@@ -26,6 +27,7 @@ class Features:
     pooled: torch.Tensor
     levels: torch.Tensor | None = None
     stage: torch.Tensor | None = None
+    shift: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return self.pooled.shape[0]
@@ -38,6 +40,22 @@ class Features:
     def for_mos(self) -> torch.Tensor:
         """What the MOS is predicted from: `levels` where there are such, else `pooled`."""
         return self.pooled if self.levels is None else self.levels
+
+    @property
+    def cells(self) -> torch.Tensor:
+        """The grid [B, N, D] with its shift."""
+        return self.grid if self.shift is None else self.grid + self.shift.unsqueeze(1)
+
+    def projected(self, layer: torch.nn.Linear) -> torch.Tensor:
+        """The layer on `cells`, [B, N, ·].
+
+        The shift goes through it once a photo instead of once a cell: the gradient of a cached grid, which nobody
+        needs, is not computed for its sake.
+        """
+        projected = layer(self.grid)
+        if self.shift is None:
+            return projected
+        return projected + torch.nn.functional.linear(self.shift, layer.weight).unsqueeze(1)
 
     def repeat(self, times: int) -> "Features":
         """Each photo `times` times in a row, for its captions: photo b is at rows b * times … b * times + times - 1.
@@ -61,6 +79,8 @@ class Features:
 
     def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "Features":
         layout = function(self.layout) if isinstance(self.layout, torch.Tensor) else self.layout
-        levels, stage = (None if value is None else function(value) for value in (self.levels, self.stage))
+        levels, stage, shift = (
+            None if value is None else function(value) for value in (self.levels, self.stage, self.shift)
+        )
         grid, mask, pooled = function(self.grid), function(self.mask), function(self.pooled)
-        return Features(grid, mask, layout, pooled, levels, stage)
+        return Features(grid, mask, layout, pooled, levels, stage, shift)

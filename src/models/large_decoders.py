@@ -171,4 +171,4 @@ class LargeDecoder(CachedDecoder):
 
 def photo_tokens(features: Features) -> torch.Tensor:
     """The class token and the cells of each photo: [P, 1 + N, D]."""
-    return torch.cat([features.pooled.unsqueeze(1), features.grid], dim=1)
+    return torch.cat([features.pooled.unsqueeze(1), features.cells], dim=1)

@@ -115,7 +115,7 @@ class LevelsInGrid(nn.Module):
         )
 
     def forward(self, features: Features) -> Features:
-        """The same with the levels [B, L] in its grid [B, N, D] and in `pooled` [B, D]."""
+        """The same with the levels [B, L] in its cells [B, N, D], as `shift`, and in `pooled` [B, D]."""
         assert features.levels is not None
         shift = self.layers(self.standardiser(features.levels))
-        return replace(features, grid=features.grid + shift.unsqueeze(1), pooled=features.pooled + shift)
+        return replace(features, shift=shift, pooled=features.pooled + shift)

@@ -185,7 +185,8 @@ class TransformerStack(nn.Module):
         if hidden % heads:
             raise InputError(f"decoder.hidden={hidden} is no multiple of decoder.heads={heads}; change one of them")
         self.embedding = nn.Embedding(inputs, hidden, padding_idx=PAD)
-        self.image = nn.Sequential(nn.Linear(feature_width, hidden), nn.LayerNorm(hidden))
+        self.image = nn.Linear(feature_width, hidden)
+        self.image_norm = nn.LayerNorm(hidden)
         self.box = nn.Linear(4 * _BOX_WIDTH, hidden)
         arguments = hidden, heads, settings.feedforward, settings.dropout
         layers = nn.ModuleList(TransformerLayer(*arguments) for _ in range(settings.layers))
@@ -208,7 +209,7 @@ class TransformerStack(nn.Module):
     def memory(self, features: Features) -> tuple[AttentionMemory, ...]:
         """Cross-attention keys and values of each layer."""
         positions = sinusoids(_BOX_SCALE * boxes(features), _BOX_WIDTH).flatten(2)
-        image = self.image(features.grid) + self.box(positions)
+        image = self.image_norm(features.projected(self.image)) + self.box(positions)
         return tuple(layer.memory(image, features.mask) for layer in self.layers)
 
     def embed(self, tokens: torch.Tensor, first: int) -> torch.Tensor:

@@ -17,7 +17,7 @@ from src.models.captioner import Captioner
 from src.models.encoder import CachedEncoder
 from src.models.lora import with_published
 
-_FORMAT, LAYOUT = "photo-quality checkpoint", 3
+_FORMAT, LAYOUT = "photo-quality checkpoint", 4
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

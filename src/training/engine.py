@@ -60,7 +60,10 @@ class Engine:
         self.sums = torch.zeros(2 * len(task.terms) + len(STATISTICS) + 1, dtype=torch.float64, device=ranks.device)
 
     def _wrap(self) -> None:
-        compiled = cast(nn.Module, torch.compile(self.task)) if self.settings.train.compile else self.task
+        compiled: nn.Module = self.task
+        if self.settings.train.compile:
+            torch.use_deterministic_algorithms(True, warn_only=True)  # of the compiler as well
+            compiled = cast(nn.Module, torch.compile(self.task))
         # DDP exchanges gradients within the backward pass, where a process whose memory is full would leave the others
         alone = self.micro_batches.automatic and self.ranks.world_size > 1
         self.forward = compiled if alone else wrap(compiled, self.settings, self.ranks)

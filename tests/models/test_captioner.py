@@ -105,4 +105,7 @@ def test_the_captioner_sees_the_levels_beside_the_grid():
         features, changed = network.features(cached), network.features(other)
         assert (network.decoder.log_prob(features, caption) != network.decoder.log_prob(changed, caption)).any()
         assert (network.mos(features) != network.mos(changed)).all()
-        assert torch.equal(network.features(cached).grid, features.grid), "evaluation has no dropout"
+        assert torch.equal(network.features(cached).cells, features.cells), "evaluation has no dropout"
+        linear = nn.Linear(network.encoder.width, 5)
+        assert (features.cells != features.grid).any()
+        torch.testing.assert_close(features.projected(linear), linear(features.cells), atol=1e-5, rtol=1e-5)

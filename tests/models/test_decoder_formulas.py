@@ -48,8 +48,8 @@ def plain_attention(attention, state: torch.Tensor, regions: list[torch.Tensor])
 
 def regions_of(decoder, photos: Features, photo: int) -> list[torch.Tensor]:
     cells = [cell for cell, held in zip(photos.grid[photo], photos.mask[photo], strict=True) if held]
-    if not isinstance(decoder.project, nn.Identity):
-        linear = decoder.project[0]
+    if decoder.project is not None:
+        linear = decoder.project
         cells = [(linear.weight @ cell + linear.bias).clamp(min=0) for cell in cells]
     return cells
 
@@ -128,7 +128,7 @@ def test_the_transformer_is_that_of_torch(settings):
             words[:, place, i] += math.cos(angle) if i % 2 else math.sin(angle)
     corners = torch.tensor([[x / 3, y / 2, (x + 1) / 3, (y + 1) / 2] for y in range(2) for x in range(3)])
     torch.testing.assert_close(boxes(photos)[0], corners)
-    image = decoder.image(photos.grid) + decoder.box(sinusoids(32 * corners, 32).flatten(1))
+    image = decoder.image_norm(decoder.image(photos.grid)) + decoder.box(sinusoids(32 * corners, 32).flatten(1))
     later = nn.Transformer.generate_square_subsequent_mask(7)
     for layer in decoder.layers:
         same = library_layer(layer, hidden, settings.heads)
