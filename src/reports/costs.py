@@ -20,6 +20,7 @@ from src.data.table import load_table
 from src.ensembling.kernel_machines import KERNEL_PHOTOS
 from src.ensembling.tabular_regressors import boosting
 from src.inference.fold_predictions import predict_fold
+from src.models.encoder import Encoder
 from src.pipeline import outputs
 from src.pipeline.artefacts import outdated
 from src.pipeline.budget import Costs, features_key
@@ -29,7 +30,7 @@ from src.settings.keys import flatten
 from src.settings.load import changed
 from src.settings.schema import Settings
 from src.training.distributed import init_ranks
-from src.training.feature_cache import frozen_encoder, photo_features
+from src.training.feature_cache import frozen_encoder, keep_encoder, photo_features
 from src.training.fit import Fit
 from src.training.fold_data import FoldData, read_fold
 
@@ -58,10 +59,11 @@ def measured_costs(settings: Settings, variants: Mapping[str, Settings], start: 
     rng = np.random.default_rng(settings.run.seed)
     with TemporaryDirectory() as folder, _silent():
         seen = rng.permutation(len(table))[:_SEEN].tolist()
-        features, arrays = _features(settings, variants, table, seen, data, ranks.device)
+        features, arrays, encoder = _features(settings, variants, table, seen, data, ranks.device)
         further = _further_encoders(settings, table, seen, data, ranks.device) * len(table)
         few = _few(data, settings, rng)
-        if arrays:
+        if encoder:
+            keep_encoder(Path(folder), encoder)
             rows = np.concatenate([few.train_rows, few.validation_rows])
             _keep(Path(folder), arrays, rows, len(table))
             few = dataclasses.replace(few, **{
@@ -120,16 +122,16 @@ def _features(
     rows: Sequence[int],
     data: FoldData,
     device: torch.device,
-) -> tuple[dict[str, float], list[dict[str, np.ndarray]]]:
-    """Seconds of a photo and its mirror image by `features_key`, and the features of the settings as they are.
+) -> tuple[dict[str, float], list[dict[str, np.ndarray]], Encoder | None]:
+    """Seconds of a photo by `features_key`, and features and encoder of the settings as they are.
 
     Each size is timed with the backbones as they are, and each choice of backbones at one size: the others follow.
     """
     if not settings.encoder.cached:
-        return {}, []
+        return {}, [], None
     files, views = _files_and_views(settings, table, rows)
     encoder_name, encoder_size = _name_and_size(features_key(flatten(settings)))
-    encoders: dict[str, Any] = {}
+    encoders: dict[str, Encoder] = {}
     seconds: dict[str, float] = {}
     for key, variant in variants.items():
         name, size = _name_and_size(key)
@@ -148,7 +150,7 @@ def _features(
         photo_features(encoders[encoder_name], settings, file, view)
         for file, view in zip(files[:2], views[:2], strict=True)
     ]
-    return seconds, arrays
+    return seconds, arrays, encoders[encoder_name]
 
 
 def _further_encoders(
@@ -170,9 +172,9 @@ def _files_and_views(settings: Settings, table: Any, rows: Sequence[int]) -> tup
 
 
 def _encoded_photo(
-    encoder: Any, settings: Settings, files: Sequence[Path], views: np.ndarray, device: torch.device
+    encoder: Encoder, settings: Settings, files: Sequence[Path], views: np.ndarray, device: torch.device
 ) -> float:
-    """Seconds of a photo and its mirror image where every core has some."""
+    """Seconds of a photo where every core has some."""
     photo_features(encoder, settings, files[0], views[0])  # the first call is slow
     threads = settings.run.threads
     workers = max(1, usable_cores() // threads) if device.type == "cpu" else 1

@@ -83,8 +83,15 @@ def cached_features(settings: Settings, ranks: Ranks, for_mos_alone: bool = Fals
     return ranks.shared_paths(make)[0]  # the other processes wait here
 
 
+def keep_encoder(folder: Path, encoder: Encoder) -> list[str]:
+    """Write the shape and the weights of an encoder beside its features; the names of the files."""
+    write_json(folder / _SHAPE, asdict(EncoderShape.of(encoder)))
+    checkpoint.save(folder / _WEIGHTS, learned_state(encoder))
+    return [_SHAPE, _WEIGHTS]
+
+
 def cached_encoder(folder: Path) -> CachedEncoder:
-    """What stands for the encoder of the `cached_features` in the folder."""
+    """What stands for the encoder that `keep_encoder` wrote to the folder."""
     shape = read_json(folder / _SHAPE)
     return CachedEncoder(EncoderShape(**shape | {"layout": tuple(shape["layout"])}))
 
@@ -150,11 +157,7 @@ def _compute(settings: Settings, folder: Path, device: torch.device, for_mos_alo
     _flush(files)
     write_json(saved, {"photos": len(views)})
     names = [f"{name}.npy" for name in sorted(files)]
-    if for_mos_alone:
-        return names
-    write_json(folder / _SHAPE, asdict(EncoderShape.of(encoder)))
-    checkpoint.save(folder / _WEIGHTS, learned_state(encoder))
-    return [*names, _SHAPE, _WEIGHTS]
+    return names if for_mos_alone else [*names, *keep_encoder(folder, encoder)]
 
 
 def _pixels(encoder: Encoder, settings: Settings, path: Path, view: np.ndarray) -> np.ndarray:

@@ -126,7 +126,7 @@ LAST = {
     "a pickle, well sealed": (lambda path: behind_a_valid_header(pickled()), "holds more than data", "--fresh"),
     "of an older layout": (
         lambda path: behind_a_valid_header(path.read_bytes().partition(b"\n")[2], layout=1),
-        "is a checkpoint of layout 1, this program reads layout 3",
+        f"is a checkpoint of layout 1, this program reads layout {checkpoint.LAYOUT}",
         "train its fold with --fresh, or use the commit that wrote it",
     ),
     "another of the fold": (lambda path: (path.parent / "best-mos.pt").read_bytes(), "holds no engine", "--fresh"),

@@ -133,7 +133,8 @@ def test_samples_do_not_depend_on_the_batch(prepared):
 def test_rewards_rise_and_are_logged_and_a_cut_changes_nothing(prepared, tmp_path, shared_meteor, capsys):
     arguments = [*EXACT, "train.epochs=7", "optim.lr=0.02", "self_critical.from_epoch=2", "self_critical.samples=5",
                  "self_critical.baseline=leave_one_out", "self_critical.lr=0.01", "train.captions_per_photo=2",
-                 "self_critical.cider_d=0", "self_critical.rouge_l=1", "train.batch_size=8"]  # fmt: skip
+                 "self_critical.cider_d=0", "self_critical.rouge_l=1", "train.batch_size=8",
+                 "augment.flip=0.5"]  # fmt: skip
     settings, data = prepared(*arguments)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     whole.mkdir(), cut.mkdir()

@@ -63,7 +63,7 @@ def bright(tmp_path_factory) -> Path:
 
 
 def arguments(bright: Path, name: str, *more: str) -> list[str]:
-    own = ["task=mos", "train.ema_decay=0", "split.folds=3", "tune.trials=3", f"run.name={name}"]
+    own = ["task=mos", "train.ema_decay=0", "augment.flip=0.5", "split.folds=3", "tune.trials=3", f"run.name={name}"]
     return [f"data.root={bright}", *TINY, *own, *more]
 
 
@@ -136,7 +136,7 @@ def test_the_winner_wins_only_where_two_runs_of_train_and_predict_tell_them_apar
 @pytest.mark.slow
 def test_networks_on_cached_features_are_judged(bright, place, monkeypatch):
     monkeypatch.chdir(place)
-    cached = ["encoder.frozen=true", "encoder.more_levels=[]", "encoder.long_side=null"]
+    cached = ["encoder.frozen=true", "encoder.more_levels=[]", "encoder.long_side=null", "encoder.mirrored=true"]
     worse = ["optim.lr=1", "tune.space={optim.lr: {choices: [1, 1e-3, 3e-3]}}"]
     tune.main(arguments(bright, "cached", *cached, *worse))
     verdict = json.loads(Path("runs", "cached", "tune", "judge.json").read_text())

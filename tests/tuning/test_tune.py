@@ -177,6 +177,7 @@ def test_a_search_killed_again_and_again_tries_the_same_and_finds_the_same(searc
 
 def test_decoding_is_searched_out_of_fold_without_training(competition, workplace, meteor, quick, capsys):
     arguments = [f"data.root={competition}", *TINY, "task=caption", "vocabulary.minimum_count=1", "train.epochs=1"]
+    arguments.append("augment.flip=0.5")
     for stage in (preprocess, split, train, predict):
         stage.main(arguments)
     tune.main(["--stage", "decode", "tune.trials=4", f"data.root={competition}", "decoding.no_repeat_ngram_size=0"])
