@@ -20,7 +20,6 @@ from src.data.table import load_table
 from src.ensembling.kernel_machines import KERNEL_PHOTOS
 from src.ensembling.tabular_regressors import boosting
 from src.inference.fold_predictions import predict_fold
-from src.models.encoder import Encoder
 from src.pipeline import outputs
 from src.pipeline.artefacts import outdated
 from src.pipeline.budget import Costs, features_key
@@ -122,7 +121,7 @@ def _features(
     rows: Sequence[int],
     data: FoldData,
     device: torch.device,
-) -> tuple[dict[str, float], list[dict[str, np.ndarray]], Encoder | None]:
+) -> tuple[dict[str, float], list[dict[str, np.ndarray]], Any]:
     """Seconds of a photo by `features_key`, and features and encoder of the settings as they are.
 
     Each size is timed with the backbones as they are, and each choice of backbones at one size: the others follow.
@@ -131,7 +130,7 @@ def _features(
         return {}, [], None
     files, views = _files_and_views(settings, table, rows)
     encoder_name, encoder_size = _name_and_size(features_key(flatten(settings)))
-    encoders: dict[str, Encoder] = {}
+    encoders: dict[str, Any] = {}
     seconds: dict[str, float] = {}
     for key, variant in variants.items():
         name, size = _name_and_size(key)
@@ -172,7 +171,7 @@ def _files_and_views(settings: Settings, table: Any, rows: Sequence[int]) -> tup
 
 
 def _encoded_photo(
-    encoder: Encoder, settings: Settings, files: Sequence[Path], views: np.ndarray, device: torch.device
+    encoder: Any, settings: Settings, files: Sequence[Path], views: np.ndarray, device: torch.device
 ) -> float:
     """Seconds of a photo where every core has some."""
     photo_features(encoder, settings, files[0], views[0])  # the first call is slow
