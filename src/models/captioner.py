@@ -126,7 +126,7 @@ def with_heads(
     if settings.task != "caption":
         width = encoder.levels_width or encoder.width
         if settings.encoder.fine_tunes:
-            from src.models.encoders import build_late_stages
+            from src.models.encoders import build_late_stages  # imports timm
 
             channels = settings.view.channels
             late_stages = build_late_stages(settings.encoder, channels, settings.train.channels_last)

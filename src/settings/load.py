@@ -20,7 +20,7 @@ from src.settings.search_space import read_space
 from src.settings.tuning import DEMO_SPACE
 from src.settings.yaml_files import as_text, read_yaml, refuse
 
-Given = tuple[str, str, str]
+Override = tuple[str, str, str]
 AddOptions = Callable[[argparse.ArgumentParser], None]
 _WITHOUT_FOLD = ("compare",)
 _WITHOUT_FRESH = ("compare", "caption", "app")
@@ -103,13 +103,13 @@ def _value(key: str, text: str, origin: str) -> Any:
         refuse(f"{origin}: {key}={text}: {error}")
 
 
-def build(given: Sequence[Given], base: Mapping[str, Any] | None = None) -> Settings:
+def build(overrides: Sequence[Override], base: Mapping[str, Any] | None = None) -> Settings:
     """Settings from (key, text, origin); later ones win. Refuses, in one line, unknown, wrong or contradictory ones.
 
     base: values by dotted key of all that is not given, in place of the defaults.
     """
     values = dict(base or {})
-    latest = {key: (text, origin) for key, text, origin in given}
+    latest = {key: (text, origin) for key, text, origin in overrides}
     space = latest.pop("tune.space", None)
     values |= {key: _value(key, text, origin) for key, (text, origin) in latest.items()}
     if space:
@@ -126,7 +126,7 @@ def build(given: Sequence[Given], base: Mapping[str, Any] | None = None) -> Sett
         refuse(str(error))
 
 
-def narrow_search(settings: Settings, default: dict[str, dict], line: Sequence[Given]) -> Settings:
+def narrow_search(settings: Settings, default: dict[str, dict], line: Sequence[Override]) -> Settings:
     """The settings, of whose search space (or the `default` one) the command line takes out what it gives itself.
 
     A search space on the command line stands as it is.
@@ -148,13 +148,13 @@ class Arguments:
 
     options: argparse.Namespace
     """The stage's own options, --config and --fresh."""
-    config: list[Given]
+    config: list[Override]
     """The settings of the file of --config."""
-    line: list[Given]
+    line: list[Override]
     """--fold, and the settings of the command line itself."""
 
     @property
-    def name(self) -> list[Given]:
+    def name(self) -> list[Override]:
         """run.name as it follows from the name of the file of --config, where there is one."""
         file = self.options.config
         return [("run.name", Path(file).stem, f"--config {file}")] if file else []
@@ -169,18 +169,18 @@ def read_arguments(
     cannot be read.
     """
     parser = _option_parser(stage, description, options)
-    rest, given = _split_arguments(sys.argv[1:] if argv is None else argv)
+    rest, overrides = _split_arguments(sys.argv[1:] if argv is None else argv)
     parsed = _parse_options(parser, rest)
     if parsed.help:
         from src.settings.reference import help_text
 
         print(f"{parser.format_help()}\nsettings, written key.sub=value:\n\n{help_text()}")
         raise SystemExit(0)
-    config: list[Given] = []
+    config: list[Override] = []
     if parsed.config is not None:
         config = [(key, text, parsed.config) for key, text in read_yaml(parsed.config) if REMOVED.get(key) != text]
     fold = [("train.fold", parsed.fold, "--fold")] if parsed.fold is not None else []
-    return Arguments(parsed, config, [*fold, *((key, text, "command line") for key, text in given)])
+    return Arguments(parsed, config, [*fold, *((key, text, "command line") for key, text in overrides)])
 
 
 def load(
@@ -197,22 +197,22 @@ def load(
     arguments = read_arguments(argv, stage, description, options)
     settings = build([*arguments.name, *arguments.config, *arguments.line])
     settings = narrow_search(settings, DEMO_SPACE, arguments.line)
-    return _keep_given(settings, [*arguments.config, *arguments.line]), arguments.options
+    return _keep_overrides(settings, [*arguments.config, *arguments.line]), arguments.options
 
 
-def _keep_given(settings: Settings, given: Sequence[Given]) -> Settings:
+def _keep_overrides(settings: Settings, overrides: Sequence[Override]) -> Settings:
     """The settings, of which run.minutes leaves those as they are that are given, where run.kept does not say which."""
     if settings.run.minutes is None or settings.run.kept is not None:
         return settings
-    kept = sorted({key for key, _, _ in given} & planned_keys(flatten(settings)))
+    kept = sorted({key for key, _, _ in overrides} & planned_keys(flatten(settings)))
     return dataclasses.replace(settings, run=dataclasses.replace(settings.run, kept=kept))
 
 
-def moved(settings: Settings, given: Sequence[Given]) -> Settings:
-    """The settings with those `given` that say where things lie and how the work is divided. Refuses all others."""
+def moved(settings: Settings, overrides: Sequence[Override]) -> Settings:
+    """The settings with those `overrides` that say where things lie and how the work is divided. Refuses all others."""
     before = flatten(settings)
-    now = build(given, before)
-    for key, text, origin in given:
+    now = build(overrides, before)
+    for key, text, origin in overrides:
         fixed = not all_settings()[key].runtime_only or key.startswith(_FIXED)
         if fixed and flatten(now)[key] != before[key]:
             refuse(f"{origin}: {key}={text}: the run was made with {as_text(before[key])}; leave it out")

@@ -235,7 +235,7 @@ class PredictSettings:
     """How the checkpoints become predictions."""
 
     tta_flips: bool = True
-    """Average the MOS over the photo and its mirror image."""
+    """Average the MOS over the photo and its mirror image; with cached features encoder.mirrored as well."""
     tta_scales: list[float] = Field(default_factory=lambda: [1.0])
     """Average the MOS over the photo at each of these scales, 0.5 to 2 times view.size."""
     candidates: bool = True

@@ -295,5 +295,5 @@ class Settings:
             "scheduled_sampling.probability": self.scheduled_sampling.probability > 0,
             "loss.attention_weight": self.loss.attention_weight > 0,
         }
-        for setting in (setting for setting, given in autoregressive.items() if given):
+        for setting in (setting for setting, used in autoregressive.items() if used):
             raise ValueError(f"{setting} is for captioners that write word by word, not for decoder.name={name}")

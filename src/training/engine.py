@@ -17,12 +17,11 @@ from src.models.lora import learned_state, with_published
 from src.settings.schema import Settings
 from src.training.batch_losses import BatchLossExchange, LossGradients
 from src.training.distributed import Ranks, accept_single_values, replicate, sync_batchnorm, wrap
-from src.training.ema import ExponentialMovingAverage
 from src.training.infer import autocast, to_device
 from src.training.interrupt import Interrupt
 from src.training.metrics_log import progress
 from src.training.micro_batches import MicroBatches, split_batch
-from src.training.optimizer import build_optimizer, learning_rate, set_learning_rate
+from src.training.optimizer import ExponentialMovingAverage, build_optimizer, learning_rate, set_learning_rate
 from src.training.self_critical import STATISTICS, SelfCritical
 from src.training.task import Task
 

@@ -52,7 +52,7 @@ def frozen_encoder(
 
 def ensemble_features(settings: Settings, name: str, ranks: Ranks) -> Path:
     """The folder of the features that a model of ensemble.encoders gives of the photos of these settings."""
-    from src.models.encoders import named
+    from src.models.encoders import named  # imports timm
 
     with named("ensemble.encoders"):
         folder = cached_features(outputs.encoder_settings(settings, name), ranks, for_mos_alone=True)

@@ -127,21 +127,21 @@ class Study:
         # of another machine only the heartbeats tell, by the database's clock; Optuna has no public name for this
         return trial._trial_id in self.storage._get_stale_trial_ids(self.id)
 
-    def _claimed(self, number: int) -> FrozenTrial:
-        trial = self.trials()[number]
+    def _claimed(self, trial_number: int) -> FrozenTrial:
+        trial = self.trials()[trial_number]
         if trial.state != TrialState.RUNNING or trial.user_attrs.get("worker") != self.worker:
             raise TakenOver
         return trial
 
-    def _report(self, number: int, epoch: int, score: float) -> None:
+    def _report(self, trial_number: int, epoch: int, score: float) -> None:
         with self.lock():
-            trial = self._claimed(number)
+            trial = self._claimed(trial_number)
             if epoch not in trial.intermediate_values:
                 self.storage.set_trial_intermediate_value(trial._trial_id, epoch, score)
-            if self._should_prune(number, epoch):
+            if self._should_prune(trial_number, epoch):
                 raise optuna.TrialPruned(f"pruned after epoch {epoch}")
 
-    def _should_prune(self, number: int, epoch: int) -> bool:
+    def _should_prune(self, trial_number: int, epoch: int) -> bool:
         """The pruner's decision, as a function of all trials' scores: made in a copy of the study, epoch by epoch.
 
         Pruners record in the storage how far a trial came. Were they asked there, a worker killed between that record
@@ -153,31 +153,35 @@ class Study:
         study = optuna.create_study(storage=memory, study_name=self.name, direction="maximize")
         trials = self.trials()
         for trial in trials:
-            if trial.number == number:
+            if trial.number == trial_number:
                 trial = copy.copy(trial)
                 trial.intermediate_values, trial.system_attrs = {}, {}
             study.add_trial(trial)
-        copied, pruner, prune = memory.get_all_trials(study._study_id)[number]._trial_id, self.plan.pruner(), False
-        for step, score in sorted(trials[number].intermediate_values.items()):
+        copied, pruner, prune = (
+            memory.get_all_trials(study._study_id)[trial_number]._trial_id,
+            self.plan.pruner(),
+            False,
+        )
+        for step, score in sorted(trials[trial_number].intermediate_values.items()):
             if step <= epoch:
                 memory.set_trial_intermediate_value(copied, step, score)
                 prune = pruner.prune(study, memory.get_trial(copied))
         for key, value in memory.get_trial(copied).system_attrs.items():
-            self.storage.set_trial_system_attr(trials[number]._trial_id, key, value)
+            self.storage.set_trial_system_attr(trials[trial_number]._trial_id, key, value)
         return prune
 
-    def finish(self, number: int, state: TrialState, scores: list[float] | None = None, reason: str = "") -> None:
+    def finish(self, trial_number: int, state: TrialState, scores: list[float] | None = None, reason: str = "") -> None:
         """End a trial. Raises TakenOver where another worker has it by now."""
         with self.lock():
-            trial = self._claimed(number)
+            trial = self._claimed(trial_number)
             if reason:
                 self.storage.set_trial_user_attr(trial._trial_id, "reason", reason)
-            self.study.tell(number, scores, state)
+            self.study.tell(trial_number, scores, state)
 
     @contextlib.contextmanager
-    def heartbeats(self, number: int) -> Iterator[None]:
+    def heartbeats(self, trial_number: int) -> Iterator[None]:
         """Send heartbeats for the trial while the block runs."""
-        ended, trial_id = threading.Event(), self.trials()[number]._trial_id
+        ended, trial_id = threading.Event(), self.trials()[trial_number]._trial_id
 
         def beat() -> None:
             while not ended.wait(self.heartbeat):

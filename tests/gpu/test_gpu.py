@@ -18,7 +18,7 @@ from src.base.errors import Stopped, hint_of
 from src.models.recurrent import Recurrent
 from src.settings.schema import DecoderSettings
 from src.training.distributed import Replicas
-from src.training.ema import ExponentialMovingAverage
+from src.training.optimizer import ExponentialMovingAverage
 from tests.conftest import TINY
 from tests.helpers import training_steps
 from tests.training.test_training import EXACT, PLAIN, prepared  # noqa: F401

@@ -14,7 +14,7 @@ from src.base.errors import Stopped
 from src.metrics import caption_scores, meteor
 from src.pipeline.source_code import code_digest
 from src.training import distributed, engine
-from src.training.ema import ExponentialMovingAverage
+from src.training.optimizer import ExponentialMovingAverage
 from src.training.task import Task
 from tests.helpers.small_meteor import small_meteor, standing_tokenizer
 from tests.helpers.warm_python import fork_stages

@@ -24,7 +24,7 @@ from src.models.lora import (
     with_published,
 )
 from src.settings.schema import DecoderSettings, EncoderSettings, Settings, ViewSettings
-from src.training.ema import ExponentialMovingAverage
+from src.training.optimizer import ExponentialMovingAverage
 from tests.helpers.tiny_captioners import SIZE, tiny_captioner
 
 pytestmark = pytest.mark.usefixtures("seeded")

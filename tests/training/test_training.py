@@ -24,7 +24,6 @@ from src.settings.load import load
 from src.settings.schema import OptimSettings
 from src.training import checkpoint
 from src.training.distributed import Ranks
-from src.training.ema import ExponentialMovingAverage
 from src.training.engine import Engine
 from src.training.fit import Fit
 from src.training.fold_data import read_fold
@@ -32,7 +31,7 @@ from src.training.fold_task import build_task
 from src.training.infer import infer
 from src.training.interrupt import Interrupt
 from src.training.losses import attention_loss, mos_loss, token_losses
-from src.training.optimizer import learning_rate, parameter_groups
+from src.training.optimizer import ExponentialMovingAverage, learning_rate, parameter_groups
 from tests.conftest import TINY
 from tests.helpers.plain_decoding import teacher_forced_log_probs
 
