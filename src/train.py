@@ -39,31 +39,22 @@ def train_fold(
     sources: list[Path],
     ranks: "Ranks",
     features: Path | None,
-) -> list[str]:
-    """Train one fold in its folder; the names of the files that count.
+) -> None:
+    """Train one fold in its folder.
 
     sources: the folders of the photos, the vocabulary and the folds. features: that of the cached features.
     """
     from src.inference.teacher_captions import load_teacher_captions
-    from src.plots.training_curves import draw_curves
     from src.training.fit import Fit
     from src.training.fold_data import read_fold
-    from src.training.metrics_log import write_origin, write_parameters
 
     teacher = load_teacher_captions(settings, fold, ranks)
     photos_folder, vocabulary_folder, folds_folder = sources
     data = read_fold(
         photos_folder, vocabulary_folder, folds_folder, fold, settings.vocabulary.maximum_words, features, teacher
     )
-    if ranks.main:
-        write_origin(folder, settings)
     validated = data.validated_on(settings.train.validation_photos)
-    fit = Fit(settings, validated, fold, folder, ranks)
-    fit.run()
-    if ranks.main:
-        write_parameters(folder / "parameters.json", fit.engine.task.model)
-        draw_curves(folder / "metrics.csv", folder / "curves.png")
-    return [*(best_checkpoint(folder, task).name for task in settings.tasks), "metrics.csv"]
+    Fit(settings, validated, fold, folder, ranks).run()
 
 
 def check_folds(settings: Settings, folds: list[int]) -> None:
@@ -146,6 +137,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from src.pipeline.fold_jobs import run_side_by_side
     from src.training.distributed import init_ranks, notice, shutdown
     from src.training.feature_cache import cached_features
+    from src.training.metrics_log import write_origin
 
     check_folds(settings, missing)
     make_deterministic(settings.run.threads)
@@ -166,11 +158,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         with contextlib.ExitStack() as stack:
             # the main process owns the fold's folder; the others are told of it, or of none where it is up to date
             work = stack.enter_context(making(outputs.fold(settings, fold), options.fresh)) if ranks.main else None
-            to_train = [work.folder] if work else []
+            if work:
+                write_origin(work.folder, settings)
+            to_train = [work.folder] if work and fold not in taken else []
             for folder in ranks.shared_paths(to_train.copy):
-                files = train_fold(settings, fold, folder, folders, ranks, features)
-                if work:
-                    work.outputs += files
+                train_fold(settings, fold, folder, folders, ranks, features)
+            if work:
+                from src.plots.training_curves import draw_curves
+
+                draw_curves(work.folder / "metrics.csv", work.folder / "curves.png")
+                work.outputs += [*(best_checkpoint(work.folder, task).name for task in settings.tasks), "metrics.csv"]
     shutdown(ranks)
 
 

@@ -17,7 +17,7 @@ from src.data.vocabulary import END, PAD
 from src.decoding.strategy import CaptionSearch
 from src.inference.caption_candidates import CaptionGenerator, candidate_searches
 from src.inference.mos_prediction import MosPredictor
-from src.inference.networks import best_fold, open_captioners, open_network
+from src.inference.networks import best_fold, open_captioners, open_networks
 from src.models.captioner import Captioner
 from src.models.decoder import CausalDecoder, shift_right
 from src.models.encoder import views_of
@@ -86,16 +86,17 @@ class PhotoCaptioner:
         self.networks: list[Captioner] = []
         if settings.task != "caption":
             flips = settings.predict.tta_flips and not settings.encoder.cached
-            opened = [open_network(best_checkpoint(path, "mos"), settings)[0] for path in folders.values()]
-            self.networks += opened
+            paths = [best_checkpoint(path, "mos") for path in folders.values()]
+            self.networks += [network for network, _ in open_networks(paths, settings)]
             self.predictors = [
-                MosPredictor(network, flips, settings.predict.tta_scales).to(self.device) for network in opened
+                MosPredictor(network, flips, settings.predict.tta_scales).to(self.device) for network in self.networks
             ]
         if settings.task != "mos":
             best = best_fold(folders)
             if settings.decoding.model_averaging == "none":
                 folders = {best: folders[best]}
-            networks, self.vocabulary = open_captioners(list(folders.values()), settings)
+            shared = self.networks[0].encoder if self.networks and settings.encoder.cached else None
+            networks, self.vocabulary = open_captioners(list(folders.values()), settings, encoder=shared)
             words = self.vocabulary.words
             self.networks += networks
             search, averaging = CaptionSearch(settings.decoding, words), settings.decoding.model_averaging

@@ -23,7 +23,7 @@ VOCABULARY = 250
 """Words that sentences consist of: those in the references of most photos."""
 PHRASES = 150
 """Pairs of words that an edit may insert as a whole: those in the references of most photos."""
-BEAM = 10
+BEAM = 5
 """Sentences that are edited further."""
 SHORTLIST = 50
 """Edits of a sentence that are scored in full, the best ones by `rough`."""

@@ -27,7 +27,7 @@ from src.training.feature_cache import encoder_weights
 from src.training.fold_data import FoldData
 from src.training.fold_task import build_task
 from src.training.interrupt import Interrupt
-from src.training.metrics_log import append_timing, epoch_line, tensorboard, write_metrics
+from src.training.metrics_log import append_timing, epoch_line, tensorboard, write_metrics, write_parameters
 from src.training.self_critical import SelfCritical
 from src.training.validation import Validator
 
@@ -95,6 +95,8 @@ class Fit:
                     self._stop(signum)
                 report(row)
         self._warn_if_worse()
+        if self.ranks.main:
+            write_parameters(self.folder / "parameters.json", self.engine.task.model)
         return train_state
 
     def _validate_or_stop(self, interrupt: Interrupt) -> dict[str, float]:

@@ -89,7 +89,7 @@ class JudgedNetworks:
         for folder in sorted(path.parent for path in self.folder.rglob("last.pt")):
             if trained_with(folder, winner):
                 (place / folder.name).mkdir(exist_ok=True)
-                for path in (path for path in map(folder.joinpath, NETWORK) if path.is_file()):
+                for path in (path for path in map(folder.joinpath, NETWORK) if path.exists()):
                     keep = shutil.copy2 if path.suffix == ".csv" else os.replace  # a trial's metrics.csv stays with it
                     keep(path, place / folder.name / path.name)
         for path in self.folder.rglob("*.pt"):

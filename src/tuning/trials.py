@@ -36,8 +36,8 @@ from src.tuning.study import Claim
 
 SETTINGS = "settings.json"
 """What a fold was trained with, in its folder."""
-NETWORK = ("last.pt", "best-mos.pt", "best-caption.pt", "metrics.csv", "timing.csv")
-"""Files of a trained fold from which train goes on: there is nothing left to train."""
+NETWORK = ("last.pt", "best-mos.pt", "best-caption.pt", "metrics.csv", "timing.csv", "parameters.json", "tensorboard")
+"""What a trained fold's folder holds, of which nothing is left to train."""
 
 
 class _EpochFinished(Exception):
@@ -209,9 +209,11 @@ def cleared(folds: list[Path], kept: tuple[str, ...]) -> Iterator[None]:
 
 def _clear(folds: list[Path], kept: tuple[str, ...]) -> None:
     for path in (path for fold in folds if fold.is_dir() for path in fold.iterdir()):
+        if path.name in kept:
+            continue
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.name not in kept:
+        else:
             path.unlink(missing_ok=True)
     gc.collect()  # memory of a trial that ran out of it, for the next one
     if torch.cuda.is_available():
