@@ -81,7 +81,7 @@ class VocabularySettings:
 
     minimum_count: PositiveInt = 3
     """A word seen fewer times in the training captions becomes <unk>."""
-    maximum_size: PositiveInt | None = 5000
+    maximum_size: PositiveInt | None = 4000
     """Keep only that many most frequent words; null: all."""
     maximum_words: PositiveInt = 40
     """Longer training captions are cut after that many words."""

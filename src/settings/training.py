@@ -148,7 +148,8 @@ class TrainSettings:
     captions_per_photo: PositiveInt = 5
     """Captions of a photo in one step, drawn anew each epoch from those it has."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Arithmetic of forward and backward; weights stay fp32. fp16 needs a GPU."""
+    """Arithmetic of forward and backward; weights stay fp32. fp16 needs a GPU; bf16 also speeds up CPUs with
+    instructions for it (AVX512-BF16, AMX), and slows down others."""
     gradient_checkpointing: bool = False
     """Compute activations inside the blocks of the encoder and of a published captioner again in the backward pass:
     slower, in a fraction of the memory."""

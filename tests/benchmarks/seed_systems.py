@@ -1,11 +1,12 @@
-"""Train the seed systems from packaged weights: python -m tests.benchmarks.seed_systems FOLDER [NAME ...].
+"""Train the seed systems from packaged weights: python -m tests.benchmarks.seed_systems FOLDER [NAME | KEY=VALUE ...].
 
-FOLDER: a competition. NAME: configurations; all that one machine without a GPU trains where none is named. Each keeps
-its hyper-parameters but for the encoder, which is EfficientNet-Lite2, frozen and cached, and what a cache rules out.
-Fold 0 is trained and scored, one thread each, as many systems at a time as there are cores. Prints the rows of the
-table in docs/results.md: scores of the network alone out of fold, CPU seconds of an epoch with its validation, and CPU
-minutes of the whole training. CPU time is what a calm core takes, on a busy machine too. The runs stay in
-runs/seed_systems/, and the same command goes on with the systems that are not finished.
+FOLDER: a competition. NAME: configurations; all that one machine without a GPU trains where none is named. KEY=VALUE:
+settings of all of them, such as train.precision=bf16. Each keeps its hyper-parameters but for the encoder, which is
+EfficientNet-Lite2, frozen and cached, and what a cache rules out. Fold 0 is trained and scored, one thread each, as
+many systems at a time as there are cores. Prints the rows of the table in docs/results.md: scores of the network alone
+out of fold, CPU seconds of an epoch with its validation, and CPU minutes of the whole training. CPU time is what a calm
+core takes, on a busy machine too. The runs stay in runs/seed_systems/, and the same command goes on with the systems
+that are not finished.
 """
 
 import os
@@ -59,11 +60,11 @@ def cpu_seconds(stage: str, arguments: list[str], log: Path) -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def row_of(name: str, folder: str) -> str:
+def row_of(name: str, folder: str, settings: list[str]) -> str:
     """Train and score a system; its row of the table."""
     run, log = RUNS / name, RUNS / f"{name}.log"
     arguments = ["--config", f"configs/{name}.yaml", "--fold", "0", f"run.name={name}", f"data.root={folder}"]
-    arguments += [*COMMON, *SYSTEMS[name]]
+    arguments += [*COMMON, *SYSTEMS[name], *settings]
     try:
         if not (run / "cpu.json").is_file():
             first = [*arguments, f"run.name={name}-first", "train.epochs=1", "self_critical.from_epoch=null"]
@@ -89,12 +90,14 @@ def row_of(name: str, folder: str) -> str:
 
 
 def main() -> None:
-    folder, *names = sys.argv[1:]
+    folder, *arguments = sys.argv[1:]
+    names = [argument for argument in arguments if "=" not in argument]
+    settings = [argument for argument in arguments if "=" in argument]
     RUNS.mkdir(parents=True, exist_ok=True)
     print("| configuration | MOS | captions | CIDEr-D | epochs | CPU s an epoch | CPU min |", flush=True)
     print("|---|---|---|---|---|---|---|", flush=True)
     with ThreadPoolExecutor(usable_cores()) as pool:
-        for row in pool.map(lambda name: row_of(name, folder), names or SYSTEMS):
+        for row in pool.map(lambda name: row_of(name, folder, settings), names or SYSTEMS):
             print(row, flush=True)
 
 

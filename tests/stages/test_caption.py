@@ -113,6 +113,11 @@ def test_photos_get_the_answers_of_predict(run, place, competition, capsys):
         assert text == predicted[name]["caption"]
 
 
+def test_networks_on_cached_features_share_their_encoder(place):
+    captioner = PhotoCaptioner(Path("runs/cached"), load_run(["run.name=cached"], "caption")[0])
+    assert len(captioner.networks) == 3 and len({id(network.encoder) for network in captioner.networks}) == 1
+
+
 def test_the_command_line_chooses_fold_and_search_but_not_the_network(place, competition, capsys):
     photo = next(iter(photos_of(competition).values()))
     alone = pd.read_csv("runs/demo/predictions/test_folds.csv", dtype={"photo_id": str})

@@ -130,6 +130,8 @@ def test_the_winner_wins_only_where_two_runs_of_train_and_predict_tell_them_apar
         metrics = [(path / "metrics.csv").read_text() for path in (fold, alone)]
         weights = [checkpoint.load(path / "best-mos.pt")["model"] for path in (fold, alone)]
         assert metrics[0] == metrics[1]
+        assert {path.name for path in fold.iterdir()} == {path.name for path in alone.iterdir()}
+        assert (fold / "parameters.json").read_bytes() == (alone / "parameters.json").read_bytes()
         assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
 
 
