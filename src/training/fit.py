@@ -63,6 +63,8 @@ class Fit:
         task = build_task(settings, data, fold)
         if ranks.main and task.model.encoder.warning:
             print(f"fold {fold}: {task.model.encoder.warning}", flush=True)
+        if ranks.main:
+            write_parameters(folder / "parameters.json", task.model)
         self.engine = Engine(task, settings, ranks, self_critical)
         self.validate = Validator(self.engine.ema.module, settings, data, ranks)
         self.train_state = TrainState()
@@ -95,8 +97,6 @@ class Fit:
                     self._stop(signum)
                 report(row)
         self._warn_if_worse()
-        if self.ranks.main:
-            write_parameters(self.folder / "parameters.json", self.engine.task.model)
         return train_state
 
     def _validate_or_stop(self, interrupt: Interrupt) -> dict[str, float]:
