@@ -63,8 +63,6 @@ class Fit:
         task = build_task(settings, data, fold)
         if ranks.main and task.model.encoder.warning:
             print(f"fold {fold}: {task.model.encoder.warning}", flush=True)
-        if ranks.main:
-            write_parameters(folder / "parameters.json", task.model)
         self.engine = Engine(task, settings, ranks, self_critical)
         self.validate = Validator(self.engine.ema.module, settings, data, ranks)
         self.train_state = TrainState()
@@ -75,6 +73,8 @@ class Fit:
             self._resume(last)
         elif settings.train.start_from:
             self._start_from(fold_folder(Path(settings.run.root, settings.train.start_from), fold))
+        if ranks.main:
+            write_parameters(folder / "parameters.json", task.model)
 
     def run(self, report: Callable[[dict], None] = lambda row: None) -> TrainState:
         """Train to the end. `report(row)` is called after each epoch and may end the training by raising.
