@@ -47,8 +47,8 @@ class StopRequests:
         self._sender.setblocking(False)
         self._previous = signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=self._watch, args=(receiver,), daemon=True).start()
-        for number in _SIGNALS:  # SIGINT, too: a shell script's background processes would else ignore Ctrl-C
-            signal.signal(number, self._raise)
+        for signum in _SIGNALS:  # SIGINT, too: a shell script's background processes would else ignore Ctrl-C
+            signal.signal(signum, self._raise)
         if _LEFT_SILENTLY not in sys.warnoptions:
             sys.warnoptions.append(_LEFT_SILENTLY)
         self._unraisable, sys.unraisablehook = sys.unraisablehook, self._end_if_lost
@@ -56,26 +56,26 @@ class StopRequests:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._reported = kind is Stopped  # by who catches it
-        for number in _SIGNALS:  # nothing is left to do: the process may end in any way
-            signal.signal(number, signal.SIG_IGN if self.signal else signal.SIG_DFL)
+        for signum in _SIGNALS:  # nothing is left to do: the process may end in any way
+            signal.signal(signum, signal.SIG_IGN if self.signal else signal.SIG_DFL)
         if not self.signal:
             sys.unraisablehook = self._unraisable
             signal.set_wakeup_fd(self._previous)
             self._sender.close()
 
-    def _raise(self, number: int, _: FrameType | None) -> None:
-        self.signal = self.signal or number
+    def _raise(self, signum: int, _: FrameType | None) -> None:
+        self.signal = self.signal or signum
         if not self._raised:
             self._raised = True
-            raise Stopped(GO_ON, number)
+            raise Stopped(GO_ON, signum)
 
     def _watch(self, receiver: socket.socket) -> None:
         with receiver:
             while numbers := receiver.recv(64):
-                for number in filter(_SIGNALS.__contains__, numbers):
-                    self.signal = self.signal or number  # the handler may never run
+                for signum in filter(_SIGNALS.__contains__, numbers):
+                    self.signal = self.signal or signum  # the handler may never run
                     time.sleep(GRACE)
-                    self._end(number)
+                    self._end(signum)
 
     def _end_if_lost(self, lost: Any) -> None:
         """Where Stopped was raised in a destructor or callback, Python would only print it and go on."""
@@ -83,10 +83,10 @@ class StopRequests:
             self._end(lost.exc_value.signal)
         self._unraisable(lost)
 
-    def _end(self, number: int) -> None:
+    def _end(self, signum: int) -> None:
         with contextlib.suppress(OSError):
             os.write(2, b"" if self._reported else f"stopped: {GO_ON}\n".encode())
-        end_at_once(128 + number)
+        end_at_once(128 + signum)
 
 
 def end_at_once(code: int) -> NoReturn:

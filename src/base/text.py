@@ -24,7 +24,7 @@ def said_by(error: Exception) -> str:
 def finite_number(text: str) -> float | None:
     """The finite number that the text is; None for any other text, and for 1_0, which Python alone would take."""
     try:
-        number = math.nan if "_" in text else float(text)
+        value = math.nan if "_" in text else float(text)
     except ValueError:
         return None
-    return number if math.isfinite(number) else None
+    return value if math.isfinite(value) else None

@@ -23,8 +23,8 @@ def open_network(
     """The network of a best-*.pt file in eval mode, its adapters merged, and the rest of the file's content.
 
     `settings` must be those it was trained with. features: the folder of the cached features that it will see in place
-    of photos. encoder: that of another network of the run, to be shared. Raises InputError where the file does not fit
-    them.
+    of photos. encoder: that of another network of the run, shared where features are cached, since it is frozen then.
+    Raises InputError where the file does not fit them.
     """
     content = checkpoint.load(path)
     scale, channels = content["scale"], settings.view.channels
@@ -34,7 +34,7 @@ def open_network(
             settings, encoder=dataclasses.replace(settings.encoder, pretrained=False, weights=None)
         )
     statistics = (0.5,) * channels, (0.25,) * channels
-    if encoder is None:
+    if encoder is None or not settings.encoder.cached:
         encoder = cached_encoder(features) if features else encoder_of(settings, channels, *statistics)
     network = with_heads(encoder, settings, len(content["words"]), (scale["low"], scale["high"], scale["mean"]))
     checkpoint.load_into(network, content["model"], path)
@@ -45,14 +45,11 @@ def open_network(
 def open_networks(
     paths: Sequence[Path], settings: Settings, features: Path | None = None, encoder: Encoder | None = None
 ) -> list[tuple[Captioner, dict[str, Any]]]:
-    """What `open_network` returns for each of several files of one run.
-
-    Where features are cached, all share the first one's frozen encoder, which is then built and held once.
-    """
+    """What `open_network` returns for each of several files of one run; a shared encoder is built and held once."""
     opened: list[tuple[Captioner, dict[str, Any]]] = []
     for path in paths:
         opened.append(open_network(path, settings, features, encoder))
-        encoder = opened[0][0].encoder if settings.encoder.cached else encoder
+        encoder = opened[0][0].encoder
     return opened
 
 

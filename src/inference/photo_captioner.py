@@ -95,8 +95,8 @@ class PhotoCaptioner:
             best = best_fold(folders)
             if settings.decoding.model_averaging == "none":
                 folders = {best: folders[best]}
-            shared = self.networks[0].encoder if self.networks and settings.encoder.cached else None
-            networks, self.vocabulary = open_captioners(list(folders.values()), settings, encoder=shared)
+            encoder = self.networks[0].encoder if self.networks else None
+            networks, self.vocabulary = open_captioners(list(folders.values()), settings, encoder=encoder)
             words = self.vocabulary.words
             self.networks += networks
             search, averaging = CaptionSearch(settings.decoding, words), settings.decoding.model_averaging

@@ -157,11 +157,8 @@ class Study:
                 trial = copy.copy(trial)
                 trial.intermediate_values, trial.system_attrs = {}, {}
             study.add_trial(trial)
-        copied, pruner, prune = (
-            memory.get_all_trials(study._study_id)[trial_number]._trial_id,
-            self.plan.pruner(),
-            False,
-        )
+        copied = memory.get_all_trials(study._study_id)[trial_number]._trial_id
+        pruner, prune = self.plan.pruner(), False
         for step, score in sorted(trials[trial_number].intermediate_values.items()):
             if step <= epoch:
                 memory.set_trial_intermediate_value(copied, step, score)

@@ -208,9 +208,7 @@ def cleared(folds: list[Path], kept: tuple[str, ...]) -> Iterator[None]:
 
 
 def _clear(folds: list[Path], kept: tuple[str, ...]) -> None:
-    for path in (path for fold in folds if fold.is_dir() for path in fold.iterdir()):
-        if path.name in kept:
-            continue
+    for path in (path for fold in folds if fold.is_dir() for path in fold.iterdir() if path.name not in kept):
         if path.is_dir():
             shutil.rmtree(path)
         else:
