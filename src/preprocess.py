@@ -124,11 +124,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--check", action="store_true", help="look for all that would end the run later, and stop")
 
 
-def check(settings: Settings) -> None:
+def check(settings: Settings, fresh: bool) -> None:
     """Print all that would end the run later, a line each, of which the last is raised as InputError."""
     from src.reports.preflight import preflight_faults
 
-    faults = preflight_faults(settings)
+    faults = preflight_faults(settings, fresh)
     for fault in faults[:-1]:
         print(f"error: {one_line(fault)}", file=sys.stderr, flush=True)
     if faults:
@@ -139,7 +139,7 @@ def check(settings: Settings) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     settings, options = load(argv, "preprocess", __doc__, add_options)
     if options.check:
-        check(settings)
+        check(settings, options.fresh)
         return
     require_writable(Path(settings.run.root), "run.root")
     require_writable(Path(settings.run.submissions), "run.submissions")  # else hours of training would end in a refusal

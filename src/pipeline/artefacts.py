@@ -204,6 +204,14 @@ def _growing(artefact: Artefact, fresh: bool) -> Path:
     return folder
 
 
+def inputs_of_begun_fold(folder: Path) -> dict[str, str]:
+    """The content hashes of what a fold that has weights is trained from; none where nothing in it is worth keeping."""
+    started = folder / _STARTED
+    if not started.is_file() or not any(folder.glob("*.pt")):
+        return {}
+    return _read_record(started, *_IDENTITY)["inputs"]
+
+
 def _make_way_for_fold(artefact: Artefact, fresh: bool) -> None:
     """Start a fold, go on with it, or refuse: what was trained with other settings or data is never overwritten."""
     started, now = artefact.folder / _STARTED, _identity(artefact)

@@ -1,5 +1,6 @@
 """What would end a run later, found in seconds and all at once, before the first long stage."""
 
+import dataclasses
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,11 +17,12 @@ from src.data.handcrafted import DECODED_SHORT_SIDE
 from src.data.image import header_fault
 from src.data.readers.dacon import missing_column
 from src.data.readers.registry import read_dataset
-from src.data.table import Rejection, drop_wordless, for_training
+from src.data.table import Rejection, drop_wordless, for_training, load_table
 from src.data.view import needed_short_side
 from src.pipeline import outputs
+from src.pipeline.artefacts import inputs_of_begun_fold, outputs_digest
 from src.pipeline.resolved import DEMO, data_root, folds_of, has_networks
-from src.pipeline.runs import fold_folder, marker_of, rejected_path, run_folder
+from src.pipeline.runs import cached_folders, fold_folder, marker_of, rejected_path, run_folder
 from src.pipeline.trained_runs import joined
 from src.settings.schema import Settings
 from src.submission.form import read_form
@@ -33,15 +35,16 @@ _SHOWN = 3  # examples of each fault
 _PAGE = 5_000_000  # bytes of a file that any run writes, such as its report
 
 
-def preflight_faults(settings: Settings) -> list[str]:
-    """Lines for all that is wrong with places, tables, photos, named runs, network, disk and scorers; none if nothing.
+def preflight_faults(settings: Settings, fresh: bool) -> list[str]:
+    """Lines for all that is wrong with places, tables, photos, runs, network, disk and scorers; none if nothing.
 
     Of a photo only the header is read. The embedded demo competition, which the program makes, is not looked at.
+    fresh: this run's folds are trained again, whatever they were trained on.
     """
     faults, photos = _raised(require_writable, Path(settings.run.root), "run.root"), 0
     faults += _raised(require_writable, Path(settings.run.submissions), "run.submissions")
     if settings.data.root is not None or data_root(settings) != DEMO:
-        data_faults, photos = _data_faults(settings)
+        data_faults, photos = _data_faults(settings, fresh)
         faults += data_faults
     faults += _raised(_check_named_runs, settings)
     features: dict[str, int] = {}
@@ -66,7 +69,7 @@ def _raised(check: Callable[..., Any], *arguments: Any) -> list[str]:
     return []
 
 
-def _data_faults(settings: Settings) -> tuple[list[str], int]:
+def _data_faults(settings: Settings, fresh: bool) -> tuple[list[str], int]:
     """Lines for what is wrong with the data, and how many photos are listed (0 where that cannot be told)."""
     root = data_root(settings)
     try:
@@ -74,8 +77,9 @@ def _data_faults(settings: Settings) -> tuple[list[str], int]:
     except InputError as error:
         return [str(error)], 0
     table, wordless = drop_wordless(table)
+    trained = [] if fresh else _raised(_check_trained_folds, settings, table["path"].tolist())
     rejections += _unreadable(settings, table)
-    faults = []
+    faults = trained
     if rejections and settings.data.on_bad_photo == "stop":
         shown = "; ".join(f"{r.where}: {r.photo_id} {r.path}: {r.reason}" for r in rejections[:_SHOWN])
         more = f" and {len(rejections) - _SHOWN} more" if len(rejections) > _SHOWN else ""
@@ -94,6 +98,20 @@ def _data_faults(settings: Settings) -> tuple[list[str], int]:
             f"run.minutes={minutes:g}: {len(table)} photos take at least {least:.1f} on any machine; give more"
         )
     return faults, len(table)
+
+
+def _check_trained_folds(settings: Settings, paths: list[str]) -> None:
+    """Raise InputError where a fold of this run was trained on photos in other places, which `train` would refuse."""
+    for k in folds_of(settings):
+        folder = fold_folder(run_folder(settings), k)
+        trained_on = inputs_of_begun_fold(folder).get("photos")
+        for photos in cached_folders(Path(settings.run.root), "photos") if trained_on else []:
+            made = dataclasses.replace(outputs.photos(settings), folder=photos, marker=marker_of(photos))
+            if outputs_digest(made) == trained_on and load_table(photos / "photos.jsonl")["path"].tolist() != paths:
+                raise InputError(
+                    f"{folder} was trained on other photos; keep it and choose another run.name=NAME, or replace it "
+                    "with --fresh"
+                )
 
 
 def _check_folds(settings: Settings, usable: pd.DataFrame) -> None:

@@ -98,6 +98,19 @@ def test_settings_that_would_end_a_stage(place, capsys, arguments, message):
     assert message in "\n".join(told(capsys, *arguments))
 
 
+def test_folds_that_were_trained_on_other_photos(place, capsys):
+    for stage in (preprocess, split, train):
+        assert exit_code(stage, "data.root=data", *TINY, "task=mos") == 0
+    assert exit_code(preprocess, "--check", "data.root=data", *TINY, "task=mos") == 0
+    Path("data/train/f.jpg").rename("data/train/g.jpg")
+    table = Path("data/train.csv")
+    table.write_text(table.read_text().replace("train/f.jpg", "train/g.jpg"))
+    capsys.readouterr()  # the progress of the stages
+    assert "fold-0 was trained on other photos; keep it and choose another run" in "".join(told(capsys, "task=mos"))
+    assert exit_code(preprocess, "--check", "--fresh", "data.root=data", *TINY, "task=mos") == 0
+    assert exit_code(preprocess, "--check", "data.root=data", *TINY, "task=mos", "run.name=other") == 0
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="about a machine without a GPU")
 @pytest.mark.parametrize("setting", ["train.precision=fp16", "train.sync_batchnorm=true"])
 def test_settings_that_need_a_gpu(place, capsys, setting):
