@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from src.base.errors import InputError, guarded
 from src.base.locks import lock
 from src.pipeline import outputs
-from src.pipeline.artefacts import making, outdated
+from src.pipeline.artefacts import making, mark_begun, outdated
 from src.pipeline.budget import keep_pace
 from src.pipeline.resolved import folds_of, planned, search_plan, tuned
 from src.pipeline.runs import best_checkpoint, fold_folder, run_folder, tuning_folder
@@ -81,10 +81,12 @@ def take_over(searched: Settings, settings: Settings, folds: list[int]) -> list[
     if not search_plan(searched).trials or outdated(outputs.tuning(searched)):
         return taken
     for k in folds:
-        folder, trained = outputs.fold(settings, k).folder, fold_folder(tuning_folder(run_folder(settings)), k)
+        fold, trained = outputs.fold(settings, k), fold_folder(tuning_folder(run_folder(settings)), k)
+        folder = fold.folder
         with lock(folder, "train", wait=False):
             if trained.is_dir() and not any(folder.glob("*.pt")):
                 shutil.rmtree(folder, ignore_errors=True)
+                mark_begun(fold, trained)
                 os.replace(trained, folder)
                 print(f"train: {folder}: trained by tune with these settings", flush=True)
                 taken.append(k)

@@ -204,6 +204,11 @@ def _growing(artefact: Artefact, fresh: bool) -> Path:
     return folder
 
 
+def mark_begun(artefact: Artefact, folder: Path) -> None:
+    """Write to a folder, before it is put in a fold's place, what that fold is trained from."""
+    write_json(folder / _STARTED, _identity(artefact))
+
+
 def inputs_of_begun_fold(folder: Path) -> dict[str, str]:
     """The content hashes of what a fold that has weights is trained from; none where nothing in it is worth keeping."""
     started = folder / _STARTED

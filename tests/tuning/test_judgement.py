@@ -92,6 +92,10 @@ def score(mos: np.ndarray, truth: np.ndarray) -> float:
     return (max(pearsonr(mos, truth)[0], 0) + max(spearmanr(mos, truth)[0], 0)) / 2
 
 
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "given", "wins"), [("better", BETTER, True), ("noise", NOISE, False)])
 def test_the_winner_wins_only_where_two_runs_of_train_and_predict_tell_them_apart(
@@ -122,8 +126,13 @@ def test_the_winner_wins_only_where_two_runs_of_train_and_predict_tell_them_apar
     folds = {1, 2} if wins else {0, 1, 2}
     left = {path.relative_to(results).parts[0] for path in results.rglob("*.pt")}
     assert left == {f"fold-{k}" for k in folds}, "what train takes over, and no other checkpoint"
-    train.main(arguments(bright, name, *given))
+    with monkeypatch.context() as cut, pytest.raises(KeyboardInterrupt):
+        cut.setattr(train, "check_folds", interrupt)
+        train.main(arguments(bright, name, *given))
     taken_over = capsys.readouterr().out
+    with pytest.raises(InputError, match="fold-1 was trained otherwise .optim.lr was"):
+        train.main(arguments(bright, name, *given, "tune.trials=0", "optim.lr=0.5", "--fold", "1"))
+    train.main(arguments(bright, name, *given))
     for k in range(3):
         fold, alone = (Path("runs", run, f"fold-{k}") for run in (name, f"{name}{best if wins else initial}"))
         assert (f"{fold}: trained by tune" in taken_over) == (k in folds)
