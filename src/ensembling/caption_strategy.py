@@ -2,7 +2,7 @@
 
 A strategy is judged by what its captions score against people's, by the competition's formula itself. The captions of a
 fold's own photos have no say in it, so that the out-of-fold score is honest (as in any stack, the candidates of the
-other folds' photos came from networks, statistics and strategies that learned from this one).
+other folds' photos came from networks and statistics that learned from this one).
 """
 
 import dataclasses
@@ -106,18 +106,16 @@ class StrategySelection:
         judged = [captions[photo] for photo in self.judging.tolist()]
         return score_captions(self.references, judged, tokenized=True, meteor=self.meteor)
 
-    def _score_outside(self, scores: CaptionScores, part: int | None) -> float:
-        """The formula on the photos outside a part, or on all; 0 where there are too few to judge."""
-        judging = self.part[self.judging] != part  # with None all
-        if judging.sum() < _FEWEST:
-            return 0.0
-        return caption_score(scores.subset(judging).totals(), self.corpus.weights)
+    def _score(self, scores: CaptionScores) -> float:
+        """The formula; 0 where there are too few photos to judge."""
+        return caption_score(scores.totals(), self.corpus.weights) if scores.photos >= _FEWEST else 0.0
 
-    def best(self, strategies: Sequence[CaptionStrategy], part: int | None = None) -> CaptionStrategy:
-        """The best on the photos outside a part, or on all; the first where there are too few to judge."""
+    def best(self, strategies: Sequence[CaptionStrategy], *parts: int) -> CaptionStrategy:
+        """The best on the photos outside these parts; the first where there are too few to judge."""
         if not self.references:
             return strategies[0]
-        return max(strategies, key=lambda strategy: self._score_outside(self._scores[strategy], part))
+        judging = ~np.isin(self.part[self.judging], parts)
+        return max(strategies, key=lambda strategy: self._score(self._scores[strategy].subset(judging)))
 
     def best_of_photos(self, strategies: Sequence[CaptionStrategy]) -> list[CaptionStrategy]:
         """Of each photo the strategy that is best on the photos outside its part."""
@@ -127,20 +125,26 @@ class StrategySelection:
     def select(self, sets: Sequence[Sequence[CaptionStrategy]]) -> tuple[CaptionStrategy, list[CaptionStrategy]]:
         """The strategy of test photos, and that of each photo, from one of several sets, each wider than the last.
 
-        More strategies offer more, and overfit more. So a set is judged by what `best_of_photos` makes of it, again on
-        the photos outside a part, and the narrowest of equals is taken.
+        More strategies offer more, and overfit more. So a set is judged by what selection within it makes of photos
+        that had no say in it (nested cross-validation), and the narrowest of equals is taken.
         """
         if not self.references:
             return sets[0][0], [sets[0][0]] * len(self.rows)
-        of_photos = [self.best_of_photos(strategies) for strategies in sets]
-        scores = [self.scored(self.captions_by(strategies)) for strategies in of_photos]
+        of_part = {part: self.best(self._best_set(sets, part), part) for part in np.unique(self.part).tolist()}
+        return self.best(self._best_set(sets)), [of_part[part] for part in self.part.tolist()]
 
-        def best_set(part: int | None) -> int:
-            return max(range(len(sets)), key=lambda place: self._score_outside(scores[place], part))
+    def _best_set(self, sets: Sequence[Sequence[CaptionStrategy]], *parts: int) -> Sequence[CaptionStrategy]:
+        """The set whose strategies, each part's selected without it and without `parts`, do best outside `parts`."""
+        part_of = self.part[self.judging]
+        others = [other for other in np.unique(part_of).tolist() if other not in parts]
 
-        set_of_part = {part: best_set(part) for part in np.unique(self.part).tolist()}
-        selected = [of_photos[set_of_part[part]][photo] for photo, part in enumerate(self.part.tolist())]
-        return self.best(sets[best_set(None)]), selected
+        def score(strategies: Sequence[CaptionStrategy]) -> float:
+            of_others = [
+                self._scores[self.best(strategies, *parts, other)].subset(part_of == other) for other in others
+            ]
+            return self._score(CaptionScores.joined(of_others)) if of_others else 0.0
+
+        return max(sets, key=score)
 
     def captions_by(self, strategies: Sequence[CaptionStrategy]) -> list[str]:
         """Each photo's caption by its strategy."""

@@ -5,7 +5,8 @@ pycocoevalcap counts in Python, are counted with numpy.
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -116,6 +117,12 @@ class CaptionScores:
         """Of some photos (indices or mask); CIDEr-D keeps the document frequencies of all."""
         parts = (self.bleu, self.meteor_stats, self.rouge, self.cider, self.errors)
         return CaptionScores(*(part[rows] for part in parts))
+
+    @classmethod
+    def joined(cls, parts: Sequence["CaptionScores"]) -> "CaptionScores":
+        """Of the photos of all parts, one after another."""
+        names = [field.name for field in fields(cls)]
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
     def resampled(self, counts: np.ndarray) -> dict[str, np.ndarray]:
         """Corpus scores [resamples] where photo i occurs counts[:, i] times; counts [resamples, photos]."""

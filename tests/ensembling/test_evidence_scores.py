@@ -174,9 +174,9 @@ def test_of_many_photos_a_sample_judges(monkeypatch, capsys):
         return meteor.asked, selection.judging.tolist()
 
     whole = select()
-    assert whole == (2400, list(range(600))) and "judged" not in capsys.readouterr().out
+    assert whole == (1200, list(range(600))) and "judged" not in capsys.readouterr().out
     monkeypatch.setattr(caption_strategy, "JUDGING", 90)
     asked, judging = select()
     assert "caption strategies are judged on 90 of 600 photos" in capsys.readouterr().out
-    assert asked == 360 and len(set(judging)) == 90 and select() == (asked, judging)
+    assert asked == 180 and len(set(judging)) == 90 and select() == (asked, judging)
     assert set(fold[sum(groups, [])][judging]) == {0, 1, 2}

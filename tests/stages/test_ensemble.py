@@ -179,24 +179,37 @@ def test_no_evidence_for_a_fold_comes_from_its_own_captions(predicted, monkeypat
 
 
 def test_a_wider_choice_that_misleads_is_not_made(meteor):
-    rng, fold = np.random.default_rng(0), np.repeat([0, 1, 2], 10)
+    """Of many strategies one is the best by luck: it is not selected, and a fold's photos do not judge their own."""
+    rng, fold = np.random.default_rng(0), np.arange(48) % 4
     words = ["a", "sharp", "and", "very", "bright", "photo", "of", "one", "old", "house"]
     people = [[" ".join(rng.permutation(words))] for _ in fold]
-    groups = [np.flatnonzero(fold == number).tolist() for number in range(3)]
-    selection = StrategySelection(Corpus(people, fold, CaptionWeights(), 0, 3), groups, meteor)
-    plain, good, *clever = (CaptionStrategy(1, mixture) for mixture in MIXTURES[:5])
+    groups = [np.flatnonzero(fold == k).tolist() for k in range(4)]
+    lucky = [CaptionStrategy(runs) for runs in range(4, 44)]
+    plain, good, better = (CaptionStrategy(runs) for runs in range(1, 4))
+    said = {strategy: rng.random(48) < 0.3 for strategy in lucky}
 
-    def add(strategy, write):
-        selection.add(strategy, [[write(row) for row in group] for group in groups])
+    def selected(sets, silent_on=None):
+        selection = StrategySelection(Corpus(people, fold, CaptionWeights(), 0, 3), groups, meteor)
+        for strategy, count in ((plain, 3), (good, 5), (better, 6)):
+            captions = [" ".join(texts[0].split()[:count]) for texts in people]
+            if strategy == better:
+                captions = ["nothing" if k == silent_on else text for k, text in zip(fold, captions, strict=True)]
+            selection.add(strategy, [[captions[row] for row in group] for group in groups])
+        for strategy, whole in said.items():
+            selection.add(
+                strategy, [[people[row][0] if whole[row] else "nothing" for row in group] for group in groups]
+            )
+        return selection, selection.select(sets)
 
-    add(plain, lambda row: " ".join(people[row][0].split()[:5]))
-    add(good, lambda row: " ".join(people[row][0].split()[:7]))
-    for number, strategy in enumerate(clever):  # perfect on all folds but one, so that the others ask for it there
-        add(strategy, lambda row, number=number: "nothing" if fold[row] == number else people[row][0])
-    assert selection.best([plain, *clever]) in clever
-    assert selection.best_of_photos([plain, *clever]) == [clever[number] for number in fold]
-    assert selection.select([[plain], [plain, *clever]]) == (plain, [plain] * 30)
-    assert selection.select([[plain], [plain, good], [plain, good, *clever]]) == (good, [good] * 30)
+    selection, choice = selected([[plain, good], [plain, good, *lucky]])
+    assert selection.best([plain, good, *lucky]) in lucky
+    assert set(selection.best_of_photos([plain, good, *lucky])) & set(lucky)
+    assert choice == (good, [good] * 48)
+    sets = [[plain, good], [plain, good, better], [plain, good, better, *lucky]]
+    assert selected(sets)[1] == (better, [better] * 48)
+    for k in range(4):
+        of_photos = selected(sets, silent_on=k)[1][1]
+        assert {of_photos[row] for row in range(12 * k, 12 * k + 12)} == {better}
 
 
 def test_where_no_test_photo_can_be_read_training_photos_still_get_captions(meteor, monkeypatch, tmp_path):
