@@ -19,7 +19,7 @@ from src.pipeline import budget, outputs, resolved
 from src.pipeline.artefacts import making, outdated
 from src.pipeline.runs import planned_settings, run_folder
 from src.pipeline.stages import ensure_inputs
-from src.settings.keys import assemble, flatten
+from src.settings.keys import flatten
 from src.settings.load import changed, load
 from src.settings.planning import Choice, plans_of
 from src.settings.schema import Settings
@@ -64,13 +64,7 @@ def choose(settings: Settings) -> dict[str, Any]:
     flat["tune.trials"] = resolved.search_plan(settings).trials
     costs = measured_costs(settings, feature_variants(settings, plans), start)
     spent, limit = budget.spent(), 60 * settings.run.minutes
-    while True:
-        plan, seconds, fits = budget.best_plan(plans, flat, costs, budget.MARGIN * limit - spent)
-        try:
-            assemble(flatten(settings) | budget.values_of(plan))
-            break
-        except ValueError:  # a setting that is given does not go with a choice
-            plans.remove(plan)
+    plan, seconds, fits = budget.best_plan(plans, flat, costs, budget.MARGIN * limit - spent)
     total = spent + sum(seconds.values())
     print(f"plan: {in_words(seconds)}; with {_minutes(spent)} so far {_minutes(total)} of {settings.run.minutes:g} min")
     left_out = [choice.name for choice in plan if choice.loss]

@@ -20,8 +20,7 @@ from src.pipeline.runs import (
     predictions_folder,
     run_folder,
 )
-from src.settings.keys import flatten
-from src.settings.load import changed
+from src.settings.keys import assemble, flatten
 from src.settings.planning import Choice, choices_of
 from src.settings.schema import Settings
 
@@ -127,17 +126,28 @@ def best_plan(
 ) -> tuple[list[Choice], dict[str, float], bool]:
     """The first plan that takes no more than so many seconds, else the shortest; its parts, and whether it fits.
 
-    plans: the best first. flat: the settings as they are, by dotted key.
+    plans: the best first; one that contradicts the settings is left out. flat: the settings as they are, by dotted key.
     """
     shortest: tuple[list[Choice], dict[str, float]] | None = None
     for plan in plans:
         parts = stage_seconds(dict(flat) | values_of(plan), costs)
-        if sum(parts.values()) <= seconds:
-            return list(plan), parts, True
-        if shortest is None or sum(parts.values()) < sum(shortest[1].values()):
+        total = sum(parts.values())
+        shorter = shortest is None or total < sum(shortest[1].values())
+        if (shorter or total <= seconds) and consistent(flat, plan):
             shortest = list(plan), parts
+            if total <= seconds:
+                return *shortest, True
     assert shortest is not None
     return *shortest, False
+
+
+def consistent(flat: Mapping[str, Any], plan: Sequence[Choice]) -> bool:
+    """Whether settings by dotted key go together with a plan's choices: one that is given may contradict a choice."""
+    try:
+        assemble(dict(flat) | values_of(plan))
+    except ValueError:
+        return False
+    return True
 
 
 def values_of(plan: Sequence[Choice]) -> dict[str, Any]:
@@ -239,11 +249,12 @@ def keep_pace(settings: Settings, stage: str) -> Settings:
     late_choices: list[Choice] = []
     for choices in reversed(sets):  # the choice among captions costs the least score
         for choice in choices:
-            if needed(late_choices) > left and needed([*late_choices, choice]) < needed(late_choices):
-                late_choices = [*(other for other in late_choices if other not in choices), choice]
+            with_choice = [*(other for other in late_choices if other not in choices), choice]
+            less = needed(late_choices) > left and needed(with_choice) < needed(late_choices)
+            if less and consistent(flat, with_choice):
+                late_choices = with_choice
     if not late_choices:
         return settings
-    changed(settings, values_of(late_choices), str(late))
     write_json(late, {"settings": values_of(late_choices)})
     names = " and ".join(choice.name for choice in late_choices)
     print(f"{stage}: late: {left / 60:.1f} min are left, {needed([]) / 60:.1f} needed; leaves out {names}", flush=True)

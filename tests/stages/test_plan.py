@@ -79,6 +79,16 @@ def test_a_generous_budget_gives_the_bytes_of_none(competition, begun):
     assert written[0] == written[1]
 
 
+def late_run(arguments, stage, minutes_gone, monkeypatch):
+    """Settings of a run, planned for without a search, as a stage of it begins on the machine of `calm_costs`."""
+    settings, _ = load(["run.minutes=20", "run.name=late", *arguments], stage)
+    seconds = stage_seconds({**flatten(settings), "tune.trials": 0}, calm_costs())
+    content = {"seconds": seconds, "spent": 30.0, "costs": dataclasses.asdict(calm_costs())}
+    write_json(planned_settings(run_folder(settings)), {"settings": {"tune.trials": 0}, **content})
+    monkeypatch.setenv(STARTED, repr(time.monotonic() - 60 * minutes_gone))
+    return settings
+
+
 @pytest.mark.parametrize(
     ("stage", "kept", "minutes_gone", "chosen"),
     [
@@ -94,21 +104,23 @@ def test_a_generous_budget_gives_the_bytes_of_none(competition, begun):
     ],
 )
 def test_a_late_stage_chooses_what_takes_less(workplace, monkeypatch, stage, kept, minutes_gone, chosen):
-    settings, _ = load(["run.minutes=20", "run.name=late", f"run.kept=[{kept}]"], stage)
-    seconds = stage_seconds({**flatten(settings), "tune.trials": 0}, calm_costs())
-    file = planned_settings(run_folder(settings))
-    values = {"tune.trials": 0}
-    content = {"settings": values, "seconds": seconds, "spent": 30.0, "costs": dataclasses.asdict(calm_costs())}
-    write_json(file, content)
-    monkeypatch.setenv(STARTED, repr(time.monotonic() - 60 * minutes_gone))
+    settings = late_run([f"run.kept=[{kept}]"], stage, minutes_gone, monkeypatch)
     assert keep_pace(settings, stage) == settings
     late = planned_settings(run_folder(settings), stage)
     assert (read_json(late)["settings"] if late.is_file() else None) == chosen
     now = flatten(planned(settings))
-    assert (values | (chosen or {})).items() <= now.items() and now["run.minutes"] is None
+    assert ({"tune.trials": 0} | (chosen or {})).items() <= now.items() and now["run.minutes"] is None
     monkeypatch.setenv(STARTED, repr(time.monotonic()))
     keep_pace(settings, stage)
     assert flatten(planned(settings)) == now, "what was chosen stays"
+
+
+def test_a_late_stage_makes_no_choice_that_contradicts_what_is_given(workplace, monkeypatch):
+    settings = late_run(["self_critical.from_epoch=8"], "train", 17, monkeypatch)
+    keep_pace(settings, "train")
+    late = read_json(planned_settings(run_folder(settings), "train"))["settings"]
+    assert late == {"predict.candidates": False, "ensemble.captions": "search"}, "no epochs: 8 must come before the end"
+    assert planned(settings).ensemble.captions == "search"
 
 
 def test_costs_are_measured_in_pieces_of_the_run_itself(competition, workplace, monkeypatch, quick, capsys):
