@@ -69,6 +69,8 @@ class Costs:
     """The choice among captions of a photo, for each of its candidates and each neighbour."""
     rest: float
     """From evaluate to the end."""
+    rewarded_photo: float = 0.0
+    """In an epoch of self-critical training; 0: as in any other."""
 
 
 def features_key(flat: Mapping[str, Any]) -> str:
@@ -81,8 +83,7 @@ def stage_seconds(flat: Mapping[str, Any], costs: Costs) -> dict[str, float]:
     """Seconds of each part that is still to come, for settings by dotted key."""
     folds = 1 if flat["train.fold"] is not None else costs.folds
     features = costs.photos * costs.features.get(features_key(flat), 0.0)
-    watched = min(costs.validated, flat["train.validation_photos"])
-    epoch = costs.trained * costs.trained_photo + watched * costs.validated_photo
+    training = _training(flat, flat["train.epochs"], costs)
     candidates = flat["predict.candidates"] and flat["task"] != "mos"
     photo = costs.searched_photo
     if candidates:
@@ -91,12 +92,11 @@ def stage_seconds(flat: Mapping[str, Any], costs: Costs) -> dict[str, float]:
     trials, left = flat["tune.trials"] or 0, folds
     if trials:
         judged = 2 if flat["tune.judge_folds"] is None else len(flat["tune.judge_folds"])
-        share = (flat["tune.epochs"] or flat["train.epochs"]) / flat["train.epochs"]
-        fold = costs.start + flat["train.epochs"] * epoch
-        trial = costs.start + flat["train.epochs"] * share * epoch
+        fold = costs.start + training
+        trial = costs.start + _training(flat, flat["tune.epochs"] or flat["train.epochs"], costs)
         seconds["search"] = 2 * costs.start + _waves(trials, trial, costs) + _waves(2 * judged, fold, costs)
         left = max(0, folds - 1 - judged)
-    seconds["folds"] = costs.start + _folds(left, 2 * costs.start + flat["train.epochs"] * epoch, costs)
+    seconds["folds"] = costs.start + _folds(left, 2 * costs.start + training, costs)
     predicted = (costs.validated + costs.tested) * photo
     seconds["prediction"] = costs.start + _folds(folds, 2 * costs.start + predicted, costs)
     seconds["ensemble"] = costs.start + costs.regressors
@@ -105,6 +105,15 @@ def stage_seconds(flat: Mapping[str, Any], costs: Costs) -> dict[str, float]:
         compared = folds * costs.validated * (written + neighbours) + costs.tested * (written * folds + neighbours)
         seconds["ensemble"] += costs.choice * compared
     return seconds | {"evaluation": costs.rest}
+
+
+def _training(flat: Mapping[str, Any], epochs: int, costs: Costs) -> float:
+    """Seconds of so many epochs of a fold."""
+    first = flat["self_critical.from_epoch"]
+    rewarded = 0 if first is None else max(0, epochs - first)
+    trained = (epochs - rewarded) * costs.trained_photo + rewarded * (costs.rewarded_photo or costs.trained_photo)
+    watched = min(costs.validated, flat["train.validation_photos"])
+    return costs.trained * trained + epochs * watched * costs.validated_photo
 
 
 def _waves(count: int, seconds: float, costs: Costs) -> float:

@@ -191,22 +191,22 @@ class Settings:
             self._check_non_autoregressive()
 
     def _check_task(self) -> None:
-        task, self_critical, objective = self.task, self.self_critical, self.tune.objective
+        task, first, objective = self.task, self.self_critical.from_epoch, self.tune.objective
         if task != "caption" and self.loss.mos == "none" and not self.loss.compares:
             raise ValueError("loss.mos=none needs loss.plcc, loss.rank or loss.srcc: nothing would teach the MOS")
         if objective is not None and task not in ("both", objective):
             raise ValueError(f"tune.objective={objective}: task={task} has no such score; leave it out")
-        if task == "mos" and self_critical.from_epoch is not None:
+        if task == "mos" and first is not None:
             raise ValueError("self_critical.from_epoch: task=mos has no captions; leave it out")
-        if self_critical.from_epoch is not None and self_critical.from_epoch >= self.train.epochs:
-            raise ValueError(
-                f"self_critical.from_epoch={self_critical.from_epoch} is not before the end, "
-                f"train.epochs={self.train.epochs}"
-            )
+        if first is not None and first >= (epochs := self.train.epochs):
+            raise ValueError(f"self_critical.from_epoch={first} is not before the end, train.epochs={epochs}")
         if task == "mos" and self.decoder.distill_from is not None:
             raise ValueError("decoder.distill_from: task=mos has no captions; leave it out")
         if self.decoder.distill_from == self.run.name:
             raise ValueError(f"decoder.distill_from={self.run.name} is this run itself; name another one")
+        if self.run.minutes is not None and self.decoder.distill_from is not None:
+            teacher = f"decoder.distill_from={self.decoder.distill_from}"
+            raise ValueError(f"run.minutes counts no time for the captions that {teacher} writes first; leave out one")
         if self.run.name in self.ensemble.encoders:
             raise ValueError(f"ensemble.encoders: {self.run.name} is the name of the run; choose another run.name")
         if task != "mos" and self.ensemble.captions == "mbr" and not self.predict.candidates:

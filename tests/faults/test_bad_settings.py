@@ -118,6 +118,7 @@ ARGUMENTS = {
     "two ways of splitting": (["split.official=true", "split.holdout=0.1"], "exclude each other", "keep one"),
     "a teacher of no captions": (["decoder.distill_from=x", "task=mos"], "task=mos has no captions", "leave it out"),
     "a run that teaches itself": (["decoder.distill_from=x", "run.name=x"], "x is this run itself", "another"),
+    "a teacher within a time": (["decoder.distill_from=x", "run.minutes=9"], "decoder.distill_from=x", "leave out one"),
     "former name": (["optim.clip=1"], "optim.clip=1", "is optim.grad_clip_norm=1 now"),
     "former name as two words": (["--train.ema", "0.9"], "is train.ema_decay=0.9 now"),
     "former name and value": (["loss.quality=squared"], "is loss.mos=mse now"),

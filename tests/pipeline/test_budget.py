@@ -8,7 +8,18 @@ import pytest
 
 from src.base.files import read_json, write_json
 from src.pipeline import budget
-from src.pipeline.budget import MARGIN, STARTED, Costs, best_plan, clock, features_key, spent, stage_seconds, values_of
+from src.pipeline.budget import (
+    MARGIN,
+    SIDE_BY_SIDE,
+    STARTED,
+    Costs,
+    best_plan,
+    clock,
+    features_key,
+    spent,
+    stage_seconds,
+    values_of,
+)
 from src.pipeline.runs import clock_path, run_folder
 from src.settings.keys import flatten
 from src.settings.load import build, load
@@ -47,6 +58,15 @@ def test_the_parts_of_a_calm_run_are_those_that_were_measured():
 def test_an_epoch_is_validated_on_a_bounded_number_of_photos():
     few, many = (stage_seconds(FLAT, calm_costs(validated=count))["folds"] for count in (5000, 50_000))
     assert few == many
+
+
+def test_epochs_of_self_critical_training_have_a_cost_of_their_own():
+    flat = FLAT | {"tune.trials": 0, "self_critical.from_epoch": 8}
+    ordinary, dear = (stage_seconds(flat, calm_costs(rewarded_photo=seconds)) for seconds in (0.0, 0.0155))
+    added = 4 * 1569 * (0.0155 - 0.0055)
+    assert dear["folds"] - ordinary["folds"] == pytest.approx(SIDE_BY_SIDE * added * 3 / 2)
+    searched = stage_seconds(flat | {"tune.trials": 4, "tune.epochs": 8}, calm_costs(rewarded_photo=9.0))["search"]
+    assert searched > 4 * SIDE_BY_SIDE / 2 * 4 * 1569 * 9.0, "the judge trains to the end"
 
 
 def test_all_trials_of_a_plan_can_run_side_by_side():

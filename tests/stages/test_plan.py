@@ -14,6 +14,7 @@ from src.pipeline.runs import planned_settings, run_folder
 from src.reports import costs
 from src.settings.keys import flatten
 from src.settings.load import load
+from src.training.engine import Engine
 from tests.conftest import TINY
 from tests.helpers.in_process import inputs_in_process
 from tests.pipeline.test_budget import calm_costs
@@ -139,6 +140,34 @@ def test_costs_are_measured_in_pieces_of_the_run_itself(competition, workplace, 
     assert all(0 < seconds < 20 for seconds in times) and measured["searched_photo"] >= 0
     left = {path.name for path in (workplace / "runs" / "measured").iterdir() if not path.name.startswith(".")}
     assert left == {"plan", "rejected.csv"}, "the measurement leaves nothing"
+
+
+def test_the_dearest_epochs_of_a_run_are_measured(competition, workplace, monkeypatch, quick):
+    kinds, begin_epoch = [], Engine.begin_epoch
+
+    def recorded(engine, epoch):
+        begin_epoch(engine, epoch)
+        sampling = engine.task.sampling_probability > 0
+        kinds.append((engine.task.model.encoder.frozen, sampling, engine.rewarded(epoch)))
+
+    monkeypatch.setenv(STARTED, repr(time.monotonic()))
+    monkeypatch.setattr(Engine, "begin_epoch", recorded)
+    run = [*FREE, "run.minutes=600", "tune.trials=0", "train.patience=1", "train.epochs=6"]
+    late = ["encoder.frozen_epochs=3", "scheduled_sampling.probability=0.1", "scheduled_sampling.from_epoch=2"]
+    rewarded = ["self_critical.from_epoch=4", "vocabulary.maximum_words=8"]
+    run_all(competition, *run, stages=(preprocess, split))
+    measured = {}
+    for name, given, expected in (
+        ("late", late, [(False, True, False)] * 2),
+        ("never", [*late, "train.epochs=2"], [(True, False, False)] * 2),
+        ("rewarded", rewarded, [(False, False, False)] * 2 + [(False, False, True)] * 2),
+    ):
+        plan.main([f"data.root={competition}", *run, *given, f"run.name={name}"])
+        assert kinds == expected, name
+        measured[name] = read_json(workplace / "runs" / name / "plan" / "plan.json")["costs"]
+        kinds.clear()
+    assert measured["late"]["rewarded_photo"] == 0 < measured["late"]["trained_photo"]
+    assert measured["rewarded"]["rewarded_photo"] > measured["rewarded"]["trained_photo"]
 
 
 def test_further_encoders_cost_what_their_features_take(competition, workplace, monkeypatch, quick):
