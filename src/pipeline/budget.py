@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from src.base.files import read_json, write_json
-from src.pipeline.resolved import planned
+from src.pipeline.resolved import judge_folds, planned
 from src.pipeline.runs import (
     clock_path,
     ensemble_folder,
@@ -28,6 +28,8 @@ MARGIN = 0.95
 """Share of run.minutes that a plan may take; where it is late, a stage goes up to the whole."""
 SIDE_BY_SIDE = 1.3
 """How much longer a process computes on a core of its own where others compute on the other cores (measured)."""
+RANDOM_TRIALS = 5
+"""So many trials at most run side by side: that of src.tuning.space, which lies above this room."""
 STARTED = "STAGES_STARTED"
 """The environment's name for the moment, by the machine's monotonic clock, at which the run began to count."""
 FEATURES = ("encoder.name", "encoder.more_levels", "encoder.long_side")
@@ -47,7 +49,7 @@ class Costs:
     folds: int
     """How many there are in all."""
     jobs: int
-    """Processes that are side by side."""
+    """Processes that compute side by side."""
     gpu: bool
     start: float
     """Of a process, until it computes."""
@@ -71,6 +73,8 @@ class Costs:
     """From evaluate to the end."""
     rewarded_photo: float = 0.0
     """In an epoch of self-critical training; 0: as in any other."""
+    shares_cores: bool = True
+    """Whether more folds than jobs share the cores evenly, so that none is alone at the end."""
 
 
 def features_key(flat: Mapping[str, Any]) -> str:
@@ -81,7 +85,7 @@ def features_key(flat: Mapping[str, Any]) -> str:
 
 def stage_seconds(flat: Mapping[str, Any], costs: Costs) -> dict[str, float]:
     """Seconds of each part that is still to come, for settings by dotted key."""
-    folds = 1 if flat["train.fold"] is not None else costs.folds
+    folds = set(range(costs.folds)) if flat["train.fold"] is None else {flat["train.fold"]}
     features = costs.photos * costs.features.get(features_key(flat), 0.0)
     training = _training(flat, flat["train.epochs"], costs)
     candidates = flat["predict.candidates"] and flat["task"] != "mos"
@@ -89,20 +93,17 @@ def stage_seconds(flat: Mapping[str, Any], costs: Costs) -> dict[str, float]:
     if candidates:
         photo += costs.other_searches + flat["predict.samples"] * costs.sample
     seconds = {"features": features and features + costs.start}
-    trials, left = flat["tune.trials"] or 0, folds
-    if trials:
-        judged = 2 if flat["tune.judge_folds"] is None else len(flat["tune.judge_folds"])
-        fold = costs.start + training
-        trial = costs.start + _training(flat, flat["tune.epochs"] or flat["train.epochs"], costs)
-        seconds["search"] = 2 * costs.start + _waves(trials, trial, costs) + _waves(2 * judged, fold, costs)
-        left = max(0, folds - 1 - judged)
-    seconds["folds"] = costs.start + _folds(left, 2 * costs.start + training, costs)
+    handed_over = set[int]()
+    if flat["tune.trials"]:
+        seconds["search"], handed_over = _search(flat, costs)
+    seconds["folds"] = costs.start + _folds(len(folds - handed_over), 2 * costs.start + training, costs)
     predicted = (costs.validated + costs.tested) * photo
-    seconds["prediction"] = costs.start + _folds(folds, 2 * costs.start + predicted, costs)
+    seconds["prediction"] = costs.start + _folds(len(folds), 2 * costs.start + predicted, costs)
     seconds["ensemble"] = costs.start + costs.regressors
     if candidates and flat["ensemble.captions"] == "mbr":
         written, neighbours = 12 + flat["predict.samples"], flat["ensemble.neighbours"]  # 12: greedy and both beams
-        compared = folds * costs.validated * (written + neighbours) + costs.tested * (written * folds + neighbours)
+        compared = len(folds) * costs.validated * (written + neighbours)
+        compared += costs.tested * (written * len(folds) + neighbours)
         seconds["ensemble"] += costs.choice * compared
     return seconds | {"evaluation": costs.rest}
 
@@ -116,17 +117,37 @@ def _training(flat: Mapping[str, Any], epochs: int, costs: Costs) -> float:
     return costs.trained * trained + epochs * watched * costs.validated_photo
 
 
-def _waves(count: int, seconds: float, costs: Costs) -> float:
+def _search(flat: Mapping[str, Any], costs: Costs) -> tuple[float, set[int]]:
+    """Seconds of the trials and of judging the best one, and the folds of which it leaves nothing to train.
+
+    They are those of the dearer case, that this trial wins: the networks of the settings as they are were in vain.
+    """
+    trials, searched = flat["tune.trials"], flat["tune.folds"] or [0]
+    judged = judge_folds(flat["tune.judge_folds"], searched, costs.folds)
+    if flat["tune.objective"] == "both":
+        judged = []
+    trial = costs.start + len(searched) * _training(flat, flat["tune.epochs"] or flat["train.epochs"], costs)
+    judging = costs.start + _training(flat, flat["train.epochs"], costs)
+    jobs = 1 if costs.gpu else costs.jobs  # the workers of tune share one GPU
+    if trials <= RANDOM_TRIALS and flat["tune.pruner"] == "none":
+        searching = jobs = min(jobs, trials)
+    else:
+        searching = 1
+    seconds = _waves(trials, trial, searching, costs) + _waves(2 * len(judged), judging, jobs, costs)
+    return 2 * costs.start + seconds, set(judged) - set(searched)  # in a fold of both with another seed
+
+
+def _waves(count: int, seconds: float, jobs: int, costs: Costs) -> float:
     """Seconds of so many equal processes, as many at a time as there are jobs."""
-    full, alone = divmod(count, costs.jobs)
-    slower = 1.0 if costs.gpu or costs.jobs == 1 else SIDE_BY_SIDE
+    full, alone = divmod(count, jobs)
+    slower = 1.0 if costs.gpu or jobs == 1 else SIDE_BY_SIDE
     return seconds * (full * slower + (0 if not alone else 1.0 if alone == 1 else slower))
 
 
 def _folds(count: int, seconds: float, costs: Costs) -> float:
-    """Seconds of so many folds: on CPUs, where there are more than jobs, they share the cores evenly."""
-    if costs.gpu or not 1 < costs.jobs < count:
-        return _waves(count, seconds, costs)
+    """Seconds of so many folds."""
+    if costs.gpu or not costs.shares_cores or not 1 < costs.jobs < count:
+        return _waves(count, seconds, costs.jobs, costs)
     return seconds * SIDE_BY_SIDE * count / costs.jobs
 
 

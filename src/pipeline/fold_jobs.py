@@ -55,13 +55,15 @@ def jobs_of(settings: Settings, gpus: int) -> int:
     return settings.run.jobs or gpus or usable_processes(_GIGABYTES, settings.run.threads)
 
 
-def _jobs_for(folds: int, settings: Settings, gpus: int) -> int:
-    """How many of so many folds run at a time.
+def shares_cores(settings: Settings, gpus: int) -> bool:
+    """Whether more folds than `jobs_of` run at a time, on CPUs, so that no cores idle while a last one is alone."""
+    return not gpus and not settings.run.jobs and fitting_processes(_GIGABYTES) >= 2 * jobs_of(settings, gpus)
 
-    On CPUs, without run.jobs, no cores idle while a last fold is alone: three folds share two cores from the start.
-    """
+
+def _jobs_for(folds: int, settings: Settings, gpus: int) -> int:
+    """How many of so many folds run at a time: three, for example, share two cores from the start."""
     jobs = min(jobs_of(settings, gpus), folds)
-    if jobs < 2 or gpus or settings.run.jobs or fitting_processes(_GIGABYTES) < 2 * jobs:
+    if jobs < 2 or not shares_cores(settings, gpus):
         return jobs
     return math.ceil(folds / (folds // jobs))
 

@@ -77,11 +77,16 @@ class SearchPlan:
         return {f"tune.{key}": value for key, value in dataclasses.asdict(self).items() if key not in apart}
 
 
+def judge_folds(given: list[int] | None, searched: list[int], fold_count: int) -> list[int]:
+    """tune.judge_folds, where it is given, else some folds outside those that are searched, or of these."""
+    outside = [fold for fold in range(fold_count) if fold not in searched]
+    return (outside or searched)[:JUDGE_FOLDS] if given is None else given
+
+
 def search_plan(settings: Settings) -> SearchPlan:
     """The search over what training depends on."""
     tune, space = settings.tune, search_space(settings)
     folds = tune.folds or [0]
-    outside = [fold for fold in range(settings.split.fold_count) if fold not in folds]
     on_demo = settings.data.root is None and data_root(settings) == DEMO
     by_itself = DEMO_TRIALS if on_demo and space and has_networks(settings) else 0
     return SearchPlan(
@@ -91,7 +96,7 @@ def search_plan(settings: Settings) -> SearchPlan:
         pruner=tune.pruner,
         epochs=tune.epochs or settings.train.epochs,
         folds=folds,
-        judge_folds=(outside or folds)[:JUDGE_FOLDS] if tune.judge_folds is None else tune.judge_folds,
+        judge_folds=judge_folds(tune.judge_folds, folds, settings.split.fold_count),
         storage=tune.storage,
     )
 

@@ -23,7 +23,7 @@ from src.inference.fold_predictions import predict_fold
 from src.pipeline import outputs
 from src.pipeline.artefacts import outdated
 from src.pipeline.budget import Costs, features_key
-from src.pipeline.fold_jobs import jobs_of
+from src.pipeline.fold_jobs import jobs_of, shares_cores
 from src.pipeline.resolved import data_root, folds_of
 from src.settings.keys import flatten
 from src.settings.load import changed
@@ -77,13 +77,16 @@ def measured_costs(settings: Settings, variants: Mapping[str, Settings], start: 
     machines = _REGRESSORS * (exact / 1600) ** 2 + _BEYOND * (rated - exact)
     machines *= len(folds_of(settings)) / 3 if settings.task != "caption" else 0.0
     machines *= 1 + _FURTHER * len(settings.ensemble.encoders)
+    gpus = torch.cuda.device_count()
+    fitting = gpus or max(1, usable_cores() // settings.run.threads)  # more jobs than that gain nothing
     return Costs(
         photos=len(table),
         trained=len(data.labelled(settings.task)),
         validated=len(data.validation_rows),
         tested=int((table["part"] == "test").sum()),
         folds=settings.split.fold_count,
-        jobs=jobs_of(settings, torch.cuda.device_count()),
+        jobs=min(jobs_of(settings, gpus), fitting),
+        shares_cores=shares_cores(settings, gpus),
         gpu=ranks.device.type == "cuda",
         start=start,
         features=features,

@@ -70,7 +70,34 @@ def test_epochs_of_self_critical_training_have_a_cost_of_their_own():
 
 
 def test_all_trials_of_a_plan_can_run_side_by_side():
-    assert max(TRIALS) <= RANDOM_TRIALS
+    assert max(TRIALS) <= budget.RANDOM_TRIALS == RANDOM_TRIALS
+
+
+@pytest.mark.parametrize(
+    ("given", "machine", "search", "folds"),
+    [
+        ({}, {}, (2 + 2) * SIDE_BY_SIDE, 1),
+        ({"tune.trials": 6}, {}, 6 + 2 * SIDE_BY_SIDE, 1),
+        ({"tune.pruner": "median"}, {}, 4 + 2 * SIDE_BY_SIDE, 1),
+        ({"tune.epochs": 6}, {}, (1 + 2) * SIDE_BY_SIDE, 1),
+        ({"tune.folds": [0, 1]}, {}, (2 * 2 + 1) * SIDE_BY_SIDE, SIDE_BY_SIDE),
+        ({"tune.judge_folds": [0, 1]}, {}, (2 + 2) * SIDE_BY_SIDE, SIDE_BY_SIDE),
+        ({"tune.objective": "both"}, {}, 2 * SIDE_BY_SIDE, 1.5 * SIDE_BY_SIDE),
+        ({"tune.trials": 2}, {"jobs": 4}, (1 + 2) * SIDE_BY_SIDE, 1),
+        ({"train.fold": 1}, {}, (2 + 2) * SIDE_BY_SIDE, 0),
+        ({}, {"folds": 1, "jobs": 1}, 4 + 2, 1),
+        ({}, {"gpu": True}, 4 + 4, 1),
+        ({"tune.trials": 0}, {}, 0, 1.5 * SIDE_BY_SIDE),
+        ({"tune.trials": 0}, {"shares_cores": False}, 0, SIDE_BY_SIDE + 1),
+    ],
+    ids=str,
+)
+def test_the_search_and_the_folds_take_so_many_trainings(given, machine, search, folds):
+    costs = calm_costs(start=0.0, **machine)
+    training = stage_seconds(FLAT | {"train.fold": 0, "tune.trials": 0}, costs)["folds"]
+    seconds = stage_seconds(FLAT | {"tune.trials": 4} | given, costs)
+    assert seconds.get("search", 0) == pytest.approx(search * training)
+    assert seconds["folds"] == pytest.approx(folds * training)
 
 
 @pytest.mark.parametrize("changes", [{}, {"photos": 60000, "trained": 40000}, {"start": 40.0}], ids=str)
@@ -84,7 +111,7 @@ def test_more_minutes_never_choose_a_worse_plan(changes):
         build([(key, str(value).lower(), "plan") for key, value in values_of(plan).items() if value != []])
     assert losses[2:] == sorted(losses[2:], reverse=True)
     if not changes:
-        assert [losses[-1], losses[4] > losses[5]] == [0, True]
+        assert [losses[-1], losses[5] > losses[6]] == [0, True]
         assert values_of(best_plan(plans, FLAT, costs, 60 * 17)[0]) == {"tune.trials": 0}, "the defaults"
 
 
@@ -94,6 +121,12 @@ def test_where_nothing_fits_the_shortest_plan_is_taken():
     assert not fits
     assert sum(seconds.values()) == min(sum(stage_seconds(FLAT | values_of(p), costs).values()) for p in plans)
     assert values_of(plan)["train.fold"] == 0 and values_of(plan)["train.epochs"] == 1
+
+
+def test_no_plan_contradicts_what_is_given():
+    flat = FLAT | {"self_critical.from_epoch": 8}
+    plan, _, fits = best_plan(plans_of(flat, []), flat, calm_costs(), 1)
+    assert not fits and values_of(plan)["train.fold"] == 0 and "train.epochs" not in values_of(plan)
 
 
 @pytest.mark.parametrize("kept", [["train.epochs"], ["encoder.long_side", "ensemble.captions"], ["predict.samples"]])

@@ -5,9 +5,11 @@ import shutil
 import time
 
 import pytest
+import torch
 
 from src import ensemble, evaluate, plan, predict, preprocess, rebuild, split, submit, train, tune
 from src.base.files import read_json, write_json
+from src.base.machine import usable_cores
 from src.pipeline.budget import STARTED, keep_pace, stage_seconds
 from src.pipeline.resolved import planned
 from src.pipeline.runs import planned_settings, run_folder
@@ -128,12 +130,14 @@ def test_costs_are_measured_in_pieces_of_the_run_itself(competition, workplace, 
     monkeypatch.setenv(STARTED, repr(time.monotonic()))
     cached = [argument for argument in FREE if not argument.startswith("encoder.frozen")]
     arguments = [*cached, "encoder.more_levels=[]", "run.minutes=600", "run.name=measured", "tune.trials=0"]
+    arguments += ["run.jobs=64"]
     run_all(competition, *arguments, stages=(preprocess, split, plan))
     assert capsys.readouterr().out.count("of 600 min") == 1
     written = read_json(workplace / "runs" / "measured" / "plan" / "plan.json")
     assert written["settings"] == {} and written["seconds"].keys() >= {"features", "folds", "prediction", "ensemble"}
     measured = written["costs"]
-    assert (measured["photos"], measured["tested"], measured["folds"], measured["jobs"]) == (80, 20, 2, 1)
+    assert (measured["photos"], measured["tested"], measured["folds"]) == (80, 20, 2)
+    assert measured["jobs"] == (torch.cuda.device_count() or usable_cores()) and not measured["shares_cores"]
     assert measured["trained"] + measured["validated"] == 60
     assert measured["features"].keys() == {f"test_resnet at {side}" for side in (512, 384, 256, 128)}
     times = [*measured["features"].values(), *(measured[k] for k in ("trained_photo", "regressors", "choice"))]
@@ -167,7 +171,7 @@ def test_the_dearest_epochs_of_a_run_are_measured(competition, workplace, monkey
         measured[name] = read_json(workplace / "runs" / name / "plan" / "plan.json")["costs"]
         kinds.clear()
     assert measured["late"]["rewarded_photo"] == 0 < measured["late"]["trained_photo"]
-    assert measured["rewarded"]["rewarded_photo"] > measured["rewarded"]["trained_photo"]
+    assert measured["rewarded"]["rewarded_photo"] > 0
 
 
 def test_further_encoders_cost_what_their_features_take(competition, workplace, monkeypatch, quick):
