@@ -77,10 +77,10 @@ class SearchPlan:
         return {f"tune.{key}": value for key, value in dataclasses.asdict(self).items() if key not in apart}
 
 
-def judge_folds(given: list[int] | None, searched: list[int], fold_count: int) -> list[int]:
-    """tune.judge_folds, where it is given, else some folds outside those that are searched, or of these."""
+def judge_folds(requested: list[int] | None, searched: list[int], fold_count: int) -> list[int]:
+    """tune.judge_folds, where they are requested, else some folds outside those that are searched, or of these."""
     outside = [fold for fold in range(fold_count) if fold not in searched]
-    return (outside or searched)[:JUDGE_FOLDS] if given is None else given
+    return (outside or searched)[:JUDGE_FOLDS] if requested is None else requested
 
 
 def search_plan(settings: Settings) -> SearchPlan:
