@@ -13,6 +13,9 @@ from src.data.augment import Augmenter
 from src.data.labels import Labels
 from src.data.vocabulary import PAD
 
+_FOR_REGRESSORS = {"maxima"}
+"""Cached features that no network reads."""
+
 
 @dataclass(frozen=True)
 class BatchSlice:
@@ -90,7 +93,8 @@ class BatchDataset(Dataset):
         assert self.labels.features is not None
         if not self._open:
             for path in sorted(self.labels.features.glob("*.npy")):
-                self._file(path)
+                if path.stem not in _FOR_REGRESSORS:
+                    self._file(path)
         views = np.full(len(index.rows), index.crop)
         if self.augmenter is not None and index.epoch >= 0:
             views = np.array([self.augmenter.flips(self.seed, index.epoch, row) for row in index.rows.tolist()], int)

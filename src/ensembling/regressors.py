@@ -1,7 +1,7 @@
 """Regressors of MOS on features of the photos: ridge, boosted trees, kernel methods; each predicts out of fold."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -25,7 +25,7 @@ KERNEL_RIDGE = "kernel_ridge"
 TEST = -2
 """Stands where a test photo has its fold."""
 _FROZEN_SHARE = 2.0
-"""Of a frozen encoder's features in the distances of kernel ridge regression; each other table's is 1."""
+"""Of each table of a frozen encoder's features in the distances of kernel ridge regression; each other table's is 1."""
 Regressor = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 """(rows of labelled photos, their mos, rows of others) → predictions of the others."""
 
@@ -38,9 +38,9 @@ class PhotoFeatures:
     """[N, F]."""
     codebook: np.ndarray | None = None
     """[N, C] of `data.codebook_features`; None where they were not computed."""
-    frozen: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """[N, V, D] cached features of frozen encoders that MOS is predicted from, of V views, by the name of the run or of
-    the encoder itself; they may be mapped from a file."""
+    frozen: Mapping[str, Sequence[np.ndarray]] = field(default_factory=dict)
+    """Cached features of frozen encoders that MOS is predicted from, each [N, V, D] of V views, by the name of the run
+    or of the encoder itself; they may be mapped from files."""
 
 
 def member_name(member: str, run: str, first: str) -> str:
@@ -81,7 +81,7 @@ def regressor_members(
             flush=True,
         )
     for run, frozen in features.frozen.items():
-        inputs = [Table(frozen, _FROZEN_SHARE, cut=True), *tables]
+        inputs = [*(Table(values, _FROZEN_SHARE, cut=True) for values in frozen), *tables]
         regressors[member_name(KERNEL_RIDGE, run, first)] = partial(_kernel_ridge, inputs, rows, most)
     members = {}
     for name, regressor in tqdm(regressors.items(), "regressors of MOS", unit=" regressors", leave=False, disable=None):

@@ -20,7 +20,7 @@ from src.pipeline import outputs
 from src.pipeline.artefacts import outdated
 from src.settings.schema import Settings
 from src.training.distributed import Ranks, init_ranks
-from src.training.feature_cache import ensemble_features, mos_features
+from src.training.feature_cache import ensemble_features, mos_features, regressor_tables
 from src.training.fold_data import FoldData
 
 
@@ -143,27 +143,31 @@ def read_fold_candidates(folder: Path) -> FoldCandidates:
 def retrieval_features(settings: Settings, folds: Sequence[int]) -> dict[int, np.ndarray]:
     """The features of all photos that each fold's neighbours are searched by, mapped from their files.
 
-    Where features are cached they are those that MOS is predicted from [N, V, D], of all folds one array; else the
+    Where features are cached they are those that networks predict MOS from [N, V, D], of all folds one array; else the
     pooled ones of the fold's own encoder [N, D]. Raises InputError where they are gone.
     """
     if settings.encoder.cached:
-        return dict.fromkeys(folds, regressor_features(settings))
+        return dict.fromkeys(folds, mos_features(_features_of_run(settings)))
     files = {fold: outputs.fold_predictions(settings, fold).folder / "pooled.npy" for fold in folds}
     return {fold: np.load(file, mmap_mode="r") for fold, file in files.items()}
 
 
-def regressor_features(settings: Settings, encoder: str | None = None) -> np.ndarray:
-    """The cached features that MOS is predicted from, of all photos and their V views, mapped [N, V, D].
+def regressor_features(settings: Settings, encoder: str | None = None) -> list[np.ndarray]:
+    """The cached features that regressors predict MOS from, of all photos and their V views, each mapped [N, V, D].
 
     encoder: one of ensemble.encoders, whose features are computed where they are absent. None: the run's own; raises
     InputError where they are gone.
     """
-    if encoder:
-        return mos_features(ensemble_features(settings, encoder, init_ranks()))
+    return regressor_tables(
+        ensemble_features(settings, encoder, init_ranks()) if encoder else _features_of_run(settings)
+    )
+
+
+def _features_of_run(settings: Settings) -> Path:
     cache = outputs.features(settings)
     if reason := outdated(cache, code=False):
         raise InputError(f"{cache.folder}: {reason}; python -m src.predict --fresh makes the features again")
-    return mos_features(cache.folder)
+    return cache.folder
 
 
 def write_run_predictions(

@@ -11,7 +11,7 @@ from src.models.lora import learned_state
 from src.pipeline import outputs
 from src.settings.schema import Settings
 from src.training.distributed import Ranks, sync_batchnorm
-from src.training.feature_cache import feature_bytes, frozen_encoder
+from src.training.feature_cache import FOR_MOS, feature_bytes, frozen_encoder
 from src.training.infer import autocast
 from src.training.optimizer import STATE_BYTES, check_optimizer
 
@@ -69,4 +69,4 @@ def encoder_bytes(settings: Settings, name: str) -> dict[str, int]:
     with named("ensemble.encoders"):
         encoder = frozen_encoder(alone, (0.5,) * channels, (0.25,) * channels, for_mos_alone=True)
         kept = feature_bytes(encoder, alone).items()
-    return {f"{name} {file}": size for file, size in kept if file in ("pooled.npy", "levels.npy")}
+    return {f"{name} {file}": size for file, size in kept if file.removesuffix(".npy") in FOR_MOS}

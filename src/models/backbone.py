@@ -73,9 +73,9 @@ class BackboneEncoder(Encoder):
             output = self._run(images).float()
             grid, layout = self._grid(output)
             pooled = self.backbone.forward_head(output, pre_logits=True) if self._pools_itself else grid.mean(dim=1)
-            levels = self._levels(grid)
+            levels, maxima = self._levels(grid)
         mask = torch.ones(grid.shape[:2], dtype=torch.bool, device=grid.device)
-        return Features(grid, mask, layout, pooled.float(), levels)
+        return Features(grid, mask, layout, pooled.float(), levels, maxima=maxima)
 
     def train(self, mode: bool = True) -> "BackboneEncoder":
         """A frozen backbone stays in evaluation mode, so that its batch norms keep their statistics."""
@@ -103,9 +103,12 @@ class BackboneEncoder(Encoder):
     def _run(self, images: torch.Tensor) -> torch.Tensor:
         return getattr(self.backbone, "forward_features", self.backbone)(images)
 
-    def _levels(self, grid: torch.Tensor) -> torch.Tensor | None:
-        """Of every block and of the output, [B, L]; None where they are not asked for."""
-        return torch.cat([*self._blocks.take(), channel_statistics(grid)], dim=1) if self._blocks else None
+    def _levels(self, grid: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Statistics of every block and of the output [B, L], and maxima [B, M]; None where there are none."""
+        if not self._blocks:
+            return None, None
+        statistics, maxima = self._blocks.take()
+        return torch.cat([*statistics, channel_statistics(grid)], dim=1), torch.cat(maxima, dim=1) if maxima else None
 
     def _grid(self, output: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
         """The backbone's output as [B, N, D] in row-major order, and (height, width)."""
@@ -130,7 +133,7 @@ class BackboneEncoder(Encoder):
             if math.prod(self.layout) != grid.shape[1]:
                 raise ValueError("its features are not a grid")
             self.width = grid.shape[2]
-            levels = self._levels(grid)
+            levels, _ = self._levels(grid)
             self.levels_width = 0 if levels is None else levels.shape[1]
             pooled = self._own_pooling(output)
             self._pools_itself = pooled is not None

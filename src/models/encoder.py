@@ -107,8 +107,11 @@ class JoinedEncoder(Encoder):
     def forward(self, pixels: torch.Tensor) -> Features:
         features = self.encoder(pixels)
         if self.others:
-            levels = [features.levels, *(other(pixels).levels for other in self.others)]
-            features = replace(features, levels=torch.cat([level for level in levels if level is not None], dim=1))
+            every = [features, *(other(pixels) for other in self.others)]
+            levels = [each.levels for each in every if each.levels is not None]
+            maxima = [each.maxima for each in every if each.maxima is not None]
+            joined = torch.cat(maxima, dim=1) if maxima else None
+            features = replace(features, levels=torch.cat(levels, dim=1), maxima=joined)
         return features if self.early_stages is None else replace(features, stage=self.early_stages(pixels))
 
     def layers(self) -> list[list[nn.Parameter]]:
@@ -164,7 +167,7 @@ def views_of(encoder: Encoder, pixels: torch.Tensor, mirrored: bool) -> dict[str
     """
     views = torch.stack([pixels, pixels.flip(2)], dim=1) if mirrored else pixels[:, None]
     features = encoder(views.flatten(0, 1)).averaged_to(encoder.layout)
-    names = ("grid", "mask", "pooled", "levels", "stage")
+    names = ("grid", "mask", "pooled", "levels", "maxima", "stage")
     named: dict[str, torch.Tensor | None] = {name: getattr(features, name) for name in names}
     if isinstance(features.layout, torch.Tensor):
         named["boxes"] = features.layout.float()

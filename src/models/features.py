@@ -15,6 +15,7 @@ class Features:
     `layout`: (height, width) of the grid, or the boxes [B, N, 4] of regions.
     `pooled` [B, D]: one vector per photo.
     `levels` [B, L]: mean and standard deviation of every block's output, or None (see models.levels).
+    `maxima` [B, M]: of the channels inside every block that is wider there, for regressors alone, or None (the same).
     `stage` [B, h, w, C]: the output of another backbone's early stages, or None (see models.fine_tuning).
     `shift` [B, D]: what a decoder sees added to each cell of the grid, or None (see models.levels).
 
@@ -28,6 +29,7 @@ class Features:
     levels: torch.Tensor | None = None
     stage: torch.Tensor | None = None
     shift: torch.Tensor | None = None
+    maxima: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return self.pooled.shape[0]
@@ -79,8 +81,8 @@ class Features:
 
     def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "Features":
         layout = function(self.layout) if isinstance(self.layout, torch.Tensor) else self.layout
-        levels, stage, shift = (
-            None if value is None else function(value) for value in (self.levels, self.stage, self.shift)
+        levels, stage, shift, maxima = (
+            None if value is None else function(value) for value in (self.levels, self.stage, self.shift, self.maxima)
         )
         grid, mask, pooled = function(self.grid), function(self.mask), function(self.pooled)
-        return Features(grid, mask, layout, pooled, levels, stage, shift)
+        return Features(grid, mask, layout, pooled, levels, stage, shift, maxima)

@@ -1,8 +1,10 @@
-"""Multi-level features: how strongly each channel of each block of a backbone responds, and how unevenly.
+"""Multi-level features: how strongly each channel of each block of a backbone responds, how unevenly, and at most.
 
 Early blocks see sharpness and noise, late ones what a photo shows; judging quality takes both. MLSP (Hosu, Goldlücke
 and Saupe, Effective Aesthetics Prediction with Multi-level Spatially Pooled Features, CVPR 2019); MultiGAP (Varga,
-Multi-Pooled Inception Features for No-Reference Image Quality Assessment, Applied Sciences 2020).
+Multi-Pooled Inception Features for No-Reference Image Quality Assessment, Applied Sciences 2020). An inverted residual
+block (Sandler et al., MobileNetV2, CVPR 2018) computes in several times as many channels as it hands on: the maxima are
+of these.
 """
 
 import re
@@ -47,8 +49,14 @@ def channel_statistics(values: torch.Tensor) -> torch.Tensor:
     return torch.cat([mean, variance.sqrt()], dim=2).squeeze(1)
 
 
+def _projection(block: nn.Module) -> nn.Conv2d | None:
+    """The convolution at the end of a block that makes it narrower than it is inside; None where there is none."""
+    convolutions = [layer for layer in block.modules() if isinstance(layer, nn.Conv2d)]
+    return convolutions[-1] if convolutions and convolutions[-1].in_channels > convolutions[-1].out_channels else None
+
+
 class BlockStatistics:
-    """Collects the `channel_statistics` of the blocks while a backbone runs.
+    """Collects the `channel_statistics` of the blocks, and the maxima inside them, while a backbone runs.
 
     Outputs are [B, C, H, W], [B, H, W, C] (`channels_last`) or tokens [B, T, C], of which the first `prefix_tokens`
     stand for no position. Each thread collects its own, so that the replicas of DataParallel do not mix.
@@ -56,9 +64,13 @@ class BlockStatistics:
 
     def __init__(self, backbone: nn.Module, channels_last: bool, prefix_tokens: int):
         self._channels_last, self._prefix_tokens = channels_last, prefix_tokens
-        self._collected: dict[int, list[torch.Tensor]] = {}
+        self._statistics: dict[int, list[torch.Tensor]] = {}
+        self._maxima: dict[int, list[torch.Tensor]] = {}
         for name in block_names(backbone):
-            backbone.get_submodule(name).register_forward_hook(self._collect)
+            block = backbone.get_submodule(name)
+            block.register_forward_hook(self._collect)
+            if projection := _projection(block):
+                projection.register_forward_pre_hook(self._collect_maxima)
 
     def _collect(self, _: nn.Module, __: Any, output: Any) -> None:
         if not isinstance(output, torch.Tensor) or output.ndim not in (3, 4):
@@ -67,11 +79,16 @@ class BlockStatistics:
             values = output[:, self._prefix_tokens :]
         else:
             values = (output if self._channels_last else output.permute(0, 2, 3, 1)).flatten(1, 2)
-        self._collected.setdefault(threading.get_ident(), []).append(channel_statistics(values))
+        self._statistics.setdefault(threading.get_ident(), []).append(channel_statistics(values))
 
-    def take(self) -> list[torch.Tensor]:
-        """What this thread collected since it last took: of each block [B, 2C]."""
-        return self._collected.pop(threading.get_ident(), [])
+    def _collect_maxima(self, _: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        maxima = nn.functional.adaptive_max_pool2d(inputs[0].float(), 1).flatten(1)
+        self._maxima.setdefault(threading.get_ident(), []).append(maxima)
+
+    def take(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """What this thread collected since it last took: of each block [B, 2C]; of those wider inside, W, [B, W]."""
+        thread = threading.get_ident()
+        return self._statistics.pop(thread, []), self._maxima.pop(thread, [])
 
 
 class Standardiser(nn.Module):

@@ -30,6 +30,8 @@ _SAVE_EVERY = 16  # blocks between two flushes to the disk, from which a resumed
 _SAVED = "saved.json"  # how many photos were computed
 _SHAPE, _WEIGHTS = "encoder.json", "encoder.pt"
 _SAMPLE = 256  # photos whose late features are looked at before training
+FOR_MOS = ("pooled", "levels", "maxima")
+"""Cached features, by their files, from which MOS is predicted."""
 _TOGETHER = {"cpu": 2, "cuda": 16}  # photos of one size in a batch: on a CPU larger ones do not fit into its caches
 
 
@@ -64,10 +66,11 @@ def cached_features(settings: Settings, ranks: Ranks, for_mos_alone: bool = Fals
     """The folder of the features that encoder.cache asks for, computed by rank 0 where it is absent.
 
     For V views of each photo, as it is and, with encoder.mirrored, its mirror image, it holds grid.npy [N, V, R, D],
-    pooled.npy [N, V, D], with encoder.levels levels.npy [N, V, L] and with encoder.fine_tuned stage.npy [N, V, h, w, C]
-    (float16 or float32), mask.npy (bool [N, V, R]) and for regions boxes.npy (float32 [N, V, R, 4]), in the order of
-    the table of photos. Beside them lie the encoder's shape and weights, so that nobody has to build it again
-    (`cached_encoder`, `encoder_weights`). for_mos_alone: pooled.npy and levels.npy alone. Call it in every process.
+    pooled.npy [N, V, D], with encoder.levels levels.npy [N, V, L] and, of blocks that are wider inside, maxima.npy
+    [N, V, M], with encoder.fine_tuned stage.npy [N, V, h, w, C] (float16 or float32), mask.npy (bool [N, V, R]) and for
+    regions boxes.npy (float32 [N, V, R, 4]), in the order of the table of photos. Beside them lie the encoder's shape
+    and weights, so that nobody has to build it again (`cached_encoder`, `encoder_weights`). for_mos_alone: the files of
+    FOR_MOS alone. Call it in every process.
     """
     if not settings.encoder.cached:
         return None
@@ -146,7 +149,7 @@ def _compute(settings: Settings, folder: Path, device: torch.device, for_mos_alo
             computed = pool.map(lambda batch: _features(encoder, batch, settings), batches)
             for part, arrays in zip(parts, computed, strict=True):
                 if for_mos_alone:
-                    arrays = {name: arrays[name] for name in ("pooled", "levels") if name in arrays}
+                    arrays = {name: arrays[name] for name in FOR_MOS if name in arrays}
                 files = files or _create(folder, arrays, len(views))
                 for name, values in arrays.items():
                     files[name][[rows[place] for place in part]] = values
@@ -185,7 +188,7 @@ def _features(encoder: Encoder, photos: np.ndarray, settings: Settings) -> dict[
     precision = settings.encoder.cache
     dtype = torch.float16 if precision == "fp16" else torch.float32
     tensors = views_of(encoder, torch.from_numpy(photos).to(encoder.mean.device), settings.encoder.mirrored)
-    kept = {name: tensors[name].to(dtype) for name in ("grid", "pooled", "levels", "stage") if name in tensors}
+    kept = {name: tensors[name].to(dtype) for name in ("grid", *FOR_MOS, "stage") if name in tensors}
     if not all(tensor.isfinite().all() for tensor in kept.values()):
         raise InputError(
             f"encoder.cache={precision}: a feature is not finite in that precision; use encoder.cache=fp32"
@@ -209,9 +212,15 @@ def _flush(files: dict[str, np.memmap]) -> None:
 
 
 def mos_features(folder: Path) -> np.ndarray:
-    """The cached features that MOS is predicted from, memory-mapped [N, V, D]: levels where there are such."""
+    """The cached features that a network predicts MOS from, memory-mapped [N, V, D]: levels where there are such."""
     file = folder / "levels.npy"
     return np.load(file if file.is_file() else folder / "pooled.npy", mmap_mode="r")
+
+
+def regressor_tables(folder: Path) -> list[np.ndarray]:
+    """The cached features that regressors predict MOS from, memory-mapped: those of networks, and maxima."""
+    maxima = folder / "maxima.npy"
+    return [mos_features(folder), *([np.load(maxima, mmap_mode="r")] if maxima.is_file() else [])]
 
 
 def feature_statistics(folder: Path, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:

@@ -122,7 +122,7 @@ def test_a_fold_s_labels_have_no_part_in_its_predictions_with_landmarks(monkeypa
     labels = np.where(fold == TEST, np.nan, mos)
 
     def members(labels):
-        features = PhotoFeatures(plain, codes, {"one": views})
+        features = PhotoFeatures(plain, codes, {"one": [views]})
         return regressor_members(features, labels, fold, [0, 1, 2], "one")["kernel_ridge"]
 
     before, after = members(labels), members(np.where(fold == 1, 10 - labels, labels))

@@ -83,18 +83,19 @@ def test_kernel_ridge_regression_on_each_run_s_frozen_features_is_a_member():
     mos = frozen[:, :2].sum(1) + 5.0
     fold = np.r_[np.arange(360) % 3, np.full(40, TEST)]
     labels, networks = np.where(fold == TEST, np.nan, mos), {name: np.full(400, np.nan) for name in ("one", "two")}
-    features = PhotoFeatures(handcrafted, frozen={"one": frozen[:, None], "two": frozen[:, None, ::-1]})
+    first, second = frozen[:, None, :8], frozen[:, None, 8:]
+    features = PhotoFeatures(handcrafted, frozen={"one": [first, second], "two": [frozen[:, None, ::-1]]})
     members = mos_members(networks, features, labels, fold, [0, 1, 2])
     score = {name: np.corrcoef(found[fold == TEST], mos[fold == TEST])[0, 1] for name, found in members.items()}
     assert list(members) == ["ridge", "boosting", "svr", "kernel_ridge", "kernel_ridge two"]
     assert all((score[name] > 0.8) == name.startswith("kernel_ridge") for name in members)
     # the mean of a Gaussian process, by hand
     known, learn, wanted = fold != TEST, (fold == 1) | (fold == 2), fold == 0
-    scaled = frozen.astype(float)
-    scaled = (scaled - scaled[known].mean(0)) / (scaled[known].std(0) + 1e-6)
-    plain = (handcrafted - handcrafted[known].mean(0)) / (handcrafted[known].std(0) + 1e-6)
-    scaled, plain = (block / np.sqrt(np.square(block[known]).sum(1).mean()) for block in (scaled, plain))
-    scaled = np.concatenate([scaled * np.sqrt(2 / 3), plain * np.sqrt(1 / 3)], axis=1)
+    scaled = []
+    for table, share in ((frozen[:, :8], 2), (frozen[:, 8:], 2), (handcrafted, 1)):
+        standardised = (table - table[known].mean(0, dtype=float)) / (table[known].std(0, dtype=float) + 1e-6)
+        scaled.append(standardised * np.sqrt(share / 5 / np.square(standardised[known]).sum(1).mean()))
+    scaled = np.concatenate(scaled, axis=1)
     kernel = np.exp(-0.3 * np.square(scaled[:, None] - scaled[None]).sum(2))
     centred = mos[learn].astype(float) - mos[learn].mean(dtype=float)
     weights = np.linalg.solve(kernel[np.ix_(learn, learn)] + 0.1 * np.eye(learn.sum()), centred)

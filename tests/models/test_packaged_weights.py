@@ -39,9 +39,12 @@ def test_the_encoder_starts_from_them_and_sees_what_timm_sees():
     model.load_state_dict(read_packaged(PACKAGES[settings.name], timm.create_model(settings.name)), strict=False)
     pixels = torch.tensor(skimage.data.cat()[None, :96, :128].copy())
     outputs: list[torch.Tensor] = []
+    inside: list[torch.Tensor] = []  # after the depthwise convolution, its norm and activation
     for stage in model.blocks:
         for block in stage:
             block.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+            depthwise = block.bn2 if hasattr(block, "conv_pwl") else block.bn1
+            depthwise.register_forward_hook(lambda module, inputs, output: inside.append(output))
     with torch.inference_mode():
         grid = model.forward_features(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1)
         features = encoder(pixels)
@@ -49,6 +52,8 @@ def test_the_encoder_starts_from_them_and_sees_what_timm_sees():
     assert torch.allclose(features.grid, grid.flatten(2).transpose(1, 2), atol=1e-4)
     levels = [value for map_ in (*outputs, grid) for value in (map_.mean((2, 3)), map_.std((2, 3), correction=0))]
     assert torch.allclose(features.levels, torch.cat(levels, 1), atol=1e-4)
+    assert torch.allclose(features.maxima, torch.cat([map_.amax((2, 3)) for map_ in inside], 1), atol=1e-4)
+    assert features.maxima.shape == (1, 8960)
 
 
 def test_the_provenance_names_package_and_hash():

@@ -66,7 +66,7 @@ def test_they_are_those_of_the_encoder_in_training(prepared):
     for view, photos in enumerate((pixels, pixels.flip(2))):
         with torch.inference_mode():
             features = encoder(photos)
-        for name in ("grid", "pooled", "levels"):
+        for name in ("grid", "pooled", "levels", "maxima"):
             cached, looped = np.load(folder / f"{name}.npy")[:, view], getattr(features, name).numpy()
             assert cached.shape == looped.shape and np.abs(cached - looped).max() <= 1e-5 * max(1, np.abs(looped).max())
 
@@ -82,7 +82,7 @@ def test_at_their_own_aspect_ratio_each_photo_is_as_if_alone(prepared, competiti
         photo = at_own_aspect(decode((competition / path).read_bytes(), 120), 120, settings.view)
         shapes.add(photo.shape)
         alone = views_of(encoder, torch.from_numpy(photo)[None], mirrored=True)
-        for name in ("grid", "levels"):
+        for name in ("grid", "levels", "maxima"):
             assert np.abs(np.load(folder / f"{name}.npy")[row] - alone[name][0].numpy()).max() < 1e-4
     assert len(shapes) > 2 and all(max(shape) == 120 for shape in shapes)
 
@@ -174,7 +174,7 @@ def test_a_kill_while_finished_features_are_hashed_or_moved_in_loses_none(prepar
         assert not folder.exists()
     assert feature_cache.cached_features(settings, ONE) == folder
     assert sum(computed) == 80, "each photo once"
-    outputs_of_it = {"grid.npy", "pooled.npy", "levels.npy", "mask.npy", "encoder.json", "encoder.pt"}
+    outputs_of_it = {"grid.npy", "pooled.npy", "levels.npy", "maxima.npy", "mask.npy", "encoder.json", "encoder.pt"}
     assert {path.name for path in folder.iterdir()} == {*outputs_of_it, "done.json"}
     assert outputs.features(settings).record()["outputs"].keys() == outputs_of_it
 
