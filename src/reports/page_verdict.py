@@ -1,5 +1,6 @@
 """The top of a run's page: the score beside what it is to be read against, and what to look at first."""
 
+import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from src.reports.page_charts import strip
 from src.reports.page_parts import Caution, Fact, Verdict, between, number, shown, within
 from src.reports.page_photos import Labels, rows_of
 from src.settings.schema import Settings
+from src.submission.log import read_log
 
 KINDS = {"mos": ("MOS score", "ridge baseline"), "caption": ("Caption score", "constant sentence")}
 """By score: title, the baseline's name."""
@@ -69,11 +71,12 @@ def former_run(settings: Settings) -> FormerRun | None:
             results.append(FormerRun(runs.score_marker(root / name).stat().st_mtime, name, *figures))
     log, submitted = (Path(settings.run.submissions, name) for name in ("log.csv", f"{run.name}.csv"))
     submitted_digest = file_digest(submitted) if submitted.is_file() else ""
-    for row in rows_of(log) if log.is_file() else ():
-        if row["run"] in same and (row["sha256"] != submitted_digest or row["run"] != run.name):
-            figures = [float(row[f"local_{kind}"]) if row[f"local_{kind}"] else None for kind in KINDS]
-            name = "" if row["run"] == run.name else row["run"]
-            results.append(FormerRun(_seconds(row["time"]), name, *figures))
+    for row in read_log(log):
+        with contextlib.suppress(KeyError, ValueError):  # a line that the user has edited may not be one any more
+            if row["run"] in same and (row["sha256"] != submitted_digest or row["run"] != run.name):
+                figures = [float(row[f"local_{kind}"]) if row[f"local_{kind}"] else None for kind in KINDS]
+                name = "" if row["run"] == run.name else row["run"]
+                results.append(FormerRun(_seconds(row["time"]), name, *figures))
     marker = runs.score_marker(run)
     before = [former for former in results if not marker.is_file() or former.time < marker.stat().st_mtime]
     return max(before, key=lambda former: former.time, default=None)

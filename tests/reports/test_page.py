@@ -17,6 +17,7 @@ from src.pipeline import outputs, runs
 from src.reports.page_charts import calibration_chart, residual_chart, scatter_chart
 from src.reports.page_parts import number, shown
 from src.reports.run_page import run_page, write_report
+from src.submission.log import log_submission
 from tests.helpers.made_up_run import made_up_run
 
 STRANGE = "<script>alert(1)</script> \"double\" 'single' & 한국어 \u200fעברית\u202e {{ 7 * 7 }}"
@@ -139,6 +140,36 @@ def test_the_last_run_is_the_latest_before_on_the_same_photos(tmp_path):
     write_csv(log, header, [[written, "made up", "0", "0.7000", "", ""], ["yesterday", "older", "1", "0.1", "", ""]])
     facts = {fact.name: fact for fact in run_page(settings).verdicts[0].facts}
     assert facts["last submission"].value == "0.7000 (+0.2000)"
+
+
+LOG = "time,run,sha256,local_mos,local_caption,leaderboard\n2001-02-03 04:05:06,made up,0,0.7000,,\n"
+
+
+@pytest.mark.parametrize(
+    ("log", "told"),
+    [
+        (LOG.encode("utf-8-sig"), "0.7000 (+0.1000)"),
+        (LOG.replace(",\n", ",최고\n").encode("cp949"), "0.7000 (+0.1000)"),
+        (f"{LOG}2002-02-03 04:05:06,made up,1,'0,9',,\n".replace("'", '"').encode(), "0.7000 (+0.1000)"),
+        (f"{LOG}2002-02-03 04:05:06,made up\n".encode(), "0.7000 (+0.1000)"),
+        (f"{LOG}2002-02-03 04:05:06,made up,1,0.6,,,,\n".encode(), "0.6000 (+0.2000)"),
+        (LOG.replace(",", ";").encode(), None),
+        (b"", None),
+    ],
+    ids=["byte order mark", "CP949", "decimal comma", "cut off", "further cells", "semicolons", "empty"],
+)
+def test_a_log_as_users_save_it_breaks_no_page(tmp_path, log, told):
+    settings = made_up_run(tmp_path, 20)
+    write_json(runs.score_marker(runs.run_folder(settings)), {"settings": {}, "inputs": {}, "code": {}, "outputs": {}})
+    file = Path(settings.run.submissions) / "log.csv"
+    file.parent.mkdir()
+    file.write_bytes(log)
+    facts = {fact.name: fact.value for fact in run_page(settings).verdicts[0].facts}
+    assert facts.get("last submission") == told
+    submission = file.with_name("made up.csv")
+    submission.write_text("one")
+    log_submission(file, submission, "made up", {"mos": 0.5, "caption": None})
+    assert file.read_bytes().startswith(log) and write_report(settings).is_file()
 
 
 def test_warnings_say_what_to_do(tmp_path):
