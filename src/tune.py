@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from src.base.errors import InputError, guarded
 from src.base.files import digest_of
+from src.base.locks import lock
 from src.pipeline import outputs, resolved, stages
 from src.pipeline.artefacts import Artefact, making, outdated, outputs_digest
 from src.pipeline.fold_jobs import jobs_of
@@ -150,6 +151,8 @@ def search(settings: Settings, plan: SearchPlan, artefact: Artefact, options: ar
         print("tune: two scores have no order, so no trial is pruned", flush=True)
     folder = artefact.folder / study.name.rpartition("-")[2]
     if options.fresh:
+        with lock(artefact.guard or artefact.folder, "tune", wait=True):
+            artefact.marker.unlink(missing_ok=True)  # else further workers take the search for finished
         shutil.rmtree(folder / "judge", ignore_errors=True)
     as_they_are = dataclasses.replace(settings, tune=TuneSettings(trials=0))
     objective = objective_of(as_they_are, plan, options.stage, folder)
@@ -167,7 +170,7 @@ def search(settings: Settings, plan: SearchPlan, artefact: Artefact, options: ar
         if isinstance(networks, JudgedNetworks) and not isinstance(systems, Verdict):
             with contextlib.nullcontext() if alike else workers_beside(settings, 2 * len(plan.judge_folds)):
                 networks.train(systems, plan.judge_folds)
-    with making(artefact, options.fresh) as written:
+    with making(artefact) as written:
         if written:
             verdict = systems if isinstance(systems, Verdict) else judge(systems, plan, networks)
             written.outputs += write_results(study, settings, plan.objective, artefact.folder, verdict)

@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -101,23 +102,45 @@ def test_best_yaml_is_a_config_that_gives_the_same_run(searched, monkeypatch, ca
     assert found == winner and found["train.epochs"] == 2
 
 
-def test_random_trials_side_by_side_are_those_one_after_another(searched, monkeypatch):
-    folder, arguments = searched
-    monkeypatch.chdir(folder)
-    started = []
+@pytest.fixture
+def workers(monkeypatch) -> list[subprocess.Popen]:
+    """The processes that tune has started beside itself."""
+    started: list[subprocess.Popen] = []
 
     def start(*given, **named):
         started.append(stages.start_stage(*given, **named))
         return started[-1]
 
     monkeypatch.setattr(tune, "stages", SimpleNamespace(start_stage=start, ensure_inputs=stages.ensure_inputs))
+    return started
+
+
+def test_random_trials_side_by_side_are_those_one_after_another(searched, monkeypatch, workers):
+    folder, arguments = searched
+    monkeypatch.chdir(folder)
     tune.main([*arguments, "run.name=beside", "run.jobs=2"])
-    assert len(started) == 1 and started[0].poll() is not None
+    assert len(workers) == 1 and workers[0].poll() is not None
     columns = ("trial", "state", "MOS score", "optim.lr", "train.batch_size")
     tables = [rows_of(folder / "runs" / name / "tune" / "trials.csv") for name in ("demo", "beside")]
     assert [[row[column] for column in columns] for row in tables[0]] == [
         [row[column] for column in columns] for row in tables[1]
     ]
+
+
+def test_a_finished_search_made_afresh_is_shared_out_too(searched, monkeypatch, workers):
+    folder, arguments = searched
+    monkeypatch.chdir(shutil.copytree(folder, folder.with_name("afresh"), symlinks=True))
+    results = [Path("runs/demo/tune", name) for name in ("trials.csv", "judge.json")]
+    before = [path.read_bytes() for path in results]
+
+    def leave_to_the_other(study, *_):
+        while len(study.finished()) < study.plan.trials:
+            assert workers[0].poll() is None, "it has left the trials to this one"
+            time.sleep(0.1)
+
+    monkeypatch.setattr("src.tuning.worker.run_worker", leave_to_the_other)
+    tune.main([*arguments, "run.jobs=2", "--fresh"])
+    assert [path.read_bytes() for path in results] == before
 
 
 def test_another_winner_never_overwrites_a_trained_fold(searched, monkeypatch):
