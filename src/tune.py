@@ -34,7 +34,7 @@ from src.pipeline.runs import fold_name, marker_of, run_folder, tuning_folder
 from src.pipeline.source_code import code_digest
 from src.pipeline.trained_runs import load_run
 from src.settings.keys import changing, flatten
-from src.settings.load import changed, load
+from src.settings.load import changed, load, read_arguments
 from src.settings.schema import Settings
 from src.settings.tuning import TuneSettings
 
@@ -184,11 +184,11 @@ def search(settings: Settings, plan: SearchPlan, artefact: Artefact, options: ar
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    settings, options = load(argv, "tune", __doc__, add_options)
-    if options.stage == "decode":
+    if read_arguments(argv, "tune", __doc__, add_options).options.stage == "decode":
         settings, options = load_run(argv, "tune", __doc__, add_options)
         plan = resolved.decoding_plan(settings)
     else:
+        settings, options = load(argv, "tune", __doc__, add_options)
         if settings.run.minutes:
             stages.ensure_inputs(settings, "tune")
             settings = resolved.planned(settings)

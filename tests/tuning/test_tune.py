@@ -19,7 +19,7 @@ from src.metrics.caption_scores import score_captions
 from src.metrics.competition_score import caption_score
 from src.pipeline import resolved, stages
 from src.settings.keys import flatten
-from src.settings.load import as_arguments, load
+from src.settings.load import as_arguments, load, save
 from src.settings.schema import Settings
 from src.settings.yaml_files import read_yaml
 from src.tuning.trials import TrainingObjective
@@ -223,6 +223,15 @@ def test_decoding_is_searched_out_of_fold_without_training(competition, workplac
     capsys.readouterr()
     train.main(["--config", "runs/demo/tune-decode/best.yaml"])
     assert capsys.readouterr().out.count("up to date") == 2, "a decoding config leaves the folds as they are"
+
+
+@pytest.mark.parametrize("fold", [["tune.folds=[4]"], ["tune.folds=[0]", "tune.judge_folds=[4]"], ["--fold", "4"]])
+def test_folds_of_a_run_are_judged_by_its_own_settings(competition, workplace, fold):
+    trained, _ = load([f"data.root={competition}", *TINY, "run.name=five", "split.folds=5"], "train")
+    for name in ("fold-0", "fold-4"):
+        save(trained, workplace / "runs" / "five" / name / "settings.yaml")
+    with pytest.raises(InputError, match=r"^runs/five/fold-[04]: not made yet; python -m src.train run.name=five"):
+        tune.main(["--stage", "decode", "run.name=five", "tune.trials=4", *fold])
 
 
 def test_the_demo_alone_is_tuned_unasked(workplace):
