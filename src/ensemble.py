@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.base.errors import InputError, guarded
+from src.base.files import write_bytes
 from src.pipeline import outputs, resolved, stages
 from src.pipeline.artefacts import making
 from src.pipeline.budget import keep_pace
@@ -85,7 +86,6 @@ def ensemble_runs(settings: Settings, runs: Sequence[Settings], folder: Path) ->
     }
     write_json(folder / "blend.json", record)
     write_json(folder / "constants.json", choice.constants)
-    write_text(folder / "ensemble.yaml", as_yaml(settings))
     steps = [*(blended.steps if blended else []), *choice.steps]
     return [*parts, "caption_confidence.csv", "blend.json", "constants.json", *write_ablation(settings, steps, folder)]
 
@@ -155,6 +155,13 @@ def write_ablation(settings: Settings, steps: Sequence["ScoredStep"], folder: Pa
     return ["ablation.csv", "ablation.txt"]
 
 
+def write_config(settings: Settings, path: Path) -> None:
+    """Write the settings as a --config; they may differ in what the ensemble does not depend on from those before."""
+    content = as_yaml(settings).encode()
+    if not path.is_file() or path.read_bytes() != content:
+        write_bytes(path, content)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     settings, options = load_joining(argv, "ensemble", __doc__, add_options)
     if "RANK" in os.environ:
@@ -167,7 +174,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
             make_deterministic(settings.run.threads)
             work.outputs += ensemble_runs(settings, joined(settings), work.folder)
-    config = outputs.ensemble(settings).folder / "ensemble.yaml"
+        config = outputs.ensemble(settings).folder / "ensemble.yaml"
+        write_config(settings, config)
     print(f"ensemble: next: python -m src.evaluate --config {config}, then src.submit with the same", flush=True)
 
 

@@ -198,6 +198,7 @@ def fold_predictions(settings: Settings, k: int) -> Artefact:
     """What the networks of one fold say of its validation photos and of the test photos, made by predict."""
     folder = runs.fold_folder(runs.predictions_folder(runs.run_folder(settings)), k)
     part = _part(settings, "predict", "decoding", "task") | {"run.seed": settings.run.seed}
+    del part["decoding.model_averaging"]  # a single fold's network has nothing to average with
     inputs = {"fold": outputs_digest(fold(settings, k)), "photos": outputs_digest(photos(settings))}
     return Artefact("predict", folder, runs.marker_of(folder), part, inputs)
 
@@ -222,6 +223,7 @@ def ensemble(settings: Settings) -> Artefact:
         inputs[f"encoder.{name}"] = digest_of([seen.settings, seen.inputs])
     folder = runs.ensemble_folder(runs.run_folder(settings))
     part = _part(settings, "ensemble", "task", "metric") | {"run.seed": settings.run.seed}
+    del part["metric.spice"]  # evaluate alone computes it
     return Artefact("ensemble", folder, runs.marker_of(folder), part, inputs)
 
 

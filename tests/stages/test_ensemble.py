@@ -286,6 +286,19 @@ def test_it_is_made_once_and_made_again_where_it_was_killed(at_work, capsys):
     assert (folder / "ablation.png").is_file()
 
 
+def test_settings_that_a_stage_does_not_read_make_nothing_again(at_work, tmp_path, monkeypatch, capsys, competition):
+    shutil.copytree(at_work / "runs", tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    ensemble.main([*BOTH, *MBR, "metric.spice=true"])
+    assert "ensemble: runs/one+two/ensemble: up to date" in capsys.readouterr().out
+    assert "metric.spice: true" in (tmp_path / "runs/one+two/ensemble/ensemble.yaml").read_text()
+    averaged = [*CANDIDATES, "run.name=one", "decoding.model_averaging=probabilities"]
+    predict.main([f"data.root={competition}", *TINY, "train.epochs=1", *averaged])
+    printed = capsys.readouterr().out
+    assert all(f"predictions/fold-{k}: up to date" in printed for k in (0, 1))
+    assert "predict: runs/one/predictions: decoding.model_averaging was none, is probabilities" in printed
+
+
 def test_a_killed_predict_goes_on_at_the_fold_where_it_was(at_work, tmp_path, monkeypatch, capsys, competition):
     shutil.copytree(at_work / "runs", tmp_path / "runs")
     monkeypatch.chdir(tmp_path)
