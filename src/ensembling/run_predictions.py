@@ -52,7 +52,7 @@ def check_alike(runs: Sequence[Settings]) -> None:
     for run in runs:
         name, photos = run.run.name, outputs.photos(run)
         trained = settings_path(fold_folder(run_folder(run), resolved.folds_of(run)[0]))
-        how = f"--config {trained} run.name={name}"
+        how = f"--config {trained} run.name={name}" + (f" data.root={run.data.root}" if run.data.root else "")
         predictions = [outputs.fold_predictions(run, fold) for fold in resolved.folds_of(run)]
         for artefact in (photos, *predictions, outputs.predictions(run)):
             if reason := outdated(artefact, code=False):

@@ -37,8 +37,8 @@ def settings_file(root: Path, name: str) -> Path:
 def run_settings(settings: Settings, name: str) -> Settings:
     """The settings of a finished run: those it was trained with, and then predicted with.
 
-    settings: of the run that joins it, whose run.root and ensemble.* count. Raises InputError where there is no such
-    run, or it has not predicted.
+    settings: of the run that joins it, whose run.root, ensemble.* and, where given, data.root count. Raises InputError
+    where there is no such run, or it has not predicted.
     """
     saved = settings_file(Path(settings.run.root), name)
     marker = marker_of(predictions_folder(Path(settings.run.root, name)))
@@ -51,6 +51,8 @@ def run_settings(settings: Settings, name: str) -> Settings:
     predicted = {key: value for key, value in translated(record["settings"]).items() if key in flatten(settings)}
     joining = {key: value for key, value in flatten(settings).items() if key.startswith("ensemble.")}
     joining["ensemble.encoders"] = []  # they see the photos of the run that joins
+    if settings.data.root is not None:  # the data may have been moved since
+        joining["data.root"] = settings.data.root
     return changed(Settings(), trained | predicted | which | joining, str(saved))
 
 

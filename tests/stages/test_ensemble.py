@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -297,6 +298,20 @@ def test_settings_that_a_stage_does_not_read_make_nothing_again(at_work, tmp_pat
     printed = capsys.readouterr().out
     assert all(f"predictions/fold-{k}: up to date" in printed for k in (0, 1))
     assert "predict: runs/one/predictions: decoding.model_averaging was none, is probabilities" in printed
+
+
+def test_runs_are_joined_after_their_data_were_moved(at_work, tmp_path, monkeypatch, capsys, competition):
+    shutil.copytree(at_work / "runs", tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    for saved in Path("runs").glob("*/fold-*/settings.yaml"):
+        saved.write_text(saved.read_text().replace(str(competition), f"{competition}-gone"))
+    with pytest.raises(InputError, match=rf"^data.root={competition}-gone: no such folder"):
+        ensemble.main([*BOTH, *MBR])
+    ensemble.main([*BOTH, *MBR, f"data.root={competition}"])
+    assert "ensemble: runs/one+two/ensemble: up to date" in capsys.readouterr().out
+    Path("runs/two/predictions/fold-1/predictions.csv").unlink()
+    with pytest.raises(InputError, match=rf"src.predict --config \S+ run.name=two data.root={competition}$"):
+        ensemble.main([*BOTH, *MBR, "--fresh", f"data.root={competition}"])
 
 
 def test_a_killed_predict_goes_on_at_the_fold_where_it_was(at_work, tmp_path, monkeypatch, capsys, competition):
