@@ -129,10 +129,10 @@ def start_weights(settings: Settings) -> dict[str, str]:
 def fold(settings: Settings, k: int) -> Artefact:
     """Checkpoints and metrics of one fold, made by train."""
     folder = runs.fold_folder(runs.run_folder(settings), k)
-    return Artefact("train", folder, runs.marker_of(folder), _learned(settings), _training_inputs(settings, k))
+    return Artefact("train", folder, runs.marker_of(folder), training_settings(settings), _training_inputs(settings, k))
 
 
-def _learned(settings: Settings) -> dict[str, Any]:
+def training_settings(settings: Settings) -> dict[str, Any]:
     """The settings that training depends on."""
     free = ("predict", "decoding", "ensemble", "metric.bootstrap", "metric.spice")
     return {k: v for k, v in changing(settings).items() if not k.startswith(free)}
@@ -168,7 +168,7 @@ def tuning(settings: Settings) -> Artefact:
     """
     plan, run = search_plan(settings), runs.run_folder(settings)
     folder = runs.tuning_folder(run)
-    part = _learned(settings) | plan.as_settings() | {"tune.judge_folds": settings.tune.judge_folds}
+    part = training_settings(settings) | plan.as_settings() | {"tune.judge_folds": settings.tune.judge_folds}
     inputs = _training_inputs(settings, plan.folds[0])
     for fold in [*plan.folds[1:], *plan.judge_folds]:
         of_fold = _training_inputs(settings, fold)

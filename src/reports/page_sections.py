@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from src.base.errors import InputError
 from src.base.files import read_json
-from src.pipeline import runs
+from src.pipeline import outputs, runs
 from src.plots.training_curves import PANELS, Panel, Series, best_epoch, mean_over_folds, read_metrics
 from src.reports.page_charts import (
     Line,
@@ -38,7 +38,7 @@ from src.reports.page_parts import (
 )
 from src.reports.page_photos import Answers, Labels, rows_of
 from src.settings.former_names import read_saved
-from src.settings.load import changed
+from src.settings.keys import all_settings
 from src.settings.schema import Settings
 
 _MEASURES = {"cider_d": "CIDEr-D", "meteor": "METEOR", "bleu4": "BLEU-4", "bleu3": "BLEU-3", "bleu2": "BLEU-2",
@@ -247,13 +247,21 @@ def _first(path: Path, cells: Callable[[dict[str, str]], list[Any]]) -> list[lis
     return [cells(row) for row, _ in zip(rows_of(path), range(_MOST_ROWS), strict=False)]
 
 
+def _trained_with(settings: Settings, winner: dict[str, str]) -> bool:
+    """Whether the run has the winner's settings, as text by dotted key, as far as training depends on them."""
+    run = outputs.training_settings(settings)
+    try:
+        return all(all_settings()[key].value_of(text) == run[key] for key, text in winner.items() if key in run)
+    except ValueError:  # best.yaml was edited to what is no such value
+        return False
+
+
 def tuning_section(folder: Path, settings: Settings) -> Section | None:
     """The trials, the best first, and what the judge found; nothing of a search whose result the run does not use."""
     best_file = folder / "best.yaml"
     if not (folder / "trials.csv").is_file() or not best_file.is_file():
         return None
-    winner = {key: text for key, text in read_saved(best_file).items() if key not in ("run.name", "tune.trials")}
-    if changed(settings, winner, str(best_file)) != settings:
+    if not _trained_with(settings, read_saved(best_file)):
         return None
     trials = list(rows_of(folder / "trials.csv"))
     names = list(trials[0]) if trials else []

@@ -97,6 +97,26 @@ def test_what_a_run_does_not_have_is_left_out(tmp_path, task, expected):
     assert "Trial 0 won." in write_report(settings).read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize(
+    ("task", "winner", "used"),
+    [
+        ("both", "run.jobs: 2\ndecoding.beam: 5\nmetric.bootstrap: 200\nensemble.mos: network", True),
+        ("both", "encoder.frozen: false", False),
+        ("mos", "self_critical.from_epoch: 2", False),
+        ("mos", "optim.lr: fast", False),
+    ],
+    ids=["what training does not read", "another network", "contradictory", "no number"],
+)
+def test_a_search_is_told_of_where_the_run_is_trained_as_it_found(tmp_path, task, winner, used):
+    settings = made_up_run(tmp_path, 12, task=task)
+    tuned = runs.tuning_folder(runs.run_folder(settings))
+    write_csv(tuned / "trials.csv", ("trial", "mean score", "optim.lr"), [[0, 0.5, settings.optim.lr]])
+    (tuned / "best.yaml").write_text(f"run.name: made up\noptim.lr: {settings.optim.lr}\ntune.trials: 0\n")
+    assert "Tuning" in headings(settings)
+    (tuned / "best.yaml").write_text(f"run.name: elsewhere\n{winner}\ntune.trials: 0\n")
+    assert ("Tuning" in headings(settings)) == used
+
+
 def test_what_strangers_wrote_is_shown_as_text(tmp_path):
     strange = [STRANGE, "plain", "x" * 5000, "tab\tnull\0bell\a", "</bdi></table><img src=http://x.y/z>"]
     settings = made_up_run(tmp_path, 12, names=[f"{i}{text}" for i, text in enumerate(strange)], captions=strange)
