@@ -1,9 +1,10 @@
 """Compare runs: python -m src.compare RUN RUN…; each RUN is the name of an evaluated run.
 
 Prints the networks' scores with 95% intervals and baselines beside those of the ensemble, parameters and times, and
-tests each run against the first one on the photos that both predicted out of fold. Writes the same to runs/comparison/:
-comparison.csv (every figure in full), comparison.txt, comparison.png and report.html, one page that can be mailed.
-Nothing is trained or predicted.
+tests each run against the first one on the photos that both predicted out of fold. A run that only joins others has no
+networks: the scores of its ensemble stand in their place. Writes the same to runs/comparison/: comparison.csv (every
+figure in full), comparison.txt, comparison.png and report.html, one page that can be mailed. Nothing is trained or
+predicted.
 """
 
 import argparse

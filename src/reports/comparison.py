@@ -30,25 +30,25 @@ class EvaluatedRun:
     """A run with its score.json.
 
     network: the out-of-fold report of its networks; that of the ensemble where it has none. weights: of the caption
-    score, as it was evaluated. folds: their folders.
+    score, as it was evaluated. folds: their folders. joins: the names of the runs that one without networks joins.
+    trained: the settings and inputs that its first fold was trained with; of joined runs the inputs in common.
     """
 
     name: str
     folder: Path
+    task: str | None
     network: dict
     ensemble: dict
     weights: CaptionWeights
     folds: tuple[Path, ...]
-
-    @cached_property
-    def trained(self) -> dict:
-        """The marker of the first fold: the settings and inputs that it was trained with. Empty without folds."""
-        return read_json(runs.marker_of(self.folds[0])) if self.folds else {"settings": {}, "inputs": {}}
+    joins: tuple[str, ...]
+    trained: dict
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
-        """The networks' out-of-fold predictions by photo_id."""
-        return read_predictions(runs.predictions_folder(self.folder) / "oof.csv").set_index("photo_id")
+        """The out-of-fold predictions that `network` reports on, by photo_id."""
+        place = runs.ensemble_folder if self.joins else runs.predictions_folder
+        return read_predictions(place(self.folder) / "oof.csv").set_index("photo_id")
 
 
 def recorded(stage: str, marker: Path, **upstream: str) -> Artefact:
@@ -60,31 +60,61 @@ def recorded(stage: str, marker: Path, **upstream: str) -> Artefact:
 def open_run(root: Path, name: str) -> EvaluatedRun:
     """A run by its name. Raises InputError where there is none, or its predictions were not evaluated."""
     folder = root / name
-    if not runs.fold_folders(folder) and not runs.predictions_folder(folder).is_dir():
-        raise InputError(_unknown(root, name))
+    if runs.fold_folders(folder) or runs.predictions_folder(folder).is_dir():
+        return _open_networks(name, folder)
+    if runs.ensemble_folder(folder).is_dir():
+        return _open_joined(name, folder)
+    raise InputError(_unknown(root, name))
+
+
+def _open_networks(name: str, folder: Path) -> EvaluatedRun:
+    """A run that has networks of its own."""
     marker = runs.marker_of(runs.predictions_folder(folder))
     folds = [runs.fold_folder(folder, fold) for fold in runs.folds_named(recorded("predict", marker).inputs)]
     by_fold = {}
     for fold in folds:
         of_fold = runs.marker_of(marker.parent / fold.name)
         by_fold[fold.name] = recorded("predict", of_fold, fold=outputs_digest(recorded("train", runs.marker_of(fold))))
-    hashes = {name: outputs_digest(artefact) for name, artefact in by_fold.items()}
+    hashes = {fold: outputs_digest(artefact) for fold, artefact in by_fold.items()}
     predictions = recorded("predict", marker, **hashes)
     score = recorded("evaluate", runs.score_marker(folder), predictions=outputs_digest(predictions))
-    for what, artefact in [("predictions", each) for each in (*by_fold.values(), predictions)] + [("score", score)]:
+    scores = _read_scores(folder, [("predictions", each) for each in (*by_fold.values(), predictions)], score)
+    trained = read_json(runs.marker_of(folds[0]))
+    task, reports = trained["settings"].get("task"), (scores["network"], scores["oof"])
+    return EvaluatedRun(name, folder, task, *reports, _weights(score), tuple(folds), (), trained)
+
+
+def _open_joined(name: str, folder: Path) -> EvaluatedRun:
+    """A run that only joins others, whose photos and folds are the same."""
+    ensemble = recorded("ensemble", runs.marker_of(runs.ensemble_folder(folder)))
+    score = recorded("evaluate", runs.score_marker(folder), ensemble=outputs_digest(ensemble))
+    report = _read_scores(folder, [("ensemble", ensemble)], score)["oof"]
+    joins = tuple(read_json(ensemble.folder / "blend.json")["runs"])
+    inputs = {"photos": score.inputs["photos"], "folds": ensemble.inputs[f"{joins[0]}.folds"]}
+    trained, task = {"settings": {}, "inputs": inputs}, ensemble.settings["task"]
+    return EvaluatedRun(name, folder, task, report, report, _weights(score), (), joins, trained)
+
+
+def _read_scores(folder: Path, sources: list[tuple[str, Artefact]], score: Artefact) -> dict:
+    """score.json. Raises InputError where it, or what it was made from (each with its name), is not as it was made."""
+    for what, artefact in [*sources, ("score", score)]:
         if reason := outdated(artefact, code=False):
             raise InputError(f"{folder}: its {what}: {reason}; python -m src.evaluate {_arguments(folder)}")
     scores = read_json(runs.score_path(folder))
     if "network" not in scores:
         raise InputError(f"{folder}: its score is of an earlier version; python -m src.evaluate {_arguments(folder)}")
+    return scores
+
+
+def _weights(score: Artefact) -> CaptionWeights:
     weights = {k.removeprefix(_WEIGHTS): v for k, v in score.settings.items() if k.startswith(_WEIGHTS)}
-    network = scores["network"] or scores["oof"]
-    return EvaluatedRun(name, folder, network, scores["oof"], CaptionWeights(**weights), tuple(folds))
+    return CaptionWeights(**weights)
 
 
 def _arguments(folder: Path) -> str:
     """The arguments with which a stage works on that run."""
-    config = next(iter(runs.trained_settings(folder)), CONFIGS / f"{folder.name}.yaml")
+    made_with = [*runs.trained_settings(folder), runs.ensemble_folder(folder) / "ensemble.yaml"]
+    config = next((path for path in made_with if path.is_file()), CONFIGS / f"{folder.name}.yaml")
     return f"--config {config}" if config.is_file() else f"run.name={folder.name}"
 
 
@@ -112,10 +142,10 @@ def comparison_row(run: EvaluatedRun) -> dict[str, Any]:
     photos, seconds = (sum(_column(timing, name)) for name in ("photos", "seconds"))
     return {
         "run": run.name,
-        "task": settings.get("task"),
+        "task": run.task,
         "encoder": settings.get("encoder.name"),
-        "decoder": None if settings.get("task") == "mos" else settings.get("decoder.name"),
-        "remarks": ", ".join(_remarks(settings)),
+        "decoder": None if run.task == "mos" else settings.get("decoder.name"),
+        "remarks": ", ".join(_remarks(settings, run.joins)),
         "folds": len(run.folds),
         "epochs": sum(epochs) / len(epochs) if epochs else None,
         **_scores(run, "mos"),
@@ -137,7 +167,7 @@ def _scores(run: EvaluatedRun, name: str) -> dict[str, Any]:
     return {f"{name}_{key}": value for key, value in figures.items()} | {k: block.get(k) for k in _PARTS[name]}
 
 
-def _remarks(settings: dict[str, Any]) -> list[str]:
+def _remarks(settings: dict[str, Any], joins: tuple[str, ...]) -> list[str]:
     """What a reader of the figures must know of the run."""
     encoder, start = settings.get("encoder.name", ""), settings.get("train.start_from")
     teacher = settings.get("decoder.distill_from")
@@ -148,6 +178,7 @@ def _remarks(settings: dict[str, Any]) -> list[str]:
         "cached features": settings.get("encoder.frozen") and settings.get("encoder.cache", "none") != "none",
         f"from {start}": start,
         f"taught by {teacher}": teacher,
+        f"joins {' and '.join(joins)}": joins,
     }
     return [remark for remark, applies in remarks.items() if applies]
 

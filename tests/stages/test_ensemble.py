@@ -391,6 +391,32 @@ def test_compare_still_compares_what_the_networks_wrote(at_work, tmp_path):
     assert score["network"]["mos"]["score"] == pytest.approx(float(row["mos_score"]))
 
 
+def test_compare_takes_the_ensemble_of_a_run_that_joins_others(at_work, tmp_path, monkeypatch):
+    evaluate.main(["--config", "runs/one+two/ensemble/ensemble.yaml"])
+    compare.main(["one", "one+two", "--output", str(tmp_path / "out"), "metric.bootstrap=100"])
+    with open(tmp_path / "out" / "comparison.csv", encoding="utf-8", newline="") as file:
+        alone, both = csv.DictReader(file)
+    score = json.loads(Path("runs/one+two/score.json").read_text())["oof"]
+    for task in ("mos", "caption"):
+        assert float(both[f"{task}_score"]) == float(both[f"{task}_ensemble"]) == score[task]["score"]
+        difference = float(both[f"{task}_score"]) - float(alone[f"{task}_score"])
+        assert float(both[f"{task}_difference"]) == pytest.approx(difference, abs=1e-12)
+        assert int(both[f"{task}_photos_in_common"]) == score[task]["photos"]
+    assert both["remarks"] == "joins one and two" and both["task"] == "both"
+    assert not any(both[name] for name in ("encoder", "decoder", "epochs", "parameters", "training_seconds"))
+    shutil.copytree("runs", tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    again = r"python -m src.evaluate --config runs/one\+two/ensemble/ensemble.yaml$"
+    Path("runs/one+two/evaluated.json").unlink()
+    with pytest.raises(InputError, match=rf"^runs/one\+two: its score: not made yet; {again}"):
+        compare.main(["one", "one+two"])
+    Path("runs/one+two/ensemble/oof.csv").unlink()
+    with pytest.raises(
+        InputError, match=rf"^runs/one\+two: its ensemble: \S+/oof.csv is missing or was changed; {again}"
+    ):
+        compare.main(["one", "one+two"])
+
+
 def test_what_cannot_be_joined_is_one_line(at_work, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="^twoo: no such run in runs; did you mean two"):
         ensemble.main(["one", "twoo"])
