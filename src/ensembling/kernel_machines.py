@@ -135,11 +135,29 @@ def predict_svr(machine: SVR, features: np.ndarray) -> np.ndarray:
     return rbf_kernel(features, machine.support_vectors_, _GAMMA) @ machine.dual_coef_[0] + machine.intercept_[0]
 
 
-def kernel_ridge(features: KernelFeatures, fitted: np.ndarray, mos: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """MOS [wanted] by kernel ridge regression, the mean of a Gaussian process; arguments as for `svr`."""
-    mean, deviation = mos.mean(), mos.std() or 1.0
-    machine = fit_kernel_ridge(features.rows(fitted), (mos - mean) / deviation, _ALPHA)
-    answers = [machine.predict(features.rows(block)) for block in blocks_of(wanted)]
+def gaussian_kernel(features: KernelFeatures, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """The kernel of the photos at `rows` with those at `columns`, float32 [rows, columns]."""
+    right = np.concatenate([features.rows(block).astype(np.float32) for block in blocks_of(columns)])
+    kernel = np.empty((len(rows), len(columns)), np.float32)
+    for begin in range(0, len(rows), _BLOCK):
+        left = features.rows(rows[begin : begin + _BLOCK]).astype(np.float32)
+        kernel[begin : begin + _BLOCK] = _kernel(left, right)
+    return kernel
+
+
+def kernel_ridge(
+    kernel: np.ndarray, labelled: np.ndarray, fitted: np.ndarray, mos: np.ndarray, wanted: np.ndarray
+) -> np.ndarray:
+    """MOS [wanted] by kernel ridge regression, the mean of a Gaussian process; further arguments as for `svr`.
+
+    kernel: `gaussian_kernel` of all photos with those at `labelled`, in ascending order, of which `fitted` are some. It
+    is the same for all folds.
+    """
+    mean, deviation, columns = mos.mean(), mos.std() or 1.0, np.searchsorted(labelled, fitted)
+    # single precision would not do for the linear system, whose condition is that of the kernel
+    machine = KernelRidge(alpha=_ALPHA, kernel="precomputed")
+    machine.fit(kernel[np.ix_(fitted, columns)].astype(np.float64), (mos - mean) / deviation)
+    answers = [machine.predict(kernel[np.ix_(block, columns)]) for block in blocks_of(wanted)]
     return np.concatenate(answers) * deviation + mean
 
 
@@ -153,14 +171,12 @@ def landmark_features(features: KernelFeatures, landmarks: np.ndarray, rows: np.
 
     landmarks: the rows of the photos that the kernel is computed with. rows: those of the N photos, in order.
     """
-    centres = features.rows(landmarks).astype(np.float32)
-    values, vectors = np.linalg.eigh(_kernel(centres, centres).astype(np.float64))
+    values, vectors = np.linalg.eigh(gaussian_kernel(features, landmarks, landmarks).astype(np.float64))
     # a direction that float32 cannot tell from nothing would be all noise
     root = (vectors / np.sqrt(np.maximum(values, 1e-5 * values[-1]))).astype(np.float32)
-    mapped = np.empty((len(rows), len(landmarks)), np.float32)
+    mapped = gaussian_kernel(features, rows, landmarks)
     for begin in range(0, len(rows), _BLOCK):
-        block = features.rows(rows[begin : begin + _BLOCK]).astype(np.float32)
-        np.matmul(_kernel(block, centres), root, out=mapped[begin : begin + _BLOCK])
+        mapped[begin : begin + _BLOCK] = mapped[begin : begin + _BLOCK] @ root
     return mapped
 
 

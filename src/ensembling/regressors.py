@@ -12,6 +12,7 @@ from src.ensembling import kernel_machines
 from src.ensembling.kernel_machines import (
     KernelFeatures,
     Table,
+    gaussian_kernel,
     kernel_ridge,
     landmark_features,
     landmark_ridge,
@@ -99,13 +100,14 @@ def _on_table(regressor: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarr
 def _kernel_ridge(tables: list[Table], labelled: np.ndarray, most: int) -> Regressor:
     """Kernel ridge regression, with landmarks where a fold's regressor would be fitted on too many photos.
 
-    The landmarks are the same for all folds, so that the kernel is computed once; no label has a part in it.
+    The kernel is computed once for all folds, whose landmarks are the same; no label has a part in it.
     """
     features, count = KernelFeatures(tables, labelled), kernel_machines.KERNEL_PHOTOS
+    photos = np.arange(len(tables[0].values))
     if most <= count:
-        return partial(kernel_ridge, features)
+        return partial(kernel_ridge, gaussian_kernel(features, photos, labelled), labelled)
     landmarks = labelled[np.linspace(0, len(labelled) - 1, count).astype(int)]
-    return partial(landmark_ridge, landmark_features(features, landmarks, np.arange(len(tables[0].values))))
+    return partial(landmark_ridge, landmark_features(features, landmarks, photos))
 
 
 def out_of_fold(regressor: Regressor, mos: np.ndarray, fold: np.ndarray, folds: list[int]) -> np.ndarray:

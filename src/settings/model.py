@@ -48,7 +48,8 @@ class EncoderSettings:
     """Cached features of the mirrored photo as well: for augment.flip and predict.tta_flips."""
     levels: bool = True
     """Cached features hold the mean and standard deviation of every block's output, which MOS is predicted from (MLSP:
-    Hosu et al. 2019). false: MOS is predicted from the pooled output alone, as without a cache."""
+    Hosu et al. 2019), and for the regressors the maxima inside blocks that are wider there. false: MOS is predicted
+    from the pooled output alone, as without a cache."""
     more_levels: list[str] = Field(default_factory=lambda: ["tf_efficientnet_lite0"])
     """With levels: further timm models, started like the encoder, whose levels MOS is predicted from as well."""
     fine_tuned: str | None = None
