@@ -75,7 +75,7 @@ class LargeDecoder(CachedDecoder):
         weights, caches = None, []
         for layer, cache, memory in zip(self.layers, state.cache, state.memory, strict=True):
             arguments = layer, words, cache, memory, layer is self.layers[-1]
-            if self.checkpointed and self.training and torch.is_grad_enabled():
+            if self.checkpointed and torch.is_grad_enabled():
                 words, weights, cache = checkpoint(self.layer, *arguments, use_reentrant=False)
             else:
                 words, weights, cache = self.layer(*arguments)

@@ -48,6 +48,7 @@ class VisionTower(Encoder):
         """size: side of the photos in pixels that it takes."""
         super().__init__(3, mean, std, channels_last=False)
         self.tower, self._warning = tower, warning
+        self._checkpointed: list[nn.Module] = []
         side = size // tower.config.patch_size
         self.width, self.layout = tower.config.hidden_size, (side, side)
         self.set_trainable(tower, frozen)
@@ -68,10 +69,16 @@ class VisionTower(Encoder):
         super().train(mode)
         if self.frozen:
             self.tower.eval()
+        for layer in self._checkpointed:
+            layer.training = True  # else it would not checkpoint in self-critical training; dropout is inside its parts
         return self
 
     def checkpoint_gradients(self) -> bool:
+        from transformers.modeling_layers import GradientCheckpointingLayer
+
         self.tower.activation_checkpointing_enable()
+        self._checkpointed = [part for part in self.tower.modules() if isinstance(part, GradientCheckpointingLayer)]
+        self.train(self.training)
         return True
 
     def layers(self) -> list[list[nn.Parameter]]:
