@@ -148,6 +148,7 @@ class AttentionDecoder(CausalDecoder):
     layer reads h alone, not also the previous word and the context. Raises InputError where `layers` is not 1.
     """
 
+    reads_pooled = False
     word_input: nn.Linear
     """Projects word embeddings for the cell; of all positions at once in teacher forcing."""
 

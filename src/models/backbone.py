@@ -36,7 +36,8 @@ class BackboneEncoder(Encoder):
 
     `layout` is that of the grid at the size it was built for. `pooled` is the backbone's own pooling (mean, class
     token, a norm after the mean) where that keeps the width, else the mean over the grid. Modules of the backbone that
-    features do not depend on are removed, so that every parameter gets a gradient.
+    features do not depend on are removed, so that every parameter gets a gradient; one of `pooling` gets it where
+    `pooled` is read.
     """
 
     def __init__(
@@ -137,7 +138,7 @@ class BackboneEncoder(Encoder):
             self.levels_width = 0 if levels is None else levels.shape[1]
             pooled = self._own_pooling(output)
             self._pools_itself = pooled is not None
-            self._remove_unused(grid.sum() + (0 if pooled is None else pooled.sum()))
+            self._remove_unused(grid, pooled)
         self.backbone.train(was_training)
 
     def _own_pooling(self, output: torch.Tensor) -> torch.Tensor | None:
@@ -149,19 +150,27 @@ class BackboneEncoder(Encoder):
             return None
         return pooled if pooled.shape == (output.shape[0], self.width) else None
 
-    def _remove_unused(self, total: torch.Tensor) -> None:
+    def _remove_unused(self, grid: torch.Tensor, pooled: torch.Tensor | None) -> None:
         """Unused layers (the wide head of a MobileNet) would be trained by weight decay alone and break DDP."""
-        named = [(name, p) for name, p in self.backbone.named_parameters() if p.requires_grad]
-        gradients = torch.autograd.grad(total, [parameter for _, parameter in named], allow_unused=True)
-        unused = {name for (name, _), gradient in zip(named, gradients, strict=True) if gradient is None}
+        unused = _independent(grid, {name: p for name, p in self.backbone.named_parameters() if p.requires_grad})
+        if pooled is not None and unused:
+            beside, unused = unused, _independent(pooled, unused)
+            self.pooling = [parameter for name, parameter in beside.items() if name not in unused]
         for child, module in list(self.backbone.named_children()):
             names = {f"{child}.{name}" for name, _ in module.named_parameters()}
-            if names and names <= unused:
+            if names and names <= unused.keys():
                 setattr(self.backbone, child, nn.Identity())
                 self.removed.add(child)
         for name, parameter in self.backbone.named_parameters():
             if name in unused:
                 parameter.requires_grad_(False)
+
+
+def _independent(output: torch.Tensor, parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+    """Those that the output does not depend on."""
+    gradients = torch.autograd.grad(output.sum(), list(parameters.values()), retain_graph=True, allow_unused=True)
+    pairs = zip(parameters.items(), gradients, strict=True)
+    return {name: parameter for (name, parameter), gradient in pairs if gradient is None}
 
 
 def _breaks_channels_last(backbone: nn.Module) -> bool:

@@ -96,6 +96,12 @@ class Captioner(nn.Module):
                 "a published captioner; leave it out"
             )
 
+    def freeze_unread(self) -> None:
+        """Freeze the encoder's pooling where captions alone are learned, by a decoder that reads cells alone."""
+        if self.mos_head is None and self.decoder is not None and not self.decoder.reads_pooled:
+            for parameter in self.encoder.pooling:
+                parameter.requires_grad_(False)
+
     def mos_inputs(self, features: Features, rows: torch.Tensor | None = None) -> torch.Tensor:
         """What the MOS head sees, [B, D]. rows: the photos that the late stages are run on, int64; not given: all."""
         if self.late_stages is None:

@@ -27,7 +27,12 @@ class State(Protocol):
 
 
 class Decoder(nn.Module, ABC):
-    """Any caption decoder."""
+    """Any caption decoder.
+
+    `reads_pooled`: the features' `pooled`; else it reads their cells alone.
+    """
+
+    reads_pooled: bool = True
 
     @abstractmethod
     def log_prob(self, features: Features, captions: torch.Tensor) -> torch.Tensor:

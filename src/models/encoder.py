@@ -15,7 +15,8 @@ class Encoder(nn.Module, ABC):
 
     `width` is D of the features, `levels_width` L (0: it gives no levels), `layout` the (height, width) of their grid.
     `frozen`: it is not trained. `removed`: the modules of the published network that features do not depend on, which
-    were removed. `fixed_input_size`: it takes photos of the size that it was built for only.
+    were removed. `pooling`: the parameters that the features' `pooled` alone depends on. `fixed_input_size`: it takes
+    photos of the size that it was built for only.
     """
 
     mean: torch.Tensor
@@ -25,11 +26,13 @@ class Encoder(nn.Module, ABC):
     layout: tuple[int, int]
     frozen: bool
     removed: set[str]
+    pooling: list[nn.Parameter]
     fixed_input_size: bool = False
 
     def __init__(self, channels: int, mean: tuple[float, ...], std: tuple[float, ...], channels_last: bool):
         super().__init__()
         self.removed = set()
+        self.pooling = []
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, channels, 1, 1) * 255)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, channels, 1, 1) * 255)

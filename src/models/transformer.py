@@ -226,6 +226,8 @@ class TransformerStack(nn.Module):
 class Transformer(TransformerStack, CachedDecoder):
     """The autoregressive Transformer decoder."""
 
+    reads_pooled = False
+
     def __init__(self, settings: DecoderSettings, vocabulary_size: int, feature_width: int):
         super().__init__(settings, vocabulary_size, vocabulary_size, feature_width)
 

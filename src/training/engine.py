@@ -59,6 +59,8 @@ class Engine:
         self.sums = torch.zeros(2 * len(task.terms) + len(STATISTICS) + 1, dtype=torch.float64, device=ranks.device)
 
     def _wrap(self) -> None:
+        if self.ranks.world_size > 1:
+            self.task.model.freeze_unread()  # DDP waits for the gradient of everything that is trainable
         compiled: nn.Module = self.task
         if self.settings.train.compile:
             torch.use_deterministic_algorithms(True, warn_only=True)  # of the compiler as well

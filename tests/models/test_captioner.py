@@ -81,6 +81,20 @@ def test_a_task_has_only_the_heads_it_needs():
     assert both.mos_head and both.decoder and mos.decoder is None and caption.mos_head is None
 
 
+@pytest.mark.parametrize("name", ["recurrent", "attention", "updown", "transformer", "mask_predict"])
+def test_what_captions_alone_train_gets_a_gradient(name):
+    """Of an encoder whose pooling has parameters of its own, which the decoder may not read."""
+    encoder = EncoderSettings(name="test_convnext", pretrained=False, frozen=False)
+    decoder = DecoderSettings(name=name, hidden=16, embedding=16, heads=4)
+    settings = dataclasses.replace(settings_of("caption"), encoder=encoder, decoder=decoder)
+    network = build_captioner(settings, 3, VOCABULARY, (1.0, 9.0, 4.0), (0.4,) * 3, (0.2,) * 3)
+    network.freeze_unread()
+    pooling = network.encoder.pooling
+    assert pooling and all(parameter.requires_grad == network.decoder.reads_pooled for parameter in pooling)
+    network.decoder.log_prob(network.features(pixels(size=32)), torch.tensor([[4, 5, 2], [4, 6, 2]])).sum().backward()
+    assert all((parameter.grad is not None) == parameter.requires_grad for parameter in network.parameters())
+
+
 def test_equal_seeds_build_equal_networks():
     states = []
     for _ in range(2):

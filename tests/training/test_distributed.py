@@ -105,6 +105,16 @@ def test_gradients_are_exchanged_once_a_step_whatever_it_is_divided_into(folder)
     assert len(exchanged) == checkpoint.load(folder / "runs" / "three" / "fold-0" / "last.pt")["engine"]["steps"]
 
 
+def test_captions_alone_are_learned_as_by_one_process(folder, arguments):
+    """Nobody reads the encoder's pooling then, which has parameters of its own."""
+    alone = [*arguments, "task=caption", "decoder.name=attention", "encoder.frozen_epochs=1", "train.epochs=2"]
+    alone += ["self_critical.from_epoch=null"]
+    for count in (1, 2):
+        run(count, folder, "train", [*alone, f"run.name=captions-{count}"])
+    assert np.abs(metrics(folder, "captions-1") - metrics(folder, "captions-2")).max(axis=None) < 1e-5
+    assert (weights(folder, "captions-1") - weights(folder, "captions-2")).abs().max() < 1e-5
+
+
 def test_processes_whose_memories_differ_take_the_same_micro_batches(folder, arguments):
     """The second one holds one of the three photos that each has; the loss compares the photos of both."""
     compared = [*arguments, "loss.plcc=0.5", "train.epochs=2", "self_critical.from_epoch=null"]
