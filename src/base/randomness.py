@@ -17,14 +17,16 @@ def fold_in(seed: int, *keys: int | str) -> int:
 def make_deterministic(threads: int) -> None:
     """Have torch compute the same bits each time on the same kind of machine with `threads` threads.
 
-    Call before the first use of a GPU: cuBLAS reads its setting only once.
+    An exception is the gradient of scaled dot-product attention on a GPU. Call before the first use of a GPU: cuBLAS
+    reads its setting only once.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     import torch
 
     torch.set_num_threads(threads)
-    # to warn: a few GPU operations have no exact form. torch.use_deterministic_algorithms would import the compiler,
-    # which takes longer than the rest of torch
+    # to warn: a few GPU operations have no exact form. The gradient of attention has one, in any precision, but torch
+    # takes it only where the others are errors. torch.use_deterministic_algorithms would import the compiler, which
+    # takes longer than the rest of torch
     torch.set_deterministic_debug_mode("warn")
     # slow, and nothing reads what was never written
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a property
