@@ -113,7 +113,8 @@ class Meteor:
         words = _WARM_UP.split()
         sentences = [" ".join(words[(i * step) % len(words)] for i in range(12)) for step in range(1, 17)]
         with self._lock, contextlib.suppress(_Died):
-            self._ask([_line([one], other) for one in sentences for other in sentences])
+            if self._finalizer.alive:
+                self._ask([_line([one], other) for one in sentences for other in sentences])
 
     def close(self) -> None:
         """End the process; a later call of `stats` starts a new one."""
@@ -133,6 +134,7 @@ class Meteor:
             if self._words is not None and not words_of(line.removeprefix(_SCORE) for line in lines) <= self._words:
                 self._paraphrases, self._words = all_paraphrases(), None
                 self._finalizer()
+            if not self._finalizer.alive:
                 self._open()
             try:
                 return self._ask(lines)

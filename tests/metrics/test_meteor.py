@@ -89,7 +89,7 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def test_a_killed_process_is_restarted_and_close_leaves_none(tmp_path):
+def test_a_killed_or_closed_process_is_restarted_and_close_leaves_none(tmp_path):
     meteor = small_meteor(tmp_path)
     first = meteor._process
     os.kill(first.pid, signal.SIGKILL)
@@ -97,4 +97,8 @@ def test_a_killed_process_is_restarted_and_close_leaves_none(tmp_path):
     second = meteor._process
     assert second.pid != first.pid and first.poll() is not None
     meteor.close()
+    meteor.close()
     assert second.poll() is not None
+    assert meteor_score(meteor.stats([["a b"]], ["a b"])) == pytest.approx([1])
+    meteor.close()
+    assert meteor._process.poll() is not None
