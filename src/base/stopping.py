@@ -14,10 +14,15 @@ from typing import Any, NoReturn
 
 GRACE = 3.0
 """Seconds from the first request to the end of the process, also where the main thread is inside a library's code."""
+FINISHING = 60.0
+"""Seconds from the first request after which the process ends also inside `time_to_finish`."""
 GO_ON = "the same command, without --fresh, goes on"
 _LEFT_SILENTLY = "ignore:resource_tracker:UserWarning"
 """A warning of the process that removes semaphores which one that ended at once has left."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_hurried = threading.Event()
+"""Not set inside `time_to_finish`."""
+_hurried.set()
 
 
 class Stopped(BaseException):
@@ -36,6 +41,7 @@ class StopRequests:
 
     A thread sees to it that the process has ended GRACE seconds later: at once, as if it was killed, where the main
     thread is still busy, or has lost the exception in a library. It watches on after a block that a request has ended.
+    What is inside `time_to_finish` by then is finished first.
     """
 
     def __init__(self) -> None:
@@ -74,7 +80,11 @@ class StopRequests:
             while numbers := receiver.recv(64):
                 for signum in filter(_SIGNALS.__contains__, numbers):
                     self.signal = self.signal or signum  # the handler may never run
+                    latest = time.monotonic() + FINISHING
                     time.sleep(GRACE)
+                    while not _hurried.is_set() and time.monotonic() < latest:
+                        _hurried.wait(latest - time.monotonic())
+                        time.sleep(GRACE)  # for the end that the main thread makes by itself
                     self._end(signum)
 
     def _end_if_lost(self, lost: Any) -> None:
@@ -87,6 +97,19 @@ class StopRequests:
         with contextlib.suppress(OSError):
             os.write(2, b"" if self._reported else f"stopped: {GO_ON}\n".encode())
         end_at_once(128 + signum)
+
+
+@contextlib.contextmanager
+def time_to_finish() -> Iterator[None]:
+    """In the block, which the main thread enters, the process is not ended GRACE seconds after a request to stop.
+
+    For what is lost where it is not finished, as a checkpoint that is being written. At most FINISHING seconds.
+    """
+    _hurried.clear()
+    try:
+        yield
+    finally:
+        _hurried.set()
 
 
 def end_at_once(code: int) -> NoReturn:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from src.base.errors import InputError, Stopped
 from src.base.machine import fitting_processes, usable_processes
+from src.base.stopping import time_to_finish
 from src.base.text import one_line
 from src.pipeline.runs import fold_log, run_folder
 from src.pipeline.stages import start_stage
@@ -123,11 +124,12 @@ def run_side_by_side(stage: str, settings: Settings, folds: list[int], options: 
                 failed += [job] if job.process.returncode else []
                 job.report()
     except Stopped:
-        for job in running:
-            job.process.terminate()
-        for job in running:
-            job.process.wait()
-            job.report()
+        with time_to_finish():  # they may be writing checkpoints
+            for job in running:
+                job.process.terminate()
+            for job in running:
+                job.process.wait()
+                job.report()
         raise
     if failed:
         names = ", ".join(str(job.fold) for job in sorted(failed, key=lambda job: job.fold))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from src.base.errors import InputError, Stopped, guarded
-from src.base.stopping import GO_ON, children_without_interrupts
+from src.base.stopping import GO_ON, children_without_interrupts, time_to_finish
 from src.pipeline import budget, outputs
 from src.pipeline.artefacts import Artefact, outdated, tree_signature
 from src.pipeline.resolved import DEMO, data_root, folds_of, has_networks, planned, search_plan, tuned
@@ -87,8 +87,10 @@ def _finish(stage: str, process: subprocess.Popen) -> None:
     try:
         process.wait()
     except Stopped as stop:
-        process.terminate()
-        if process.wait() < 0:  # it had not begun, and said nothing
+        with time_to_finish():  # it may be writing a checkpoint
+            process.terminate()
+            process.wait()
+        if process.returncode < 0:  # it had not begun, and said nothing
             raise
         raise SystemExit(128 + stop.signal) from None
     if process.returncode < 0:

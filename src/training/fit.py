@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import torch
 
 from src.base.errors import InputError, Stopped
+from src.base.stopping import time_to_finish
 from src.data.augment import Augmenter
 from src.data.dataset import BatchDataset, BatchSlice, epoch_batches, rank_slice
 from src.data.loading import load_batches
@@ -230,9 +231,10 @@ class Fit:
         """Write the best weights, and then last.pt, which says that they are there. state: not the present one."""
         state = state or self._state()
         if self.ranks.main:
-            for name, best in self._best.items():
-                checkpoint.save(best_checkpoint(self.folder, name), best)
-            checkpoint.save(last_checkpoint(self.folder), state)
+            with time_to_finish():
+                for name, best in self._best.items():
+                    checkpoint.save(best_checkpoint(self.folder, name), best)
+                checkpoint.save(last_checkpoint(self.folder), state)
         self._best.clear()
         self._saved = time.monotonic()
 

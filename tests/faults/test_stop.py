@@ -11,9 +11,10 @@ import pytest
 from src.base.locks import lock
 from src.base.stopping import GRACE
 from src.pipeline.stages import STAGES
+from src.training import checkpoint
 from tests.helpers.checkout import REPOSITORY, checkout, environment
 from tests.helpers.stops import SETTINGS, Stop, fork_stage, program, stages_stopped, start, stop, stop_when_ready
-from tests.helpers.warm_python import Stage
+from tests.helpers.warm_python import Stage, start_stage
 
 BUSY = {
     "sleeps": ("time.sleep(60)", False),
@@ -74,6 +75,46 @@ def test_more_signals_do_not_disturb_a_stop(tmp_path):
         os.kill(process.pid, signal.SIGINT)
     ended = stop(process, signal.SIGINT)
     assert ended and ended.printed.startswith("cleaned up\nstopped: ")
+
+
+@pytest.mark.parametrize(("seconds", "limit", "finished"), [(GRACE + 1, 60, True), (60, 4, False)])
+def test_what_takes_longer_is_finished_first_but_not_for_ever(seconds, limit, finished, tmp_path):
+    body = (
+        f"from src.base import stopping\nstopping.FINISHING = {limit}\n"
+        "try:\n    print('begun', flush=True)\n    time.sleep(60)\n"
+        f"finally:\n    with stopping.time_to_finish():\n        time.sleep({seconds})\n    open('whole', 'w').close()"
+    )
+    process = start(program(tmp_path, body), tmp_path)
+    assert process.stdout and [process.stdout.readline() for _ in range(2)] == ["ready\n", "begun\n"]
+    process.terminate()
+    printed = process.communicate(timeout=40)[0]
+    assert process.returncode == 128 + signal.SIGTERM
+    assert printed.splitlines() == ["stopped: the same command, without --fresh, goes on"]
+    assert (tmp_path / "whole").exists() == finished
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_takes_long_is_written_before_the_end(tiny_competition, tmp_path):
+    """Of two folds side by side, by the stages as run.sh starts them."""
+    (tmp_path / "first.py").write_text(
+        "import time\nfrom src.training import checkpoint\nwrite = checkpoint.write_bytes\n"
+        "def slowly(path, content):\n    path.with_name('begun').touch()\n"
+        f"    time.sleep({GRACE + 1})\n    write(path, content)\n"
+        "checkpoint.write_bytes = slowly\n"
+    )
+    variables = environment(PYTHONPATH=str(REPOSITORY), RUNS_FIRST=str(tmp_path / "first.py"))
+    arguments = [*SETTINGS, "split.holdout=null", "tune.trials=0", "run.jobs=2", "run.workers=0"]
+    arguments += ["train.checkpoint_steps=1", "train.batch_size=4", f"data.root={tiny_competition}"]
+    folds = [tmp_path / "runs" / "demo" / f"fold-{fold}" for fold in (0, 1)]
+    process = start_stage(tmp_path, "src.pipeline.stages", arguments, variables, tmp_path / "printed")
+    while not all((fold / "begun").exists() for fold in folds):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.terminate()
+    printed = "".join(process.communicate(timeout=60))
+    assert process.returncode == 128 + signal.SIGTERM, printed
+    assert all(checkpoint.load(fold / "last.pt")["engine"]["steps"] == 1 for fold in folds)
+    assert printed.count("is saved; the same command, without --fresh, goes on") == 2, printed
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
