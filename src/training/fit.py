@@ -242,6 +242,13 @@ class Fit:
         state = checkpoint.load(last)
         self.engine.load_state(state["engine"])
         self.train_state = TrainState(**state["train_state"])
+        places = self.ranks.all_gather((self.train_state.epoch, self.train_state.step))
+        if len(set(places)) > 1:
+            read = ", ".join(f"epoch {epoch + 1} step {step}" for epoch, step in places)
+            raise InputError(
+                f"{last} is another checkpoint for each process ({read}): all machines must share the storage of "
+                "run.root; where they do, start again once all of them see its last file"
+            )
         if self.ranks.main and self.train_state.epoch < self.settings.train.epochs:
             print(f"fold {self.fold}: going on from epoch {self.train_state.epoch + 1}, step {self.train_state.step}")
 

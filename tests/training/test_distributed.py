@@ -185,6 +185,25 @@ def test_a_fault_on_one_process_ends_all_with_its_message(folder, arguments):
     assert "error: the second process has a fault" in errors
 
 
+def test_processes_that_read_different_checkpoints_say_so(folder, arguments):
+    """As where a machine's view of the shared storage is late."""
+    run(2, folder, "train", [*arguments, "run.name=late"], stop=4)
+    late = (
+        "if os.environ.get('RANK') == '1':\n"
+        "    import src.training.checkpoint as checkpoint\n"
+        "    load = checkpoint.load\n"
+        "    def load_earlier(path):\n"
+        "        state = load(path)\n"
+        "        state['train_state']['step'] -= 1\n"
+        "        return state\n"
+        "    checkpoint.load = load_earlier\n"
+    )
+    process = torchrun(2, folder, *arguments, "run.name=late", start=late)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode != 0
+    assert "last.pt is another checkpoint for each process (epoch 1 step 5, epoch 1 step 4): all machines" in errors
+
+
 def test_a_machine_without_the_shared_storage_says_so(tmp_path, monkeypatch):
     elsewhere = Ranks(1, 2, torch.device("cpu"))
     monkeypatch.setattr(distributed, "_STORAGE_DELAY", 0)
