@@ -38,7 +38,8 @@ class Decoder(nn.Module, ABC):
     def log_prob(self, features: Features, captions: torch.Tensor) -> torch.Tensor:
         """Log-probability of each token of `captions` [B, T] under the decoder's own factorisation.
 
-        Float32 [B, T], 0 at PAD. Row b of `captions` belongs to photo b.
+        Float32 [B, T], 0 at PAD. Row b of `captions` belongs to photo b. For rescoring captions, as tests do; training
+        computes its losses from `teacher_forced` or `predict_masked`.
         """
 
 
