@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from src.base.randomness import fold_in, seed_torch
@@ -24,7 +23,7 @@ def build_task(settings: Settings, data: FoldData, fold: int) -> Task:
         seed_torch(seed)
         network = with_heads(encoder, settings, words, mos_range)
         if encoder.levels_width and features:
-            _standardise(network, features, data.labelled(settings.task))
+            _standardise(network, features, data)
     else:
         seed_torch(seed)
         network = build_captioner(settings, len(mean), words, mos_range, mean, std)
@@ -33,12 +32,14 @@ def build_task(settings: Settings, data: FoldData, fold: int) -> Task:
     return Task(network, settings.loss, scale, settings.vocabulary.maximum_words, settings.decoding.passes)
 
 
-def _standardise(network: Captioner, features: Path, rows: np.ndarray) -> None:
-    """Give the heads the statistics of the training photos' cached levels, and of what the late stages make of some."""
-    mean, std = feature_statistics(features, rows)
+def _standardise(network: Captioner, features: Path, data: FoldData) -> None:
+    """Give each head the statistics of the cached levels of the training photos that it learns from, and the MOS head
+    those of what the late stages make of some."""
     if network.levels_in_grid is not None:
-        network.levels_in_grid.standardiser.fit(mean, std)
+        network.levels_in_grid.standardiser.fit(*feature_statistics(features, data.labelled("caption")))
     if network.mos_head is not None:
+        rows = data.labelled("mos")
+        mean, std = feature_statistics(features, rows)
         if network.late_stages is not None:
             late_mean, late_std = late_statistics(network.late_stages, features, rows)
             mean, std = torch.cat([mean, late_mean]), torch.cat([std, late_std])

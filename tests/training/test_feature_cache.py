@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import errno
 import io
 import multiprocessing
@@ -29,6 +30,7 @@ from src.settings.schema import AugmentSettings
 from src.training import checkpoint, feature_cache
 from src.training.distributed import Ranks
 from src.training.fold_data import read_fold
+from src.training.fold_task import build_task
 from tests.conftest import TINY
 from tests.helpers.checkout import REPOSITORY, environment
 
@@ -85,6 +87,25 @@ def test_at_their_own_aspect_ratio_each_photo_is_as_if_alone(prepared, competiti
         for name in ("grid", "levels", "maxima"):
             assert np.abs(np.load(folder / f"{name}.npy")[row] - alone[name][0].numpy()).max() < 1e-4
     assert len(shapes) > 2 and all(max(shape) == 120 for shape in shapes)
+
+
+def test_each_head_has_the_statistics_of_the_photos_that_it_learns_from(prepared):
+    settings = prepared(*FROZEN, "encoder.long_side=null")
+    folder = feature_cache.cached_features(settings, ONE)
+    places = [make(settings).folder for make in (outputs.photos, outputs.vocabulary, outputs.folds)]
+    data = read_fold(*places, 0, settings.vocabulary.maximum_words, folder)
+    unrated = data.train_rows[::3]
+    labels = dataclasses.replace(data.labels, mos=data.labels.mos.copy())
+    labels.mos[unrated] = np.nan
+    network = build_task(settings, dataclasses.replace(data, labels=labels), 0).model
+    captioned, levels = data.labelled("caption"), np.load(folder / "levels.npy").astype(np.float64)
+    for head, rows in (
+        (network.mos_head, np.setdiff1d(data.train_rows, unrated)),
+        (network.levels_in_grid, captioned),
+    ):
+        of_rows = levels[rows].reshape(-1, levels.shape[2])
+        np.testing.assert_allclose(head.standardiser.mean, of_rows.mean(0), atol=1e-4)
+        np.testing.assert_allclose(head.standardiser.std, of_rows.std(0).clip(1e-6), atol=1e-4)
 
 
 @pytest.mark.slow
