@@ -87,7 +87,7 @@ def run_page(settings: Settings) -> Page:
     return Page(
         kind="run",
         name=settings.run.name,
-        about=[*about, *([f"stages but tune took {duration(total)}"] if total else [])],
+        about=[*about, *([f"stages but tune took {duration(total)}, folds added up"] if total else [])],
         verdicts=verdicts(scores, former_run(settings)),
         cautions=list(cautions(settings, scores, read_json(shift) if shift.is_file() else {}, leaks)),
         looked_for=_LOOKED_FOR,

@@ -18,7 +18,7 @@ from src.data.pixel_cache import build_pixel_cache
 from src.data.view import needed_short_side
 from src.settings.schema import ViewSettings
 
-CASES = (((720, 480), 128, 3000), ((4000, 3000), 224, 100))
+CASES = (((720, 480), 128, 3000), ((4000, 3000), 224, 300))
 ROUNDS = 3
 
 
