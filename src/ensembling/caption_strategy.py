@@ -28,7 +28,7 @@ MIXTURES = (
     EvidenceMixture(0, 1, 0),
 )
 PARTS = 5
-"""Into which a fold that is alone is cut, so that each part's strategy is chosen on the others."""
+"""Into which the photos of fewer than three folds are divided, so that each part's strategy is chosen on the others."""
 JUDGING = 5000
 """Photos whose people judge strategies at most, a random sample: strategies that differ on so many differ visibly."""
 _FEWEST = 10
@@ -84,7 +84,7 @@ class StrategySelection:
         captioned = np.flatnonzero([bool(corpus.references[row]) for row in self.rows])
         self.part = corpus.fold[self.rows]
         """Of each photo; the people of a part do not judge which strategy its photos get."""
-        if len(groups) == 1:
+        if len(groups) < 3:  # nested cross-validation leaves out two parts
             self.part[captioned] = np.arange(len(captioned)) % PARTS
         self.judging = captioned
         """The photos whose captions by people judge: those that have any, or JUDGING of them."""
@@ -106,16 +106,21 @@ class StrategySelection:
         judged = [captions[photo] for photo in self.judging.tolist()]
         return score_captions(self.references, judged, tokenized=True, meteor=self.meteor)
 
-    def _score(self, scores: CaptionScores) -> float:
-        """The formula; 0 where there are too few photos to judge."""
-        return caption_score(scores.totals(), self.corpus.weights) if scores.photos >= _FEWEST else 0.0
+    def _outside(self, *parts: int) -> np.ndarray:
+        """Which of the judging photos are outside these parts, bool; none where they are too few to judge."""
+        outside = ~np.isin(self.part[self.judging], parts)
+        return outside & (outside.sum() >= _FEWEST)
+
+    def _best(self, strategies: Sequence[CaptionStrategy], judging: np.ndarray) -> CaptionStrategy:
+        """The best on some of the judging photos, by a mask; the first where there are none."""
+        if not judging.any():
+            return strategies[0]
+        scores = {strategy: self._scores[strategy].subset(judging) for strategy in strategies}
+        return max(strategies, key=lambda strategy: caption_score(scores[strategy].totals(), self.corpus.weights))
 
     def best(self, strategies: Sequence[CaptionStrategy], *parts: int) -> CaptionStrategy:
         """The best on the photos outside these parts; the first where there are too few to judge."""
-        if not self.references:
-            return strategies[0]
-        judging = ~np.isin(self.part[self.judging], parts)
-        return max(strategies, key=lambda strategy: self._score(self._scores[strategy].subset(judging)))
+        return self._best(strategies, self._outside(*parts))
 
     def best_of_photos(self, strategies: Sequence[CaptionStrategy]) -> list[CaptionStrategy]:
         """Of each photo the strategy that is best on the photos outside its part."""
@@ -128,21 +133,21 @@ class StrategySelection:
         More strategies offer more, and overfit more. So a set is judged by what selection within it makes of photos
         that had no say in it (nested cross-validation), and the narrowest of equals is taken.
         """
-        if not self.references:
-            return sets[0][0], [sets[0][0]] * len(self.rows)
         of_part = {part: self.best(self._best_set(sets, part), part) for part in np.unique(self.part).tolist()}
         return self.best(self._best_set(sets)), [of_part[part] for part in self.part.tolist()]
 
     def _best_set(self, sets: Sequence[Sequence[CaptionStrategy]], *parts: int) -> Sequence[CaptionStrategy]:
         """The set whose strategies, each part's selected without it and without `parts`, do best outside `parts`."""
-        part_of = self.part[self.judging]
-        others = [other for other in np.unique(part_of).tolist() if other not in parts]
+        part_of, judging = self.part[self.judging], self._outside(*parts)
+        if not judging.any():
+            return sets[0]
 
         def score(strategies: Sequence[CaptionStrategy]) -> float:
-            of_others = [
-                self._scores[self.best(strategies, *parts, other)].subset(part_of == other) for other in others
-            ]
-            return self._score(CaptionScores.joined(of_others)) if of_others else 0.0
+            of_parts = []
+            for part in np.unique(part_of[judging]).tolist():
+                best = self._best(strategies, judging & (part_of != part))
+                of_parts.append(self._scores[best].subset(part_of == part))
+            return caption_score(CaptionScores.joined(of_parts).totals(), self.corpus.weights)
 
         return max(sets, key=score)
 
