@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.base.errors import InputError, guarded
-from src.base.files import write_bytes
+from src.base.files import write_if_different
 from src.pipeline import outputs, resolved, stages
 from src.pipeline.artefacts import making
 from src.pipeline.budget import keep_pace
@@ -155,13 +155,6 @@ def write_ablation(settings: Settings, steps: Sequence["ScoredStep"], folder: Pa
     return ["ablation.csv", "ablation.txt"]
 
 
-def write_config(settings: Settings, path: Path) -> None:
-    """Write the settings as a --config; they may differ in what the ensemble does not depend on from those before."""
-    content = as_yaml(settings).encode()
-    if not path.is_file() or path.read_bytes() != content:
-        write_bytes(path, content)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     settings, options = load_joining(argv, "ensemble", __doc__, add_options)
     if "RANK" in os.environ:
@@ -175,7 +168,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             make_deterministic(settings.run.threads)
             work.outputs += ensemble_runs(settings, joined(settings), work.folder)
         config = outputs.ensemble(settings).folder / "ensemble.yaml"
-        write_config(settings, config)
+        # also beside an ensemble that is up to date: the settings may differ in what it does not depend on
+        write_if_different(config, as_yaml(settings).encode())
     print(f"ensemble: next: python -m src.evaluate --config {config}, then src.submit with the same", flush=True)
 
 

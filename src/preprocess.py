@@ -13,7 +13,7 @@ from pathlib import Path
 
 from src.base.csv_files import read_rows
 from src.base.errors import InputError, guarded
-from src.base.files import read_json, require_writable, write_bytes, write_text
+from src.base.files import read_json, require_writable, write_if_different, write_text
 from src.base.hub_models import captioner_tokens, model_folder
 from src.base.machine import usable_processes
 from src.base.text import one_line
@@ -85,8 +85,7 @@ def make_photos(settings: Settings, work: Making) -> None:
 def report_rejected(settings: Settings, source: Path) -> None:
     """Copy rejected.csv into the run's folder. Raises InputError where it has rows that may not be left out."""
     rejected = rejected_path(run_folder(settings))
-    if not rejected.is_file() or rejected.read_bytes() != source.read_bytes():
-        write_bytes(rejected, source.read_bytes())
+    write_if_different(rejected, source.read_bytes())
     rows = read_rows(rejected, ("where", "photo_id", "path", "reason"))
     if not rows:
         return

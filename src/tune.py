@@ -25,9 +25,8 @@ from typing import TYPE_CHECKING
 
 from src.base.errors import InputError, guarded
 from src.base.files import digest_of
-from src.base.locks import lock
 from src.pipeline import outputs, resolved, stages
-from src.pipeline.artefacts import Artefact, making, outdated, outputs_digest
+from src.pipeline.artefacts import Artefact, making, mark_unfinished, outdated, outputs_digest
 from src.pipeline.fold_jobs import jobs_of
 from src.pipeline.resolved import SearchPlan
 from src.pipeline.runs import fold_name, marker_of, run_folder, tuning_folder
@@ -151,8 +150,7 @@ def search(settings: Settings, plan: SearchPlan, artefact: Artefact, options: ar
         print("tune: two scores have no order, so no trial is pruned", flush=True)
     folder = artefact.folder / study.name.rpartition("-")[2]
     if options.fresh:
-        with lock(artefact.guard or artefact.folder, "tune", wait=True):
-            artefact.marker.unlink(missing_ok=True)  # else further workers take the search for finished
+        mark_unfinished(artefact)  # else further workers take the search for finished
         shutil.rmtree(folder / "judge", ignore_errors=True)
     as_they_are = dataclasses.replace(settings, tune=TuneSettings(trials=0))
     objective = objective_of(as_they_are, plan, options.stage, folder)

@@ -66,6 +66,12 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+def write_if_different(path: Path, content: bytes) -> None:
+    """Write a whole file or none; one that holds the same stays as it is, with its time."""
+    if not path.is_file() or path.read_bytes() != content:
+        write_bytes(path, content)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a whole UTF-8 file or none."""
     write_bytes(path, text.encode("utf-8"))

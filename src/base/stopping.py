@@ -20,9 +20,9 @@ GO_ON = "the same command, without --fresh, goes on"
 _LEFT_SILENTLY = "ignore:resource_tracker:UserWarning"
 """A warning of the process that removes semaphores which one that ended at once has left."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_hurried = threading.Event()
-"""Not set inside `time_to_finish`."""
-_hurried.set()
+_nothing_to_finish = threading.Event()
+"""Set but inside `time_to_finish`."""
+_nothing_to_finish.set()
 
 
 class Stopped(BaseException):
@@ -82,8 +82,8 @@ class StopRequests:
                     self.signal = self.signal or signum  # the handler may never run
                     latest = time.monotonic() + FINISHING
                     time.sleep(GRACE)
-                    while not _hurried.is_set() and time.monotonic() < latest:
-                        _hurried.wait(latest - time.monotonic())
+                    while not _nothing_to_finish.is_set() and time.monotonic() < latest:
+                        _nothing_to_finish.wait(latest - time.monotonic())
                         time.sleep(GRACE)  # for the end that the main thread makes by itself
                     self._end(signum)
 
@@ -105,11 +105,11 @@ def time_to_finish() -> Iterator[None]:
 
     For what is lost where it is not finished, as a checkpoint that is being written. At most FINISHING seconds.
     """
-    _hurried.clear()
+    _nothing_to_finish.clear()
     try:
         yield
     finally:
-        _hurried.set()
+        _nothing_to_finish.set()
 
 
 def end_at_once(code: int) -> NoReturn:

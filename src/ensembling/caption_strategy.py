@@ -106,9 +106,9 @@ class StrategySelection:
         judged = [captions[photo] for photo in self.judging.tolist()]
         return score_captions(self.references, judged, tokenized=True, meteor=self.meteor)
 
-    def _outside(self, *parts: int) -> np.ndarray:
-        """Which of the judging photos are outside these parts, bool; none where they are too few to judge."""
-        outside = ~np.isin(self.part[self.judging], parts)
+    def _outside(self, part: int | None) -> np.ndarray:
+        """Which of the judging photos are outside a part, or all, bool; none where they are too few to judge."""
+        outside = self.part[self.judging] != part  # with None all
         return outside & (outside.sum() >= _FEWEST)
 
     def _best(self, strategies: Sequence[CaptionStrategy], judging: np.ndarray) -> CaptionStrategy:
@@ -118,9 +118,9 @@ class StrategySelection:
         scores = {strategy: self._scores[strategy].subset(judging) for strategy in strategies}
         return max(strategies, key=lambda strategy: caption_score(scores[strategy].totals(), self.corpus.weights))
 
-    def best(self, strategies: Sequence[CaptionStrategy], *parts: int) -> CaptionStrategy:
-        """The best on the photos outside these parts; the first where there are too few to judge."""
-        return self._best(strategies, self._outside(*parts))
+    def best(self, strategies: Sequence[CaptionStrategy], part: int | None = None) -> CaptionStrategy:
+        """The best on the photos outside a part, or on all; the first where there are too few to judge."""
+        return self._best(strategies, self._outside(part))
 
     def best_of_photos(self, strategies: Sequence[CaptionStrategy]) -> list[CaptionStrategy]:
         """Of each photo the strategy that is best on the photos outside its part."""
@@ -134,20 +134,20 @@ class StrategySelection:
         that had no say in it (nested cross-validation), and the narrowest of equals is taken.
         """
         of_part = {part: self.best(self._best_set(sets, part), part) for part in np.unique(self.part).tolist()}
-        return self.best(self._best_set(sets)), [of_part[part] for part in self.part.tolist()]
+        return self.best(self._best_set(sets, None)), [of_part[part] for part in self.part.tolist()]
 
-    def _best_set(self, sets: Sequence[Sequence[CaptionStrategy]], *parts: int) -> Sequence[CaptionStrategy]:
-        """The set whose strategies, each part's selected without it and without `parts`, do best outside `parts`."""
-        part_of, judging = self.part[self.judging], self._outside(*parts)
+    def _best_set(self, sets: Sequence[Sequence[CaptionStrategy]], part: int | None) -> Sequence[CaptionStrategy]:
+        """The set whose strategies, each part's selected without it, do best outside `part`, or on all photos."""
+        part_of, judging = self.part[self.judging], self._outside(part)
         if not judging.any():
             return sets[0]
 
         def score(strategies: Sequence[CaptionStrategy]) -> float:
             of_parts = []
-            for part in np.unique(part_of[judging]).tolist():
-                best = self._best(strategies, judging & (part_of != part))
-                of_parts.append(self._scores[best].subset(part_of == part))
-            return caption_score(CaptionScores.joined(of_parts).totals(), self.corpus.weights)
+            for other in np.unique(part_of[judging]).tolist():
+                best = self._best(strategies, judging & (part_of != other))
+                of_parts.append(self._scores[best].subset(part_of == other))
+            return caption_score(CaptionScores.concatenated(of_parts).totals(), self.corpus.weights)
 
         return max(sets, key=score)
 

@@ -166,18 +166,17 @@ def fit_kernel_ridge(features: np.ndarray, targets: np.ndarray, alpha: float) ->
     return KernelRidge(alpha=alpha, kernel="rbf", gamma=_GAMMA).fit(features, targets)
 
 
-def landmark_features(features: KernelFeatures, landmarks: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def landmark_features(kernel: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     """Features whose inner products are Nyström's approximation of the Gaussian kernel: float32 [N, landmarks].
 
-    landmarks: the rows of the photos that the kernel is computed with. rows: those of the N photos, in order.
+    kernel: `gaussian_kernel` of all N photos with those at `landmarks`; it is overwritten.
     """
-    values, vectors = np.linalg.eigh(gaussian_kernel(features, landmarks, landmarks).astype(np.float64))
+    values, vectors = np.linalg.eigh(kernel[landmarks].astype(np.float64))
     # a direction that float32 cannot tell from nothing would be all noise
     root = (vectors / np.sqrt(np.maximum(values, 1e-5 * values[-1]))).astype(np.float32)
-    mapped = gaussian_kernel(features, rows, landmarks)
-    for begin in range(0, len(rows), _BLOCK):
-        mapped[begin : begin + _BLOCK] = mapped[begin : begin + _BLOCK] @ root
-    return mapped
+    for begin in range(0, len(kernel), _BLOCK):
+        kernel[begin : begin + _BLOCK] = kernel[begin : begin + _BLOCK] @ root
+    return kernel
 
 
 def _kernel(left: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -107,7 +107,7 @@ def _kernel_ridge(tables: list[Table], labelled: np.ndarray, most: int) -> Regre
     if most <= count:
         return partial(kernel_ridge, gaussian_kernel(features, photos, labelled), labelled)
     landmarks = labelled[np.linspace(0, len(labelled) - 1, count).astype(int)]
-    return partial(landmark_ridge, landmark_features(features, landmarks, photos))
+    return partial(landmark_ridge, landmark_features(gaussian_kernel(features, photos, landmarks), landmarks))
 
 
 def out_of_fold(regressor: Regressor, mos: np.ndarray, fold: np.ndarray, folds: list[int]) -> np.ndarray:

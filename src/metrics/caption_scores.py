@@ -119,7 +119,7 @@ class CaptionScores:
         return CaptionScores(*(part[rows] for part in parts))
 
     @classmethod
-    def joined(cls, parts: Sequence["CaptionScores"]) -> "CaptionScores":
+    def concatenated(cls, parts: Sequence["CaptionScores"]) -> "CaptionScores":
         """Of the photos of all parts, one after another."""
         names = [field.name for field in fields(cls)]
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))

@@ -154,8 +154,8 @@ class BackboneEncoder(Encoder):
         """Unused layers (the wide head of a MobileNet) would be trained by weight decay alone and break DDP."""
         unused = _independent(grid, {name: p for name, p in self.backbone.named_parameters() if p.requires_grad})
         if pooled is not None and unused:
-            beside, unused = unused, _independent(pooled, unused)
-            self.pooling = [parameter for name, parameter in beside.items() if name not in unused]
+            outside_grid, unused = unused, _independent(pooled, unused)
+            self.pooling = [parameter for name, parameter in outside_grid.items() if name not in unused]
         for child, module in list(self.backbone.named_children()):
             names = {f"{child}.{name}" for name, _ in module.named_parameters()}
             if names and names <= unused.keys():

@@ -154,6 +154,17 @@ def record_digest(marker: Path) -> str:
     return digest(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
+def _owned(artefact: Artefact) -> contextlib.AbstractContextManager:
+    """Its lock; raises InputError where another process owns the folder of a run."""
+    return lock(artefact.guard or artefact.folder, artefact.stage, artefact.shared or artefact.guard is not None)
+
+
+def mark_unfinished(artefact: Artefact) -> None:
+    """Remove the marker, so that no other process takes the artefact for up to date."""
+    with _owned(artefact):
+        artefact.marker.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def making(artefact: Artefact, fresh: bool = False) -> Iterator[Making | None]:
     """Own an artefact while the block makes it; yields None, and says so, where it is up to date already.
@@ -162,7 +173,7 @@ def making(artefact: Artefact, fresh: bool = False) -> Iterator[Making | None]:
     can go on, and is moved in when whole. Others are built in place. Raises InputError where another process owns the
     folder of a run, or where a fold was trained with other settings or data.
     """
-    with lock(artefact.guard or artefact.folder, artefact.stage, wait=artefact.shared or artefact.guard is not None):
+    with _owned(artefact):
         reason = "--fresh" if fresh else outdated(artefact)
         print(f"{artefact.stage}: {artefact.folder}: {reason or 'up to date'}", flush=True)
         if not reason:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from src.base.files import write_bytes
+from src.base.files import write_if_different
 from src.reports.page_parts import Page
 
 
@@ -18,5 +18,4 @@ def write_page(page: Page, path: Path) -> None:
         lstrip_blocks=True,
     )
     content = environment.get_template("report.html.j2").render(page=page).encode("utf-8", "replace")
-    if not path.is_file() or path.read_bytes() != content:
-        write_bytes(path, content)
+    write_if_different(path, content)

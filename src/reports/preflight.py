@@ -102,16 +102,16 @@ def _data_faults(settings: Settings, fresh: bool) -> tuple[list[str], int]:
 
 def _check_trained_folds(settings: Settings, paths: list[str]) -> None:
     """Raise InputError where a fold of this run was trained on photos in other places, which `train` would refuse."""
-    for k in folds_of(settings):
-        folder = fold_folder(run_folder(settings), k)
-        trained_on = inputs_of_begun_fold(folder).get("photos")
-        for photos in cached_folders(Path(settings.run.root), "photos") if trained_on else []:
-            made = dataclasses.replace(outputs.photos(settings), folder=photos, marker=marker_of(photos))
-            if outputs_digest(made) == trained_on and load_table(photos / "photos.jsonl")["path"].tolist() != paths:
-                raise InputError(
-                    f"{folder} was trained on other photos; keep it and choose another run.name=NAME, or replace it "
-                    "with --fresh"
-                )
+    folders = [fold_folder(run_folder(settings), k) for k in folds_of(settings)]
+    trained_on = {inputs_of_begun_fold(folder).get("photos"): folder for folder in reversed(folders)}
+    for photos in cached_folders(Path(settings.run.root), "photos") if any(trained_on) else []:
+        artefact = dataclasses.replace(outputs.photos(settings), folder=photos, marker=marker_of(photos))
+        folder = trained_on.get(outputs_digest(artefact))
+        if folder and load_table(photos / "photos.jsonl")["path"].tolist() != paths:
+            raise InputError(
+                f"{folder} was trained on other photos; keep it and choose another run.name=NAME, or replace it with "
+                "--fresh"
+            )
 
 
 def _check_folds(settings: Settings, usable: pd.DataFrame) -> None:

@@ -59,6 +59,13 @@ def torchrun(processes: int, folder: Path, *arguments: str, start: str = "") -> 
     return start_stage(folder, "torch.distributed.run", launched, variables, folder / "start" / "printed")
 
 
+def errors_of(process: Stage) -> str:
+    """What a training that fails has printed."""
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode != 0
+    return errors
+
+
 @pytest.fixture(scope="module")
 def arguments(competition) -> list[str]:
     """Settings with which the number of processes changes nothing but rounding."""
@@ -179,9 +186,7 @@ def test_a_fault_on_one_process_ends_all_with_its_message(folder, arguments):
         "        raise engine.InputError('the second process has a fault')\n"
         "    engine.Engine._step = fail\n"
     )
-    process = torchrun(2, folder, *arguments, "run.name=faulty", start=fault)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode != 0
+    errors = errors_of(torchrun(2, folder, *arguments, "run.name=faulty", start=fault))
     assert "error: the second process has a fault" in errors
 
 
@@ -198,9 +203,7 @@ def test_processes_that_read_different_checkpoints_say_so(folder, arguments):
         "        return state\n"
         "    checkpoint.load = load_earlier\n"
     )
-    process = torchrun(2, folder, *arguments, "run.name=late", start=late)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode != 0
+    errors = errors_of(torchrun(2, folder, *arguments, "run.name=late", start=late))
     assert "last.pt is another checkpoint for each process (epoch 1 step 5, epoch 1 step 4): all machines" in errors
 
 
