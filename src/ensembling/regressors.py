@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
+from scipy.stats import norm, rankdata
 from tqdm import tqdm
 
 from src.ensembling import kernel_machines
@@ -73,17 +74,17 @@ def regressor_members(
         "boosting": lambda: _on_table(boosting, features.handcrafted),
         "svr": lambda: partial(svr, KernelFeatures(tables, rows)),
     }
-    most, count = max((labelled & (fold != k)).sum() for k in folds), kernel_machines.KERNEL_PHOTOS
-    if most > count:
-        parts = min(-(-most // count), kernel_machines.MACHINES)
+    count = kernel_machines.KERNEL_PHOTOS
+    if len(rows) > count:
+        parts = min(-(-len(rows) // count), kernel_machines.MACHINES)
         print(
-            f"regressors of {most:,} labelled photos: SVR by {parts} machines of at most {count:,} photos, "
+            f"regressors of {len(rows):,} labelled photos: SVR by up to {parts} machines of at most {count:,} photos, "
             f"kernel ridge regression by {count:,} landmarks",
             flush=True,
         )
     for run, frozen in features.frozen.items():
         inputs = [*(Table(values, _FROZEN_SHARE, cut=True) for values in frozen), *tables]
-        regressors[member_name(KERNEL_RIDGE, run, first)] = partial(_kernel_ridge, inputs, rows, most)
+        regressors[member_name(KERNEL_RIDGE, run, first)] = partial(_kernel_ridge, inputs, rows)
     members = {}
     for name, regressor in tqdm(regressors.items(), "regressors of MOS", unit=" regressors", leave=False, disable=None):
         began = time.perf_counter()
@@ -97,32 +98,43 @@ def _on_table(regressor: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarr
     return lambda fitted, mos, wanted: regressor(features[fitted], mos, features[wanted])
 
 
-def _kernel_ridge(tables: list[Table], labelled: np.ndarray, most: int) -> Regressor:
-    """Kernel ridge regression, with landmarks where a fold's regressor would be fitted on too many photos.
+def _kernel_ridge(tables: list[Table], labelled: np.ndarray) -> Regressor:
+    """Kernel ridge regression of MOS `with_normal_scores`, with landmarks where there are too many labelled photos.
 
     The kernel is computed once for all folds, whose landmarks are the same; no label has a part in it.
     """
     features, count = KernelFeatures(tables, labelled), kernel_machines.KERNEL_PHOTOS
     photos = np.arange(len(tables[0].values))
-    if most <= count:
-        return partial(kernel_ridge, gaussian_kernel(features, photos, labelled), labelled)
-    landmarks = labelled[np.linspace(0, len(labelled) - 1, count).astype(int)]
-    return partial(landmark_ridge, landmark_features(gaussian_kernel(features, photos, landmarks), landmarks))
+    if len(labelled) <= count:
+        regressor = partial(kernel_ridge, gaussian_kernel(features, photos, labelled), labelled)
+    else:
+        landmarks = labelled[np.linspace(0, len(labelled) - 1, count).astype(int)]
+        mapped = landmark_features(gaussian_kernel(features, photos, landmarks), landmarks)
+        regressor = partial(landmark_ridge, mapped)
+    return lambda fitted, mos, wanted: regressor(fitted, with_normal_scores(mos), wanted)
+
+
+def with_normal_scores(mos: np.ndarray) -> np.ndarray:
+    """The mean of each MOS and its normal score on the same scale [N].
+
+    Normal scores: the quantiles of a normal distribution at the labels' ranks (van der Waerden 1952). Where few photos
+    are far below all others, squared errors are about these few; half of the competition's score is about all ranks.
+    """
+    normal = norm.ppf(rankdata(mos) / (len(mos) + 1))
+    return (mos + mos.mean() + mos.std() * normal) / 2
 
 
 def out_of_fold(regressor: Regressor, mos: np.ndarray, fold: np.ndarray, folds: list[int]) -> np.ndarray:
     """Predictions of every photo by a regressor: float64 [N].
 
-    mos: [N], NaN where unknown. fold: [N]; a photo of one of `folds` is predicted by the regressor fitted on the photos
-    outside that fold, and the test photos by the mean over folds. Others stay NaN: they were never left out.
+    mos: [N], NaN where unknown. fold: [N], TEST for test photos. A photo of one of `folds` is predicted by the
+    regressor fitted on the labelled photos outside that fold, a test photo by the one fitted on all. Others stay NaN:
+    they were never left out.
     """
-    predicted = np.full(len(mos), np.nan)
-    test, of_test = fold == TEST, []
-    for k in folds:
-        held_out = fold == k
-        fitted, wanted = np.flatnonzero((fold != k) & ~test & ~np.isnan(mos)), np.flatnonzero(held_out | test)
-        answers = regressor(fitted, mos[fitted], wanted)
-        predicted[held_out] = answers[held_out[wanted]]
-        of_test.append(answers[test[wanted]])
-    predicted[test] = np.mean(of_test, axis=0)
+    predicted, labelled = np.full(len(mos), np.nan), ~np.isnan(mos) & (fold != TEST)
+    for k in [*folds, TEST]:
+        wanted = np.flatnonzero(fold == k)
+        if len(wanted):
+            fitted = np.flatnonzero(labelled & (fold != k))
+            predicted[wanted] = regressor(fitted, mos[fitted], wanted)
     return predicted

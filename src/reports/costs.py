@@ -36,7 +36,7 @@ from src.training.fold_data import FoldData, read_fold
 _SEEN, _TRAINED, _VALIDATED = 6, 96, 64  # photos that the pieces are done with
 _CODEBOOK, _CODES, _REGRESSORS, _CHOICE, _REPORTS = 10.0, 0.0154, 15.0, 0.00049, 0.006
 """Seconds on one calm core of the machine of docs/results.md: learning the codebook, a photo's codes, the regressors of
-1,600 photos and 3 folds; on two cores: the choice among captions by candidate and neighbour, reports by photo."""
+1,600 photos, of 3 folds and of all; on two cores: the choice by candidate and neighbour, reports by photo."""
 _FURTHER = 0.45
 """Of these seconds of the regressors, those of one on another encoder's features: kernel ridge regression's."""
 _BEYOND = 0.0045
@@ -75,7 +75,7 @@ def measured_costs(settings: Settings, variants: Mapping[str, Settings], start: 
         codebook = _CODEBOOK + _CODES * len(table) / usable_cores()
     exact = min(rated, KERNEL_PHOTOS)
     machines = _REGRESSORS * (exact / 1600) ** 2 + _BEYOND * (rated - exact)
-    machines *= len(folds_of(settings)) / 3 if settings.task != "caption" else 0.0
+    machines *= (len(folds_of(settings)) + 1) / 4 if settings.task != "caption" else 0.0
     machines *= 1 + _FURTHER * len(settings.ensemble.encoders)
     gpus = torch.cuda.device_count()
     fitting = gpus or max(1, usable_cores() // settings.run.threads)  # more jobs than that gain nothing
