@@ -27,7 +27,8 @@ KERNEL_RIDGE = "kernel_ridge"
 TEST = -2
 """Stands where a test photo has its fold."""
 _FROZEN_SHARE = 2.0
-"""Of each table of a frozen encoder's features in the distances of kernel ridge regression; each other table's is 1."""
+"""Of the last table of a frozen encoder's features in the distances of kernel ridge regression; any other table's is 1.
+The last holds maxima where there are such, the first what the network's own MOS is predicted from."""
 Regressor = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 """(rows of labelled photos, their mos, rows of others) → predictions of the others."""
 
@@ -42,7 +43,7 @@ class PhotoFeatures:
     """[N, C] of `data.codebook_features`; None where they were not computed."""
     frozen: Mapping[str, Sequence[np.ndarray]] = field(default_factory=dict)
     """Cached features of frozen encoders that MOS is predicted from, each [N, V, D] of V views, by the name of the run
-    or of the encoder itself; they may be mapped from files."""
+    or of the encoder itself, as `regressor_tables` has them; they may be mapped from files."""
 
 
 def member_name(member: str, run: str, first: str) -> str:
@@ -83,7 +84,8 @@ def regressor_members(
             flush=True,
         )
     for run, frozen in features.frozen.items():
-        inputs = [*(Table(values, _FROZEN_SHARE, cut=True) for values in frozen), *tables]
+        *others, last = frozen
+        inputs = [*(Table(values, cut=True) for values in others), Table(last, _FROZEN_SHARE, cut=True), *tables]
         regressors[member_name(KERNEL_RIDGE, run, first)] = partial(_kernel_ridge, inputs, rows)
     members = {}
     for name, regressor in tqdm(regressors.items(), "regressors of MOS", unit=" regressors", leave=False, disable=None):

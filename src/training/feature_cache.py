@@ -218,7 +218,7 @@ def mos_features(folder: Path) -> np.ndarray:
 
 
 def regressor_tables(folder: Path) -> list[np.ndarray]:
-    """The cached features that regressors predict MOS from, memory-mapped: those of networks, and maxima."""
+    """The cached features that regressors predict MOS from, memory-mapped: those of networks, then any maxima."""
     maxima = folder / "maxima.npy"
     return [mos_features(folder), *([np.load(maxima, mmap_mode="r")] if maxima.is_file() else [])]
 
