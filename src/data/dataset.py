@@ -17,6 +17,16 @@ _FOR_REGRESSORS = {"maxima"}
 """Cached features that no network reads."""
 
 
+def network_features(folder: Path) -> list[Path]:
+    """The files of cached features that networks read."""
+    return [path for path in sorted(folder.glob("*.npy")) if path.stem not in _FOR_REGRESSORS]
+
+
+def cached_inputs(folder: Path, row: int) -> dict[str, torch.Tensor]:
+    """The cached features of one photo as networks read them, each [1, ...]: of the photo as it is."""
+    return {path.stem: torch.from_numpy(np.load(path, mmap_mode="r")[[row], 0]) for path in network_features(folder)}
+
+
 @dataclass(frozen=True)
 class BatchSlice:
     """The rows of a batch that one process loads. dummy: they replace an empty slice, and their labels are hidden.
@@ -92,9 +102,8 @@ class BatchDataset(Dataset):
     def _features(self, index: BatchSlice) -> dict[str, torch.Tensor]:
         assert self.labels.features is not None
         if not self._open:
-            for path in sorted(self.labels.features.glob("*.npy")):
-                if path.stem not in _FOR_REGRESSORS:
-                    self._file(path)
+            for path in network_features(self.labels.features):
+                self._file(path)
         views = np.full(len(index.rows), index.crop)
         if self.augmenter is not None and index.epoch >= 0:
             views = np.array([self.augmenter.flips(self.seed, index.epoch, row) for row in index.rows.tolist()], int)

@@ -13,13 +13,12 @@ from src.base.errors import InputError
 from src.data.handcrafted import DECODED_SHORT_SIDE
 from src.data.image import FORMATS, decode, load_photo
 from src.data.view import at_own_aspect, needed_short_side, to_view
-from src.data.vocabulary import END, PAD
 from src.decoding.strategy import CaptionSearch
 from src.inference.caption_candidates import CaptionGenerator, candidate_searches
+from src.inference.captioner_attention import AttentionMaps, maps_of
 from src.inference.mos_prediction import MosPredictor
 from src.inference.networks import best_fold, open_captioners, open_networks
 from src.models.captioner import Captioner
-from src.models.decoder import CausalDecoder, shift_right
 from src.models.encoder import views_of
 from src.pipeline.runs import best_checkpoint, finished_folds, fold_folder
 from src.settings.schema import Settings, ViewSettings
@@ -41,20 +40,6 @@ class Prediction:
 
 FilePrediction = tuple[Path, Prediction | None, str | None]
 """A photo file, its prediction, and why it cannot be read; one of the two is None."""
-
-
-@dataclass(frozen=True)
-class AttentionMaps:
-    """Attention `weights` float32 [T, N] over the photo's N parts at each of the T `words` of its caption.
-
-    `layout`: (height, width) of the grid, row by row, or the boxes float32 [N, 4] of regions: x1, y1, x2, y2 as shares
-    of the view's width and height. `parts`: what they are, in words.
-    """
-
-    words: tuple[str, ...]
-    weights: np.ndarray
-    layout: tuple[int, int] | np.ndarray
-    parts: str
 
 
 def folds_to_ask(folder: Path, fold: int | None) -> list[int]:
@@ -175,36 +160,12 @@ class PhotoCaptioner:
                 f"run.name={self.settings.run.name} wrote no captions (task=mos), so there is no attention"
             )
         with torch.inference_mode(), autocast(self.settings, self.device):
-            images, decoder = self._inputs([photo])[0], self.attending.decoder
-            tokens, features = self._write(images, 1), self.attending.features(images)
-            forced = (
-                decoder.teacher_forced(features, shift_right(tokens)) if isinstance(decoder, CausalDecoder) else None
-            )
-        if forced is None or forced.attention is None:
-            why = "writes all words at once" if forced is None else "does not attend to parts of the photo"
-            raise InputError(
-                f"decoder.name={self.settings.decoder.name} {why}, so there is no attention to draw; use a run with "
-                "decoder.name=attention, updown or transformer"
-            )
-        written = [token for token in tokens[0].tolist() if token not in (PAD, END)]
-        pieces = [self.vocabulary.words[token] for token in written]
-        boxes = features.layout
-        layout = boxes[0].float().cpu().numpy() if isinstance(boxes, torch.Tensor) else boxes
-        parts = self.attending.encoder.region_kind
-        words, weights = _whole_words(pieces, forced.attention[0, : len(pieces)].float().cpu().numpy())
-        return AttentionMaps(words, weights, layout, parts)
+            images = self._inputs([photo])[0]
+            return maps_of(self.attending, images, self._write(images, 1), self.vocabulary, self.settings)
 
     def _write(self, images: torch.Tensor | dict[str, torch.Tensor], photos: int) -> torch.Tensor:
         """The best caption of each photo: int64 [B, T]."""
         return self.generator(images, torch.arange(photos, device=self.device))[0][:, 0]
-
-
-def _whole_words(pieces: Sequence[str], weights: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
-    """Words of the pieces, of which "##" precedes those inside a word, and the means of their weights [T, N]."""
-    first = [place for place, piece in enumerate(pieces) if place == 0 or not piece.startswith("##")]
-    parts = [slice(*ends) for ends in zip(first, [*first[1:], len(pieces)], strict=True)]
-    words = tuple("".join(piece.removeprefix("##") for piece in pieces[part]) for part in parts)
-    return words, np.array([weights[part].mean(axis=0) for part in parts], np.float32).reshape(len(parts), -1)
 
 
 def photos_in(folder: Path) -> list[Path]:
@@ -251,16 +212,19 @@ def seen_of_file(captioner: PhotoCaptioner, path: Path) -> np.ndarray:
 def attention_of_file(
     captioner: PhotoCaptioner, path: Path
 ) -> tuple[AttentionMaps, np.ndarray, tuple[int, int, int, int]]:
-    """The attention maps of a photo file, the photo to draw them on, uint8 [H, W, C], and its `view_box`.
+    """The attention maps of a photo file, and what `to_draw_on` returns.
 
     Raises InputError as `PhotoCaptioner.attention_maps` does.
     """
-    whole = captioner.settings.encoder.whole_photos
-    content, megapixels = path.read_bytes(), captioner.settings.data.maximum_megapixels
-    maps = captioner.attention_maps(seen_of_file(captioner, path))
-    photo = decode(content, needed_short_side(captioner.view, SHOWN_SHORT_SIDE), megapixels)
+    return captioner.attention_maps(seen_of_file(captioner, path)), *to_draw_on(captioner.settings, path)
+
+
+def to_draw_on(settings: Settings, path: Path) -> tuple[np.ndarray, tuple[int, int, int, int]]:
+    """A readable photo file as maps are drawn on it, uint8 [H, W, C], and its `view_box`."""
+    short_side = needed_short_side(settings.view, SHOWN_SHORT_SIDE)
+    photo = decode(path.read_bytes(), short_side, settings.data.maximum_megapixels)
     height, width = photo.shape[:2]
-    return maps, photo, (0, 0, height, width) if whole else view_box(height, width, captioner.view)
+    return photo, (0, 0, height, width) if settings.encoder.whole_photos else view_box(height, width, settings.view)
 
 
 def view_box(height: int, width: int, view: ViewSettings) -> tuple[int, int, int, int]:

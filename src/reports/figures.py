@@ -11,6 +11,7 @@ from PIL.PngImagePlugin import PngInfo
 from src.base.errors import InputError
 from src.base.files import replacing
 from src.pipeline import outputs, resolved, runs
+from src.pipeline.artefacts import outdated
 from src.plots.attention_maps import draw_attention
 from src.plots.example_photos import draw_examples
 from src.plots.training_curves import draw_run_curves
@@ -55,14 +56,19 @@ def draw_run_attention(
     out.unlink(missing_ok=True)
     if not resolved.has_networks(settings) or settings.decoder.name not in ATTENDING or not len(captions):
         return
-    from src.inference.photo_captioner import PhotoCaptioner, attention_of_file
+    from src.inference.captioner_attention import attention_of_row
+    from src.inference.photo_captioner import PhotoCaptioner, attention_of_file, to_draw_on
 
     photo = captions["photo_id"].iloc[int(captions["cider_d"].to_numpy().argmax())]
     fold = int(predictions.set_index("photo_id")["fold"].loc[photo])
-    one_fold = dataclasses.replace(settings, train=dataclasses.replace(settings.train, fold=fold))
-    path = resolved.data_root(settings) / table.set_index("photo_id")["path"].loc[photo]
+    row = table["photo_id"].tolist().index(photo)
+    path = resolved.data_root(settings) / table["path"].iloc[row]
     try:
-        maps, picture, box = attention_of_file(PhotoCaptioner(run, one_fold), path)
+        if settings.encoder.cached and not outdated(outputs.features(settings), code=False):
+            maps, (picture, box) = attention_of_row(settings, fold, row), to_draw_on(settings, path)
+        else:
+            one_fold = dataclasses.replace(settings, train=dataclasses.replace(settings.train, fold=fold))
+            maps, picture, box = attention_of_file(PhotoCaptioner(run, one_fold), path)
     except InputError as error:
         print(f"evaluate: attention is not drawn: {error}", flush=True)
         return

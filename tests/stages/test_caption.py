@@ -17,11 +17,14 @@ from PIL import Image
 from src import caption, predict, preprocess, split, train
 from src.base.errors import InputError
 from src.data.image import load_photo
+from src.data.table import load_table
 from src.data.view import to_view
 from src.data.vocabulary import Vocabulary
+from src.inference.captioner_attention import attention_of_row
 from src.inference.networks import open_network
-from src.inference.photo_captioner import PhotoCaptioner, Prediction, view_box
+from src.inference.photo_captioner import PhotoCaptioner, Prediction, attention_of_file, view_box
 from src.models.decoder import END, START
+from src.pipeline import outputs, resolved
 from src.pipeline.trained_runs import load_run
 from src.settings.schema import ViewSettings
 from src.settings.yaml_files import ConfigError
@@ -56,7 +59,7 @@ HALF = ["run.name=half", "train.precision=bf16"]
 
 @pytest.fixture(scope="module")
 def finished(competition, meteor, tmp_path_factory):
-    """A folder with the runs demo, cached and half of two folds, predicted, and the run attending of one."""
+    """A folder with the runs demo, cached, half (two folds, predicted), attending and cached_attending (one)."""
     folder = tmp_path_factory.mktemp("captioned")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -66,7 +69,8 @@ def finished(competition, meteor, tmp_path_factory):
         for more in ([], HALF):
             for stage in (train, predict):
                 stage.main([f"data.root={competition}", *SHORT, *CACHED, *more])
-        train.main([f"data.root={competition}", *SHORT, *ATTENTION, "--fold=0"])
+        for more in ([], [*CACHED, "encoder.output_stride=32", "run.name=cached_attending"]):
+            train.main([f"data.root={competition}", *SHORT, *ATTENTION, *more, "--fold=0"])
     return folder
 
 
@@ -212,6 +216,17 @@ def test_attention_is_that_of_the_words_written_one_by_one(place, competition):
         np.testing.assert_allclose(weights, state.attention[0].numpy(), atol=1e-5)
         fed = portrait["words"].index(word)
     assert " ".join(looks.words).replace(" '", "'").replace(" n't", "n't") == text
+
+
+def test_attention_by_cached_features_is_that_of_the_photo(place):
+    settings = load_run(["run.name=cached_attending"], "caption")[0]
+    captioner = PhotoCaptioner(Path("runs/cached_attending"), settings)
+    table = load_table(outputs.photos(settings).folder / "photos.jsonl")
+    for row in (0, len(table) - 1):
+        by_file, _, _ = attention_of_file(captioner, resolved.data_root(settings) / table["path"].iloc[row])
+        by_row = attention_of_row(settings, 0, row)
+        assert by_row.words == by_file.words and by_row.layout == by_file.layout and by_row.parts == by_file.parts
+        np.testing.assert_allclose(by_row.weights, by_file.weights, atol=1e-5)
 
 
 def test_attention_picture(place, competition, capsys):
