@@ -48,7 +48,7 @@ def ensemble_runs(settings: Settings, runs: Sequence[Settings], folder: Path) ->
     import pandas as pd
 
     from src.base.files import write_json, write_text
-    from src.ensembling.mos_blend import blend_mos, mos_members, photo_features, used_mos
+    from src.ensembling.mos_blend import blend_mos, member_used, mos_members, photo_features, used_mos
     from src.ensembling.regressors import TEST
     from src.ensembling.run_predictions import check_alike, photos_with_folds, run_predictions
 
@@ -61,9 +61,10 @@ def ensemble_runs(settings: Settings, runs: Sequence[Settings], folder: Path) ->
     networks = {run.run.name: answers["mos"].to_numpy(float) for run, answers in zip(runs, predicted, strict=True)}
     seconds: dict[str, float] = {}
     members = mos_members(networks, photo_features(settings, runs, table), mos, fold, folds, seconds)
-    blended = blend_mos(members, mos, fold, first.run.name, settings) if members else None
+    used = member_used(members, settings.ensemble.mos)
+    blended = blend_mos(members, mos, fold, first.run.name, used, settings) if members else None
     mean, unreadable = table["mos"].iloc[training].mean(), (predicted[0]["fallback"] != "").to_numpy()
-    columns = used_mos(members, blended, settings.ensemble.mos, mean, unreadable)
+    columns = used_mos(members, blended, used, mean, unreadable)
 
     searched = [answers["caption"].tolist() for run, answers in zip(runs, predicted, strict=True) if run.task != "mos"]
     choice = choose_captions(settings, runs, table, fold, searched, folder)
@@ -81,7 +82,7 @@ def ensemble_runs(settings: Settings, runs: Sequence[Settings], folder: Path) ->
     write_json(folder / "timing.json", {name: round(took, 3) for name, took in seconds.items()})
     record = {
         "runs": [run.run.name for run in runs],
-        "mos": mos_record(settings, first, blended),
+        "mos": mos_record(used, first, blended),
         "captions": choice.record,
     }
     write_json(folder / "blend.json", record)
@@ -124,7 +125,7 @@ def choose_captions(
     return CaptionChoice(captions, selected.strategy.record(), constants, steps, selected.expected)
 
 
-def mos_record(settings: Settings, first: Settings, blended: "MosBlend | None") -> dict:
+def mos_record(used: str, first: Settings, blended: "MosBlend | None") -> dict:
     """Which member's MOS is used, and the weights of the blend.
 
     A regressor on handcrafted features is of no run; one of ensemble.encoders stands where others have their run.
@@ -136,7 +137,7 @@ def mos_record(settings: Settings, first: Settings, blended: "MosBlend | None") 
         member, _, other = name.partition(" ")
         run = None if member in REGRESSORS else other or first.run.name
         members.append({"member": member, "run": run, "weight": weight})
-    return {"used": settings.ensemble.mos, "members": members}
+    return {"used": used, "members": members}
 
 
 def write_ablation(settings: Settings, steps: Sequence["ScoredStep"], folder: Path) -> list[str]:

@@ -76,16 +76,16 @@ def limit_sharing(photos: Sequence[RankedCandidates], limit: int) -> list[str]:
     moves: list[tuple[float, int, int]] = []  # what it loses, photo, place of its next best
 
     def propose(photo: int, place: int) -> None:
-        ranked = photos[photo]
-        while place < len(ranked.captions) and counts[ranked.captions[place]] >= limit:
+        ranked = photos[photo].captions
+        while place < len(ranked) and counts[ranked[place]] >= limit:
             place += 1
-        if place < len(ranked.captions):
-            heapq.heappush(moves, (float(ranked.values[0] - ranked.values[place]), photo, place))
+        if place < len(ranked):
+            heapq.heappush(moves, (photos[photo].loss(place), photo, place))
 
     for photo, caption in enumerate(captions):
         if counts[caption] > limit:
             propose(photo, 1)
-    # A caption whose limit is reached stays so, and values fall from place to place: a proposal that is out of date can
+    # A caption whose limit is reached stays so, and losses grow from place to place: a proposal that is out of date can
     # only have become dearer, and comes up again in its turn.
     while moves:
         _, photo, place = heapq.heappop(moves)

@@ -60,27 +60,32 @@ class RankedCandidates:
     captions: list[str]
     """At least one."""
     values: np.ndarray
-    """What each adds to the score of the corpus, times the corpus's size, float64 [captions]; _LAST_RESORT less for
-    those that may be chosen only where no other is left."""
+    """What each adds to the score of the corpus, times the corpus's size, float64 [captions]."""
+    allowed: np.ndarray
+    """Bool [captions]; the others may be chosen only where no allowed one is left, and stand behind these."""
 
     def starting_with(self, caption: str) -> "RankedCandidates":
         """With this caption as the chosen one; one that is not among them counts as much as the best."""
         place = self.captions.index(caption) if caption in self.captions else None
-        value = self.values[:1] if place is None else self.values[place : place + 1]
         others = [i for i in range(len(self.captions)) if i != place]
-        captions = [caption, *(self.captions[i] for i in others)]
-        return RankedCandidates(captions, np.concatenate([value, self.values[others]]))
+        values = np.concatenate([self.values[[place or 0]], self.values[others]])
+        allowed = np.concatenate([[True], self.allowed[others]])
+        return RankedCandidates([caption, *(self.captions[i] for i in others)], values, allowed)
 
     def value_of(self, caption: str) -> float:
         """What one of the captions adds."""
         return float(self.values[self.captions.index(caption)])
+
+    def loss(self, place: int) -> float:
+        """What the chosen one adds beyond the one at `place`; it never falls from place to place."""
+        return float(self.values[0] - self.values[place]) + (0.0 if self.allowed[place] else _LAST_RESORT)
 
     def where(self, kept: Sequence[bool]) -> "RankedCandidates":
         """Some of them; all where none is kept."""
         places = np.flatnonzero(kept)
         if len(places) in (0, len(self.captions)):
             return self
-        return RankedCandidates([self.captions[i] for i in places.tolist()], self.values[places])
+        return RankedCandidates([self.captions[i] for i in places], self.values[places], self.allowed[places])
 
 
 def best_candidates(
@@ -139,11 +144,10 @@ def ranked_candidates(
     values [candidates of all photos in a row]: what they add to the score. allowed: which may be chosen, bool.
     """
     ranked, begin = [], 0
-    values = np.where(allowed, values, values - _LAST_RESORT)
     for captions in candidates:
-        of_photo = values[begin : begin + len(captions)]
-        order = np.argsort(-of_photo, kind="stable")
-        ranked.append(RankedCandidates([captions[i] for i in order.tolist()], of_photo[order]))
+        part = slice(begin, begin + len(captions))
+        order = np.lexsort((-values[part], ~allowed[part]))
+        ranked.append(RankedCandidates([captions[i] for i in order], values[part][order], allowed[part][order]))
         begin += len(captions)
     return ranked
 

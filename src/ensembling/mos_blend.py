@@ -1,6 +1,6 @@
 """The MOS of an ensemble: the members of all runs, the blend of those that help, and what each of them adds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,12 +74,18 @@ def mos_members(
     return {name: clip_to_labels(predicted, mos, fold) for name, predicted in members.items()}
 
 
+def member_used(members: Collection[str], wanted: str) -> str:
+    """The column of ensemble.mos: of the first run that has such a member; the blend where none has."""
+    return next((name for name in (wanted, *members) if name in members and name.split()[0] == wanted), "blend")
+
+
 def blend_mos(
-    members: Mapping[str, np.ndarray], mos: np.ndarray, fold: np.ndarray, first: str, settings: Settings
+    members: Mapping[str, np.ndarray], mos: np.ndarray, fold: np.ndarray, first: str, used: str, settings: Settings
 ) -> MosBlend:
     """The mean of the members [N] that help, which are at least one, and its ablation.
 
-    mos: [N], NaN where unknown. fold: [N], TEST for test photos. first: the name of the first run.
+    mos: [N], NaN where unknown. fold: [N], TEST for test photos. first: the name of the first run. used: the column
+    whose MOS test photos get.
     """
     names, stacked = list(members), np.column_stack(list(members.values()))
     labelled = ~np.isnan(mos) & (fold != TEST) & ~np.isnan(stacked).any(1)
@@ -89,7 +95,6 @@ def blend_mos(
         return clip_to_labels(stacked[:, columns].mean(1), mos, fold)
 
     whole = clip_to_labels(blend(stacked, mos, fold), mos, fold)
-    used = settings.ensemble.mos
     steps: list[tuple[AblationStep, np.ndarray]] = []
     for column, name in enumerate(names):
         if column and name in ("network", used):
@@ -111,12 +116,11 @@ def blend_mos(
 def used_mos(
     members: Mapping[str, np.ndarray], blended: MosBlend | None, used: str, mean: float, unreadable: np.ndarray
 ) -> pd.DataFrame:
-    """The columns mos (the member `used`, the blend where it is absent), then each member and the blend, [N] rows.
+    """The columns mos (that of `used`), then each member and the blend, [N] rows.
 
     mean: what a photo gets that is `unreadable`, bool [N], of every member. Without members mos is 0.
     """
     columns = dict(members) | ({"blend": blended.mos} if blended else {})
     table = pd.DataFrame({name: np.where(unreadable, mean, predicted) for name, predicted in columns.items()})
-    mos = table.get(used, table.get("blend", np.zeros(len(unreadable))))
-    table.insert(0, "mos", mos)
+    table.insert(0, "mos", table.get(used, np.zeros(len(unreadable))))
     return table

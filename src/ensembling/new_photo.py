@@ -35,14 +35,18 @@ class NewPhotoRanking:
         caption: stays whatever it is; candidates: others, left out where they break off. features: of the photo, [D] or
         [V, D] as the tables are.
         """
-        whole = [text for text in candidates if text.split()[-1] not in self.broken]
-        candidates, rows = list(dict.fromkeys([caption, *whole])), []
-        sources = [EvidenceSource(candidates)]
+        texts = list(dict.fromkeys([caption, *candidates]))
+        by_tokens: dict[str, str] = {}
+        for text, (tokens,) in zip(texts, tokenize([[text] for text in texts]), strict=True):
+            if text == caption or tokens and tokens.split()[-1] not in self.broken:
+                by_tokens.setdefault(tokens, text)
+        written, rows = list(by_tokens), []
+        sources = [EvidenceSource(written)]
         if self.search:
             neighbours = self.search.of_new([features[None]], self.neighbours)
             rows = [row for row in neighbours.rows[0].tolist() if row >= 0]
             sources += neighbour_evidence(neighbours, self.tokens, TEMPERATURE)
-        parts = [self.scorer.expected([candidates], [source.leaving_one_out(candidates)]) for source in sources]
+        parts = [self.scorer.expected([written], [source.leaving_one_out(written)]) for source in sources]
         scores = mixed(parts, [1 / len(parts)] * len(parts)).caption_score
         order = np.argsort(-scores, kind="stable").tolist()
-        return rows, [(candidates[place], float(scores[place])) for place in order]
+        return rows, [(by_tokens[written[place]], float(scores[place])) for place in order]

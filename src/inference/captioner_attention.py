@@ -16,7 +16,6 @@ from src.models.captioner import Captioner
 from src.models.decoder import CausalDecoder, shift_right
 from src.pipeline import outputs, runs
 from src.settings.schema import Settings
-from src.training.infer import autocast
 
 
 @dataclass(frozen=True)
@@ -72,13 +71,13 @@ def _whole_words(pieces: Sequence[str], weights: np.ndarray) -> tuple[tuple[str,
 def attention_of_row(settings: Settings, fold: int, row: int) -> AttentionMaps:
     """The attention maps of a photo whose features are cached, by the fold's network; row: of the photos.
 
-    Neither the encoder is built nor the photo read. Raises InputError as `maps_of` does.
+    Neither the encoder is built nor the photo read; float32, on the CPU. Raises InputError as `maps_of` does.
     """
     folder = outputs.features(settings).folder
     (network,), vocabulary = open_captioners([runs.fold_folder(runs.run_folder(settings), fold)], settings, folder)
     search = CaptionSearch(settings.decoding, vocabulary.words)
     generator = CaptionGenerator([network], [search], settings.run.seed, settings.decoding.model_averaging)
-    with torch.inference_mode(), autocast(settings, torch.device("cpu")):
+    with torch.inference_mode():
         inputs = cached_inputs(folder, row)
         tokens = generator(inputs, torch.arange(1))[0][:, 0]
         return maps_of(network, inputs, tokens, vocabulary, settings)

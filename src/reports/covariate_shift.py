@@ -78,11 +78,11 @@ def detect_covariate_shift(
     """Test features of training photos [N, F] against those of test photos [M, F] in the order of their rows.
 
     groups: [N + M], photos that are never divided between fitting and predicting; not given: each photo by itself.
-    None where a side has fewer than FEWEST photos; a block with fewer is left out.
+    None where a side has fewer than FEWEST photos, or all are of one group; a block of which that is true is left out.
     """
     if min(len(train), len(test)) < FEWEST:
         return None
-    groups = np.arange(len(train) + len(test)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    groups = np.arange(len(train) + len(test)) if groups is None else groups
     features = _standardised(np.concatenate([train, test]))
     ends = np.linspace(0, len(test), BLOCKS + 1).round().astype(int).tolist()
     places = [(0, len(test)), *zip(ends[:-1], ends[1:], strict=True)]
@@ -90,10 +90,13 @@ def detect_covariate_shift(
     tests = []
     for index, (first, end) in enumerate(places):
         rows = np.concatenate([np.arange(len(train)), len(train) + np.arange(first, end)])
+        groups_there = np.unique(groups[rows], return_inverse=True)[1]
+        if groups_there.max() == 0:
+            continue
         level = LEVEL / (2 * max(len(places) - 1, 1) if index else 2)  # Bonferroni: half of it for all rows together
         rng = np.random.default_rng(fold_in(seed, "shift", index))
-        tests.append(_shift_test(features[rows], len(train), groups[rows], (first, end), level, rng))
-    return CovariateShift(tests[0], tuple(tests[1:]))
+        tests.append(_shift_test(features[rows], len(train), groups_there, (first, end), level, rng))
+    return CovariateShift(tests[0], tuple(tests[1:])) if tests else None
 
 
 def _standardised(features: np.ndarray) -> np.ndarray:
@@ -126,20 +129,26 @@ def _shift_test(
 
 
 def _shuffled(is_test: np.ndarray, groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """As many labels, dealt out anew to whole groups."""
-    order = np.argsort(rng.permutation(groups.max() + 1)[groups], kind="stable")
-    labels = np.zeros(len(is_test), bool)
-    labels[order[: is_test.sum()]] = True
+    """As many labels, dealt out anew: to whole groups, and among the photos of each group that is on both sides."""
+    both = (np.bincount(groups, is_test) > 0) & (np.bincount(groups, ~is_test) > 0)
+    labels, whole, mixed = np.zeros(len(is_test), bool), np.flatnonzero(~both[groups]), np.flatnonzero(both[groups])
+    order = np.argsort(rng.permutation(groups.max() + 1)[groups[whole]], kind="stable")
+    labels[whole[order[: is_test[whole].sum()]]] = True
+    shuffled = np.lexsort((rng.random(len(mixed)), groups[mixed]))
+    labels[mixed[shuffled]] = is_test[mixed[np.argsort(groups[mixed], kind="stable")]]
     return labels
 
 
 def _out_of_fold_scores(
     features: np.ndarray, labels: np.ndarray, groups: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Score of each photo for each column of labels, by a classifier fitted on other groups: float64 [N, L]."""
+    """Score of each photo for each column of labels, by a classifier fitted on other groups: float64 [N, L].
+
+    groups: [N], numbered from 0, at least two.
+    """
     fold = rng.permutation(groups.max() + 1)[groups] % _FOLDS
     scores = np.zeros(labels.shape)
-    for held_out in (fold == k for k in range(_FOLDS)):
+    for held_out in (fold == k for k in np.unique(fold)):
         fitted = Ridge(alpha=0.1 * (~held_out).sum(), solver="cholesky")
         fitted.fit(features[~held_out].astype(np.float64), labels[~held_out].astype(np.float64))
         scores[held_out] = fitted.predict(features[held_out].astype(np.float64))
@@ -158,7 +167,7 @@ def auc_interval(negative: np.ndarray, positive: np.ndarray) -> tuple[float, flo
 def summary(shift: CovariateShift | None) -> str:
     """One line: no shift, or which test rows differ by how much."""
     if shift is None:
-        return "covariate shift: not tested, too few photos"
+        return "covariate shift: not tested, too few photos or groups of photos"
 
     def figures(test: ShiftTest) -> str:
         low, high = test.auc_interval

@@ -1,7 +1,9 @@
 """What strangers upload: photos, and archives of photos, of which nothing stays on the disk."""
 
 import contextlib
+import lzma
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -69,6 +71,6 @@ def _unpack(upload: Path, folder: Path, prefix: str) -> tuple[list[Path], list[s
                 paths.append(folder / f"{prefix}{len(paths):06d}")  # never its own name
                 paths[-1].write_bytes(content)
                 names.append(member.filename)
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError) as error:
         raise InputError(f"the archive cannot be read: {one_line(str(error))}") from None
     return paths, names

@@ -16,6 +16,7 @@ SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".
 DEFAULT_RATE = 25.0
 """Frames a second where a source does not say."""
 _HIGHEST_RATE = 240.0
+_LARGEST_INT = 2**31 - 1  # OpenCV's number of a camera is a C int
 _TOLERANCE = 0.02
 """Some containers only estimate how many frames they hold."""
 
@@ -38,7 +39,7 @@ class VideoSource:
         self.source = source
         self.camera = isinstance(source, int)
         if isinstance(source, int):
-            self._capture = cv2.VideoCapture(source)
+            self._capture = cv2.VideoCapture(min(source, _LARGEST_INT))
         elif not source.is_file():
             raise InputError(f"{source}: no such file")
         else:

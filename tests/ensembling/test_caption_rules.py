@@ -56,12 +56,21 @@ def test_frequent_sentences_are_given_up_where_they_gain_least():
 
 
 def test_a_photo_without_another_caption_keeps_its_own():
-    only = RankedCandidates(["a photo of the"], np.zeros(1))
+    only = RankedCandidates(["a photo of the"], np.zeros(1), np.ones(1, bool))
     assert limit_sharing([only] * 5, 2) == ["a photo of the"] * 5
     assert [captions for _, captions in ALL.apply([only] * 5, [frozenset()] * 5)] == [["a photo of the"] * 5] * 3
-    photos = [RankedCandidates(["a photo", f"photo {i}"], np.array([1.0, 0.0])) for i in range(5)]
+    photos = [RankedCandidates(["a photo", f"photo {i}"], np.array([1.0, 0.0]), np.ones(2, bool)) for i in range(5)]
     assert ALL.apply(photos, [frozenset()] * 5)[-1][1] == ["photo 0", "photo 1", "photo 2", "a photo", "a photo"]
     assert ALL.apply(photos, [frozenset()] * 5)[-1][1].count("a photo") == SHARED
+
+
+def test_a_chosen_last_resort_counts_for_what_it_adds():
+    groups = [["of one", "the constant"], ["of two", "the constant"]]
+    ranked = ranked_candidates(groups, np.array([1.0, 2.0, 1.9, 2.0]), np.array([True, False] * 2))
+    assert [photo.captions for photo in ranked] == groups
+    chosen = [photo.starting_with("the constant") for photo in ranked]
+    assert [photo.value_of("the constant") for photo in chosen] == [2.0, 2.0]
+    assert limit_sharing(chosen, 1) == ["the constant", "of two"]
 
 
 def test_captions_that_break_off_or_say_things_twice_are_not_chosen_where_there_are_others():

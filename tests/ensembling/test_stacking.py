@@ -9,7 +9,7 @@ import pytest
 
 from src.ensembling import kernel_machines
 from src.ensembling.kernel_machines import KernelFeatures, Table, gaussian_kernel, kernel_ridge
-from src.ensembling.mos_blend import blend_mos, mos_members, used_mos
+from src.ensembling.mos_blend import blend_mos, member_used, mos_members, used_mos
 from src.ensembling.regressors import TEST, PhotoFeatures, out_of_fold, regressor_members
 from src.ensembling.stacking import blend, clip_to_labels, helpful_members
 from src.metrics.mos_score import srcc
@@ -130,24 +130,32 @@ def test_a_fold_s_blend_does_not_know_its_labels_and_useless_members_are_left_ou
     truth, fold = rng.normal(5, 1, 120), np.arange(120) % 3
     members = {"ridge": truth + rng.normal(0, 1, 120), "boosting": rng.normal(5, 1, 120),
                "network": truth + rng.normal(0, 1, 120)}  # fmt: skip
-    found = blend_mos(members, truth, fold, "one", settings)
+    found = blend_mos(members, truth, fold, "one", "blend", settings)
     helpful = helpful_members(np.column_stack(list(members.values())), truth)
     assert found.weights.keys() == {"ridge", "network"} == {list(members)[column] for column in helpful}
     assert sum(found.weights.values()) == pytest.approx(1)
     other = np.where(fold == 1, members["boosting"], truth)
-    again = blend_mos(members, other, fold, "one", settings)
+    again = blend_mos(members, other, fold, "one", "blend", settings)
     np.testing.assert_array_equal(found.mos[fold == 1], again.mos[fold == 1])
     assert not np.allclose(found.mos[fold != 1], again.mos[fold != 1])
+
+
+def test_the_member_asked_for_is_that_of_the_first_run_that_has_one():
+    names = ["ridge", "svr", "network two", "network three"]
+    assert [member_used(names, wanted) for wanted in ("svr", "network", "boosting", "blend")] == [
+        "svr", "network two", "blend", "blend"
+    ]  # fmt: skip
+    assert member_used([*names, "network"], "network") == "network"
 
 
 def test_an_unreadable_photo_gets_the_mean_of_every_member(settings):
     rng = np.random.default_rng(0)
     truth, fold = np.r_[rng.normal(5, 1, 60), np.nan, np.nan], np.r_[np.arange(60) % 3, TEST, TEST]
     members = {name: np.r_[truth[:60] + rng.normal(0, 1, 60), 4.0, np.nan] for name in ("ridge", "network")}
-    blended = blend_mos(members, truth, fold, "one", settings)
+    blended = blend_mos(members, truth, fold, "one", "blend", settings)
     unreadable = np.arange(62) == 61
     table = used_mos(members, blended, "network", 5.5, unreadable)
     assert list(table) == ["mos", "ridge", "network", "blend"] and (table.iloc[61] == 5.5).all()
     np.testing.assert_array_equal(table["mos"][:61], members["network"][:61])
-    np.testing.assert_array_equal(used_mos(members, blended, "svr", 5.5, unreadable)["mos"], table["blend"])
+    np.testing.assert_array_equal(used_mos(members, blended, "blend", 5.5, unreadable)["mos"], table["blend"])
     assert used_mos({}, None, "blend", np.nan, unreadable)["mos"].tolist() == [0.0] * 62

@@ -94,3 +94,23 @@ def test_the_score_of_test_like_photos_is_that_of_the_quarter_most_like_them():
 def test_too_few_photos_are_said_to_be_too_few():
     assert detect_covariate_shift(np.zeros((100, 2)), np.zeros((19, 2))) is None
     assert "too few photos" in summary(None)
+
+
+def test_few_groups_are_tested_as_far_as_they_go():
+    """Photos of a few sites: a fold holds whole sites, and a block of the test rows may hold one site alone."""
+    rng = np.random.default_rng(0)
+    train, test = rng.normal(0, 1, (60, 5)), rng.normal(0, 1, (200, 5))
+    in_file_order = np.r_[np.arange(60) % 4, 4 + np.arange(200) // 20]
+    assert len(detect_covariate_shift(train, test, in_file_order).blocks) == 5
+    one_site = np.r_[np.zeros(100), np.repeat(np.arange(1, 5), 40)]
+    assert [block.rows for block in detect_covariate_shift(train, test, one_site).blocks][0] == (40, 80)
+    assert detect_covariate_shift(train, test, np.zeros(260)) is None
+
+
+def test_groups_on_both_sides_raise_no_false_alarm():
+    """Photos of four sites, of which both parts have some: without a shift the p-value is anything."""
+    rng, sites = np.random.default_rng(0), np.arange(260) % 4
+    tests = [detect_covariate_shift(*np.split(rng.normal(0, 1, (260, 5)), [60]), sites, seed) for seed in range(12)]
+    assert sum(test.overall.p_value < 0.2 for test in tests) < 7 and not all(test.shifted for test in tests)
+    moved = rng.normal(0, 1, (260, 5)) + 2 * (np.arange(260) >= 60)[:, None]
+    assert detect_covariate_shift(moved[:60], moved[60:], sites).overall.shifted

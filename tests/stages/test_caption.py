@@ -357,6 +357,7 @@ ONE_LINE = {
     "none.mp4: no such file": ["none.mp4"],
     "cut.mp4: not a video, or truncated or damaged": ["cut.mp4", "--output", "out.mp4"],
     "camera 97: not found, or used by another program": ["97", "--output", "out.mp4"],
+    "camera 99999999999: not found, or used by another program": ["99999999999", "--output", "out.mp4"],
     "there is no screen here": ["in.mp4"],
     "give one or more photos, or one folder, video or camera at a time": ["in.mp4", "a.jpg"],
     "in.mp4 is the source itself": ["in.mp4", "--output", "in.mp4"],
