@@ -200,6 +200,8 @@ class Settings:
             raise ValueError("self_critical.from_epoch: task=mos has no captions; leave it out")
         if first is not None and first >= (epochs := self.train.epochs):
             raise ValueError(f"self_critical.from_epoch={first} is not before the end, train.epochs={epochs}")
+        if first is not None and self.loss.balance == "uncertainty":
+            raise ValueError("loss.balance=uncertainty weighs likelihoods, not rewards: give fixed with self_critical")
         if task == "mos" and self.decoder.distill_from is not None:
             raise ValueError("decoder.distill_from: task=mos has no captions; leave it out")
         if self.decoder.distill_from == self.run.name:
@@ -250,11 +252,9 @@ class Settings:
             raise ValueError(f"tune.judge_folds={judging}: expected some of the folds 0 to {last}, each once")
 
     def _check_large_captioner(self) -> None:
-        if self.loss.attention_weight and self.decoder.name in ("recurrent", "blip2") and self.task != "mos":
-            raise ValueError(
-                f"loss.attention_weight: decoder.name={self.decoder.name} does not attend to cells; give 0"
-            )
         name, weights, large = self.decoder.name, self.decoder.weights, self.decoder.name in LARGE
+        if self.loss.attention_weight and name in ("recurrent", "blip2") and self.task != "mos":
+            raise ValueError(f"loss.attention_weight: decoder.name={name} does not attend to cells; give 0")
         if large != self.encoder.own_tower:
             wanted = f"encoder.name={OWN_TOWER}" if large else "another encoder.name"
             other = f"decoder.name={name} and encoder.name={self.encoder.name} do not go together"

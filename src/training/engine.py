@@ -221,7 +221,9 @@ class Engine:
                     gradients[index] is None and self.batch_loss_exchange is not None, self._forward, micro_batch
                 )
                 loss = self._loss(output, micro_batch["mos"], counts, gradients[index])
-                self.scaler.scale(loss).backward()
+                checkpointing = self.settings.train.gradient_checkpointing
+                with self._buffers_kept() if checkpointing else contextlib.nullcontext():  # what is computed again
+                    self.scaler.scale(loss).backward()
 
     def _forward(self, micro_batch: dict[str, Any]) -> dict[str, torch.Tensor]:
         with self.autocast:
@@ -252,11 +254,18 @@ class Engine:
         """
         if self.batch_loss_exchange is None or len(micro_batches) == 1:
             return [None] * len(micro_batches)
-        before = [buffer.clone() for buffer in self.task.buffers()]
-        predictions = self.micro_batches.before_exchange(True, self._predictions, micro_batches)
-        for buffer, value in zip(self.task.buffers(), before, strict=True):
-            buffer.copy_(value)  # running statistics of BatchNorm
+        with self._buffers_kept():
+            predictions = self.micro_batches.before_exchange(True, self._predictions, micro_batches)
         return [*self.batch_loss_exchange(predictions)]
+
+    @contextlib.contextmanager
+    def _buffers_kept(self) -> Iterator[None]:
+        """What BatchNorm learns of the photos in the meantime is forgotten."""
+        before = [buffer.clone() for buffer in self.task.buffers()]
+        yield
+        with torch.no_grad():
+            for buffer, value in zip(self.task.buffers(), before, strict=True):
+                buffer.copy_(value)
 
     def _predictions(self, micro_batches: list[dict[str, Any]]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Predictions and labels of each micro-batch, with the dropout that its backward pass will have."""

@@ -1,5 +1,6 @@
 """The optimiser, the learning rate as a pure function of the fractional epoch, and the average of the weights."""
 
+import itertools
 import logging
 import math
 from copy import deepcopy
@@ -40,7 +41,7 @@ def parameter_groups(task: Task, settings: OptimSettings) -> list[dict]:
     """Parameters by their factor on the learning rate (`lr_scale`) and their weight decay.
 
     The encoder's layers have encoder_lr_mult * layer_decay ** (layers above), the late stages of encoder.fine_tuned
-    encoder_lr_mult; vectors (biases, norms) do not decay.
+    encoder_lr_mult; biases and vectors (norms) do not decay.
     timm.optim.param_groups_layer_decay does not serve here: it puts the heads into one more layer above the encoder,
     has no factor for the encoder as a whole, and gives every parameter of a network that is not timm's one layer.
     """
@@ -53,9 +54,10 @@ def parameter_groups(task: Task, settings: OptimSettings) -> list[dict]:
     if task.model.late_stages is not None:
         scales |= dict.fromkeys(task.model.late_stages.parameters(), settings.encoder_lr_mult)
     groups: dict[tuple[float, float], dict] = {}
-    for parameter in task.parameters():
+    for name, parameter in task.named_parameters():
         if parameter.requires_grad:
-            scale, decay = scales.get(parameter, 1.0), settings.weight_decay if parameter.dim() > 1 else 0.0
+            decays = parameter.dim() > 1 and not name.endswith("bias")
+            scale, decay = scales.get(parameter, 1.0), settings.weight_decay if decays else 0.0
             group = groups.setdefault((scale, decay), {"params": [], "lr_scale": scale, "weight_decay": decay})
             group["params"].append(parameter)
     return list(groups.values())
@@ -130,8 +132,11 @@ class ExponentialMovingAverage(nn.Module, Generic[M]):
     def update(self, module: nn.Module, step: int) -> None:
         """Take in the module's weights as they are after optimiser step `step`, counted from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        averaged, present = self.module.state_dict(), module.state_dict()
-        learned = [name for name, value in averaged.items() if value.is_floating_point()]
-        torch._foreach_lerp_([averaged[name] for name in learned], [present[name] for name in learned], 1 - decay)
-        for name in averaged.keys() - set(learned):  # counters
-            averaged[name].copy_(present[name])
+        # each tensor once: in a state_dict, a weight that two layers share stands under both names
+        averaged, present = (itertools.chain(each.parameters(), each.buffers()) for each in (self.module, module))
+        pairs = list(zip(averaged, present, strict=True))
+        weights = [pair for pair in pairs if pair[0].is_floating_point()]
+        torch._foreach_lerp_([average for average, _ in weights], [weight for _, weight in weights], 1 - decay)
+        for average, counter in pairs:
+            if not average.is_floating_point():
+                average.copy_(counter)

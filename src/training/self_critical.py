@@ -16,7 +16,7 @@ from src.data.labels import EncodedCaptions, Labels
 from src.data.vocabulary import Subwords, Vocabulary
 from src.decoding.sampling import uniforms_for
 from src.metrics.reward import Reward, RewardWeights
-from src.models.decoder import PAD
+from src.models.decoder import END, PAD
 from src.settings.schema import Settings
 
 STATISTICS = ("reward", "baseline", "advantage", "sample_words")
@@ -72,6 +72,7 @@ class SelfCritical:
         sampler.train(was_training)
         captioned = (batch["captions"] != PAD).any(2).any(1)[:, None]
         captions = captions.masked_fill(~captioned[:, :, None], PAD)
+        captions[:, :, self.width - 1 :] = PAD  # behind the longest caption END is no choice of the captioner's
         captioned = captioned.cpu()
         tokens = self._in_words(captions.flatten(0, 1).cpu().numpy())
         rewards = torch.from_numpy(self.reward(rows.repeat(captions.shape[1]), tokens)).view(captions.shape[:2])
@@ -81,7 +82,7 @@ class SelfCritical:
             baseline = (rewards.sum(1, keepdim=True) - rewards) / (samples - 1)
         rewards, captions = rewards[:, :samples], captions[:, :samples]
         advantages = (rewards - baseline) * captioned
-        words = (captions != PAD).sum(2).clamp(min=1) - 1  # END is no word
+        words = ((captions != PAD) & (captions != END)).sum(2)
         statistics = [rewards, baseline, advantages.abs(), words.cpu(), torch.ones_like(rewards)]
         sums = torch.stack([(values * captioned).sum().double() for values in statistics])
         return {**batch, "captions": captions, "advantages": advantages.float().to(device)}, sums.to(device)

@@ -67,12 +67,14 @@ def test_a_step_is_the_policy_gradient(prepared, baseline, network):
     """REINFORCE by hand: each sample by itself, its log-probability from the step-by-step decoder that drew it."""
     settings, data = prepared(*network, *REWARDED, f"self_critical.baseline={baseline}", "optim.grad_clip_norm=0",
                               "optim.name=sgd", "optim.momentum=0", "optim.weight_decay=0",
-                              "train.batch_size=6")  # fmt: skip
+                              "train.batch_size=6", "vocabulary.maximum_words=16")  # fmt: skip
     engine, rows = engine_of(settings, data), data.train_rows[:6]
     task, critic = build_task(settings, data, 0).eval(), engine.self_critical
     seen = task.model.features(batch_of(data, rows)["images"])
-    uniforms = uniforms_for(fold_in(0, "self-critical", 0), rows, 3, 41)
+    uniforms = uniforms_for(fold_in(0, "self-critical", 0), rows, 3, 17)
     drawn = task.sample(seen, uniforms, 1.0, True).detach()
+    assert (drawn[:, :3, 16] == END).any() and (drawn[:, :3, 16] == PAD).any(), "some have no room for another word"
+    drawn[:, :, 16] = PAD  # that END is forced, and no choice of the captioner
     loss, tokens = 0.0, 0
     for photo, row in enumerate(rows):
         rewards = [critic.reward(np.array([row]), caption[None].numpy())[0] for caption in drawn[photo]]
@@ -127,6 +129,19 @@ def test_samples_do_not_depend_on_the_batch(prepared):
     assert not torch.equal(other["captions"], whole["captions"])
     assert whole["advantages"].sum(1).abs().max() < 1e-6, "against the others' mean the advantages of a photo cancel"
     assert ((whole["captions"] == END).sum(2) <= 1).all()
+
+
+def test_activations_computed_again_leave_batch_statistics_as_they_are(prepared):
+    """With train.gradient_checkpointing weights and running statistics are those without it."""
+    states = []
+    for checkpointing in ("false", "true"):
+        settings, data = prepared("encoder.name=test_resnet", f"train.gradient_checkpointing={checkpointing}")
+        engine, batch = engine_of(settings, data), batch_of(data, data.train_rows[:6])
+        engine.train_one_epoch(iter([batch]), 0, 0, 1, Interrupt(), lambda done: None, shown=False)
+        states.append(engine.task.state_dict())
+    assert any("running_mean" in name for name in states[0])
+    for name, value in states[0].items():
+        assert torch.allclose(states[1][name], value, atol=1e-6), name
 
 
 @pytest.mark.slow

@@ -169,6 +169,17 @@ def test_without_a_decay_the_averaged_weights_are_the_weights_with_their_batch_s
     assert slow.module[1].num_batches_tracked == module[1].num_batches_tracked
 
 
+def test_a_weight_of_two_layers_is_averaged_once_a_step():
+    module = torch.nn.Sequential(torch.nn.Embedding(3, 2), torch.nn.Linear(2, 3, bias=False))
+    module[1].weight = module[0].weight
+    ema = ExponentialMovingAverage(module, 0.9)
+    before = module[0].weight.detach().clone()
+    torch.nn.init.constant_(module[0].weight, 1.0)
+    ema.update(module, 1000)
+    torch.testing.assert_close(ema.module[0].weight, 0.9 * before + 0.1)
+    assert ema.module[1].weight is ema.module[0].weight
+
+
 def losses_of(settings, data, steps):
     engine = Engine(build_task(settings, data, 0), settings, ONE)
     plan = epoch_batches(data.train_rows, settings.train.batch_size, 0, 0)[:steps]
