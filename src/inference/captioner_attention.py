@@ -62,6 +62,8 @@ def maps_of(
 
 def _whole_words(pieces: Sequence[str], weights: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
     """Words of the pieces, of which "##" precedes those inside a word, and the means of their weights [T, N]."""
+    if not pieces:
+        return (), np.zeros((0, weights.shape[1]), np.float32)
     first = [place for place, piece in enumerate(pieces) if place == 0 or not piece.startswith("##")]
     parts = [slice(*ends) for ends in zip(first, [*first[1:], len(pieces)], strict=True)]
     words = tuple("".join(piece.removeprefix("##") for piece in pieces[part]) for part in parts)

@@ -21,6 +21,10 @@ class CaptionWeights:
     rouge_l: NonNegativeFloat = 1.0
     """Weight of ROUGE-L."""
 
+    def __post_init__(self) -> None:
+        if not (self.cider_d or self.meteor or self.bleu or self.rouge_l):
+            raise ValueError("metric.weights: all are 0, so that any caption scores 0; give one more than 0")
+
 
 @dataclass(frozen=True, config=STRICT)
 class MetricSettings:

@@ -204,8 +204,8 @@ class Settings:
             raise ValueError("loss.balance=uncertainty weighs likelihoods, not rewards: give fixed with self_critical")
         if task == "mos" and self.decoder.distill_from is not None:
             raise ValueError("decoder.distill_from: task=mos has no captions; leave it out")
-        if self.decoder.distill_from == self.run.name:
-            raise ValueError(f"decoder.distill_from={self.run.name} is this run itself; name another one")
+        if (run := self.run.name) in (self.decoder.distill_from, self.train.start_from):
+            raise ValueError(f"decoder.distill_from and train.start_from: {run} is this run itself; name another one")
         if self.run.minutes is not None and self.decoder.distill_from is not None:
             teacher = f"decoder.distill_from={self.decoder.distill_from}"
             raise ValueError(f"run.minutes counts no time for the captions that {teacher} writes first; leave out one")

@@ -89,7 +89,9 @@ def read_tree(text: str) -> Any:
     """What YAML text holds: mappings and lists of text and null. Raises InvalidYaml with the reason."""
     try:
         return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+    except InvalidYaml:
+        raise
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a tag such as !!int before what is none
         raise InvalidYaml(f"not valid YAML: {' '.join(str(error).split())}") from error
     except RecursionError as error:
         raise InvalidYaml("nested too deeply; expected lines of 'key: value'") from error

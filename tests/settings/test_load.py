@@ -60,6 +60,11 @@ def test_command_line_wins_wherever_the_config_stands(tmp_path):
         ),
         (["decoder.name=ctc_mask_predict", "self_critical.from_epoch=1"], "self_critical.from_epoch is for captioners"),
         (["loss.balance=uncertainty", "self_critical.from_epoch=1"], "weighs likelihoods, not rewards: give fixed"),
+        (["run.name=fc", "train.start_from=fc"], "train.start_from: fc is this run itself"),
+        (
+            [f"metric.weights.{name}=0" for name in ("cider_d", "meteor", "bleu", "rouge_l")],
+            "all are 0",
+        ),
         (["decoder.name=mask_predict", "scheduled_sampling.probability=0.2"], "not for decoder.name=mask_predict"),
         (["decoder.name=ctc_mask_predict", "loss.attention_weight=1"], "not for decoder.name=ctc_mask_predict"),
         (["decoder.name=mask_predict", "vocabulary.maximum_words=101"], "writes at most 100 words"),

@@ -16,12 +16,13 @@ from PIL import Image
 
 from src import caption, predict, preprocess, split, train
 from src.base.errors import InputError
+from src.data.dataset import cached_inputs
 from src.data.image import load_photo
 from src.data.table import load_table
 from src.data.view import to_view
 from src.data.vocabulary import Vocabulary
-from src.inference.captioner_attention import attention_of_row
-from src.inference.networks import open_network
+from src.inference.captioner_attention import attention_of_row, maps_of
+from src.inference.networks import open_captioners, open_network
 from src.inference.photo_captioner import PhotoCaptioner, Prediction, attention_of_file, view_box
 from src.models.decoder import END, START
 from src.pipeline import outputs, resolved
@@ -216,6 +217,15 @@ def test_attention_is_that_of_the_words_written_one_by_one(place, competition):
         np.testing.assert_allclose(weights, state.attention[0].numpy(), atol=1e-5)
         fed = portrait["words"].index(word)
     assert " ".join(looks.words).replace(" '", "'").replace(" n't", "n't") == text
+
+
+def test_a_caption_without_words_has_no_attention_to_draw(place):
+    settings = load_run(["run.name=cached_attending"], "caption")[0]
+    folder = outputs.features(settings).folder
+    (network,), vocabulary = open_captioners([Path("runs/cached_attending/fold-0")], settings, folder)
+    with torch.inference_mode():
+        maps = maps_of(network, cached_inputs(folder, 0), torch.tensor([[END]]), vocabulary, settings)
+    assert maps.words == () and len(maps.weights) == 0
 
 
 def test_attention_by_cached_features_is_that_of_the_photo(place):
