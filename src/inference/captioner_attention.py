@@ -32,7 +32,7 @@ class AttentionMaps:
     parts: str
 
 
-def maps_of(
+def attention_maps_of(
     network: Captioner,
     inputs: torch.Tensor | dict[str, torch.Tensor],
     tokens: torch.Tensor,
@@ -73,7 +73,7 @@ def _whole_words(pieces: Sequence[str], weights: np.ndarray) -> tuple[tuple[str,
 def attention_of_row(settings: Settings, fold: int, row: int) -> AttentionMaps:
     """The attention maps of a photo whose features are cached, by the fold's network; row: of the photos.
 
-    Neither the encoder is built nor the photo read; float32, on the CPU. Raises InputError as `maps_of` does.
+    Neither the encoder is built nor the photo read; float32, on the CPU. Raises InputError as `attention_maps_of` does.
     """
     folder = outputs.features(settings).folder
     (network,), vocabulary = open_captioners([runs.fold_folder(runs.run_folder(settings), fold)], settings, folder)
@@ -82,4 +82,4 @@ def attention_of_row(settings: Settings, fold: int, row: int) -> AttentionMaps:
     with torch.inference_mode():
         inputs = cached_inputs(folder, row)
         tokens = generator(inputs, torch.arange(1))[0][:, 0]
-        return maps_of(network, inputs, tokens, vocabulary, settings)
+        return attention_maps_of(network, inputs, tokens, vocabulary, settings)

@@ -15,7 +15,7 @@ from src.data.image import FORMATS, decode, load_photo
 from src.data.view import at_own_aspect, needed_short_side, to_view
 from src.decoding.strategy import CaptionSearch
 from src.inference.caption_candidates import CaptionGenerator, candidate_searches
-from src.inference.captioner_attention import AttentionMaps, maps_of
+from src.inference.captioner_attention import AttentionMaps, attention_maps_of
 from src.inference.mos_prediction import MosPredictor
 from src.inference.networks import best_fold, open_captioners, open_networks
 from src.models.captioner import Captioner
@@ -161,7 +161,7 @@ class PhotoCaptioner:
             )
         with torch.inference_mode(), autocast(self.settings, self.device):
             images = self._inputs([photo])[0]
-            return maps_of(self.attending, images, self._write(images, 1), self.vocabulary, self.settings)
+            return attention_maps_of(self.attending, images, self._write(images, 1), self.vocabulary, self.settings)
 
     def _write(self, images: torch.Tensor | dict[str, torch.Tensor], photos: int) -> torch.Tensor:
         """The best caption of each photo: int64 [B, T]."""
@@ -212,14 +212,14 @@ def seen_of_file(captioner: PhotoCaptioner, path: Path) -> np.ndarray:
 def attention_of_file(
     captioner: PhotoCaptioner, path: Path
 ) -> tuple[AttentionMaps, np.ndarray, tuple[int, int, int, int]]:
-    """The attention maps of a photo file, and what `to_draw_on` returns.
+    """The attention maps of a photo file, and what `photo_to_draw_on` returns.
 
     Raises InputError as `PhotoCaptioner.attention_maps` does.
     """
-    return captioner.attention_maps(seen_of_file(captioner, path)), *to_draw_on(captioner.settings, path)
+    return captioner.attention_maps(seen_of_file(captioner, path)), *photo_to_draw_on(captioner.settings, path)
 
 
-def to_draw_on(settings: Settings, path: Path) -> tuple[np.ndarray, tuple[int, int, int, int]]:
+def photo_to_draw_on(settings: Settings, path: Path) -> tuple[np.ndarray, tuple[int, int, int, int]]:
     """A readable photo file as maps are drawn on it, uint8 [H, W, C], and its `view_box`."""
     short_side = needed_short_side(settings.view, SHOWN_SHORT_SIDE)
     photo = decode(path.read_bytes(), short_side, settings.data.maximum_megapixels)

@@ -77,7 +77,7 @@ def _scores(name: str, rows: list[Row], tests: list[RunTests]) -> Table | None:
                if paired else [""] * 3)]
         )  # fmt: skip
     titles = ("score", "95%", "baseline", "ensemble", "difference", "95%", "p")
-    columns = [Column("run", stranger=True), Column(""), *(Column(text, number=True) for text in titles)]
+    columns = [Column("run", stranger=True), Column(""), *(Column(text, numeric=True) for text in titles)]
     note = "baseline: " + {"mos": "ridge regression", "caption": "the best constant sentence"}[name]
     note += (
         f". difference, p: the networks against those of {within(rows[0]['run'])} on the photos in common"
@@ -109,7 +109,7 @@ def _captions(rows: list[Row]) -> list[Part]:
 
 
 def _columns(titles: Any) -> list[Column]:
-    return [Column("run", stranger=True), *(Column(title, number=True) for title in titles)]
+    return [Column("run", stranger=True), *(Column(title, numeric=True) for title in titles)]
 
 
 def _networks(rows: list[Row]) -> Table:
@@ -129,7 +129,7 @@ def _networks(rows: list[Row]) -> Table:
         for row in rows
     ]  # fmt: skip
     note = "a photo: MOS and caption by one fold's networks. training: all epochs of all folds"
-    return Table("Sizes and times", [*words, *(Column(title, number=True) for title in titles)], cells, note)
+    return Table("Sizes and times", [*words, *(Column(title, numeric=True) for title in titles)], cells, note)
 
 
 def _settings(evaluated: list[EvaluatedRun]) -> list[Part]:

@@ -90,12 +90,12 @@ def detect_covariate_shift(
     tests = []
     for index, (first, end) in enumerate(places):
         rows = np.concatenate([np.arange(len(train)), len(train) + np.arange(first, end)])
-        groups_there = np.unique(groups[rows], return_inverse=True)[1]
-        if groups_there.max() == 0:
+        groups_of_rows = np.unique(groups[rows], return_inverse=True)[1]
+        if groups_of_rows.max() == 0:
             continue
         level = LEVEL / (2 * max(len(places) - 1, 1) if index else 2)  # Bonferroni: half of it for all rows together
         rng = np.random.default_rng(fold_in(seed, "shift", index))
-        tests.append(_shift_test(features[rows], len(train), groups_there, (first, end), level, rng))
+        tests.append(_shift_test(features[rows], len(train), groups_of_rows, (first, end), level, rng))
     return CovariateShift(tests[0], tuple(tests[1:])) if tests else None
 
 

@@ -57,7 +57,7 @@ def draw_run_attention(
     if not resolved.has_networks(settings) or settings.decoder.name not in ATTENDING or not len(captions):
         return
     from src.inference.captioner_attention import attention_of_row
-    from src.inference.photo_captioner import PhotoCaptioner, attention_of_file, to_draw_on
+    from src.inference.photo_captioner import PhotoCaptioner, attention_of_file, photo_to_draw_on
 
     photo = captions["photo_id"].iloc[int(captions["cider_d"].to_numpy().argmax())]
     fold = int(predictions.set_index("photo_id")["fold"].loc[photo])
@@ -65,7 +65,7 @@ def draw_run_attention(
     path = resolved.data_root(settings) / table["path"].iloc[row]
     try:
         if settings.encoder.cached and not outdated(outputs.features(settings), code=False):
-            maps, (picture, box) = attention_of_row(settings, fold, row), to_draw_on(settings, path)
+            maps, (picture, box) = attention_of_row(settings, fold, row), photo_to_draw_on(settings, path)
         else:
             one_fold = dataclasses.replace(settings, train=dataclasses.replace(settings.train, fold=fold))
             maps, picture, box = attention_of_file(PhotoCaptioner(run, one_fold), path)

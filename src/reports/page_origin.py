@@ -74,7 +74,7 @@ def origin_section(settings: Settings, seconds: dict[str, float]) -> Section:
         rows.append(["in all", duration(sum(seconds.values()))])
         note = "folds that ran beside one another are added up; without the search of tune"
         parts.append(
-            Table("Time by stage", [Column("stage"), Column("time", number=True)], rows, note, strong=(len(rows) - 1,))
+            Table("Time by stage", [Column("stage"), Column("time", numeric=True)], rows, note, strong=(len(rows) - 1,))
         )
     parts += _submission(settings)
     commands = [f"./run.sh {arguments}", f"python -m src.evaluate {arguments}", f"python -m src.submit {arguments}"]

@@ -33,10 +33,10 @@ class Charts:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table. number: figures, flush right. stranger: text that people or files brought."""
+    """A column of a table. numeric: figures, flush right. stranger: text that people or files brought."""
 
     title: str
-    number: bool = False
+    numeric: bool = False
     stranger: bool = False
 
 

@@ -88,7 +88,7 @@ def leaderboard(scores: dict, folder: Path, seconds: dict[str, float], total: fl
         columns = [
             Column("member", stranger=True),
             Column(""),
-            *(Column(c, number=True) for c in ("score", "95%", "PLCC", "SRCC", "weight", "time")),
+            *(Column(c, numeric=True) for c in ("score", "95%", "PLCC", "SRCC", "weight", "time")),
         ]
         note = (
             "weight: its share of the blend. time: fitting and predictions of all folds, a regressor's without features"
@@ -115,7 +115,7 @@ def _steps(title: str, steps: list[dict[str, str]], distinct: bool) -> Table:
                between(low, high), _figure(step["gain"], "+.3f"), gain]  # fmt: skip
         rows.append([*row, _figure(step["distinct"], ".0%")] if distinct else row)
     titles = ["score", "95%", "gain", "95%", *(["distinct"] if distinct else [])]
-    columns = [Column("step", stranger=True), Column(""), *(Column(name, number=True) for name in titles)]
+    columns = [Column("step", stranger=True), Column(""), *(Column(name, numeric=True) for name in titles)]
     off = tuple(place for place, step in enumerate(steps) if step["on"] != "on")
     note = "gain: over the step it starts from. Faint: not for the test photos"
     return Table(title, columns, rows, note, faint=off)
@@ -148,14 +148,14 @@ def captions_section(
         gained = None not in (constant, block[name])
         rows.append([*row, number(constant), number(block[name] - constant, "+.3f") if gained else ""])
     titles = ["this run", *(["networks alone"] if network else []), "constant sentence", "gain over it"]
-    columns = [Column("measure"), *(Column(name, number=True) for name in titles)]
+    columns = [Column("measure"), *(Column(name, numeric=True) for name in titles)]
     parts.append(Table("Captions by measure", columns, rows, "of the word error rate less is better", strong=(0,)))
     if baseline["sentence"]:
         parts.append(Sentence("The constant sentence of each fold:", shown(baseline["sentence"])))
     told = scores["oof"]["diagnostics"]["captions"]
     photos = told["photos"]
     rows = [[shown(text), f"{count:,}", f"{count / photos:.1%}"] for text, count in frequent]
-    columns = [Column("caption", stranger=True), Column("photos", number=True), Column("share", number=True)]
+    columns = [Column("caption", stranger=True), Column("photos", numeric=True), Column("share", numeric=True)]
     note = (
         f"{told['distinct']:,} distinct captions on {photos:,} photos; a word twice running in "
         f"{told['adjacent_repeats']:.1%}, a pair of words twice in {told['repeated_pairs']:.1%}, "
@@ -230,7 +230,7 @@ def data_section(statistics: dict, labels: Labels, digests: np.ndarray, phash: n
             ("words in a caption", f"median {words['median']:g}, 95% up to {words['p95']:g}, {words['max']} at most")
         )
     parts: list[Part] = [
-        Table("Photos and labels", [Column(""), Column("", number=True)], [list(fact) for fact in facts])
+        Table("Photos and labels", [Column(""), Column("", numeric=True)], [list(fact) for fact in facts])
     ]
     if mos:
         edges, counts = (np.array(mos["histogram"][name]) for name in ("edges", "counts"))
@@ -280,7 +280,7 @@ def tuning_section(folder: Path, settings: Settings) -> Section | None:
     best = sorted(trials, key=lambda row: -float(row[score] or "-inf"))[:_MOST_ROWS]
     kept = [name for name in names if any(row[name] for row in best)]
     rows = [[_short(row[name]) for name in kept] for row in best]
-    columns = [Column(name, number=name not in ("state", "reason")) for name in kept]
+    columns = [Column(name, numeric=name not in ("state", "reason")) for name in kept]
     note = f"the best {len(rows)} of {len(trials)}" if len(trials) > len(rows) else ""
     parts.append(Table("Trials, the best first", columns, rows, note))
     text = best_file.read_text(encoding="utf-8")

@@ -111,6 +111,6 @@ def test_groups_on_both_sides_raise_no_false_alarm():
     """Photos of four sites, of which both parts have some: without a shift the p-value is anything."""
     rng, sites = np.random.default_rng(0), np.arange(260) % 4
     tests = [detect_covariate_shift(*np.split(rng.normal(0, 1, (260, 5)), [60]), sites, seed) for seed in range(12)]
-    assert sum(test.overall.p_value < 0.2 for test in tests) < 7 and not all(test.shifted for test in tests)
+    assert sum(test.overall.p_value < 0.2 for test in tests) < 7 and sum(test.overall.shifted for test in tests) < 3
     moved = rng.normal(0, 1, (260, 5)) + 2 * (np.arange(260) >= 60)[:, None]
     assert detect_covariate_shift(moved[:60], moved[60:], sites).overall.shifted

@@ -1,6 +1,7 @@
 """Archives that strangers upload."""
 
 import io
+import os
 import random
 import zipfile
 from pathlib import Path
@@ -56,8 +57,19 @@ def test_an_archive_that_unpacks_to_much_is_refused(tmp_path, monkeypatch):
         photos_of([upload], tmp_path)
 
 
+def test_a_damaged_archive_is_said_so(tmp_path):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        file.writestr("a.jpg", os.urandom(1000))
+    content = bytearray(buffer.getvalue())
+    content[100] ^= 255
+    (tmp_path / "x.zip").write_bytes(content)
+    with pytest.raises(InputError, match="the archive cannot be read: Bad CRC"):
+        photos_of([tmp_path / "x.zip"], tmp_path)
+
+
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_a_damaged_archive_is_said_so(method, tmp_path):
+def test_no_damage_to_an_archive_is_more_than_a_line(method, tmp_path):
     """Whichever byte is another: one line, or an archive that can be read all the same."""
     buffer, refused = io.BytesIO(), 0
     with zipfile.ZipFile(buffer, "w", method) as file:

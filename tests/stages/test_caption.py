@@ -21,7 +21,7 @@ from src.data.image import load_photo
 from src.data.table import load_table
 from src.data.view import to_view
 from src.data.vocabulary import Vocabulary
-from src.inference.captioner_attention import attention_of_row, maps_of
+from src.inference.captioner_attention import attention_maps_of, attention_of_row
 from src.inference.networks import open_captioners, open_network
 from src.inference.photo_captioner import PhotoCaptioner, Prediction, attention_of_file, view_box
 from src.models.decoder import END, START
@@ -224,7 +224,7 @@ def test_a_caption_without_words_has_no_attention_to_draw(place):
     folder = outputs.features(settings).folder
     (network,), vocabulary = open_captioners([Path("runs/cached_attending/fold-0")], settings, folder)
     with torch.inference_mode():
-        maps = maps_of(network, cached_inputs(folder, 0), torch.tensor([[END]]), vocabulary, settings)
+        maps = attention_maps_of(network, cached_inputs(folder, 0), torch.tensor([[END]]), vocabulary, settings)
     assert maps.words == () and len(maps.weights) == 0
 
 
