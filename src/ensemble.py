@@ -17,6 +17,7 @@ be read gets the mean MOS and the constant sentence. NAME is all names joined by
 
 import argparse
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -171,7 +172,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         config = outputs.ensemble(settings).folder / "ensemble.yaml"
         # also beside an ensemble that is up to date: the settings may differ in what it does not depend on
         write_if_different(config, as_yaml(settings).encode())
-    print(f"ensemble: next: python -m src.evaluate --config {config}, then src.submit with the same", flush=True)
+    how = f"python -m src.evaluate --config {shlex.quote(str(config))}"
+    print(f"ensemble: next: {how}, then src.submit with the same", flush=True)
 
 
 if __name__ == "__main__":

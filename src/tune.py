@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import dataclasses
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -53,7 +54,8 @@ def decoding_artefact(settings: Settings, plan: SearchPlan) -> Artefact:
     for k in [*plan.folds, *plan.judge_folds]:
         fold = outputs.fold(settings, k)
         if reason := outdated(fold, code=False):
-            raise InputError(f"{fold.folder}: {reason}; python -m src.train run.name={settings.run.name} trains it")
+            how = shlex.join(["python", "-m", "src.train", f"run.name={settings.run.name}"])
+            raise InputError(f"{fold.folder}: {reason}; {how} trains it")
         inputs[fold_name(k)] = outputs_digest(fold)
     part = changing(settings) | plan.as_settings() | {"tune.judge_folds": settings.tune.judge_folds}
     return Artefact("tune", folder, marker_of(folder), part, inputs, guard=folder / "best.yaml")

@@ -7,7 +7,7 @@ from src.decoding.autoregressive import StepDecoder
 from src.decoding.beam import beam, greedy
 from src.decoding.candidates import Candidates
 from src.decoding.constraints import Constraints
-from src.decoding.diverse_beam import diverse_beam, group_width
+from src.decoding.diverse_beam import diverse_beam
 from src.decoding.mask_predict_search import mask_predict
 from src.decoding.sampling import sample, uniforms_for
 from src.models.decoder import UNK, NonAutoregressiveDecoder
@@ -17,8 +17,7 @@ from src.settings.schema import DecodingSettings
 class CaptionSearch:
     """The search of the `decoding` settings, for a vocabulary `words` by token id.
 
-    Bad endings that the vocabulary does not know are ignored. Raises InputError where decoding.beam_groups do not
-    divide decoding.beam.
+    Bad endings that the vocabulary does not know are ignored.
     """
 
     def __init__(self, settings: DecodingSettings, words: Sequence[str]):
@@ -27,8 +26,6 @@ class CaptionSearch:
         endings = tuple(token for token, word in enumerate(words) if word in bad and token > UNK)
         limits = settings.minimum_words, settings.maximum_words, settings.no_repeat_ngram_size
         self.constraints = Constraints(*limits, endings)
-        if settings.search == "diverse":
-            group_width(settings.beam, settings.beam_groups)
 
     def __call__(
         self, decoder: StepDecoder | NonAutoregressiveDecoder, features: Any, rows: Iterable[int], seed: int

@@ -1,5 +1,6 @@
 """What predict left of each run that takes part: the networks' answers, and the candidates for captions."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -52,7 +53,8 @@ def check_alike(runs: Sequence[Settings]) -> None:
     for run in runs:
         name, photos = run.run.name, outputs.photos(run)
         trained = settings_path(fold_folder(run_folder(run), resolved.folds_of(run)[0]))
-        how = f"--config {trained} run.name={name}" + (f" data.root={run.data.root}" if run.data.root else "")
+        arguments = ["--config", str(trained), f"run.name={name}"]
+        how = shlex.join(arguments + [f"data.root={run.data.root}"] * bool(run.data.root))
         predictions = [outputs.fold_predictions(run, fold) for fold in resolved.folds_of(run)]
         for artefact in (photos, *predictions, outputs.predictions(run)):
             if reason := outdated(artefact, code=False):

@@ -1,5 +1,6 @@
 """MOS and captions of any photo by the networks of a finished run, and where its captioner attends at each word."""
 
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,9 +52,8 @@ def folds_to_ask(folder: Path, fold: int | None) -> list[int]:
         return [fold]
     wanted = "no fold" if fold is None else f"fold {fold} is not"
     there = f" (finished: {', '.join(map(str, finished))})" if finished else ""
-    raise InputError(
-        f"{folder}: {wanted} trained to its end{there}; python -m src.train run.name={folder.name} does it"
-    )
+    how = shlex.join(["python", "-m", "src.train", f"run.name={folder.name}"])
+    raise InputError(f"{folder}: {wanted} trained to its end{there}; {how} does it")
 
 
 class PhotoCaptioner:

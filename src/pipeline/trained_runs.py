@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import difflib
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,7 +44,8 @@ def run_settings(settings: Settings, name: str) -> Settings:
     saved = settings_file(Path(settings.run.root), name)
     marker = marker_of(predictions_folder(Path(settings.run.root, name)))
     if not marker.is_file():
-        raise InputError(f"{name}: not predicted yet; python -m src.predict --config {saved} run.name={name} does it")
+        how = shlex.join(["python", "-m", "src.predict", "--config", str(saved), f"run.name={name}"])
+        raise InputError(f"{name}: not predicted yet; {how} does it")
     record = read_json(marker)
     folds = folds_named(record["inputs"])
     which = {"train.fold": folds[0] if len(folds) == 1 else None, "run.root": settings.run.root, "run.name": name}

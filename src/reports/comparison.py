@@ -1,6 +1,7 @@
 """Evaluated runs side by side: a row of figures per run, from the files that its stages wrote, and paired tests."""
 
 import difflib
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -115,7 +116,7 @@ def _arguments(folder: Path) -> str:
     """The arguments with which a stage works on that run."""
     made_with = [*runs.trained_settings(folder), runs.ensemble_folder(folder) / "ensemble.yaml"]
     config = next((path for path in made_with if path.is_file()), CONFIGS / f"{folder.name}.yaml")
-    return f"--config {config}" if config.is_file() else f"run.name={folder.name}"
+    return shlex.join(["--config", str(config)] if config.is_file() else [f"run.name={folder.name}"])
 
 
 def _unknown(root: Path, name: str) -> str:

@@ -1,5 +1,6 @@
 """Everything that a run says of one photo: MOS with an interval, captions, attention, and training photos like it."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,7 +65,8 @@ class RunAnswers:
         self.captioner = PhotoCaptioner(run, settings)
         photos = outputs.photos(settings).folder
         if not (photos / "photos.jsonl").is_file():
-            raise InputError(f"{photos}: its photos are gone; python -m src.preprocess run.name={run.name} makes them")
+            how = shlex.join(["python", "-m", "src.preprocess", f"run.name={run.name}"])
+            raise InputError(f"{photos}: its photos are gone; {how} makes them")
         table, self.training, _ = read_photos(photos)
         self.mos, self.captions = table["mos"].to_numpy(float), table["captions"].tolist()
         self.pixels = np.load(photos / "pixels.npy", mmap_mode="r")

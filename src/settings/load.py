@@ -93,14 +93,22 @@ def _value(key: str, text: str, origin: str) -> Any:
         inner = [k for k in settings if k.startswith(f"{key}.")]
         refuse(f"{origin}: {key} is a group of settings, got {text!r}; set one of {', '.join(inner)}")
     if key not in settings:
-        near = difflib.get_close_matches(key, settings, 1, 0.5)
-        near = near or [k for k in settings if k.rpartition(".")[2] == key.rpartition(".")[2]][:1]
-        hint = f"did you mean {near[0]}?" if near else "--help lists all settings"
-        refuse(f"{origin}: unknown setting {key}; {hint}")
+        refuse(f"{origin}: {_unknown(key)}")
     try:
-        return settings[key].value_of(text)
+        value = settings[key].value_of(text)
     except ValueError as error:
         refuse(f"{origin}: {key}={text}: {error}")
+    for name in value or () if key == "run.kept" else ():
+        if name not in {*settings, *FORMER_KEYS, *REMOVED}:  # a run of an earlier version may name its own
+            refuse(f"{origin}: {key}: {_unknown(name)}")
+    return value
+
+
+def _unknown(key: str) -> str:
+    settings = all_settings()
+    near = difflib.get_close_matches(key, settings, 1, 0.5)
+    near = near or [k for k in settings if k.rpartition(".")[2] == key.rpartition(".")[2]][:1]
+    return f"unknown setting {key}; " + (f"did you mean {near[0]}?" if near else "--help lists all settings")
 
 
 def build(overrides: Sequence[Override], base: Mapping[str, Any] | None = None) -> Settings:

@@ -229,6 +229,10 @@ class DecodingSettings:
     def __post_init__(self) -> None:
         if self.minimum_words > self.maximum_words:
             raise ValueError("decoding.minimum_words is greater than decoding.maximum_words")
+        beam, groups = self.beam, self.beam_groups
+        if self.search == "diverse" and beam % groups:
+            divided = f"decoding.beam={beam} cannot be divided into decoding.beam_groups={groups} equal groups"
+            raise ValueError(f"decoding.search=diverse: {divided}; give decoding.beam={beam + groups - beam % groups}")
 
 
 @dataclass(frozen=True, config=STRICT)

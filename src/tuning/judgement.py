@@ -22,6 +22,7 @@ from src.pipeline.resolved import SearchPlan
 from src.settings.keys import flatten
 from src.settings.load import changed
 from src.settings.schema import CaptionWeights, Settings
+from src.settings.yaml_files import as_text
 
 RESAMPLES = 1000
 """Of the test. metric.bootstrap does not count: a setting of reports must not change which settings are trained."""
@@ -86,7 +87,8 @@ def systems_to_judge(
         return Verdict(True, f"{name} is taken unjudged (two scores have no order)")
     if winner == settings:
         return Verdict(False, "the defaults won (no trial scored higher)")
-    if first.state == TrialState.FAIL and first.params.items() <= flatten(settings).items():
+    as_they_are = {key: as_text(value) for key, value in flatten(settings).items()}
+    if first.state == TrialState.FAIL and all(as_text(v) == as_they_are[key] for key, v in first.params.items()):
         return Verdict(True, f"{name} won (the defaults failed: {first.user_attrs.get('reason', '')})")
     if not plan.judge_folds:
         return Verdict(True, f"{name} is taken unjudged (tune.judge_folds leaves no fold for it)")

@@ -7,6 +7,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.samplers import PartialFixedSampler, TPESampler
 
 from src.base.randomness import fold_in
+from src.settings.yaml_files import as_text
 
 Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
 RANDOM_TRIALS = 5
@@ -16,13 +17,18 @@ RANDOM_TRIALS = 5
 def distribution(entry: dict[str, Any]) -> Distribution:
     """The distribution of an entry of the search space; a range ends at its last whole step."""
     if "choices" in entry:
-        return CategoricalDistribution(entry["choices"])
+        return CategoricalDistribution([_choice(value) for value in entry["choices"]])
     low, high, step, log = entry["low"], entry["high"], entry.get("step"), entry.get("log", False)
     if step is not None:
         high = low + int((high - low) / step + 1e-9) * step
     if isinstance(low, int):
         return IntDistribution(low, high, log=log, step=step or 1)
     return FloatDistribution(low, high, log=log, step=step)
+
+
+def _choice(value: Any) -> Any:
+    """The value as one of Optuna's choices, which cannot be lists: these as the text that stands for them."""
+    return as_text(value) if isinstance(value, list) else value
 
 
 def contains(entry: dict[str, Any], value: Any) -> bool:
@@ -48,7 +54,7 @@ def draw(trial: Trial, space: dict[str, dict], seed: int, initial: dict[str, Any
         sampler = TPESampler(seed=sampler_seed, n_startup_trials=RANDOM_TRIALS, multivariate=False)
         fixed = {}
         if trial.number == 0 and key in initial and contains(entry, initial[key]):
-            fixed[key] = initial[key]
+            fixed[key] = _choice(initial[key])
         trial.study.sampler = PartialFixedSampler(fixed, sampler)
         params[key] = _suggest(trial, key, distribution(entry))
     return params

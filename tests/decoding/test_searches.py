@@ -239,10 +239,8 @@ def test_settings_select_the_search_and_all_its_rules():
 
 
 def test_groups_that_do_not_divide_the_beam_are_refused():
+    with pytest.raises(ValueError, match="decoding.beam=4 .*decoding.beam_groups=3 .*; give decoding.beam=6"):
+        DecodingSettings(search="diverse", beam=4, beam_groups=3)
+    assert DecodingSettings(search="beam", beam=4, beam_groups=3)
     with pytest.raises(InputError, match="decoding.beam=4 .*decoding.beam_groups=3"):
-        CaptionSearch(
-            DecodingSettings(search="diverse", beam=4, beam_groups=3), ["<pad>", "<start>", "<end>", "<unk>", "sea"]
-        )
-    assert CaptionSearch(
-        DecodingSettings(search="beam", beam=4, beam_groups=3), ["<pad>", "<start>", "<end>", "<unk>", "sea"]
-    )
+        diverse_beam(Scrambled(4), photos(2), STRICT, 4, 1.0, 3, 0.5)

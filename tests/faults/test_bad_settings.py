@@ -196,6 +196,10 @@ SEARCHES = {
     "decoding in training": (["tune.space={decoding.beam: {low: 1, high: 3}}"], "decoding.beam", "--stage decode"),
     "training in decoding": ([LR, "--stage=decode", "task=both"], "optim.lr", "searches decoding.* alone"),
     "decoding before training": (["--stage=decode", "task=both"], "not made yet", "src.train run.name=demo trains it"),
+    "the same, a name with a blank": (
+        ["--stage=decode", "task=both", "run.name=my run"],
+        "src.train 'run.name=my run' trains it",
+    ),
     "another task's score": ([LR, "tune.objective=caption"], "tune.objective=caption", "task=mos has no such score"),
     "pruning of two scores": (
         [LR, "task=both", "tune.objective=both", "tune.pruner=median"],

@@ -68,6 +68,8 @@ def test_command_line_wins_wherever_the_config_stands(tmp_path):
         (["decoder.name=mask_predict", "scheduled_sampling.probability=0.2"], "not for decoder.name=mask_predict"),
         (["decoder.name=ctc_mask_predict", "loss.attention_weight=1"], "not for decoder.name=ctc_mask_predict"),
         (["decoder.name=mask_predict", "vocabulary.maximum_words=101"], "writes at most 100 words"),
+        (["decoding.search=diverse"], "decoding.beam_groups=3 equal groups; give decoding.beam=6"),
+        (["run.kept=[train.epoch]"], "run.kept: unknown setting train.epoch; did you mean train.epochs?"),
         (["--flod", "1"], "did you mean --fold?"),
         (["resnet18"], "resnet18 is not understood"),
         (["--config", "configs/none.yaml"], "no such file"),

@@ -26,7 +26,11 @@ from src.tuning.results import SCORE_NAMES, best_trial, finished_study, table_ro
 from src.tuning.study import Study, StudyPlan, TakenOver
 from src.tuning.worker import run_worker
 
-SPACE = {"x": {"low": -5.0, "high": 5.0}, "kind": {"choices": ["a", None, 3]}, "n": {"low": 2, "high": 9, "step": 3}}
+SPACE = {
+    "x": {"low": -5.0, "high": 5.0},
+    "kind": {"choices": ["a", None, [1, 2]]},
+    "n": {"low": 2, "high": 9, "step": 3},
+}
 INITIAL = {"x": 0.25, "kind": None, "n": 4}
 
 
