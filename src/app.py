@@ -7,6 +7,8 @@ requirements-app.txt. Uploaded photos are removed as soon as they are answered.
 """
 
 import argparse
+import contextlib
+import io
 import os
 import tempfile
 from collections.abc import Sequence
@@ -16,6 +18,7 @@ from src.base.errors import InputError, guarded
 from src.pipeline.runs import finished_folds, trained_runs
 from src.pipeline.trained_runs import load_run
 from src.settings.schema import Settings
+from src.settings.yaml_files import ConfigError
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +51,14 @@ def serve_run(settings: Settings, root: Path, host: str, port: int) -> None:
     first = settings.run.name
     others = [name for name in trained_runs(root) if name != first and finished_folds(root / name)]
     pages = Pages(open_run, RunAnswers(settings))
-    labels = [(" · ".join(filter(None, (name, score_of(open_run(name))))), name) for name in (first, *others)]
+    scores = {first: score_of(settings)}
+    for name in others:
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):  # the reason is told below
+                scores[name] = score_of(open_run(name))
+        except (InputError, ConfigError) as error:
+            print(f"app: the run {name} is left out: {error}", flush=True)
+    labels = [(" · ".join(filter(None, pair)), pair[0]) for pair in scores.items()]
     serve(build_page(pages, labels, first), host, port)
 
 

@@ -82,6 +82,34 @@ def make_photos(settings: Settings, work: Making) -> None:
     draw_statistics(statistics, work.folder / "statistics.png")
 
 
+def make_vocabulary(settings: Settings, work: Making) -> None:
+    """Write the captioner's vocabulary, all captions in its tokens, and all words of the captions."""
+    from src.data.labels import EncodedCaptions
+    from src.data.table import load_table
+    from src.data.vocabulary import SPECIAL, Subwords, Vocabulary, tokenize
+
+    table = load_table(photos(settings).folder / "photos.jsonl")
+    # of the training part alone: words that only validation or test photos have are <unk> to every captioner
+    captions = table["captions"][table["part"] == "train"].explode().dropna().tolist()
+    if weights := settings.decoder.weights:
+        words: Vocabulary = Subwords.read(*captioner_tokens(settings.decoder.name, weights), captions)
+    else:
+        minimum_count, maximum_size = settings.vocabulary.minimum_count, settings.vocabulary.maximum_size
+        words = Vocabulary.build(captions, minimum_count, maximum_size)
+        if captions and len(words) == len(SPECIAL):
+            print(
+                f"preprocess: no word stands {minimum_count} times in the training captions, so the captioner knows "
+                "none; give a smaller vocabulary.minimum_count",
+                flush=True,
+            )
+    words.save(work.folder / "vocabulary.json")
+    EncodedCaptions.of(table["captions"], words).save(work.folder / "captions.npz")
+    # references of any part are scored, divided at apostrophes and into "gon na" as here
+    scored = table["captions"].explode().dropna()
+    distinct = {word for caption in scored for word in [*caption.split(), *tokenize(caption)]}
+    write_text(work.folder / "words.txt", "\n".join(sorted(distinct)) + "\n")
+
+
 def report_rejected(settings: Settings, source: Path) -> None:
     """Copy rejected.csv into the run's folder. Raises InputError where it has rows that may not be left out."""
     rejected = rejected_path(run_folder(settings))
@@ -155,24 +183,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     report_statistics(settings, photos(settings).folder / "statistics.json")
     with making(vocabulary(settings), options.fresh) as work:
         if work:
-            from src.data.labels import EncodedCaptions
-            from src.data.table import load_table
-            from src.data.vocabulary import Subwords, Vocabulary, tokenize
-
-            table = load_table(photos(settings).folder / "photos.jsonl")
-            # of the training part alone: words that only validation or test photos have are <unk> to every captioner
-            captions = table["captions"][table["part"] == "train"].explode().dropna().tolist()
-            if weights := settings.decoder.weights:
-                words: Vocabulary = Subwords.read(*captioner_tokens(settings.decoder.name, weights), captions)
-            else:
-                minimum_count, maximum_size = settings.vocabulary.minimum_count, settings.vocabulary.maximum_size
-                words = Vocabulary.build(captions, minimum_count, maximum_size)
-            words.save(work.folder / "vocabulary.json")
-            EncodedCaptions.of(table["captions"], words).save(work.folder / "captions.npz")
-            # references of any part are scored, divided at apostrophes and into "gon na" as here
-            scored = table["captions"].explode().dropna()
-            distinct = {word for caption in scored for word in [*caption.split(), *tokenize(caption)]}
-            write_text(work.folder / "words.txt", "\n".join(sorted(distinct)) + "\n")
+            make_vocabulary(settings, work)
             work.outputs += ["vocabulary.json", "captions.npz"]
 
 

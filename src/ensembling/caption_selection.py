@@ -122,7 +122,8 @@ def ensemble_captions(
         )
         for run in candidates
     ]
-    corpus = Corpus(references, fold, settings.metric.weights, settings.run.seed, settings.ensemble.neighbours)
+    longest, neighbours = settings.decoding.maximum_words, settings.ensemble.neighbours
+    corpus = Corpus(references, fold, settings.metric.weights, settings.run.seed, neighbours, longest)
     searched_tokens = [tokens[text] for text in searched]
     greedy = {row: tokens[text] for row, text in greedy.items()}
     selected = select_captions(corpus, tokenised, searched_tokens, greedy, constants, rules, scratch)

@@ -46,6 +46,8 @@ class Corpus:
     seed: int
     neighbours: int
     """Nearest training photos whose captions are gathered."""
+    maximum_words: int
+    """Of a neighbour's caption that may be chosen; longer ones are evidence alone."""
 
     def training_rows(self, fold: int) -> list[int]:
         """The rows of the captioned training photos outside the fold; of all where it is TEST."""
@@ -157,7 +159,8 @@ def gather_evidence(
     candidates, flags = [], []
     for begin in range(0, len(rows), PHOTOS):
         for sources in zip(*evidence(slice(begin, begin + PHOTOS)), strict=True):
-            ordered = [source.captions for source in (*sources[::2], *sources[1::2])]
+            short = [[text for text in near.captions if _words(text) <= corpus.maximum_words] for near in sources[1::2]]
+            ordered = [*(written.captions for written in sources[::2]), *short]
             distinct = dict.fromkeys(text for texts in ordered for text in texts if _writable(text))
             distinct.pop(sentence, None)
             candidates.append([*distinct, sentence])
@@ -167,6 +170,10 @@ def gather_evidence(
     scores = score_photos(scoring, scorer, candidates, training_captions, evidence, 2 * len(runs), scratch)
     written, near = brought_in[:, : len(runs)], brought_in[:, len(runs) :]
     return FoldEvidence(rows, candidates, corpus.weights, written, near, scores, rare_endings(captions))
+
+
+def _words(text: str) -> int:
+    return text.count(" ") + 1
 
 
 def _writable(text: str) -> bool:

@@ -246,10 +246,11 @@ class Settings:
         last, searched, judging = self.split.fold_count - 1, self.tune.folds, self.tune.judge_folds or []
         if self.train.fold is not None and self.train.fold > last:
             raise ValueError(f"--fold {self.train.fold}: there are folds 0 to {last} (split.folds)")
-        if searched is not None and (not searched or not all(0 <= fold <= last for fold in searched)):
-            raise ValueError(f"tune.folds={searched}: there are folds 0 to {last} (split.folds)")
-        if len(set(judging)) < len(judging) or not all(0 <= fold <= last for fold in judging):
-            raise ValueError(f"tune.judge_folds={judging}: expected some of the folds 0 to {last}, each once")
+        if searched == []:
+            raise ValueError(f"tune.folds=[]: there are folds 0 to {last} (split.folds)")
+        for key, folds in (("folds", searched or []), ("judge_folds", judging)):
+            if len(set(folds)) < len(folds) or not all(0 <= fold <= last for fold in folds):
+                raise ValueError(f"tune.{key}={folds}: expected some of the folds 0 to {last}, each once")
 
     def _check_large_captioner(self) -> None:
         name, weights, large = self.decoder.name, self.decoder.weights, self.decoder.name in LARGE

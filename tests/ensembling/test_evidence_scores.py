@@ -1,5 +1,6 @@
 """Expected scores of many photos: the same by any number of processes and in any blocks, kept in files."""
 
+import dataclasses
 import itertools
 import os
 
@@ -55,7 +56,7 @@ def competition(photos: int = 40):
         encoded = {k: rng.normal(size=(photos, 6)).astype(np.float32) for k in (0, 1)}
         runs.append(RunCandidates(name, captions, {}, encoded))
     references = [[said() for _ in range(1 + row % 3)] if fold[row] != TEST else [] for row in range(photos)]
-    return Corpus(references, fold, CaptionWeights(), 0, 3), runs
+    return Corpus(references, fold, CaptionWeights(), 0, 3, 30), runs
 
 
 def gathered_evidence(corpus, runs, fold, tmp_path):
@@ -146,6 +147,24 @@ def test_arguments_are_taken_only_a_few_ahead():
             assert result == place * 10 and len(taken) <= place + 4
 
 
+def test_a_neighbours_long_caption_is_evidence_alone(tmp_path):
+    corpus, runs = competition()
+    whole = gathered_evidence(corpus, runs, 0, tmp_path)
+    gathered = gathered_evidence(dataclasses.replace(corpus, maximum_words=4), runs, 0, tmp_path)
+    kept = []
+    for row, texts in zip(whole.rows, whole.candidates, strict=True):
+        own = {text for run in runs for text in run.of(0, row)}
+        kept.append([text in own or len(text.split()) <= 4 for text in texts])
+    assert not all(itertools.chain(*kept))
+    assert gathered.candidates == [
+        list(itertools.compress(texts, flags)) for texts, flags in zip(whole.candidates, kept, strict=True)
+    ]
+    of_all, of_kept = (
+        each.scores.block(0, sum(each.scores.sizes), 0.2, (0.4, 0.1, 0.2, 0.1)).as_table() for each in (whole, gathered)
+    )
+    np.testing.assert_array_equal(of_all[list(itertools.chain(*kept))], of_kept)
+
+
 class CountingMeteor:
     """METEOR's counts of nothing, and how many captions were asked for."""
 
@@ -162,7 +181,7 @@ def test_of_many_photos_a_sample_judges(monkeypatch, capsys):
     rng, fold = np.random.default_rng(0), np.arange(600) % 3
     people = [[" ".join(rng.permutation(WORDS)[:10])] for _ in fold]
     groups = [np.flatnonzero(fold == number).tolist() for number in range(3)]
-    corpus = Corpus(people, fold, CaptionWeights(), 0, 3)
+    corpus = Corpus(people, fold, CaptionWeights(), 0, 3, 30)
     poor, good = (CaptionStrategy(1, mixture) for mixture in MIXTURES[:2])
 
     def select():

@@ -152,11 +152,17 @@ def test_captions_without_a_word_are_left_out_and_counted(competition_copy, caps
     assert statistics["count"] == 3 and statistics["wordless"] == [["a", "😍"], ["c", "?!"], ["d", "…"], ["f", "«»"]]
 
 
+def test_a_vocabulary_without_a_word_is_said(competition_copy, capsys):
+    assert exit_code(preprocess, *SMALL, "task=caption", "vocabulary.minimum_count=9999") == 0
+    assert "no word stands 9999 times in the training captions" in capsys.readouterr().out
+
+
 def test_names_that_look_the_same_are_said(competition_copy, capsys):
     names = ["caf\u00e9", "cafe\u0301", "IMG_1", "img_1", "\u0430", "b\u00a0c"]  # the fifth is Cyrillic
     rows = [f"{name},train/{'abcdef'[i]}.jpg,{i},x" for i, name in enumerate(names)]
     (competition_copy / "data" / "train.csv").write_text(with_rows(*rows).decode())
-    (competition_copy / "data" / "test.csv").write_text("img_name,img_path\na,test/x.jpg\nb c,test/y.jpg\n")
+    tests = "img_name,img_path\na,test/x.jpg\na,./test//x.jpg\nb c,test/y.jpg\n"  # of a, the same path twice
+    (competition_copy / "data" / "test.csv").write_text(tests)
     assert exit_code(preprocess, *SMALL) == 0
     line = r"4 names are written in several ways, such as 'caf\xe9' and 'cafe\u0301': they count as different photos"
     assert line in capsys.readouterr().out

@@ -4,6 +4,7 @@ import csv
 import html
 import io
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -88,6 +89,21 @@ def test_what_is_no_photo_is_refused_in_a_line(photos, tmp_path):
     with pytest.raises(InputError, match="not a photo that can be read") as caught:
         RunAnswers(load_run(["run.name=demo"], "app")[0])(tmp_path / "text.jpg")
     assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_run_is_no_choice_and_keeps_nobody_from_another(finished, competition, tmp_path, monkeypatch, capsys):
+    page = pytest.importorskip("src.serving.page")
+    monkeypatch.chdir(shutil.copytree(finished, tmp_path / "copy"))
+    for name in ("damaged", "whole"):
+        shutil.copytree("runs/demo", f"runs/{name}")
+    Path("runs/damaged/fold-0/settings.yaml").write_text("optim: {")
+    choices = []
+    monkeypatch.setattr(page, "build_page", lambda pages, labels, first: choices.extend(labels))
+    monkeypatch.setattr(page, "serve", lambda *_: None)
+    app.main(["run.name=demo"])
+    assert choices == [("demo", "demo"), ("whole", "whole")]
+    printed = capsys.readouterr()
+    assert "app: the run damaged is left out: " in printed.out and not printed.err
 
 
 def test_what_strangers_wrote_is_text_on_the_page():

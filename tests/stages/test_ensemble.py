@@ -155,7 +155,7 @@ def test_no_evidence_for_a_fold_comes_from_its_own_captions(predicted, monkeypat
     run = RunCandidates("one", candidates, {}, {k: rng.normal(size=(30, 4)).astype(np.float32) for k in (0, 1)})
     references = [said() if row < 24 else [] for row in range(30)]
     changed = [["sharp dark shadows"] if fold[row] == 0 else group for row, group in enumerate(references)]
-    corpus = Corpus(references, fold, CaptionWeights(), 0, 3)
+    corpus = Corpus(references, fold, CaptionWeights(), 0, 3, 30)
 
     def gathered(corpus: Corpus, number: int) -> FoldEvidence:
         with scoring_processes(len(fold)) as scoring:
@@ -190,7 +190,7 @@ def test_a_wider_choice_that_misleads_is_not_made(meteor):
     said = {strategy: rng.random(48) < 0.3 for strategy in lucky}
 
     def selected(sets, silent_on=None):
-        selection = StrategySelection(Corpus(people, fold, CaptionWeights(), 0, 3), groups, meteor)
+        selection = StrategySelection(Corpus(people, fold, CaptionWeights(), 0, 3, 30), groups, meteor)
         for strategy, count in ((plain, 3), (good, 5), (better, 6)):
             captions = [" ".join(texts[0].split()[:count]) for texts in people]
             if strategy == better:
@@ -221,7 +221,7 @@ def test_where_no_test_photo_can_be_read_training_photos_still_get_captions(mete
         "one", {k: {2 * k: ["the light"], 2 * k + 1: ["a photo"]} for k in (0, 1)}, {}, {0: seen, 1: seen}
     )
     constants = {}
-    corpus = Corpus(said, fold, CaptionWeights(), 0, 2)
+    corpus = Corpus(said, fold, CaptionWeights(), 0, 2, 30)
     searched, rules = ["the light"] * 5, CaptionRules(frozenset({"of"}), False, 0.05)
     found = select_captions(corpus, [run], searched, {}, constants, rules, tmp_path)
     assert found.captions.keys() == {0, 1, 2, 3} and constants.keys() == {0, 1}

@@ -81,6 +81,7 @@ def _test_photos(rows: list[Row]) -> dict[str, Listed]:
     agreement = _Agreement("test.csv")
     for row in rows:
         photo_id, path = row.cells["img_name"].strip(), row.cells["img_path"].strip()
+        path = str(PurePosixPath(path)) if path else ""
         agreement.check(photo_id, row.line, "paths", path, "each photo needs a name of its own")
         photo = photos.setdefault(photo_id, Listed(path, "test", f"test.csv, line {row.line}"))
         photo.group = photo.group or row.cells.get("group", "").strip()
