@@ -42,10 +42,13 @@ class Table:
     """Whether each feature's spread is made 1."""
     cut: bool = False
     """Whether a standardised feature ends at _FARTHEST, and counts as the mean where it is NaN."""
+    blocks: Sequence[range] | None = None
+    """Columns that count together as much as any other block's; other columns do not count. None: all are one block."""
 
 
 class KernelFeatures:
-    """Tables side by side, whose parts in squared distances are as their shares whatever their scales.
+    """Tables side by side, whose parts in squared distances are as their shares whatever their scales, and so are those
+    of the blocks of a table.
 
     Rows are computed as they are asked for, so that no more than a block of them is held.
     """
@@ -66,18 +69,22 @@ class KernelFeatures:
 
 
 class _Column:
-    """One table, standardised where it asks for it, then centred and scaled as a whole."""
+    """One table, standardised where it asks for it, then centred and scaled block by block."""
 
     def __init__(self, table: Table, fitted: np.ndarray, total: float):
         self._table = table
+        blocks = table.blocks or [range(table.values.shape[-1])]
+        self._counting = np.concatenate(blocks) if table.blocks else slice(None)
         self._mean, self._spread, self._farthest = 0.0, 1.0, np.inf
-        self._centre, self._size = 0.0, 1.0
+        self._centre, self._size = 0.0, np.ones(1)
         if table.standardise:
             learned = self._statistics(fitted)
             self._mean, self._spread = learned.mean_, np.sqrt(learned.var_) + 1e-6
             self._farthest = _FARTHEST if table.cut else np.inf
-        learned = self._statistics(fitted)
-        self._centre, self._size = learned.mean_, max(np.sqrt(learned.var_.sum() * total / table.share), 1e-6)
+        learned, lengths = self._statistics(fitted), [len(block) for block in blocks]
+        spreads = np.add.reduceat(learned.var_, np.cumsum([0, *lengths[:-1]]))
+        sizes = np.maximum(np.sqrt(spreads * len(blocks) * total / table.share), 1e-6)
+        self._centre, self._size = learned.mean_, np.repeat(sizes, lengths)
 
     def _statistics(self, fitted: np.ndarray) -> StandardScaler:
         scaler = StandardScaler()
@@ -89,6 +96,7 @@ class _Column:
         return self.scaled(self._table.values[rows])
 
     def scaled(self, values: np.ndarray) -> np.ndarray:
+        values = values[..., self._counting]
         values = values.mean(1, dtype=np.float64) if values.ndim == 3 else values.astype(np.float64)
         values -= self._mean
         values /= self._spread

@@ -10,7 +10,7 @@ from src.base.machine import usable_processes
 from src.data.codebook import FEWEST, NOTE, build_codebook_features
 from src.data.table import for_training
 from src.ensembling.ablation import AblationStep, ScoredStep, score_mos_step
-from src.ensembling.regressors import TEST, PhotoFeatures, member_name, regressor_members
+from src.ensembling.regressors import TEST, PhotoFeatures, frozen_table, member_name, regressor_members
 from src.ensembling.stacking import blend, clip_to_labels, helpful_members
 from src.inference.fold_predictions import regressor_features
 from src.pipeline import outputs, resolved
@@ -45,7 +45,8 @@ def photo_features(settings: Settings, runs: Sequence[Settings], table: pd.DataF
     frozen = {run.run.name: regressor_features(run) for run in runs if run.encoder.cached and run.task != "caption"}
     if settings.task != "caption":
         frozen |= {name: regressor_features(runs[0], name) for name in settings.ensemble.encoders}
-    return PhotoFeatures(np.load(outputs.photos(runs[0]).folder / "handcrafted.npy"), codebook, frozen)
+    tables = {name: [frozen_table(*each) for each in features] for name, features in frozen.items()}
+    return PhotoFeatures(np.load(outputs.photos(runs[0]).folder / "handcrafted.npy"), codebook, tables)
 
 
 def mos_members(

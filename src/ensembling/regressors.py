@@ -27,8 +27,7 @@ KERNEL_RIDGE = "kernel_ridge"
 TEST = -2
 """Stands where a test photo has its fold."""
 _FROZEN_SHARE = 2.0
-"""Of the last table of a frozen encoder's features in the distances of kernel ridge regression; any other table's is 1.
-The last holds maxima where there are such, the first what the network's own MOS is predicted from."""
+"""Of a table of a frozen encoder's features in the distances of kernel ridge regression; any other table's is 1."""
 Regressor = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 """(rows of labelled photos, their mos, rows of others) → predictions of the others."""
 
@@ -41,9 +40,13 @@ class PhotoFeatures:
     """[N, F]."""
     codebook: np.ndarray | None = None
     """[N, C] of `data.codebook_features`; None where they were not computed."""
-    frozen: Mapping[str, Sequence[np.ndarray]] = field(default_factory=dict)
-    """Cached features of frozen encoders that MOS is predicted from, each [N, V, D] of V views, by the name of the run
-    or of the encoder itself, as `regressor_tables` has them; they may be mapped from files."""
+    frozen: Mapping[str, Sequence[Table]] = field(default_factory=dict)
+    """Each a `frozen_table`, by the name of the run or of the encoder itself."""
+
+
+def frozen_table(values: np.ndarray, blocks: Sequence[range] | None = None) -> Table:
+    """Cached features of a frozen encoder that MOS is predicted from, [N, V, D] of V views, and those of each block."""
+    return Table(values, _FROZEN_SHARE, cut=True, blocks=blocks)
 
 
 def member_name(member: str, run: str, first: str) -> str:
@@ -84,9 +87,7 @@ def regressor_members(
             flush=True,
         )
     for run, frozen in features.frozen.items():
-        *others, last = frozen
-        inputs = [*(Table(values, cut=True) for values in others), Table(last, _FROZEN_SHARE, cut=True), *tables]
-        regressors[member_name(KERNEL_RIDGE, run, first)] = partial(_kernel_ridge, inputs, rows)
+        regressors[member_name(KERNEL_RIDGE, run, first)] = partial(_kernel_ridge, [*frozen, *tables], rows)
     members = {}
     for name, regressor in tqdm(regressors.items(), "regressors of MOS", unit=" regressors", leave=False, disable=None):
         began = time.perf_counter()

@@ -152,8 +152,9 @@ def retrieval_features(settings: Settings, folds: Sequence[int]) -> dict[int, np
     return {fold: np.load(file, mmap_mode="r") for fold, file in files.items()}
 
 
-def regressor_features(settings: Settings, encoder: str | None = None) -> list[np.ndarray]:
-    """The cached features that regressors predict MOS from, of all photos and their V views, each mapped [N, V, D].
+def regressor_features(settings: Settings, encoder: str | None = None) -> list[tuple[np.ndarray, list[range]]]:
+    """The cached features that regressors predict MOS from, of all photos and their V views, each mapped [N, V, D], and
+    the columns of each block that count.
 
     encoder: one of ensemble.encoders, whose features are computed where they are absent. None: the run's own; raises
     InputError where they are gone.

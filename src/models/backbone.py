@@ -15,7 +15,7 @@ from src.base.text import said_by
 from src.models.encoder import Encoder, trainable
 from src.models.faster_rcnn import DETECTORS, build_faster_rcnn
 from src.models.features import Features
-from src.models.levels import BlockStatistics, channel_statistics
+from src.models.levels import BlockStatistics, BlockWidths, channel_statistics
 from src.models.weights import fetch_torchvision, fit_weights, published_weights
 from src.models.weights_files import read_weights
 from src.settings.schema import EncoderSettings
@@ -74,7 +74,7 @@ class BackboneEncoder(Encoder):
             output = self._run(images).float()
             grid, layout = self._grid(output)
             pooled = self.backbone.forward_head(output, pre_logits=True) if self._pools_itself else grid.mean(dim=1)
-            levels, maxima = self._levels(grid)
+            levels, maxima = (torch.cat(parts, dim=1) if parts else None for parts in self._levels(grid))
         mask = torch.ones(grid.shape[:2], dtype=torch.bool, device=grid.device)
         return Features(grid, mask, layout, pooled.float(), levels, maxima=maxima)
 
@@ -104,12 +104,12 @@ class BackboneEncoder(Encoder):
     def _run(self, images: torch.Tensor) -> torch.Tensor:
         return getattr(self.backbone, "forward_features", self.backbone)(images)
 
-    def _levels(self, grid: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Statistics of every block and of the output [B, L], and maxima [B, M]; None where there are none."""
+    def _levels(self, grid: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Statistics of each block and of the output, and the maxima inside blocks; none where there are no levels."""
         if not self._blocks:
-            return None, None
+            return [], []
         statistics, maxima = self._blocks.take()
-        return torch.cat([*statistics, channel_statistics(grid)], dim=1), torch.cat(maxima, dim=1) if maxima else None
+        return [*statistics, channel_statistics(grid)], maxima
 
     def _grid(self, output: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
         """The backbone's output as [B, N, D] in row-major order, and (height, width)."""
@@ -134,8 +134,8 @@ class BackboneEncoder(Encoder):
             if math.prod(self.layout) != grid.shape[1]:
                 raise ValueError("its features are not a grid")
             self.width = grid.shape[2]
-            levels, _ = self._levels(grid)
-            self.levels_width = 0 if levels is None else levels.shape[1]
+            levels, maxima = (tuple(part.shape[1] for part in parts) for parts in self._levels(grid))
+            self.block_widths, self.levels_width = BlockWidths(levels, maxima), sum(levels)
             pooled = self._own_pooling(output)
             self._pools_itself = pooled is not None
             self._remove_unused(grid, pooled)

@@ -7,22 +7,24 @@ import torch
 from torch import nn
 
 from src.models.features import Features
+from src.models.levels import BlockWidths
 from src.models.lora import add_adapters, take_off_bypassed
 
 
 class Encoder(nn.Module, ABC):
     """An encoder of photos.
 
-    `width` is D of the features, `levels_width` L (0: it gives no levels), `layout` the (height, width) of their grid.
-    `frozen`: it is not trained. `removed`: the modules of the published network that features do not depend on, which
-    were removed. `pooling`: the parameters that the features' `pooled` alone depends on. `fixed_input_size`: it takes
-    photos of the size that it was built for only.
+    `width` is D of the features, `levels_width` L (0: it gives no levels), `block_widths` how many columns of levels
+    and maxima each block has, `layout` the (height, width) of the grid. `frozen`: it is not trained. `removed`: the
+    modules of the published network that features do not depend on, which were removed. `pooling`: the parameters that
+    the features' `pooled` alone depends on. `fixed_input_size`: it takes photos of the size that it was built for only.
     """
 
     mean: torch.Tensor
     std: torch.Tensor
     width: int
     levels_width: int = 0
+    block_widths: BlockWidths = BlockWidths()
     layout: tuple[int, int]
     frozen: bool
     removed: set[str]
@@ -97,6 +99,11 @@ class JoinedEncoder(Encoder):
         self.encoder, self.others, self.early_stages = encoder, nn.ModuleList(others), early_stages
         self.width, self.layout, self.frozen = encoder.width, encoder.layout, encoder.frozen
         self.levels_width = encoder.levels_width + sum(other.levels_width for other in others)
+        widths = [each.block_widths for each in (encoder, *others)]
+        self.block_widths = BlockWidths(
+            tuple(width for each in widths for width in each.levels),
+            tuple(width for each in widths for width in each.maxima),
+        )
         self.fixed_input_size = any(each.fixed_input_size for each in (encoder, *others))
 
     @property

@@ -9,7 +9,7 @@ of these.
 
 import re
 import threading
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,6 +21,14 @@ _FARTHEST = 8.0
 """Standard deviations: a feature that is farther off in an unseen photo is no more evidence than that."""
 _BOTTLENECK = 128
 """Width between the levels, of which there are thousands, and the grid."""
+
+
+@dataclass(frozen=True)
+class BlockWidths:
+    """How many columns of levels, of which the first half are means, and of maxima each block has, in order."""
+
+    levels: tuple[int, ...] = ()
+    maxima: tuple[int, ...] = ()
 
 
 def block_names(backbone: Any, coarse: bool = False) -> list[str]:

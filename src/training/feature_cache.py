@@ -1,6 +1,7 @@
 """A frozen encoder's features of all photos, computed once and memory-mapped from then on."""
 
 from dataclasses import asdict
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from src.data.view import at_own_aspect
 from src.models.captioner import encoder_of
 from src.models.encoder import CachedEncoder, Encoder, EncoderShape, views_of
 from src.models.fine_tuning import LateStages
+from src.models.levels import BlockWidths
 from src.models.lora import learned_state
 from src.pipeline import artefacts, outputs, resolved
 from src.settings.schema import Settings
@@ -28,7 +30,7 @@ _BLOCK = 32  # photos that are read, and of which those of one size are computed
 # gives the same bits
 _SAVE_EVERY = 16  # blocks between two flushes to the disk, from which a resumed computation goes on
 _SAVED = "saved.json"  # how many photos were computed
-_SHAPE, _WEIGHTS = "encoder.json", "encoder.pt"
+_SHAPE, _WEIGHTS, _BLOCKS = "encoder.json", "encoder.pt", "blocks.json"
 _SAMPLE = 256  # photos whose late features are looked at before training
 FOR_MOS = ("pooled", "levels", "maxima")
 """Cached features, by their files, from which MOS is predicted."""
@@ -70,7 +72,7 @@ def cached_features(settings: Settings, ranks: Ranks, for_mos_alone: bool = Fals
     [N, V, M], with encoder.fine_tuned stage.npy [N, V, h, w, C] (float16 or float32), mask.npy (bool [N, V, R]) and for
     regions boxes.npy (float32 [N, V, R, 4]), in the order of the table of photos. Beside them lie the encoder's shape
     and weights, so that nobody has to build it again (`cached_encoder`, `encoder_weights`). for_mos_alone: the files of
-    FOR_MOS alone. Call it in every process.
+    FOR_MOS alone. blocks.json says which columns of levels and maxima belong to which block. Call it in every process.
     """
     if not settings.encoder.cached:
         return None
@@ -159,7 +161,8 @@ def _compute(settings: Settings, folder: Path, device: torch.device, for_mos_alo
                 write_json(saved, {"photos": rows[-1] + 1})
     _flush(files)
     write_json(saved, {"photos": len(views)})
-    names = [f"{name}.npy" for name in sorted(files)]
+    write_json(folder / _BLOCKS, asdict(encoder.block_widths))
+    names = [_BLOCKS, *(f"{name}.npy" for name in sorted(files))]
     return names if for_mos_alone else [*names, *keep_encoder(folder, encoder)]
 
 
@@ -217,10 +220,25 @@ def mos_features(folder: Path) -> np.ndarray:
     return np.load(file if file.is_file() else folder / "pooled.npy", mmap_mode="r")
 
 
-def regressor_tables(folder: Path) -> list[np.ndarray]:
-    """The cached features that regressors predict MOS from, memory-mapped: those of networks, then any maxima."""
-    maxima = folder / "maxima.npy"
-    return [mos_features(folder), *([np.load(maxima, mmap_mode="r")] if maxima.is_file() else [])]
+def regressor_tables(folder: Path) -> list[tuple[np.ndarray, list[range]]]:
+    """The cached features that regressors predict MOS from, memory-mapped [N, V, D], and the columns of each block.
+
+    Of levels they are those of the means; then come any maxima. Pooled features are as one block. Raises InputError
+    where an earlier version of this program wrote the features.
+    """
+    if not (folder / _BLOCKS).is_file():
+        raise InputError(
+            f"{folder}: made by an earlier version; python -m src.predict --fresh makes the features again"
+        )
+    features, maxima, widths = mos_features(folder), folder / "maxima.npy", BlockWidths(**read_json(folder / _BLOCKS))
+    ends = accumulate(widths.levels)
+    means = [range(end - width, end - width // 2) for width, end in zip(widths.levels, ends, strict=True)]
+    tables = [(features, means or [range(features.shape[2])])]
+    if maxima.is_file():
+        ends = accumulate(widths.maxima)
+        inside = [range(end - width, end) for width, end in zip(widths.maxima, ends, strict=True)]
+        tables.append((np.load(maxima, mmap_mode="r"), inside))
+    return tables
 
 
 def feature_statistics(folder: Path, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,7 +16,7 @@ from src.ensembling.kernel_machines import (
     predict_svr,
     svr,
 )
-from src.ensembling.regressors import TEST, PhotoFeatures, regressor_members
+from src.ensembling.regressors import TEST, PhotoFeatures, frozen_table, regressor_members
 
 PHOTOS = 900
 FITTED, WANTED = np.arange(0, PHOTOS, 2), np.arange(1, PHOTOS, 2)
@@ -133,7 +133,7 @@ def test_a_fold_s_labels_have_no_part_in_its_predictions_with_landmarks(monkeypa
     labels = np.where(fold == TEST, np.nan, mos)
 
     def members(labels):
-        features = PhotoFeatures(plain, codes, {"one": [views]})
+        features = PhotoFeatures(plain, codes, {"one": [frozen_table(views, [range(2), range(2, views.shape[2])])]})
         return regressor_members(features, labels, fold, [0, 1, 2], "one")["kernel_ridge"]
 
     before, after = members(labels), members(np.where(fold == 1, 10 - labels, labels))

@@ -10,7 +10,7 @@ import pytest
 from src.ensembling import kernel_machines
 from src.ensembling.kernel_machines import KernelFeatures, Table, gaussian_kernel, kernel_ridge
 from src.ensembling.mos_blend import blend_mos, member_used, mos_members, used_mos
-from src.ensembling.regressors import TEST, PhotoFeatures, out_of_fold, regressor_members
+from src.ensembling.regressors import TEST, PhotoFeatures, frozen_table, out_of_fold, regressor_members
 from src.ensembling.stacking import blend, clip_to_labels, helpful_members
 from src.metrics.mos_score import srcc
 from src.settings.load import load
@@ -89,17 +89,18 @@ def test_kernel_ridge_regression_on_each_run_s_frozen_features_is_a_member():
     mos = frozen[:, :2].sum(1) + 5.0
     fold = np.r_[np.arange(360) % 3, np.full(40, TEST)]
     labels, networks = np.where(fold == TEST, np.nan, mos), {name: np.full(400, np.nan) for name in ("one", "two")}
-    first, second = frozen[:, None, :8], frozen[:, None, 8:]
-    features = PhotoFeatures(handcrafted, frozen={"one": [first, second], "two": [frozen[:, None, ::-1]]})
+    first = frozen_table(frozen[:, None, :8], [range(0, 2), range(3, 8)])  # a block of two columns, another of five
+    tables = {"one": [first, frozen_table(frozen[:, None, 8:])], "two": [frozen_table(frozen[:, None, ::-1])]}
+    features = PhotoFeatures(handcrafted, frozen=tables)
     members = mos_members(networks, features, labels, fold, [0, 1, 2])
     score = {name: np.corrcoef(found[fold == TEST], mos[fold == TEST])[0, 1] for name, found in members.items()}
     assert list(members) == ["ridge", "boosting", "svr", "kernel_ridge", "kernel_ridge two"]
     assert all((score[name] > 0.8) == name.startswith("kernel_ridge") for name in members)
     # the mean of a Gaussian process, by hand
     known, scaled = fold != TEST, []
-    for table, share in ((frozen[:, :8], 1), (frozen[:, 8:], 2), (handcrafted, 1)):
+    for table, share in ((frozen[:, :2], 1), (frozen[:, 3:8], 1), (frozen[:, 8:], 2), (handcrafted, 1)):
         standardised = (table - table[known].mean(0, dtype=float)) / (table[known].std(0, dtype=float) + 1e-6)
-        scaled.append(standardised * np.sqrt(share / 4 / np.square(standardised[known]).sum(1).mean()))
+        scaled.append(standardised * np.sqrt(share / 5 / np.square(standardised[known]).sum(1).mean()))
     scaled = np.concatenate(scaled, axis=1)
     kernel = np.exp(-0.3 * np.square(scaled[:, None] - scaled[None]).sum(2))
     for learn, wanted in (((fold == 1) | (fold == 2), fold == 0), (known, fold == TEST)):  # all teach the test photos
@@ -118,7 +119,7 @@ def test_few_far_labels_do_not_take_over_kernel_ridge_regression():
     frozen, fold = rng.normal(0, 1, (600, 1, 6)), np.arange(600) % 3
     quality = frozen[:, 0, :3].sum(1)
     mos = 8 - np.exp(1.2 * quality) / 8
-    features = PhotoFeatures(rng.normal(0, 1, (600, 4)), frozen={"one": [frozen]})
+    features = PhotoFeatures(rng.normal(0, 1, (600, 4)), frozen={"one": [frozen_table(frozen)]})
     ours = regressor_members(features, mos, fold, [0, 1, 2], "one")["kernel_ridge"]
     kernel = KernelFeatures([Table(frozen, 2, cut=True), Table(features.handcrafted)], np.arange(600))
     plain = partial(kernel_ridge, gaussian_kernel(kernel, np.arange(600), np.arange(600)), np.arange(600))

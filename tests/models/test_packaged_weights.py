@@ -11,6 +11,7 @@ from timm.data import ImageNetInfo
 from src.base.errors import InputError
 from src.models import packaged_weights, weights
 from src.models.encoders import build_encoder
+from src.models.levels import BlockWidths
 from src.models.packaged_weights import PACKAGES, read_packaged, weights_origin, weights_package
 from src.settings.schema import EncoderSettings
 
@@ -54,6 +55,8 @@ def test_the_encoder_starts_from_them_and_sees_what_timm_sees():
     assert torch.allclose(features.levels, torch.cat(levels, 1), atol=1e-4)
     assert torch.allclose(features.maxima, torch.cat([map_.amax((2, 3)) for map_ in inside], 1), atol=1e-4)
     assert features.maxima.shape == (1, 8960)
+    widths = [tuple(map_.shape[1] for map_ in maps) for maps in ((*outputs, grid), inside)]
+    assert encoder.block_widths == BlockWidths(tuple(2 * width for width in widths[0]), widths[1])
 
 
 def test_the_provenance_names_package_and_hash():

@@ -71,6 +71,11 @@ def test_they_are_those_of_the_encoder_in_training(prepared):
         for name in ("grid", "pooled", "levels", "maxima"):
             cached, looped = np.load(folder / f"{name}.npy")[:, view], getattr(features, name).numpy()
             assert cached.shape == looped.shape and np.abs(cached - looped).max() <= 1e-5 * max(1, np.abs(looped).max())
+    (levels, means), (maxima, inside) = feature_cache.regressor_tables(folder)
+    output = np.load(folder / "grid.npy").mean(2)
+    np.testing.assert_allclose(levels[:, :, means[-1]], output, atol=1e-5 * max(1, np.abs(output).max()))
+    assert [2 * len(block) for block in means] == list(encoder.block_widths.levels)
+    assert np.concatenate(inside).tolist() == list(range(maxima.shape[2]))
 
 
 def test_at_their_own_aspect_ratio_each_photo_is_as_if_alone(prepared, competition):
@@ -196,6 +201,7 @@ def test_a_kill_while_finished_features_are_hashed_or_moved_in_loses_none(prepar
     assert feature_cache.cached_features(settings, ONE) == folder
     assert sum(computed) == 80, "each photo once"
     outputs_of_it = {"grid.npy", "pooled.npy", "levels.npy", "maxima.npy", "mask.npy", "encoder.json", "encoder.pt"}
+    outputs_of_it.add("blocks.json")
     assert {path.name for path in folder.iterdir()} == {*outputs_of_it, "done.json"}
     assert outputs.features(settings).record()["outputs"].keys() == outputs_of_it
 
