@@ -71,7 +71,7 @@ set_up() {
     PYTHON=.venv/bin/python
     is_set_up && return
     find_python || fail "no Python 3.11 or newer found; install one and run this again"
-    command -v flock >/dev/null && exec 9>.setup.lock && flock 9 # a second start waits for the first
+    command -v flock >/dev/null && exec 9>.setup.lock && run flock 9 # a second start waits for the first
     local base=$PYTHON
     PYTHON=.venv/bin/python
     is_set_up && exec 9>&- && return

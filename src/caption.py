@@ -39,10 +39,10 @@ def kind_of(sources: list[str]) -> str:
     from src.video.reading import SUFFIXES
 
     def kind(source: str) -> str:
-        if source.isdecimal():
-            return "camera"
         if Path(source).is_dir():
             return "folder"
+        if source.isdecimal():
+            return "camera"
         if not Path(source).suffix and not Path(source).exists():
             raise InputError(f"{source}: no such file or folder")
         return "video" if Path(source).suffix.lower() in SUFFIXES else "photos"
@@ -115,14 +115,14 @@ def caption_folder(settings: Settings, options: argparse.Namespace) -> None:
     """Write a row per photo; the cells of an unreadable one stay empty."""
     from tqdm import tqdm
 
-    from src.inference.photo_captioner import describe_files, photos_in, write_captions
+    from src.inference.photo_captioner import describe_files, file_name, photos_in, write_captions
 
     paths = photos_in(Path(options.sources[0]))
     captioner = load_captioner(settings)
     out = Path(options.output) if options.output else run_folder(settings) / "captions.csv"
     rows = list(tqdm(describe_files(captioner, paths), total=len(paths), unit="photo", leave=False, disable=None))
     write_captions(out, rows)
-    unreadable = [f"{path.name}: {problem}" for path, _, problem in rows if problem]
+    unreadable = [f"{file_name(path)}: {problem}" for path, _, problem in rows if problem]
     warning = f", {len(unreadable)} of them not readable and left empty (first: {unreadable[0]})" if unreadable else ""
     print(f"caption: {out}: {len(rows)} photos{warning}", flush=True)
 

@@ -162,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if "RANK" in os.environ:
         raise InputError("ensemble is one process; start it without torchrun")
     stages.ensure_inputs(settings, "ensemble")
-    settings = resolved.tuned(keep_pace(settings, "ensemble"))
+    settings = resolved.tuned(keep_pace(settings, "ensemble", options.fresh))
     with making(outputs.ensemble(settings), options.fresh) as work:
         if work:
             from src.base.randomness import make_deterministic

@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings, options = load(argv, "predict", __doc__, add_options)
     if os.environ.get("RANK", "0") == "0":
         stages.ensure_inputs(settings, "predict")
-        settings = resolved.tuned(keep_pace(settings, "predict"))
+        settings = resolved.tuned(keep_pace(settings, "predict", options.fresh))
     if not resolved.folds_of(settings):
         print(f"predict: nothing to do: {settings.run.name} joins other runs", flush=True)
         return

@@ -72,6 +72,14 @@ def check_folds(settings: Settings, folds: list[int]) -> None:
             raise InputError(f"fold {fold}: {error}") from None
 
 
+def discard(settings: Settings, folds: list[int]) -> None:
+    """Remove what was trained of all these folds, so that whatever stops this training, nothing old is left in it."""
+    for k in folds:
+        folder = outputs.fold(settings, k).folder
+        with lock(folder, "train", wait=False):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def take_over(searched: Settings, settings: Settings, folds: list[int]) -> list[int]:
     """Put the networks that tune has trained with the settings that won in the place of folds that are not begun.
 
@@ -133,8 +141,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"train: {outputs.fold(settings, fold).folder}: up to date", flush=True)
         if not missing:
             return
-        if not options.fresh:
-            taken = take_over(searched, settings, missing)
     from src.base.randomness import make_deterministic
     from src.pipeline.fold_jobs import run_side_by_side
     from src.training.distributed import init_ranks, notice, shutdown
@@ -142,6 +148,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     from src.training.metrics_log import write_origin
 
     check_folds(settings, missing)
+    if "RANK" not in os.environ:
+        if options.fresh:
+            discard(settings, missing)
+        taken = take_over(searched, settings, missing)
     make_deterministic(settings.run.threads)
     ranks = init_ranks()
     settings = ranks.broadcast(settings)
@@ -149,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"train: {notice(settings, ranks)}", flush=True)
     features = cached_features(settings, ranks)
     if requested.run.minutes:
-        settings = ranks.broadcast(tuned(keep_pace(requested, "train")) if ranks.main else None)
+        settings = ranks.broadcast(tuned(keep_pace(requested, "train", options.fresh)) if ranks.main else None)
     if run_side_by_side("train", settings, [k for k in missing if k not in taken], ["--fresh"] * options.fresh):
         missing = taken
         if not missing:
@@ -159,7 +169,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for fold in missing or folds_of(settings):
         with contextlib.ExitStack() as stack:
             # the main process owns the fold's folder; the others are told of it, or of none where it is up to date
-            work = stack.enter_context(making(outputs.fold(settings, fold), options.fresh)) if ranks.main else None
+            fresh = options.fresh and fold not in taken
+            work = stack.enter_context(making(outputs.fold(settings, fold), fresh)) if ranks.main else None
             if work:
                 write_origin(work.folder, settings)
             to_train = [work.folder] if work and fold not in taken else []

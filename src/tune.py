@@ -153,7 +153,7 @@ def search(settings: Settings, plan: SearchPlan, artefact: Artefact, options: ar
     folder = artefact.folder / study.name.rpartition("-")[2]
     if options.fresh:
         mark_unfinished(artefact)  # else further workers take the search for finished
-        shutil.rmtree(folder / "judge", ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
     as_they_are = dataclasses.replace(settings, tune=TuneSettings(trials=0))
     objective = objective_of(as_they_are, plan, options.stage, folder)
     networks: JudgedNetworks | DecodingObjective

@@ -44,7 +44,8 @@ DIGEST_BYTES = 16
 _FLAT = 2.0
 """Standard deviation, in grey levels of a 32x32 copy, below which a photo has no structure to hash."""
 _HASHED = ViewSettings()
-"""The view that is hashed, whatever view is asked for: runs of different views share their folds, and can be joined."""
+"""The view that is hashed, whatever view is asked for: runs of different views share their folds, and can be joined. It
+is made from a JPEG decoded at the scale that DECODED_SHORT_SIDE allows, as are handcrafted features."""
 _NEW_SUBFILE_TYPE = 254
 """A tag of TIFF: 1 where an image is a reduced version of another one in the file."""
 _TRANSPOSE = {
@@ -118,6 +119,8 @@ def _one_scan(image: JpegImagePlugin.JpegImageFile) -> bool:
     """Whether the first scan of a JPEG, behind whose header Pillow has stopped, holds all of its colours."""
     length = 6 + 2 * image.layers
     assert image.fp is not None
+    if image.fp.tell() < 2 + length:  # in an MPO, a JPEG of several pictures, it has gone back to the beginning
+        return False
     image.fp.seek(-2 - length, io.SEEK_CUR)
     return image.fp.read(2 + length).startswith(b"\xff\xda" + length.to_bytes(2) + bytes([image.layers]))
 
@@ -234,6 +237,9 @@ def load_photo(path: Path, view: ViewSettings, megapixels: int = DEFAULT_MEGAPIX
         problem = problem or str(error)
         rgb = np.zeros((view.size, view.size, 3), np.uint8)
     views = native_crops(rgb, view) if view.fit == "native" else to_view(rgb, view)[None]
-    hashed = views[0] if view == _HASHED else to_view(rgb, _HASHED)
+    plain = rgb
+    if content.startswith(b"\xff\xd8") and min(rgb.shape[:2]) >= 2 * DECODED_SHORT_SIDE:  # larger, for this view
+        plain = decode(content, DECODED_SHORT_SIDE, megapixels)
+    hashed = views[0] if view == _HASHED and plain is rgb else to_view(plain, _HASHED)
     phash = perceptual_hash(cv2.cvtColor(hashed, cv2.COLOR_RGB2GRAY))
-    return Photo(views[0], views[1:], handcrafted_features(rgb), phash, np.frombuffer(digest, np.uint8), problem)
+    return Photo(views[0], views[1:], handcrafted_features(plain), phash, np.frombuffer(digest, np.uint8), problem)

@@ -34,7 +34,7 @@ from src.settings.schema import ViewSettings
 PROGRESS = "problems.json"
 CHUNK = 16
 """Photos decoded and written at once: few, as the processes end up to one chunk apart."""
-VERSION = 3
+VERSION = 4
 """Raise when the same photo would give other numbers than before."""
 _PHOTOS_A_PROCESS = 64
 """Fewer are decoded sooner than another process has started."""

@@ -1,5 +1,6 @@
 """MOS and captions of any photo by the networks of a finished run, and where its captioner attends at each word."""
 
+import os
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -197,9 +198,16 @@ def describe_files(captioner: PhotoCaptioner, paths: Iterable[Path]) -> Iterator
             yield path, next(predictions) if photo.problem is None else None, photo.problem
 
 
+def file_name(path: Path) -> str:
+    """The name of a file as text; bytes that are not UTF-8 as \\xNN."""
+    return os.fsencode(path.name).decode("utf-8", "backslashreplace")
+
+
 def write_captions(out: Path, rows: Iterable[FilePrediction]) -> None:
     """Write photo, mos and caption as CSV; empty cells where a photo could not be read, or the run learned no such."""
-    cells = [[path.name, predicted and predicted.mos, predicted and predicted.caption] for path, predicted, _ in rows]
+    cells = [
+        [file_name(path), predicted and predicted.mos, predicted and predicted.caption] for path, predicted, _ in rows
+    ]
     write_csv(out, ["photo", "mos", "caption"], cells)
 
 

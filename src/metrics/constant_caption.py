@@ -31,7 +31,7 @@ STEPS = 40
 """Rounds of edits at most; the search ends early when the beam does not change."""
 STARTS = 2000
 """Training captions that are scored in full at the start."""
-LENGTHS = range(4, 31)
+LENGTHS = range(1, 41)
 """Words in a sentence."""
 
 _FEW_PHOTOS = 200  # that are searched in less time than a process takes to start

@@ -245,14 +245,15 @@ def _begun(run: Path, stage: str) -> bool:
     return any(marker_of(folder).is_file() for folder in done)
 
 
-def keep_pace(settings: Settings, stage: str) -> Settings:
+def keep_pace(settings: Settings, stage: str, fresh: bool = False) -> Settings:
     """The settings, as they are given, after a choice of what takes less time where the run is late.
 
-    A stage that has begun leaves no choice. What is chosen is laid over the plan by `planned`.
+    A stage that has begun leaves no choice, unless it starts over (`fresh`). What is chosen is laid over the plan by
+    `planned`.
     """
     run = run_folder(settings)
     late = planned_settings(run, stage)
-    if settings.run.minutes is None or late.is_file() or _begun(run, stage):
+    if settings.run.minutes is None or late.is_file() or not fresh and _begun(run, stage):
         return settings
     plan, flat = read_json(planned_settings(run)), flatten(planned(settings))
     if stage == "train" and flat["tune.trials"]:

@@ -7,11 +7,13 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from src.base.csv_files import read_rows
 from src.base.errors import InputError, Stopped, guarded
 from src.base.stopping import GO_ON, children_without_interrupts, time_to_finish
 from src.pipeline import budget, outputs
 from src.pipeline.artefacts import Artefact, outdated, tree_signature
 from src.pipeline.resolved import DEMO, data_root, folds_of, has_networks, planned, search_plan, tuned
+from src.pipeline.runs import rejected_path, run_folder
 from src.settings.load import as_arguments, load
 from src.settings.schema import Settings
 
@@ -55,10 +57,20 @@ def ensure_inputs(settings: Settings, stage: str) -> None:
     tree_signature.cache_clear()
     for earlier in STAGES[: STAGES.index(stage)]:
         no_demo_yet = data_root(settings) == DEMO and settings.data.root is None and not outputs.demo().record()
-        if no_demo_yet or any(outdated(artefact, code=False) for artefact in outputs_of(earlier, settings)):
+        unsaid = earlier == "preprocess" and _photos_left_out_unsaid(settings)
+        if no_demo_yet or unsaid or any(outdated(artefact, code=False) for artefact in outputs_of(earlier, settings)):
             print(f"{stage}: needs {earlier} first", flush=True)
             _run_stage(earlier, settings)
             tree_signature.cache_clear()
+
+
+def _photos_left_out_unsaid(settings: Settings) -> bool:
+    """Whether photos cannot be used, and this run does not know it yet, or may not do without them."""
+    left_out, known = outputs.photos(settings).folder / "rejected.csv", rejected_path(run_folder(settings))
+    if not left_out.is_file() or not read_rows(left_out, ()):
+        return False
+    stops = settings.data.on_bad_photo == "stop"
+    return stops or not known.is_file() or known.read_bytes() != left_out.read_bytes()
 
 
 def start_stage(

@@ -11,6 +11,9 @@ from src.training.feature_cache import cached_encoder, feature_statistics, froze
 from src.training.fold_data import FoldData
 from src.training.task import Task
 
+_PASSES = 4
+"""Of a non-autoregressive captioner in validation, whatever decoding.passes is, which changes no network."""
+
 
 def build_task(settings: Settings, data: FoldData, fold: int) -> Task:
     """The fold's task with weights drawn from (run.seed, fold); a frozen encoder's from run.seed alone."""
@@ -29,7 +32,7 @@ def build_task(settings: Settings, data: FoldData, fold: int) -> Task:
         network = build_captioner(settings, len(mean), words, mos_range, mean, std)
     if settings.train.gradient_checkpointing:
         network.checkpoint_gradients()
-    return Task(network, settings.loss, scale, settings.vocabulary.maximum_words, settings.decoding.passes)
+    return Task(network, settings.loss, scale, settings.vocabulary.maximum_words, _PASSES)
 
 
 def _standardise(network: Captioner, features: Path, data: FoldData) -> None:

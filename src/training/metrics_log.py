@@ -40,7 +40,7 @@ def append_timing(path: Path, epoch: int, seconds: float, pace: dict[str, float]
 
     pace: training photos per second, and the share of the training time in which the loader was waited for.
     """
-    new = not path.exists()
+    new = not path.exists() or not path.stat().st_size
     with open(path, "a", encoding="utf-8") as file:
         if new:
             file.write("epoch,seconds,photos_per_second,waited\n")

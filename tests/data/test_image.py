@@ -8,7 +8,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from src.base.signatures import PHOTO_PLUGINS
-from src.data.image import FORMATS, Unreadable, decode, load_photo
+from src.data.image import FORMATS, Unreadable, decode, header_fault, load_photo
 from src.data.view import NEVER_REDUCED, to_view
 from src.settings.schema import ViewSettings
 from tests.helpers.pictures import UNREADABLE, drawing, encoded, resized
@@ -121,12 +121,23 @@ def test_squash_pad_and_crop_keep_what_they_promise():
 
 def test_near_duplicates_are_the_same_whatever_the_view(tmp_path):
     hashes = []
-    for name, picture in (("a", drawing(150, 100)), ("b", drawing(150, 100).rotate(90))):
+    grain = np.random.default_rng(0).integers(0, 256, (1100, 960, 3), dtype=np.uint8)
+    large = Image.blend(drawing(960, 1100), Image.fromarray(grain), 0.3)  # read at another scale for other views
+    for name, picture in (("a", drawing(150, 100)), ("b", drawing(150, 100).rotate(90)), ("c", large)):
         (path := tmp_path / f"{name}.jpg").write_bytes(encoded(picture, "JPEG"))
         views = [ViewSettings(), ViewSettings(32), ViewSettings(64, "gray"), ViewSettings(300, fit="pad")]
-        views += [ViewSettings(48, fit="crop"), ViewSettings(48, fit="native", crops=2)]
-        hashes.append({load_photo(path, view).phash for view in views})
-    assert [len(each) for each in hashes] == [1, 1] and hashes[0] != hashes[1]
+        views += [ViewSettings(48, fit="crop"), ViewSettings(48, fit="native", crops=2), ViewSettings(512)]
+        photos = [load_photo(path, view) for view in views]
+        hashes.append({photo.phash for photo in photos})
+        for photo in photos:
+            np.testing.assert_array_equal(photo.handcrafted, photos[0].handcrafted)
+    assert [len(each) for each in hashes] == [1, 1, 1] and hashes[0] != hashes[1]
+
+
+def test_a_jpeg_of_several_pictures_is_its_first_in_the_look_before_as_well(tmp_path):
+    drawing().save(path := tmp_path / "phone.jpg", "MPO", save_all=True, append_images=[drawing(32, 24)])
+    assert header_fault(path, 64) is None
+    close(decode(path.read_bytes(), 64), np.asarray(drawing()), 12)
 
 
 def test_gray_is_bt601_luma():
