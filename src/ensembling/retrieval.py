@@ -55,7 +55,7 @@ class NeighbourSearch:
         self._space = CaptionSpace(tables, self._training, references) if len(training) else None
 
     def of_rows(self, queries: np.ndarray, k: int) -> Neighbours:
-        """The k nearest of the photos at these rows, of equally near ones the lower row first; none is its own."""
+        """The k nearest of the photos at these rows; none is its own."""
         step = max(1, _CELLS // max(len(self._training), 1))
         blocks = [np.asarray(queries[begin : begin + step]) for begin in range(0, len(queries), step)]
         with thread_pool(usable_cores()) as pool:

@@ -81,5 +81,5 @@ def attention_of_row(settings: Settings, fold: int, row: int) -> AttentionMaps:
     generator = CaptionGenerator([network], [search], settings.run.seed, settings.decoding.model_averaging)
     with torch.inference_mode():
         inputs = cached_inputs(folder, row)
-        tokens = generator(inputs, torch.arange(1))[0][:, 0]
+        tokens = generator(inputs, torch.tensor([row]))[0][:, 0]
         return attention_maps_of(network, inputs, tokens, vocabulary, settings)

@@ -131,7 +131,7 @@ class PhotoCaptioner:
                 scores = [predictor(piece) for piece in (*pieces, *others) for predictor in self.predictors]
                 mos = torch.stack(scores).mean(dim=0).tolist()
             if self.settings.task != "mos":
-                captions = [self.vocabulary.decode(ids) for ids in self._write(inputs[0], len(photos)).tolist()]
+                captions = [self.vocabulary.decode(ids) for ids in self._write(inputs[0], [0] * len(photos)).tolist()]
         return [Prediction(*pair) for pair in zip(mos, captions, strict=True)]
 
     def describe_frame(self, frame: np.ndarray) -> Prediction:
@@ -145,16 +145,19 @@ class PhotoCaptioner:
         """
         with torch.inference_mode(), autocast(self.settings, self.device):
             views = self._inputs([photo])
-            *tokens, pooled = self.explorer(views[0], torch.arange(1, device=self.device))
+            *tokens, pooled = self.explorer(views[0], torch.zeros(1, dtype=torch.int64, device=self.device))
+            if self.settings.decoding.model_averaging != "none" and not self.settings.encoder.cached:
+                pooled = self.attending.encoded(views[0]).pooled.float()  # the first network's is not the best fold's
         captions = [self.vocabulary.decode(ids) for of_search in tokens for ids in of_search[0].tolist()]
         cached = [view.get("levels", view["pooled"]) for view in views if isinstance(view, dict)]
         features = torch.stack(cached, dim=1) if cached else pooled
         return [caption for caption in dict.fromkeys(captions) if caption], features[0].float().cpu().numpy()
 
-    def attention_maps(self, photo: np.ndarray) -> AttentionMaps:
+    def attention_maps(self, photo: np.ndarray, row: int = 0) -> AttentionMaps:
         """Where the captioner attends while it writes the caption of one photo, uint8 as `seen` gives it.
 
-        Raises InputError for a run without captions, and for a captioner that does not attend.
+        row: of the photo in the run's table, by which decoding.search=sample draws; 0 for one of no table. Raises
+        InputError for a run without captions, and for a captioner that does not attend.
         """
         if self.settings.task == "mos":
             raise InputError(
@@ -162,11 +165,11 @@ class PhotoCaptioner:
             )
         with torch.inference_mode(), autocast(self.settings, self.device):
             images = self._inputs([photo])[0]
-            return attention_maps_of(self.attending, images, self._write(images, 1), self.vocabulary, self.settings)
+            return attention_maps_of(self.attending, images, self._write(images, [row]), self.vocabulary, self.settings)
 
-    def _write(self, images: torch.Tensor | dict[str, torch.Tensor], photos: int) -> torch.Tensor:
-        """The best caption of each photo: int64 [B, T]."""
-        return self.generator(images, torch.arange(photos, device=self.device))[0][:, 0]
+    def _write(self, images: torch.Tensor | dict[str, torch.Tensor], rows: list[int]) -> torch.Tensor:
+        """The best caption of each photo: int64 [B, T]. rows: those by which random captions are drawn."""
+        return self.generator(images, torch.tensor(rows, device=self.device))[0][:, 0]
 
 
 def photos_in(folder: Path) -> list[Path]:
@@ -218,13 +221,13 @@ def seen_of_file(captioner: PhotoCaptioner, path: Path) -> np.ndarray:
 
 
 def attention_of_file(
-    captioner: PhotoCaptioner, path: Path
+    captioner: PhotoCaptioner, path: Path, row: int = 0
 ) -> tuple[AttentionMaps, np.ndarray, tuple[int, int, int, int]]:
     """The attention maps of a photo file, and what `photo_to_draw_on` returns.
 
     Raises InputError as `PhotoCaptioner.attention_maps` does.
     """
-    return captioner.attention_maps(seen_of_file(captioner, path)), *photo_to_draw_on(captioner.settings, path)
+    return captioner.attention_maps(seen_of_file(captioner, path), row), *photo_to_draw_on(captioner.settings, path)
 
 
 def photo_to_draw_on(settings: Settings, path: Path) -> tuple[np.ndarray, tuple[int, int, int, int]]:

@@ -152,9 +152,9 @@ class BackboneEncoder(Encoder):
 
     def _remove_unused(self, grid: torch.Tensor, pooled: torch.Tensor | None) -> None:
         """Unused layers (the wide head of a MobileNet) would be trained by weight decay alone and break DDP."""
-        unused = _independent(grid, {name: p for name, p in self.backbone.named_parameters() if p.requires_grad})
+        unused = independent(grid, {name: p for name, p in self.backbone.named_parameters() if p.requires_grad})
         if pooled is not None and unused:
-            outside_grid, unused = unused, _independent(pooled, unused)
+            outside_grid, unused = unused, independent(pooled, unused)
             self.pooling = [parameter for name, parameter in outside_grid.items() if name not in unused]
         for child, module in list(self.backbone.named_children()):
             names = {f"{child}.{name}" for name, _ in module.named_parameters()}
@@ -166,7 +166,7 @@ class BackboneEncoder(Encoder):
                 parameter.requires_grad_(False)
 
 
-def _independent(output: torch.Tensor, parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+def independent(output: torch.Tensor, parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
     """Those that the output does not depend on."""
     gradients = torch.autograd.grad(output.sum(), list(parameters.values()), retain_graph=True, allow_unused=True)
     pairs = zip(parameters.items(), gradients, strict=True)

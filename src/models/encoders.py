@@ -4,9 +4,11 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 
+import torch
+
 from src.base.errors import InputError
 from src.base.text import said_by
-from src.models.backbone import BackboneEncoder, build_backbone
+from src.models.backbone import BackboneEncoder, build_backbone, independent
 from src.models.encoder import Encoder, JoinedEncoder
 from src.models.fine_tuning import EarlyStages, LateStages, split_backbone
 from src.settings.schema import EncoderSettings
@@ -74,4 +76,8 @@ def _split(
             f"{said_by(error)}"
         ) from None
     late.requires_grad_(True)
+    with torch.enable_grad():
+        output = late.eval().forward_features(early.eval().forward_features(torch.zeros(1, channels, size, size)))
+    for parameter in independent(output, dict(late.named_parameters())).values():
+        parameter.requires_grad_(False)  # such as a norm before the classifier: DDP would wait for its gradient
     return EarlyStages(early, size, whole.mean, whole.std, whole.memory_format), LateStages(late, whole.width)

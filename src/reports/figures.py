@@ -68,7 +68,7 @@ def draw_run_attention(
             maps, (picture, box) = attention_of_row(settings, fold, row), photo_to_draw_on(settings, path)
         else:
             one_fold = dataclasses.replace(settings, train=dataclasses.replace(settings.train, fold=fold))
-            maps, picture, box = attention_of_file(PhotoCaptioner(run, one_fold), path)
+            maps, picture, box = attention_of_file(PhotoCaptioner(run, one_fold), path, row)
     except InputError as error:
         print(f"evaluate: attention is not drawn: {error}", flush=True)
         return

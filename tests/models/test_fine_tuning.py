@@ -9,7 +9,7 @@ from torch import nn
 
 from src.base.errors import InputError
 from src.models.captioner import build_captioner
-from src.models.encoders import build_late_stages
+from src.models.encoders import build_encoder, build_late_stages
 from src.models.fine_tuning import split_backbone
 from src.settings.schema import EncoderSettings, LossSettings, OptimSettings
 from src.training.optimizer import parameter_groups
@@ -42,6 +42,19 @@ def test_what_cannot_be_split_is_said_in_one_line(name, stages, why):
     settings = dataclasses.replace(SPLIT, fine_tuned=name, frozen_stages=stages, fine_tuned_size=224)
     with pytest.raises(InputError, match=f"encoder.fine_tuned={name}.*{why}"):
         build_late_stages(settings, 3)
+
+
+@pytest.mark.parametrize("name, unused", [("test_convnext", True), ("resnet10t", False)])
+def test_all_that_is_to_learn_gets_a_gradient(name, unused):
+    """DistributedDataParallel waits for each: a norm that only the classifier reads is not among them."""
+    late = build_late_stages(dataclasses.replace(SPLIT, fine_tuned=name, frozen_stages=1), 3)
+    learned = [parameter for parameter in late.parameters() if parameter.requires_grad]
+    stage = build_encoder(dataclasses.replace(SPLIT, fine_tuned=name, frozen_stages=1), 3, 64, (0.4,) * 3, (0.2,) * 3)(
+        torch.zeros(1, 64, 64, 3)
+    ).stage
+    late(stage).sum().backward()
+    assert all(parameter.grad is not None for parameter in learned)
+    assert (len(learned) < len(list(late.parameters()))) == unused
 
 
 def test_only_the_late_stages_learn_and_photos_without_mos_cost_nothing(one_thread):

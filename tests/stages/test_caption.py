@@ -23,7 +23,7 @@ from src.data.view import to_view
 from src.data.vocabulary import Vocabulary
 from src.inference.captioner_attention import attention_maps_of, attention_of_row
 from src.inference.networks import open_captioners, open_network
-from src.inference.photo_captioner import PhotoCaptioner, Prediction, attention_of_file, view_box
+from src.inference.photo_captioner import PhotoCaptioner, Prediction, attention_of_file, describe_files, view_box
 from src.models.decoder import END, START
 from src.pipeline import outputs, resolved
 from src.pipeline.trained_runs import load_run
@@ -116,6 +116,14 @@ def test_photos_get_the_answers_of_predict(run, place, competition, capsys):
     for name, (_, mos, text) in zip(files, printed, strict=True):
         assert float(mos.removeprefix("MOS ")) == pytest.approx(float(predicted[name]["mos"]), abs=1e-4)
         assert text == predicted[name]["caption"]
+
+
+def test_a_random_caption_depends_on_no_other_photo(place, competition):
+    settings, _ = load_run(["run.name=demo", "decoding.search=sample"], "caption")
+    captioner, files = PhotoCaptioner(Path("runs/demo"), settings), list(photos_of(competition).values())[:6]
+    together = [prediction.caption for _, prediction, _ in describe_files(captioner, files)]
+    alone = [next(iter(describe_files(captioner, [file])))[1].caption for file in files]
+    assert alone == together
 
 
 def test_networks_on_cached_features_share_their_encoder(place):
@@ -228,12 +236,13 @@ def test_a_caption_without_words_has_no_attention_to_draw(place):
     assert maps.words == () and len(maps.weights) == 0
 
 
-def test_attention_by_cached_features_is_that_of_the_photo(place):
-    settings = load_run(["run.name=cached_attending"], "caption")[0]
+@pytest.mark.parametrize("search", ["beam", "sample"])
+def test_attention_by_cached_features_is_that_of_the_photo(search, place):
+    settings = load_run(["run.name=cached_attending", f"decoding.search={search}"], "caption")[0]
     captioner = PhotoCaptioner(Path("runs/cached_attending"), settings)
     table = load_table(outputs.photos(settings).folder / "photos.jsonl")
     for row in (0, len(table) - 1):
-        by_file, _, _ = attention_of_file(captioner, resolved.data_root(settings) / table["path"].iloc[row])
+        by_file, _, _ = attention_of_file(captioner, resolved.data_root(settings) / table["path"].iloc[row], row)
         by_row = attention_of_row(settings, 0, row)
         assert by_row.words == by_file.words and by_row.layout == by_file.layout and by_row.parts == by_file.parts
         np.testing.assert_allclose(by_row.weights, by_file.weights, atol=1e-5)
