@@ -57,8 +57,11 @@ def ensure_inputs(settings: Settings, stage: str) -> None:
     tree_signature.cache_clear()
     for earlier in STAGES[: STAGES.index(stage)]:
         no_demo_yet = data_root(settings) == DEMO and settings.data.root is None and not outputs.demo().record()
-        unsaid = earlier == "preprocess" and _photos_left_out_unsaid(settings)
-        if no_demo_yet or unsaid or any(outdated(artefact, code=False) for artefact in outputs_of(earlier, settings)):
+        if (
+            no_demo_yet
+            or any(outdated(artefact, code=False) for artefact in outputs_of(earlier, settings))
+            or (earlier == "preprocess" and _photos_left_out_unsaid(settings))
+        ):
             print(f"{stage}: needs {earlier} first", flush=True)
             _run_stage(earlier, settings)
             tree_signature.cache_clear()

@@ -29,7 +29,7 @@ from src.metrics.caption_scores import score_captions
 from src.metrics.competition_score import caption_score
 from src.metrics.mos_score import mos_score
 from src.pipeline import outputs
-from src.pipeline.artefacts import outputs_digest
+from src.pipeline.artefacts import outdated, outputs_digest, tree_signature
 from src.pipeline.trained_runs import joined, load_joining
 from src.settings.load import load
 from src.settings.schema import CaptionWeights
@@ -450,6 +450,25 @@ def test_what_cannot_be_joined_is_one_line(at_work, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"^two: not predicted yet; python -m src.predict --config runs/two/fold-0"):
         ensemble.main(BOTH)
     assert not (tmp_path / "runs/one+two/ensemble/.lock").exists()
+
+
+def test_an_ensemble_depends_on_the_labels_and_on_how_long_a_caption_may_be(predicted, tmp_path, monkeypatch, meteor):
+    monkeypatch.chdir(shutil.copytree(predicted, tmp_path / "copy"))
+    quick_scores(monkeypatch, meteor)
+
+    def reason(*arguments: str) -> str:
+        tree_signature.cache_clear()
+        return outdated(
+            outputs.ensemble(load_joining([*BOTH, *MBR, *arguments], "ensemble", "", ensemble.add_options)[0])
+        )
+
+    assert not reason()
+    assert "decoding.maximum_words" in reason("decoding.maximum_words=5")
+    marker = outputs.photos(load_joining([*BOTH], "ensemble", "", ensemble.add_options)[0]).marker
+    record = json.loads(marker.read_text())
+    record["outputs"]["photos.jsonl"]["sha256"] = "0" * 64  # as where a MOS is corrected and the folds stay
+    marker.write_text(json.dumps(record))
+    assert "photos" in reason()
 
 
 def test_a_run_predicted_without_candidates_is_named(at_work):

@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -327,6 +328,32 @@ def test_a_damaged_fold_is_not_passed_off_as_whole(finished, competition, workpl
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(InputError, match="best-mos.pt was changed after training had finished; --fresh"):
         train.main([f"data.root={competition}", *TINY])
+
+
+def test_what_fresh_replaces_is_gone_before_it_trains(finished, competition, workplace, monkeypatch):
+    """So that the same command without --fresh goes on, whatever stopped it."""
+    shutil.copytree(finished / "runs", workplace / "runs")
+    arguments = [f"data.root={competition}", *TINY, "optim.lr=0.002", "train.epochs=1"]
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "train_fold", stopped := Mock(side_effect=InputError("stopped")))
+        with pytest.raises(InputError, match="stopped"):
+            train.main([*arguments, "--fresh"])
+    assert stopped.call_count == 1 and not list((workplace / "runs" / "demo").glob("fold-*/*.pt"))
+    train.main(arguments)
+    assert len(list((workplace / "runs" / "demo").glob("fold-*/best-mos.pt"))) == 2
+
+
+def test_a_second_run_does_not_do_without_photos_unsaid(tiny_competition, workplace):
+    root = Path(shutil.copytree(tiny_competition, workplace / "data2"))
+    photo = root / rows_of(root / "train.csv")[0]["img_path"]
+    photo.write_bytes(photo.read_bytes()[:300])
+    arguments = [f"data.root={root}", *TINY]
+    skip = "data.on_bad_photo=skip"
+    split.main([*arguments, "run.name=one", skip])
+    with pytest.raises(SystemExit):
+        split.main([*arguments, "run.name=two"])
+    split.main([*arguments, "run.name=three", skip])
+    assert len(rows_of(workplace / "runs" / "three" / "rejected.csv")) == 1
 
 
 def test_starting_from_a_run_that_was_split_otherwise_is_refused(finished, competition, monkeypatch):

@@ -12,7 +12,7 @@ from src.base.files import read_json, write_json
 from src.base.machine import usable_cores
 from src.pipeline.budget import STARTED, keep_pace, stage_seconds
 from src.pipeline.resolved import planned
-from src.pipeline.runs import planned_settings, run_folder
+from src.pipeline.runs import fold_folder, planned_settings, run_folder
 from src.reports import costs
 from src.settings.keys import flatten
 from src.settings.load import load
@@ -116,6 +116,15 @@ def test_a_late_stage_chooses_what_takes_less(workplace, monkeypatch, stage, kep
     monkeypatch.setenv(STARTED, repr(time.monotonic()))
     keep_pace(settings, stage)
     assert flatten(planned(settings)) == now, "what was chosen stays"
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_what_is_begun_leaves_no_choice_unless_it_starts_over(workplace, monkeypatch, fresh):
+    settings = late_run([], "train", 19, monkeypatch)
+    (folder := fold_folder(run_folder(settings), 0)).mkdir(parents=True)
+    (folder / "last.pt").touch()
+    keep_pace(settings, "train", fresh)
+    assert planned_settings(run_folder(settings), "train").is_file() == fresh
 
 
 def test_a_late_stage_makes_no_choice_that_contradicts_what_is_given(workplace, monkeypatch):
