@@ -80,13 +80,16 @@ def discard(settings: Settings, folds: list[int]) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def take_over(searched: Settings, settings: Settings, folds: list[int]) -> list[int]:
+def take_over(searched: Settings, settings: Settings, folds: list[int], fresh: bool) -> list[int]:
     """Put the networks that tune has trained with the settings that won in the place of folds that are not begun.
 
-    searched: the settings before the winner's were put in. Returns the folds of which nothing is left to train.
+    searched: the settings before the winner's were put in. fresh: what was begun is removed first. Returns the folds of
+    which nothing is left to train.
     """
     taken: list[int] = []
-    if not search_plan(searched).trials or outdated(outputs.tuning(searched)):
+    if fresh:
+        discard(settings, folds)
+    if not folds or not search_plan(searched).trials or outdated(outputs.tuning(searched)):
         return taken
     for k in folds:
         fold, trained = outputs.fold(settings, k), fold_folder(tuning_folder(run_folder(settings)), k)
@@ -134,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if os.environ.get("RANK", "0") == "0":
         ensure_inputs(settings, "train")
         searched, settings = planned(settings), tuned(settings)
-    missing, taken = [], []
+    missing = []
     if "RANK" not in os.environ:
         missing = [k for k in folds_of(settings) if options.fresh or outdated(outputs.fold(settings, k))]
         for fold in (k for k in folds_of(settings) if k not in missing):
@@ -148,10 +151,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from src.training.metrics_log import write_origin
 
     check_folds(settings, missing)
-    if "RANK" not in os.environ:
-        if options.fresh:
-            discard(settings, missing)
-        taken = take_over(searched, settings, missing)
+    taken = take_over(searched, settings, missing, options.fresh)
     make_deterministic(settings.run.threads)
     ranks = init_ranks()
     settings = ranks.broadcast(settings)

@@ -23,7 +23,9 @@ MACHINES = 5
 """Support vector machines whose mean is taken at most."""
 _GAMMA = 0.3
 """Of the Gaussian kernel, for features whose mean squared distance from the mean photo is 1."""
-_ALPHA = 0.1
+_BLOCK_GAMMA = 0.5
+"""Of the Gaussian kernel of a single block, for features whose mean squared distance from the mean photo is 1."""
+_ALPHA = 0.05
 """The penalty of kernel ridge regression."""
 _FARTHEST = 8.0
 """Standard deviations from the mean photo at which a feature is cut: of an unseen photo it may be anything."""
@@ -57,6 +59,12 @@ class KernelFeatures:
         """fitted: rows of the photos whose mean and spread count."""
         total = sum(table.share for table in tables)
         self._columns = [_Column(table, fitted, total) for table in tables]
+        self.blocks: list[tuple[slice, float]] = []
+        """The columns of each block of each table in a row, and its share: all shares sum to 1."""
+        for table, column in zip(tables, self._columns, strict=True):
+            for length in column.lengths:
+                begin = self.blocks[-1][0].stop if self.blocks else 0
+                self.blocks.append((slice(begin, begin + length), table.share / total / len(column.lengths)))
 
     def rows(self, rows: np.ndarray) -> np.ndarray:
         """The features of the photos at `rows`: float64 [rows, D]; their squares sum to 1 on average."""
@@ -74,6 +82,7 @@ class _Column:
     def __init__(self, table: Table, fitted: np.ndarray, total: float):
         self._table = table
         blocks = table.blocks or [range(table.values.shape[-1])]
+        self.lengths = [len(block) for block in blocks]
         self._counting = np.concatenate(blocks) if table.blocks else slice(None)
         self._mean, self._spread, self._farthest = 0.0, 1.0, np.inf
         self._centre, self._size = 0.0, np.ones(1)
@@ -81,10 +90,10 @@ class _Column:
             learned = self._statistics(fitted)
             self._mean, self._spread = learned.mean_, np.sqrt(learned.var_) + 1e-6
             self._farthest = _FARTHEST if table.cut else np.inf
-        learned, lengths = self._statistics(fitted), [len(block) for block in blocks]
-        spreads = np.add.reduceat(learned.var_, np.cumsum([0, *lengths[:-1]]))
+        learned = self._statistics(fitted)
+        spreads = np.add.reduceat(learned.var_, np.cumsum([0, *self.lengths[:-1]]))
         sizes = np.maximum(np.sqrt(spreads * len(blocks) * total / table.share), 1e-6)
-        self._centre, self._size = learned.mean_, np.repeat(sizes, lengths)
+        self._centre, self._size = learned.mean_, np.repeat(sizes, self.lengths)
 
     def _statistics(self, fitted: np.ndarray) -> StandardScaler:
         scaler = StandardScaler()
@@ -143,13 +152,18 @@ def predict_svr(machine: SVR, features: np.ndarray) -> np.ndarray:
     return rbf_kernel(features, machine.support_vectors_, _GAMMA) @ machine.dual_coef_[0] + machine.intercept_[0]
 
 
-def gaussian_kernel(features: KernelFeatures, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """The kernel of the photos at `rows` with those at `columns`, float32 [rows, columns]."""
+def block_kernel(features: KernelFeatures, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """The kernel of the photos at `rows` with those at `columns`, float32 [rows, columns].
+
+    Half of it is the Gaussian kernel of all features, half the mean of those of each block, weighted by its share: what
+    it fits is a function of all blocks together and a sum of functions of each (Duvenaud, Nickisch and Rasmussen,
+    "Additive Gaussian Processes", NIPS 2011).
+    """
     right = np.concatenate([features.rows(block).astype(np.float32) for block in blocks_of(columns)])
     kernel = np.empty((len(rows), len(columns)), np.float32)
     for begin in range(0, len(rows), _BLOCK):
         left = features.rows(rows[begin : begin + _BLOCK]).astype(np.float32)
-        kernel[begin : begin + _BLOCK] = _kernel(left, right)
+        kernel[begin : begin + _BLOCK] = _kernel(left, right, features.blocks)
     return kernel
 
 
@@ -158,7 +172,7 @@ def kernel_ridge(
 ) -> np.ndarray:
     """MOS [wanted] by kernel ridge regression, the mean of a Gaussian process; further arguments as for `svr`.
 
-    kernel: `gaussian_kernel` of all photos with those at `labelled`, in ascending order, of which `fitted` are some. It
+    kernel: `block_kernel` of all photos with those at `labelled`, in ascending order, of which `fitted` are some. It
     is the same for all folds.
     """
     mean, deviation, columns = mos.mean(), mos.std() or 1.0, np.searchsorted(labelled, fitted)
@@ -177,7 +191,7 @@ def fit_kernel_ridge(features: np.ndarray, targets: np.ndarray, alpha: float) ->
 def landmark_features(kernel: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     """Features whose inner products are Nyström's approximation of the Gaussian kernel: float32 [N, landmarks].
 
-    kernel: `gaussian_kernel` of all N photos with those at `landmarks`; it is overwritten.
+    kernel: `block_kernel` of all N photos with those at `landmarks`; it is overwritten.
     """
     values, vectors = np.linalg.eigh(kernel[landmarks].astype(np.float64))
     # a direction that float32 cannot tell from nothing would be all noise
@@ -187,13 +201,22 @@ def landmark_features(kernel: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     return kernel
 
 
-def _kernel(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """The Gaussian kernel of float32 features, float32: sklearn's would be float64 and several times as slow."""
-    kernel = left @ right.T
-    kernel *= 2 * _GAMMA
-    kernel -= _GAMMA * np.square(left).sum(1)[:, None]
-    kernel -= _GAMMA * np.square(right).sum(1)
-    return np.exp(np.minimum(kernel, 0, out=kernel), out=kernel)
+def _kernel(left: np.ndarray, right: np.ndarray, blocks: Sequence[tuple[slice, float]]) -> np.ndarray:
+    """`block_kernel` of float32 features, float32: sklearn's would be float64 and several times as slow."""
+    whole, parts = np.zeros((2, len(left), len(right)), np.float32)
+    for columns, share in blocks:
+        ours, others = left[:, columns], right[:, columns]
+        nearness = ours @ others.T  # half the squared distance, negative
+        nearness -= 0.5 * np.square(ours).sum(1)[:, None]
+        nearness -= 0.5 * np.square(others).sum(1)
+        np.minimum(nearness, 0, out=nearness)
+        whole += nearness
+        nearness *= 2 * _BLOCK_GAMMA / share
+        parts += share * np.exp(nearness, out=nearness)
+    whole *= 2 * _GAMMA
+    parts += np.exp(whole, out=whole)
+    parts /= 2
+    return parts
 
 
 def landmark_ridge(mapped: np.ndarray, fitted: np.ndarray, mos: np.ndarray, wanted: np.ndarray) -> np.ndarray:

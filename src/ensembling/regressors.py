@@ -13,7 +13,7 @@ from src.ensembling import kernel_machines
 from src.ensembling.kernel_machines import (
     KernelFeatures,
     Table,
-    gaussian_kernel,
+    block_kernel,
     kernel_ridge,
     landmark_features,
     landmark_ridge,
@@ -109,10 +109,10 @@ def _kernel_ridge(tables: list[Table], labelled: np.ndarray) -> Regressor:
     features, count = KernelFeatures(tables, labelled), kernel_machines.KERNEL_PHOTOS
     photos = np.arange(len(tables[0].values))
     if len(labelled) <= count:
-        regressor = partial(kernel_ridge, gaussian_kernel(features, photos, labelled), labelled)
+        regressor = partial(kernel_ridge, block_kernel(features, photos, labelled), labelled)
     else:
         landmarks = labelled[np.linspace(0, len(labelled) - 1, count).astype(int)]
-        mapped = landmark_features(gaussian_kernel(features, photos, landmarks), landmarks)
+        mapped = landmark_features(block_kernel(features, photos, landmarks), landmarks)
         regressor = partial(landmark_ridge, mapped)
     return lambda fitted, mos, wanted: regressor(fitted, with_normal_scores(mos), wanted)
 

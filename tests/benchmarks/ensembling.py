@@ -11,7 +11,7 @@ from src.ensembling.caption_space import CaptionSpace
 from src.ensembling.kernel_machines import (
     KernelFeatures,
     Table,
-    gaussian_kernel,
+    block_kernel,
     kernel_ridge,
     landmark_features,
     landmark_ridge,
@@ -56,10 +56,10 @@ def run() -> Iterator[tuple[str, float, float, str]]:
     photos, landmarks = np.arange(len(values)), fitted[:: FITTED // LANDMARKS]
 
     def exactly() -> np.ndarray:
-        return kernel_ridge(gaussian_kernel(features, photos, fitted), fitted, fitted, mos[fitted], wanted)
+        return kernel_ridge(block_kernel(features, photos, fitted), fitted, fitted, mos[fitted], wanted)
 
     def by_landmarks() -> np.ndarray:
-        mapped = landmark_features(gaussian_kernel(features, photos, landmarks), landmarks)
+        mapped = landmark_features(block_kernel(features, photos, landmarks), landmarks)
         return landmark_ridge(mapped, fitted, mos[fitted], wanted)
 
     theirs, expected = _timed(exactly)

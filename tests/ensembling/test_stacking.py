@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from src.ensembling import kernel_machines
-from src.ensembling.kernel_machines import KernelFeatures, Table, gaussian_kernel, kernel_ridge
+from src.ensembling.kernel_machines import KernelFeatures, Table, block_kernel, kernel_ridge
 from src.ensembling.mos_blend import blend_mos, member_used, mos_members, used_mos
 from src.ensembling.regressors import TEST, PhotoFeatures, frozen_table, out_of_fold, regressor_members
 from src.ensembling.stacking import blend, clip_to_labels, helpful_members
@@ -97,18 +97,19 @@ def test_kernel_ridge_regression_on_each_run_s_frozen_features_is_a_member():
     assert list(members) == ["ridge", "boosting", "svr", "kernel_ridge", "kernel_ridge two"]
     assert all((score[name] > 0.8) == name.startswith("kernel_ridge") for name in members)
     # the mean of a Gaussian process, by hand
-    known, scaled = fold != TEST, []
+    known, distances = fold != TEST, []
     for table, share in ((frozen[:, :2], 1), (frozen[:, 3:8], 1), (frozen[:, 8:], 2), (handcrafted, 1)):
         standardised = (table - table[known].mean(0, dtype=float)) / (table[known].std(0, dtype=float) + 1e-6)
-        scaled.append(standardised * np.sqrt(share / 5 / np.square(standardised[known]).sum(1).mean()))
-    scaled = np.concatenate(scaled, axis=1)
-    kernel = np.exp(-0.3 * np.square(scaled[:, None] - scaled[None]).sum(2))
+        scaled = standardised / np.sqrt(np.square(standardised[known]).sum(1).mean())
+        distances.append(share / 5 * np.square(scaled[:, None] - scaled[None]).sum(2))
+    by_block = [part * np.exp(-0.5 * d / part) for part, d in zip((0.2, 0.2, 0.4, 0.2), distances, strict=True)]
+    kernel = (np.exp(-0.3 * sum(distances)) + sum(by_block)) / 2
     for learn, wanted in (((fold == 1) | (fold == 2), fold == 0), (known, fold == TEST)):  # all teach the test photos
         target = pd.Series(mos[learn].astype(float))
         centred, deviation = target - target.mean(), target.std(ddof=0)
         quantiles = (target.rank() / (len(target) + 1)).map(NormalDist().inv_cdf)
         centred = (centred + deviation * quantiles).to_numpy() / 2
-        weights = np.linalg.solve(kernel[np.ix_(learn, learn)] + 0.1 * np.eye(learn.sum()), centred)
+        weights = np.linalg.solve(kernel[np.ix_(learn, learn)] + 0.05 * np.eye(learn.sum()), centred)
         by_hand = kernel[np.ix_(wanted, learn)] @ weights + target.mean()
         assert np.abs(by_hand - members["kernel_ridge"][wanted]).max() < 0.01
 
@@ -122,7 +123,7 @@ def test_few_far_labels_do_not_take_over_kernel_ridge_regression():
     features = PhotoFeatures(rng.normal(0, 1, (600, 4)), frozen={"one": [frozen_table(frozen)]})
     ours = regressor_members(features, mos, fold, [0, 1, 2], "one")["kernel_ridge"]
     kernel = KernelFeatures([Table(frozen, 2, cut=True), Table(features.handcrafted)], np.arange(600))
-    plain = partial(kernel_ridge, gaussian_kernel(kernel, np.arange(600), np.arange(600)), np.arange(600))
+    plain = partial(kernel_ridge, block_kernel(kernel, np.arange(600), np.arange(600)), np.arange(600))
     assert srcc(ours, mos) > srcc(out_of_fold(plain, mos, fold, [0, 1, 2]), mos) + 0.01
 
 

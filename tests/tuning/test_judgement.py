@@ -127,7 +127,7 @@ def test_the_winner_wins_only_where_two_runs_of_train_and_predict_tell_them_apar
     left = {path.relative_to(results).parts[0] for path in results.rglob("*.pt")}
     assert left == {f"fold-{k}" for k in folds}, "what train takes over, and no other checkpoint"
     with monkeypatch.context() as cut, pytest.raises(KeyboardInterrupt):
-        cut.setattr(train, "check_folds", interrupt)
+        cut.setattr("src.training.distributed.init_ranks", interrupt)
         train.main(arguments(bright, name, *given))
     taken_over = capsys.readouterr().out
     with pytest.raises(InputError, match="fold-1 was trained otherwise .optim.lr was"):
