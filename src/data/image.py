@@ -155,9 +155,10 @@ def decode(content: bytes, short_side: int, megapixels: int = DEFAULT_MEGAPIXELS
 def header_fault(path: Path, short_side: int, megapixels: int = DEFAULT_MEGAPIXELS) -> str | None:
     """Why a photo file cannot be used, as far as its header tells; None where it may be. Arguments as for `decode`."""
     try:
+        _check_file(path)
         with open(path, "rb") as file, _opened(file, file.peek(4096), short_side, megapixels):
             return None
-    except Unreadable as fault:
+    except ValueError as fault:  # Unreadable is one
         return str(fault)
     except OSError as error:
         return error.strerror or str(error)
@@ -210,13 +211,13 @@ class Photo:
     problem: str | None
 
 
-def _read(path: Path) -> bytes:
+def _check_file(path: Path) -> None:
+    """Raise ValueError with the reason for what is not read. OSError where it is not there."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("not a file")
     if status.st_size > MAX_FILE_BYTES:
         raise ValueError(f"a file of more than {MAX_FILE_BYTES >> 20} MiB")
-    return path.read_bytes()
 
 
 def load_photo(path: Path, view: ViewSettings, megapixels: int = DEFAULT_MEGAPIXELS) -> Photo:
@@ -226,7 +227,8 @@ def load_photo(path: Path, view: ViewSettings, megapixels: int = DEFAULT_MEGAPIX
     """
     problem = None
     try:
-        content = _read(path)
+        _check_file(path)
+        content = path.read_bytes()
         digest = hashlib.sha256(content).digest()[:DIGEST_BYTES]
     except (OSError, ValueError) as error:
         content, digest = b"", bytes(DIGEST_BYTES)

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import difflib
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -62,7 +63,8 @@ def _split_arguments(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, st
         key, equals, value = token.removeprefix("--").partition("=")
         if token.startswith("--") and key in keys and not equals:
             pairs.append((key, rest.pop(0) if rest else refuse(f"command line: {token} needs a value")))
-        elif equals and (key in keys or not token.startswith("-")):
+        # a photo's name may be a=b
+        elif equals and (key in keys or not (token.startswith("-") or os.path.exists(token))):
             pairs.append((key, value))
         else:
             options.append(token)

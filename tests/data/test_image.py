@@ -1,5 +1,6 @@
 """Photo files of every kind become upright RGB pixels, and these the view that was asked for."""
 
+import os
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from src.base.signatures import PHOTO_PLUGINS
-from src.data.image import FORMATS, Unreadable, decode, header_fault, load_photo
+from src.data.image import FORMATS, MAX_FILE_BYTES, Unreadable, decode, header_fault, load_photo
 from src.data.view import NEVER_REDUCED, to_view
 from src.settings.schema import ViewSettings
 from tests.helpers.pictures import UNREADABLE, drawing, encoded, resized
@@ -138,6 +139,12 @@ def test_a_jpeg_of_several_pictures_is_its_first_in_the_look_before_as_well(tmp_
     drawing().save(path := tmp_path / "phone.jpg", "MPO", save_all=True, append_images=[drawing(32, 24)])
     assert header_fault(path, 64) is None
     close(decode(path.read_bytes(), 64), np.asarray(drawing()), 12)
+
+
+def test_the_look_before_refuses_a_file_that_is_not_read(tmp_path):
+    (path := tmp_path / "large.jpg").write_bytes(encoded(drawing()))
+    os.truncate(path, MAX_FILE_BYTES + 1)
+    assert header_fault(path, 64) == load_photo(path, ViewSettings()).problem == "a file of more than 512 MiB"
 
 
 def test_gray_is_bt601_luma():

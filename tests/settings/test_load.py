@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from src import caption
 from src.settings.former_names import FORMER_KEYS, FORMER_VALUES, REMOVED, read_saved, translated
 from src.settings.keys import all_settings, changing, flatten
-from src.settings.load import as_arguments, as_yaml, load, save
+from src.settings.load import as_arguments, as_yaml, load, read_arguments, save
 from src.settings.reference import markdown
 from src.settings.schema import OptimSettings, Settings
 from src.settings.yaml_files import ConfigError, as_text, read_tree, read_yaml
@@ -103,6 +104,13 @@ def test_a_wrong_file_is_one_line_and_exit_code_2(text, words, tmp_path, capsys)
         read("--config", str(file))
     printed = capsys.readouterr().err
     assert words in printed and str(file) in printed and printed.count("\n") == 1
+
+
+def test_a_file_whose_name_holds_an_equals_sign_is_no_setting(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a=b.jpg").touch()
+    arguments = read_arguments(["a=b.jpg", "run.name=c"], "caption", "", caption.add_options)
+    assert arguments.options.sources == ["a=b.jpg"] and arguments.line == [("run.name", "c", "command line")]
 
 
 def test_saved_settings_and_arguments_come_back_equal(tmp_path):
