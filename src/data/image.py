@@ -239,9 +239,9 @@ def load_photo(path: Path, view: ViewSettings, megapixels: int = DEFAULT_MEGAPIX
         problem = problem or str(error)
         rgb = np.zeros((view.size, view.size, 3), np.uint8)
     views = native_crops(rgb, view) if view.fit == "native" else to_view(rgb, view)[None]
-    plain = rgb
-    if content.startswith(b"\xff\xd8") and min(rgb.shape[:2]) >= 2 * DECODED_SHORT_SIDE:  # larger, for this view
-        plain = decode(content, DECODED_SHORT_SIDE, megapixels)
-    hashed = views[0] if view == _HASHED and plain is rgb else to_view(plain, _HASHED)
+    reduced = rgb
+    if content.startswith(b"\xff\xd8") and min(rgb.shape[:2]) >= 2 * DECODED_SHORT_SIDE:  # larger for this view
+        reduced = decode(content, DECODED_SHORT_SIDE, megapixels)
+    hashed = views[0] if view == _HASHED and reduced is rgb else to_view(reduced, _HASHED)
     phash = perceptual_hash(cv2.cvtColor(hashed, cv2.COLOR_RGB2GRAY))
-    return Photo(views[0], views[1:], handcrafted_features(plain), phash, np.frombuffer(digest, np.uint8), problem)
+    return Photo(views[0], views[1:], handcrafted_features(reduced), phash, np.frombuffer(digest, np.uint8), problem)

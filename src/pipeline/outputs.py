@@ -213,20 +213,20 @@ def predictions(settings: Settings) -> Artefact:
 
 def ensemble(settings: Settings) -> Artefact:
     """One MOS and one caption a photo from the predictions of one run or many, made by ensemble."""
-    inputs, together = dict[str, str](), joined(settings)
-    for run in together:
+    inputs, joined_runs = dict[str, str](), joined(settings)
+    for run in joined_runs:
         record = predictions(run).record() or {"inputs": {}}
         inputs |= {f"{run.run.name}.{make.__name__}": outputs_digest(make(run)) for make in (predictions, folds)}
         inputs |= {f"{run.run.name}.{fold}": digest for fold, digest in record["inputs"].items()}
     for name in settings.ensemble.encoders if settings.task != "caption" else []:
-        seen = features(encoder_settings(together[0], name), for_mos_alone=True)
+        seen = features(encoder_settings(joined_runs[0], name), for_mos_alone=True)
         inputs[f"encoder.{name}"] = digest_of([seen.settings, seen.inputs])
     folder = runs.ensemble_folder(runs.run_folder(settings))
     part = _part(settings, "ensemble", "task", "metric") | {"run.seed": settings.run.seed}
     del part["metric.spice"]  # evaluate alone computes it
-    if labels := photos(together[0]).record():  # the predictions of runs that are joined may be of other labels
+    if labels := photos(joined_runs[0]).record():  # the predictions of runs that are joined may be of other labels
         inputs["photos"] = labels["outputs"]["photos.jsonl"]["sha256"]
-    if writers := [run for run in together if run.task != "mos"]:
+    if writers := [run for run in joined_runs if run.task != "mos"]:
         part["decoding.maximum_words"] = settings.decoding.maximum_words
         part["decoding.bad_endings"] = writers[0].decoding.bad_endings
     return Artefact("ensemble", folder, runs.marker_of(folder), part, inputs)

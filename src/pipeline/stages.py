@@ -60,14 +60,14 @@ def ensure_inputs(settings: Settings, stage: str) -> None:
         if (
             no_demo_yet
             or any(outdated(artefact, code=False) for artefact in outputs_of(earlier, settings))
-            or (earlier == "preprocess" and _photos_left_out_unsaid(settings))
+            or (earlier == "preprocess" and _left_out_photos_unreported(settings))
         ):
             print(f"{stage}: needs {earlier} first", flush=True)
             _run_stage(earlier, settings)
             tree_signature.cache_clear()
 
 
-def _photos_left_out_unsaid(settings: Settings) -> bool:
+def _left_out_photos_unreported(settings: Settings) -> bool:
     """Whether photos cannot be used, and this run does not know it yet, or may not do without them."""
     left_out, known = outputs.photos(settings).folder / "rejected.csv", rejected_path(run_folder(settings))
     if not left_out.is_file() or not read_rows(left_out, ()):
