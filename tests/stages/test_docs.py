@@ -28,14 +28,15 @@ SMALL = [
     "decoder.attention=16", "vocabulary.minimum_count=2", "split.folds=2", "train.epochs=1", "train.batch_size=16",
     "train.captions_per_photo=1", "decoding.beam=2", "predict.samples=2", "metric.bootstrap=100", "run.threads=1",
 ]  # fmt: skip
-"""What a command is given besides, before its own settings, which win; tune leaves out the judge, who trains more."""
+"""What a command is given besides, before its own settings, which win; tune leaves out the judge, who trains more. A
+rebuild has the settings of its manifest."""
 SMALLER = f"""
 import itertools
 import sys
 options = list(itertools.takewhile(lambda word: word.startswith("-"), sys.orig_argv[1:]))
 module = sys.orig_argv[1 + len(options)] if "-m" in options else ""
 if module.startswith("src."):
-    if not module.startswith(("src.settings", "src.pipeline")):
+    if not module.startswith(("src.settings", "src.pipeline", "src.rebuild")):
         sys.argv[1:1] = {SMALL!r} + ["tune.judge_folds=[]"] * (module == "src.tune")
 """
 
