@@ -69,11 +69,11 @@ def ensure_inputs(settings: Settings, stage: str) -> None:
 
 def _left_out_photos_unreported(settings: Settings) -> bool:
     """Whether photos cannot be used, and this run does not know it yet, or may not do without them."""
-    left_out, known = outputs.photos(settings).folder / "rejected.csv", rejected_path(run_folder(settings))
+    left_out, reported = outputs.photos(settings).folder / "rejected.csv", rejected_path(run_folder(settings))
     if not left_out.is_file() or not read_rows(left_out, ()):
         return False
     stops = settings.data.on_bad_photo == "stop"
-    return stops or not known.is_file() or known.read_bytes() != left_out.read_bytes()
+    return stops or not reported.is_file() or reported.read_bytes() != left_out.read_bytes()
 
 
 def start_stage(
